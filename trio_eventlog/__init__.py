@@ -1,0 +1,38 @@
+"""A structured-concurrency event log for Trio programs.
+
+Floors; a lower one never imports an upper one, and a test walks the imports:
+
+* 0, values (attrs and the standard library): ``_events _query _errors _policy _reports``
+* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _retry_buffer
+  _scheduler``
+* 2, the contract: ``abc``
+* 3, Trio: ``_log``, the only place that awaits ``append_batch``
+* 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``
+* beside them, on the public names alone: ``cli``
+"""
+
+from trio_eventlog._codec import from_json as from_json
+from trio_eventlog._codec import to_json as to_json
+from trio_eventlog._errors import CodecError as CodecError
+from trio_eventlog._errors import EventLogBroken as EventLogBroken
+from trio_eventlog._errors import EventLogError as EventLogError
+from trio_eventlog._errors import EventRejected as EventRejected
+from trio_eventlog._errors import EventsLost as EventsLost
+from trio_eventlog._errors import LogBusy as LogBusy
+from trio_eventlog._errors import SequenceConflict as SequenceConflict
+from trio_eventlog._errors import StaleCursor as StaleCursor
+from trio_eventlog._errors import StoreError as StoreError
+from trio_eventlog._errors import StoreUnusable as StoreUnusable
+from trio_eventlog._events import AgentEvent as AgentEvent
+from trio_eventlog._events import EventEnvelope as EventEnvelope
+from trio_eventlog._events import ModuleEvent as ModuleEvent
+from trio_eventlog._events import PersistedEvent as PersistedEvent
+from trio_eventlog._events import UnifiedEvent as UnifiedEvent
+from trio_eventlog._policy import RetryPolicy as RetryPolicy
+from trio_eventlog._query import EventQuery as EventQuery
+from trio_eventlog._reports import AppendFailure as AppendFailure
+from trio_eventlog._reports import EventLoss as EventLoss
+from trio_eventlog._reports import LogState as LogState
+from trio_eventlog._reports import LogStatistics as LogStatistics
+from trio_eventlog._reports import LossReason as LossReason
+from trio_eventlog.abc import EventStore as EventStore

@@ -1,0 +1,598 @@
+"""JSON to model and back, and the sealing of payloads.
+
+The wire form is that of the Rust crate meerkat-mobkit: compact JSON, the kind of an event in a field
+``kind``, absent options left out. Structuring is composed by cattrs hooks; the text itself is read
+by the standard library (which can tell a field that appears twice) and written by msgspec.
+Floor 1: pure, no Trio, no clock.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import cattrs
+import msgspec
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.preconf.msgspec import make_converter
+from cattrs.strategies import configure_tagged_union
+
+from trio_eventlog._errors import CodecError
+from trio_eventlog._events import (
+    MAX_STORED,
+    MAX_U64,
+    AgentEvent,
+    EventEnvelope,
+    ModuleEvent,
+    PersistedEvent,
+    UnifiedEvent,
+    source_of,
+)
+from trio_eventlog._query import SCOPES, EventQuery
+
+T = TypeVar("T")
+
+MAX_DEPTH: Final = 200
+"""Most levels of lists and dicts in a payload."""
+
+MIN_INT: Final = -(2**63)
+"""The smallest integer in a payload; the largest is 2**64 - 1."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+# --- payloads: checked and encoded once, then carried as text -------------------------------------
+
+
+class _Flaw(Exception):  # noqa: N818 - not an error of its own: it becomes a CodecError
+    """Something in a payload that JSON cannot carry, and the steps that lead there, last first."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.steps: list[str | int] = []
+
+
+def _check(value: object, depth: int, *, text: bool) -> None:
+    """Raise ``_Flaw`` unless ``value`` comes back from JSON as an equal value of the same types.
+
+    Strings are looked into only if ``text``: the encoder refuses lone surrogates by itself, so that
+    this is needed only to say where one is.
+    """
+    kind = type(value)
+    if kind is str:
+        if text:
+            _check_text(cast("str", value))
+    elif kind is int:
+        if not MIN_INT <= cast("int", value) <= MAX_U64:
+            msg = f"integer {value} is outside -2**63 to 2**64 - 1"
+            raise _Flaw(msg)
+    elif kind is float:
+        if not math.isfinite(cast("float", value)):
+            msg = f"{value} is no JSON number"
+            raise _Flaw(msg)
+    elif kind is dict or kind is list:
+        if depth == MAX_DEPTH:
+            msg = f"nested more than {MAX_DEPTH} levels deep"
+            raise _Flaw(msg)
+        if kind is dict:
+            _check_dict(cast("dict[object, object]", value), depth + 1, text=text)
+        else:
+            _check_list(cast("list[object]", value), depth + 1, text=text)
+    elif value is not None and kind is not bool:
+        msg = (
+            f"{kind.__name__} is no JSON value; use None, bool, int, float, str, list or dict"
+            " themselves, not subclasses"
+        )
+        raise _Flaw(msg)
+
+
+def _check_dict(value: dict[object, object], depth: int, *, text: bool) -> None:
+    for key, item in value.items():
+        if type(key) is not str:
+            msg = f"keys must be str, got {type(key).__name__} ({key!r:.50})"
+            raise _Flaw(msg)
+        try:
+            if text:
+                _check_text(key)
+            _check(item, depth, text=text)
+        except _Flaw as flaw:
+            flaw.steps.append(key)
+            raise
+
+
+def _check_list(value: list[object], depth: int, *, text: bool) -> None:
+    for index, item in enumerate(value):
+        try:
+            _check(item, depth, text=text)
+        except _Flaw as flaw:
+            flaw.steps.append(index)
+            raise
+
+
+def _check_text(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as exc:
+        msg = f"lone surrogate {value[exc.start]!a} at character {exc.start}; JSON text cannot carry it"
+        raise _Flaw(msg) from None
+
+
+def _path(root: str, steps: list[str | int]) -> str:
+    path = root
+    for step in reversed(steps):
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif step.isidentifier():
+            path += f".{step}"
+        else:
+            # ascii(): a path must itself be printable whatever the key holds.
+            path += f"[{step!a}]"
+        if len(path) > _MAX_PATH:
+            return path[:_MAX_PATH] + "…"
+    return path
+
+
+_MAX_PATH: Final = 200
+
+
+def encode_payload(payload: object, path: str = "payload") -> bytes:
+    """``payload`` as compact JSON.
+
+    Raises:
+      CodecError: it holds something that would not come back as an equal value.
+    """
+    try:
+        _check(payload, 0, text=False)
+        try:
+            return _encode(payload)
+        except UnicodeEncodeError:
+            _check(payload, 0, text=True)
+            raise
+    except _Flaw as flaw:
+        raise CodecError(_path(path, flaw.steps), flaw.reason) from None
+
+
+def _require_text(value: object, path: str) -> None:
+    if type(value) is not str:
+        raise CodecError(path, f"expected a string, got {_named(value)}")
+    if not value.isascii():
+        try:
+            _check_text(value)
+        except _Flaw as flaw:
+            raise CodecError(path, flaw.reason) from None
+
+
+def _require_int(value: object, path: str, maximum: int = MAX_U64) -> None:
+    if type(value) is not int:
+        raise CodecError(path, f"expected an integer, got {_named(value)}")
+    if not 0 <= value <= maximum:
+        raise CodecError(path, f"expected 0 to 2**{maximum.bit_length()} - 1, got {value}")
+
+
+def _named(value: object) -> str:
+    return "null" if value is None else f"{type(value).__name__} ({value!a:.50})"
+
+
+# The generated constructors of frozen attrs classes set every field through object.__setattr__, about
+# 2 us an object. The slots' own setters cost a fifth of that, and one event means several objects.
+_new = object.__new__
+_set_encoded: Any = AgentEvent._encoded.__set__  # type: ignore[union-attr]  # noqa: SLF001 - a slot descriptor, ours
+_set_agent_id: Any = cast("Any", AgentEvent.agent_id).__set__
+_set_agent_type: Any = cast("Any", AgentEvent.event_type).__set__
+_set_module: Any = cast("Any", ModuleEvent.module).__set__
+_set_module_type: Any = cast("Any", ModuleEvent.event_type).__set__
+_set_id: Any = cast("Any", PersistedEvent.id).__set__
+_set_seq: Any = cast("Any", PersistedEvent.seq).__set__
+_set_timestamp: Any = cast("Any", PersistedEvent.timestamp_ms).__set__
+_set_member: Any = cast("Any", PersistedEvent.member_id).__set__
+_set_event: Any = cast("Any", PersistedEvent.event).__set__
+
+
+def sealed_agent_event(agent_id: str, event_type: str, encoded: bytes | str) -> AgentEvent:
+    """An agent event around a payload that is JSON already, and trusted to be."""
+    event = _new(AgentEvent)
+    _set_agent_id(event, agent_id)
+    _set_agent_type(event, event_type)
+    _set_encoded(event, encoded)
+    return event
+
+
+def sealed_module_event(module: str, event_type: str, encoded: bytes | str) -> ModuleEvent:
+    """A module event around a payload that is JSON already, and trusted to be."""
+    event = _new(ModuleEvent)
+    _set_module(event, module)
+    _set_module_type(event, event_type)
+    _set_encoded(event, encoded)
+    return event
+
+
+def persisted_event(
+    event_id: str, seq: int, timestamp_ms: int, member_id: str | None, event: UnifiedEvent
+) -> PersistedEvent:
+    """The same as the constructor of :class:`PersistedEvent`, at a fifth of its cost."""
+    persisted = _new(PersistedEvent)
+    _set_id(persisted, event_id)
+    _set_seq(persisted, seq)
+    _set_timestamp(persisted, timestamp_ms)
+    _set_member(persisted, member_id)
+    _set_event(persisted, event)
+    return persisted
+
+
+def encoded_payload(event: UnifiedEvent, path: str = "payload") -> bytes | str:
+    """The payload of ``event`` as JSON: what it was sealed with, or encoded now.
+
+    Raises:
+      CodecError: it holds something that JSON cannot carry.
+    """
+    encoded = event._encoded  # noqa: SLF001 - ours, on the floor below
+    return encode_payload(event.payload, path) if encoded is None else encoded
+
+
+def seal_event(event: UnifiedEvent, prefix: str = "") -> UnifiedEvent:
+    """A copy of ``event`` that shares nothing mutable with it, checked in full.
+
+    Args:
+      event: the event.
+      prefix: what comes before the name of a field in an error, such as ``"event."``.
+
+    Raises:
+      CodecError: a field is malformed.
+    """
+    if isinstance(event, AgentEvent):
+        _require_text(event.agent_id, f"{prefix}agent_id")
+        _require_text(event.event_type, f"{prefix}event_type")
+        encoded = encoded_payload(event, f"{prefix}payload")
+        return sealed_agent_event(event.agent_id, event.event_type, encoded)
+    _require_text(event.module, f"{prefix}module")
+    _require_text(event.event_type, f"{prefix}event_type")
+    encoded = encoded_payload(event, f"{prefix}payload")
+    return sealed_module_event(event.module, event.event_type, encoded)
+
+
+def check_envelope(envelope: EventEnvelope) -> None:
+    """Check what an envelope adds to its event, as strictly as a store needs it.
+
+    Raises:
+      CodecError: the id is no text, the time is out of a store's range, or ``source`` does not agree
+        with the event.
+    """
+    _require_text(envelope.event_id, "event_id")
+    _require_int(envelope.timestamp_ms, "timestamp_ms", MAX_STORED)
+    expected = source_of(envelope.event)
+    if envelope.source != expected:
+        raise CodecError("source", f"expected {expected!r} for this event, got {_named(envelope.source)}")
+
+
+def seal_persisted(event: PersistedEvent) -> PersistedEvent:
+    """A copy of ``event`` that shares nothing mutable with it, checked in full.
+
+    Raises:
+      CodecError: a field is malformed.
+    """
+    check_persisted(event)
+    return persisted_event(
+        event.id, event.seq, event.timestamp_ms, event.member_id, seal_event(event.event, "event.")
+    )
+
+
+def check_persisted(event: PersistedEvent) -> None:
+    """Check what ``event`` adds to the event in it.
+
+    Raises:
+      CodecError: a field is malformed.
+    """
+    _require_text(event.id, "id")
+    _require_int(event.seq, "seq")
+    _require_int(event.timestamp_ms, "timestamp_ms")
+    if event.member_id is not None:
+        _require_text(event.member_id, "member_id")
+
+
+class _Scopes(msgspec.Struct):
+    """The scope keys of a payload that is an object; the rest of it is skipped, not built."""
+
+    identity: Any = None
+    mob_id: Any = None
+    run_id: Any = None
+    step_id: Any = None
+
+
+_decode_scopes: Final = msgspec.json.Decoder(_Scopes).decode
+_NO_SCOPES: Final = (None,) * len(SCOPES)
+
+
+def scopes_of(encoded: bytes | str) -> tuple[str | None, str | None, str | None, str | None]:
+    """``identity``, ``mob_id``, ``run_id`` and ``step_id`` of an encoded payload, None where absent.
+
+    Only string values at the top level of an object count (see :class:`EventQuery`).
+    """
+    if encoded[:1] not in (b"{", "{"):
+        return cast("tuple[None, None, None, None]", _NO_SCOPES)
+    found = _decode_scopes(encoded)
+    return (
+        found.identity if type(found.identity) is str else None,
+        found.mob_id if type(found.mob_id) is str else None,
+        found.run_id if type(found.run_id) is str else None,
+        found.step_id if type(found.step_id) is str else None,
+    )
+
+
+# --- the wire form --------------------------------------------------------------------------------
+
+
+def _structure_int(value: object, _type: object) -> int:
+    if type(value) is not int:
+        msg = f"expected an integer, got {_named(value)}"
+        raise TypeError(msg)
+    if not 0 <= value <= MAX_U64:
+        msg = f"expected 0 to 2**64 - 1, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _structure_text(value: object, _type: object) -> str:
+    if type(value) is not str:
+        msg = f"expected a string, got {_named(value)}"
+        raise TypeError(msg)
+    return value
+
+
+def _structure_texts(value: object, _type: object) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if type(value) is not list:
+        msg = f"expected a list of strings, got {_named(value)}"
+        raise TypeError(msg)
+    for index, item in enumerate(value):
+        if type(item) is not str:
+            msg = f"expected a list of strings, got {_named(item)} at index {index}"
+            raise TypeError(msg)
+    return tuple(value)
+
+
+def _require_object(value: object) -> dict[str, Any]:
+    if type(value) is not dict:
+        msg = f"expected an object, got {_named(value)}"
+        raise TypeError(msg)
+    return value
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = make_converter()
+    # All integers of the model are unsigned and of 64 bits.
+    converter.register_structure_hook(int, _structure_int)
+    converter.register_structure_hook(str, _structure_text)
+    converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _structure_texts)
+
+    def register(
+        cls: type, structure: Callable[..., Any], unstructure: Callable[[Any], dict[str, Any]]
+    ) -> None:
+        converter.register_structure_hook(cls, lambda value, cls: structure(_require_object(value), cls))
+        converter.register_unstructure_hook(cls, unstructure)
+
+    structure_module = make_dict_structure_fn(ModuleEvent, converter)
+
+    def structure_module_event(value: dict[str, Any], cls: type[ModuleEvent]) -> ModuleEvent:
+        # A module event always carries a payload, though the constructor lets a program omit it.
+        if "payload" not in value:
+            msg = "payload: required field is missing"
+            raise ValueError(msg)
+        return structure_module(value, cls)
+
+    # Payloads pass through untouched: as text where sealed, never field by field.
+    bare_agent = make_dict_unstructure_fn(AgentEvent, converter, payload=override(omit=True))
+    bare_module = make_dict_unstructure_fn(ModuleEvent, converter, payload=override(omit=True))
+
+    def unstructure_agent_event(event: AgentEvent) -> dict[str, Any]:
+        fields = bare_agent(event)
+        encoded = encoded_payload(event)
+        if encoded not in (b"null", "null"):
+            fields["payload"] = msgspec.Raw(encoded)
+        return fields
+
+    def unstructure_module_event(event: ModuleEvent) -> dict[str, Any]:
+        return {**bare_module(event), "payload": msgspec.Raw(encoded_payload(event))}
+
+    register(AgentEvent, make_dict_structure_fn(AgentEvent, converter), unstructure_agent_event)
+    register(ModuleEvent, structure_module_event, unstructure_module_event)
+
+    kinds = {AgentEvent: "agent", ModuleEvent: "module"}
+    configure_tagged_union(UnifiedEvent, converter, kinds.__getitem__, tag_name="kind")
+    structure_tagged = converter.get_structure_hook(UnifiedEvent)
+    unstructure_tagged = converter.get_unstructure_hook(UnifiedEvent)
+
+    def structure_event(value: object, cls: Any) -> UnifiedEvent:
+        fields = _require_object(value)
+        if "kind" not in fields:
+            msg = "kind: required field is missing"
+            raise ValueError(msg)
+        if fields["kind"] not in ("agent", "module"):
+            msg = f"kind: expected 'agent' or 'module', got {_named(fields['kind'])}"
+            raise ValueError(msg)
+        return cast("UnifiedEvent", structure_tagged(fields, cls))
+
+    def unstructure_event(event: UnifiedEvent) -> dict[str, Any]:
+        # The ancestor writes the kind first.
+        fields = unstructure_tagged(event)
+        return {"kind": fields.pop("kind"), **fields}
+
+    converter.register_structure_hook(UnifiedEvent, structure_event)
+    converter.register_unstructure_hook(UnifiedEvent, unstructure_event)
+
+    structure_persisted = make_dict_structure_fn(PersistedEvent, converter)
+
+    def structure_persisted_event(value: dict[str, Any], cls: type[PersistedEvent]) -> PersistedEvent:
+        return structure_persisted({"member_id": None, **value}, cls)
+
+    register(
+        PersistedEvent,
+        structure_persisted_event,
+        make_dict_unstructure_fn(PersistedEvent, converter),
+    )
+    register(
+        EventEnvelope,
+        make_dict_structure_fn(EventEnvelope, converter),
+        make_dict_unstructure_fn(EventEnvelope, converter),
+    )
+    register(
+        EventQuery,
+        make_dict_structure_fn(EventQuery, converter),
+        make_dict_unstructure_fn(EventQuery, converter, _cattrs_omit_if_default=True),
+    )
+    return converter
+
+
+_converter: Final = _make_converter()
+
+_UNIONS: Final[dict[object, Any]] = {AgentEvent: UnifiedEvent, ModuleEvent: UnifiedEvent}
+"""Classes that travel as a member of a union, with their ``kind``."""
+
+
+def to_json(obj: UnifiedEvent | EventEnvelope | PersistedEvent | EventQuery) -> bytes:
+    """The wire form of ``obj``: compact JSON in UTF-8.
+
+    Payloads are JSON: None, bool, int (-2**63 to 2**64 - 1), finite float, str without lone
+    surrogates, list, and dict with str keys, at most 200 levels deep. Nothing is coerced: a value
+    that would not come back equal (a tuple, NaN, a datetime, an instance of a class of yours) is
+    refused.
+
+    Raises:
+      CodecError: a field holds something that the wire form cannot carry; ``path`` names it.
+      TypeError: ``obj`` is none of the types above.
+    """
+    if isinstance(obj, AgentEvent | ModuleEvent):
+        seal_event(obj)
+    elif isinstance(obj, EventEnvelope):
+        _require_text(obj.event_id, "event_id")
+        _require_text(obj.source, "source")
+        _require_int(obj.timestamp_ms, "timestamp_ms")
+        _require_event(obj.event)
+    elif isinstance(obj, PersistedEvent):
+        check_persisted(obj)
+        _require_event(obj.event)
+    elif not isinstance(obj, EventQuery):
+        msg = f"cannot encode {type(obj).__name__}: it is no event, envelope or query"
+        raise TypeError(msg)
+    return _encode(_converter.unstructure(obj, unstructure_as=_UNIONS.get(type(obj), type(obj))))
+
+
+def from_json(data: bytes | str, type: type[T]) -> T:  # noqa: A002 - the name that a caller expects
+    """Read the wire form of a ``type``.
+
+    Unknown fields are ignored, so that a newer writer can be read; everything else that is malformed
+    is an error, a field that appears twice included.
+
+    Args:
+      data: JSON text, as UTF-8 or as a string.
+      type: :class:`AgentEvent`, :class:`ModuleEvent`, ``UnifiedEvent`` (either of them),
+        :class:`EventEnvelope`, :class:`PersistedEvent` or :class:`EventQuery`.
+
+    Raises:
+      CodecError: the text is not JSON, or not that of a ``type``; ``path`` names the field.
+      TypeError: ``type`` is none of the types above.
+    """
+    wanted = cast("Any", type)
+    if wanted not in (AgentEvent, ModuleEvent, UnifiedEvent, EventEnvelope, PersistedEvent, EventQuery):
+        msg = f"cannot decode {wanted!r}: it is no event, envelope or query"
+        raise TypeError(msg)
+    value = _parse(data)
+    try:
+        result: Any = _converter.structure(value, _UNIONS.get(wanted, wanted))
+    except Exception as exc:
+        raise _codec_error(exc) from exc
+    if not isinstance(result, EventQuery):
+        _check_read(result)
+    if wanted in _UNIONS and not isinstance(result, wanted):
+        raise CodecError("kind", f"expected {source_of(_new(wanted))!r}, got {source_of(result)!r}")
+    return cast("T", result)
+
+
+def _require_event(event: object) -> None:
+    if not isinstance(event, AgentEvent | ModuleEvent):
+        raise CodecError("event", f"expected an AgentEvent or a ModuleEvent, got {_named(event)}")
+    seal_event(event, "event.")
+
+
+def _check_read(result: Any) -> None:
+    """The parser lets lone surrogates and numbers beyond JSON's common range through."""
+    if isinstance(result, EventEnvelope):
+        _require_text(result.event_id, "event_id")
+        _require_text(result.source, "source")
+        _require_event(result.event)
+    elif isinstance(result, PersistedEvent):
+        check_persisted(result)
+        _require_event(result.event)
+    else:
+        seal_event(result)
+
+
+def _codec_error(exc: Exception) -> CodecError:
+    """cattrs raises groups of errors, which must not cross a nursery: make one plain error of them."""
+    found = cattrs.transform_error(exc, path="", format_exception=_format)
+    first, *others = (_split(line) for line in found)
+    path, reason = first
+    if others:
+        reason += "".join(f"; {path}: {reason}" for path, reason in others)
+    return CodecError(path, reason)
+
+
+def _format(exc: BaseException, _type: Any) -> str:
+    if isinstance(exc, KeyError):
+        return "required field is missing"
+    return str(exc)
+
+
+def _split(line: str) -> tuple[str, str]:
+    reason, _, path = line.rpartition(" @ ")
+    path = path.removeprefix(".")
+    # The fields of a union are checked before its members are known: their names come in the reason.
+    for field in ("kind", "payload"):
+        if reason.startswith(f"{field}: "):
+            return f"{path}.{field}".removeprefix("."), reason.removeprefix(f"{field}: ")
+    return path, reason
+
+
+def _parse(data: bytes | str) -> object:
+    if isinstance(data, bytes):
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as exc:
+            raise CodecError("", f"not UTF-8: {exc.reason} at byte {exc.start}") from exc
+    elif isinstance(data, str):
+        text = data
+    else:
+        msg = f"expected bytes or str, got {type(data).__name__}"
+        raise TypeError(msg)
+    try:
+        return _decoder.decode(text)
+    except json.JSONDecodeError as exc:
+        raise CodecError("", f"not JSON: {exc}") from exc
+    except RecursionError:
+        raise CodecError("", f"nested more than {MAX_DEPTH} levels deep") from None
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise CodecError(_path("", [name]).removeprefix("."), "appears twice in one object")
+            seen.add(name)
+    return fields
+
+
+def _parse_int(digits: str) -> int | float:
+    # Turning a very long number into an int takes quadratic time. As an infinite float it is refused
+    # where every number out of range is refused: by the field that holds it, which names itself.
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
+
+
+_MAX_DIGITS: Final = len(str(MIN_INT)) + 1
+
+# NaN, Infinity and numbers too large for a float pass here for the same reason.
+_decoder: Final = json.JSONDecoder(object_pairs_hook=_unique_fields, parse_int=_parse_int)

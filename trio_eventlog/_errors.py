@@ -1,0 +1,171 @@
+"""Every error of this library, in one tree.
+
+::
+
+    EventLogError
+    ├── CodecError            malformed JSON, or a value that JSON cannot carry
+    ├── EventsLost            events that a caller waited for will not become durable
+    ├── EventLogBroken        a defect in this library: please report it
+    ├── StaleCursor           a cursor that this log never reached
+    └── StoreError            a store failed; trying again may help
+        ├── EventRejected     a store can never hold these events
+        └── StoreUnusable     a store failed; trying again will not help
+            ├── SequenceConflict   another event sits on this seq
+            └── LogBusy            somebody else appends to this log
+
+Floor 0: attrs and the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trio_eventlog._events import PersistedEvent
+
+
+class EventLogError(Exception):
+    """Base of all errors of this library."""
+
+
+class CodecError(EventLogError, ValueError):
+    """Text that is not the JSON of the type asked for, or a value that JSON cannot carry unchanged.
+
+    Raised by :func:`from_json` and :func:`to_json`, and by :meth:`EventLog.ingest` in the frame of
+    its caller; the event was not accepted. The caller can mend the field that ``path`` names.
+
+    Attributes:
+      path: the field, such as ``"event.payload.items[3]"``; empty if the whole text is meant.
+      reason: what is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class EventsLost(EventLogError):
+    """Events that a caller waited for will not become durable.
+
+    Raised by :meth:`EventLog.flush` for events up to its mark, and on leaving
+    :func:`open_event_log` for those that were pending when the body ended. The events themselves
+    were reported before, to ``on_failure`` or to the logger; this error carries the account.
+
+    Attributes:
+      count: how many events were lost.
+      first_seq: lowest seq among them.
+      last_seq: highest seq among them.
+      by_reason: events lost per reason (see :class:`LossReason`), a read-only mapping.
+    """
+
+    def __init__(self, count: int, first_seq: int, last_seq: int, by_reason: Mapping[str, int]) -> None:
+        super().__init__(count, first_seq, last_seq, dict(by_reason))
+        self.count = count
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+        self.by_reason: Mapping[str, int] = MappingProxyType(dict(by_reason))
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.items())
+        events = "event" if self.count == 1 else "events"
+        return f"{self.count} {events} lost (seq {self.first_seq} to {self.last_seq}: {reasons})"
+
+
+class EventLogBroken(EventLogError):
+    """The log itself failed: a defect in this library, not in the store or in the program.
+
+    Raised on leaving :func:`open_event_log`, whose body was cancelled; the defect is the
+    ``__cause__``, an error of the body the ``__context__``. What was pending is lost and was
+    reported. Please report the traceback.
+    """
+
+
+class StaleCursor(EventLogError):
+    """A cursor points beyond everything this log ever stored: it belongs to another log, or the
+    log was replaced.
+
+    Attributes:
+      after_seq: the cursor that was given.
+      last_seq: the last seq of the log.
+    """
+
+    def __init__(self, after_seq: int, last_seq: int) -> None:
+        super().__init__(after_seq, last_seq)
+        self.after_seq = after_seq
+        self.last_seq = last_seq
+
+    def __str__(self) -> str:
+        return f"cursor {self.after_seq} lies beyond the last seq of the log, {self.last_seq}"
+
+
+class StoreError(EventLogError):
+    """A store could not do what it was asked, for a reason that may pass: busy, disk full,
+    connection lost.
+
+    Raised by every method of a store. Whether an append took effect is unknown; trying it again is
+    safe. The log keeps the events and retries with backoff.
+    """
+
+
+class EventRejected(StoreError):
+    """A store can never hold these events: too large, out of its range, text that it refuses.
+
+    Raised by :meth:`EventStore.append_batch`; nothing of the batch was stored. The log sets the
+    named events aside, reports them lost, and offers the rest again at once.
+
+    Attributes:
+      events: all events of the batch that the store can never hold, at least one.
+      reason: why.
+    """
+
+    def __init__(self, events: Sequence[PersistedEvent], reason: str) -> None:
+        super().__init__(tuple(events), reason)
+        self.events: tuple[PersistedEvent, ...] = tuple(events)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        seqs = ", ".join(str(event.seq) for event in self.events[:5])
+        more = f" and {len(self.events) - 5} more" if len(self.events) > 5 else ""  # noqa: PLR2004 - the 5 above
+        return f"{self.reason} (seq {seqs}{more})"
+
+
+class StoreUnusable(StoreError):
+    """A store failed for a reason that will not pass: closed, read-only, corrupt, not our file.
+
+    Raised by every method of a store and on opening one. The log stops writing, reports what is
+    pending and what comes later as lost, and raises this error when its block is left. The caller
+    can open the store again once the reason is removed.
+    """
+
+
+class SequenceConflict(StoreUnusable):
+    """Another event already sits on a seq of the batch; nothing of the batch was stored.
+
+    Raised by :meth:`EventStore.append_batch`. It means that something else wrote to this log.
+
+    Attributes:
+      seqs: the seqs that are taken, ascending.
+    """
+
+    def __init__(self, seqs: Sequence[int]) -> None:
+        super().__init__(tuple(seqs))
+        self.seqs: tuple[int, ...] = tuple(seqs)
+
+    def __str__(self) -> str:
+        shown = ", ".join(str(seq) for seq in self.seqs[:5])
+        return f"another event already sits on seq {shown}" + (", …" if len(self.seqs) > 5 else "")  # noqa: PLR2004 - the 5 above
+
+
+class LogBusy(StoreUnusable):
+    """Somebody else appends to this log: another process, another store object of this process, or
+    another :func:`open_event_log` on the same store object.
+
+    Raised on opening. The caller can wait for the other to close, open the log read-only, or use a
+    log of another name.
+    """

@@ -1,0 +1,166 @@
+"""The event model: what a program hands in, and what a store keeps.
+
+Plain values, immutable and free of any event loop. Floor 0: attrs and the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+MAX_U64: Final = 2**64 - 1
+"""The largest integer that the wire form can carry."""
+
+MAX_STORED: Final = 2**63 - 1
+"""The largest seq and the largest timestamp that a store keeps."""
+
+
+class _SealedPayload:
+    """Lets an event carry its payload as JSON text and decode it only when somebody looks.
+
+    A *sealed* event is one whose payload was checked and encoded once, at ingest or when a store
+    read it. The ``payload`` slot stays empty until it is first read; Python then falls back to
+    ``__getattr__``, which fills it. (attrs builds ``cached_property`` on slotted classes in the same
+    way.) The encoded text stays authoritative: a sealed event that was read and whose payload was
+    then changed still is the event that was sealed.
+    """
+
+    __slots__ = ("_encoded",)
+
+    _encoded: bytes | str | None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "payload":
+            encoded = self._encoded
+            if encoded is not None:
+                payload = json.loads(encoded)
+                object.__setattr__(self, "payload", payload)
+                return payload
+        elif name == "_encoded":
+            # Unset: the event was built by its public constructor, or unpickled.
+            return None
+        msg = f"{type(self).__name__!r} object has no attribute {name!r}"
+        raise AttributeError(msg)
+
+
+@attrs.frozen
+class AgentEvent(_SealedPayload):
+    """Something that an agent (a worker, a member of a group) did or that happened to it.
+
+    Attributes:
+      agent_id: which agent. Text of any script; a store holds at least 512 bytes of UTF-8.
+      event_type: what happened, for example ``"run_started"``.
+      payload: details as JSON (see :func:`to_json` for what that means), or None for none.
+    """
+
+    agent_id: str
+    event_type: str
+    payload: Any = attrs.field(default=None, hash=False)
+
+
+@attrs.frozen
+class ModuleEvent(_SealedPayload):
+    """Something that happened in a module of the program rather than to one agent.
+
+    Attributes:
+      module: which module, for example ``"scheduler"``.
+      event_type: what happened.
+      payload: details as JSON, or None.
+    """
+
+    module: str
+    event_type: str
+    payload: Any = attrs.field(default=None, hash=False)
+
+
+UnifiedEvent: TypeAlias = AgentEvent | ModuleEvent
+"""Either kind of event. On the wire the field ``kind`` tells them apart."""
+
+
+def source_of(event: UnifiedEvent) -> Literal["agent", "module"]:
+    """The ``source`` that an envelope of ``event`` must carry."""
+    return "agent" if isinstance(event, AgentEvent) else "module"
+
+
+@attrs.frozen
+class EventEnvelope:
+    """An event with its identity and time: what a program hands to a log.
+
+    Attributes:
+      event_id: the identity of the event. A store keeps one event per id; the first write wins.
+      source: ``"agent"`` or ``"module"``, in agreement with the event. Reading accepts any text here,
+        as the ancestor of this format does; :meth:`EventLog.ingest` refuses what does not agree.
+      timestamp_ms: wall-clock time in milliseconds since 1970-01-01 UTC.
+      event: the event itself.
+    """
+
+    event_id: str
+    source: str
+    timestamp_ms: int
+    event: UnifiedEvent
+
+    @classmethod
+    def of(
+        cls,
+        event: UnifiedEvent,
+        *,
+        event_id: str | None = None,
+        timestamp_ms: int | None = None,
+    ) -> EventEnvelope:
+        """Wrap ``event``, filling in what is not given.
+
+        Args:
+          event: the event.
+          event_id: its identity; by default a new UUIDv7 (RFC 9562), which is unique and ascends
+            with time.
+          timestamp_ms: milliseconds since 1970-01-01 UTC, 0 to 2**63 - 1; by default now, by the
+            wall clock.
+
+        Raises:
+          TypeError: ``event`` is neither an :class:`AgentEvent` nor a :class:`ModuleEvent`.
+        """
+        if not isinstance(event, AgentEvent | ModuleEvent):
+            msg = f"event must be an AgentEvent or a ModuleEvent, got {type(event).__name__}"
+            raise TypeError(msg)
+        return cls(
+            new_event_id() if event_id is None else event_id,
+            source_of(event),
+            wall_clock_ms() if timestamp_ms is None else timestamp_ms,
+            event,
+        )
+
+
+@attrs.frozen
+class PersistedEvent:
+    """What a store keeps.
+
+    Attributes:
+      id: the identity of the event; a log holds an id once.
+      seq: its place in the log, 1 to 2**63 - 1. Gaps are legal.
+      timestamp_ms: wall-clock time in milliseconds since 1970-01-01 UTC, 0 to 2**63 - 1.
+      member_id: the agent's id, None for module events.
+      event: the event itself.
+    """
+
+    id: str
+    seq: int
+    timestamp_ms: int
+    member_id: str | None
+    event: UnifiedEvent
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since 1970-01-01 UTC, now, by the wall clock. Only ever stamps events."""
+    return time.time_ns() // 1_000_000
+
+
+def new_event_id() -> str:
+    """A new UUIDv7 as text, 36 characters."""
+    # Imported on first use so that importing this package stays light: not every program lets the
+    # library make ids.
+    from uuid_utils import uuid7  # noqa: PLC0415 - see above
+
+    return str(uuid7())

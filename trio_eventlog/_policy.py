@@ -1,0 +1,69 @@
+"""How long to wait before trying again. Floor 0: attrs and the standard library only."""
+
+from __future__ import annotations
+
+import math
+import random as _random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+
+def _positive_seconds(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{field.name}: expected seconds as a number, got {type(value).__name__}"
+        raise TypeError(msg)
+    if not (0 < value < math.inf):
+        msg = f"{field.name}: expected more than 0 and less than infinite seconds, got {value}"
+        raise ValueError(msg)
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """Exponential backoff with jitter.
+
+    The wait after the n-th failure in a row is ``initial * multiplier ** (n - 1)`` seconds, at most
+    ``maximum``, shortened by a random fraction of up to ``jitter``. Shortened rather than prolonged,
+    so that ``maximum`` holds and a crowd of programs that all reached it still spreads out.
+
+    Args:
+      initial: seconds to wait after the first failure, more than 0.
+      maximum: longest wait in seconds, at least ``initial``.
+      multiplier: growth per failure, at least 1.
+      jitter: largest fraction by which a wait is shortened, 0 to 1.
+      random: source of randomness, a function that returns a float from 0 up to 1. Replace it for
+        reproducible tests.
+
+    Raises:
+      TypeError: a number is of another type.
+      ValueError: a number is out of range; NaN always is.
+    """
+
+    initial: float = attrs.field(default=0.1, validator=_positive_seconds)
+    maximum: float = attrs.field(default=30.0, validator=_positive_seconds)
+    multiplier: float = attrs.field(default=2.0, validator=_positive_seconds)
+    jitter: float = attrs.field(default=0.1)
+    random: Callable[[], float] = attrs.field(default=_random.random, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.maximum < self.initial:
+            msg = f"maximum: expected at least initial ({self.initial} s), got {self.maximum}"
+            raise ValueError(msg)
+        if self.multiplier < 1:
+            msg = f"multiplier: expected at least 1, got {self.multiplier}"
+            raise ValueError(msg)
+        if isinstance(self.jitter, bool) or not isinstance(self.jitter, int | float):
+            msg = f"jitter: expected a number, got {type(self.jitter).__name__}"
+            raise TypeError(msg)
+        if not 0 <= self.jitter <= 1:
+            msg = f"jitter: expected 0 to 1, got {self.jitter}"
+            raise ValueError(msg)
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after ``failures`` failures in a row (1 or more)."""
+        try:
+            base = min(self.maximum, self.initial * self.multiplier ** (failures - 1))
+        except OverflowError:
+            base = self.maximum
+        return base * (1 - self.jitter * self.random())

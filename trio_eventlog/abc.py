@@ -1,0 +1,111 @@
+"""The contract between a log and its store.
+
+Whoever implements a store implements :class:`EventStore`; the clauses S1 to S15 are what it promises.
+Floor 2: knows values and the codec, neither Trio nor any store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Protocol, runtime_checkable
+
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import EventQuery
+
+
+@runtime_checkable
+class EventStore(Protocol):
+    """One log: one ordered sequence of events with one appender.
+
+    A database can hold many logs; an instance of a store is one of them. Opening and closing are
+    not part of the protocol: by custom a store has a function ``open`` that returns an async
+    context manager. The clauses that concern every method:
+
+    * **S8** What is given and what is returned is not shared with the store: changing one changes
+      nothing stored.
+    * **S11** Every method is a checkpoint, also for empty input. Entered cancelled, it raises
+      ``Cancelled``; cancelled later, it raises it or, if the work was done, returns, within one
+      second or the time that the store states. It never swallows it. No step blocks the event loop
+      for more than 100 ms with batches and results up to 5,000 events. Appends (the log makes one at
+      a time) and queries may run at the same time.
+    * **S12** Errors are those of this library, never a driver's: :class:`StoreError` for what may
+      pass, :class:`StoreUnusable` for what will not, :class:`EventRejected` for events that the
+      store can never hold.
+    * **S13** A durable store lets one appender open a log at a time and refuses the next with
+      :class:`LogBusy`, in the same process or another. The lock is held by what writes, so that once
+      an appender is open nothing of an earlier one can land; it dies with its process, in a network
+      store within a time that it states. If a write never ends, closing gives up after a bound and
+      the lock stays taken. Readers are free.
+    * **S14** Ids and seqs belong to one log: two logs of one database never see each other.
+    * **S15** Leaving the store, also under cancellation or after an error, frees lock, threads, files
+      and connections; it can be opened again at once.
+
+    A store may have an attribute ``max_batch: int | None``, the most events of one atomic append. The
+    log never offers more at once. None, the default, means at least 1,000 and what fits its memory.
+
+    Every store holds strings of 512 bytes in UTF-8, events of 64 KiB of JSON, and 32 levels of
+    nesting; what goes beyond that it may reject.
+    """
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Store a batch, all of it or nothing.
+
+        * **S1** Appending an event again changes nothing: an event is known by its ``id``, and the
+          first write wins, whatever else the repeat carries. Also for a duplicate inside one batch
+          (in the order given), for an old batch followed by newer events, for a suffix of it; however
+          much later, after a reopen, for every event still held. The returned seqs say which repeats
+          carried another seq.
+        * **S2** seqs are 1 to 2**63 - 1, gaps are legal, and batches in any order of seq are stored.
+          (The log appends ascending; gapless cursors and a fast ``after_seq`` are owed only for that.)
+        * **S3** After S1 has set the known ids aside: an event on a seq that is taken raises
+          :class:`SequenceConflict`, and nothing of the batch is stored.
+        * **S4** A batch is all or nothing, also when the append fails or is cancelled, and no reader
+          ever sees part of one. After an error or a cancellation the store works on. The caller then
+          does not know the outcome (the append may even finish later), S1 makes the retry safe, and
+          every later ``append_batch``, ``last_seq`` and close comes after it in the backend's order.
+        * **S10** What this has returned from is read by the next :meth:`query` of this instance and,
+          in a durable store, survives a reopen and a kill of the process.
+
+        Args:
+          events: the batch, 0 to ``max_batch`` events. An empty batch is a no-op, and a checkpoint.
+
+        Returns:
+          The seqs of those events of the batch that are *not* held because their id is held under
+          another seq. As a rule empty.
+
+        Raises:
+          StoreError: the append failed and may succeed later.
+          EventRejected: the store can never hold the events it names; nothing was stored.
+          SequenceConflict: see S3.
+          StoreUnusable: the append failed and will never succeed.
+        """
+        ...
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """All events that match, ascending by seq.
+
+        * **S5** ``after_seq`` is exclusive, ``since_ms`` inclusive, ``until_ms`` exclusive,
+          ``event_types`` any-of, all filters joined by AND, then order, then ``limit`` (the lowest
+          seqs; 0 gives none). No hidden page size.
+        * **S6** Strings compare exactly: case, white space, accents, NUL, ``%``, ``_`` are ordinary.
+        * **S7** What is read equals what was written in value and type (1, 1.0 and true differ; the
+          order of keys is free): text of every script, NUL, empty strings, nested payloads, 64-bit
+          integers, floats, seq to 2**63 - 1. A query bound to 2**64 - 1 is no error.
+        * **S10** A read-only instance sees a prefix of the appends and never goes back.
+
+        Raises:
+          StoreError: the query failed and may succeed later.
+          StoreUnusable: the query failed and will never succeed.
+        """
+        ...
+
+    async def last_seq(self) -> int:
+        """The highest seq ever stored, 0 before the first.
+
+        * **S9** Pruning does not lower it.
+
+        Raises:
+          StoreError: the store could not be asked and may answer later.
+          StoreUnusable: the store will not answer any more.
+        """
+        ...
