@@ -2,13 +2,14 @@
 
 Floors; a lower one never imports an upper one, and a test walks the imports:
 
-* 0, values (attrs and the standard library): ``_events _query _errors _policy _reports``
+* 0, values (attrs and the standard library): ``_events _query _errors _policy _reports _util``
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _retry_buffer
   _scheduler``
 * 2, the contract: ``abc``
-* 3, Trio: ``_log``, the only place that awaits ``append_batch``
-* 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``
-* beside them, on the public names alone: ``cli``
+* 3, Trio: ``_failure_log _log``; ``_log`` is the only place that awaits ``append_batch``
+* 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
+  ``open_store`` alone knows them all
+* beside them, on the public names alone: ``cli __main__``
 """
 
 from trio_eventlog._codec import from_json as from_json
@@ -28,6 +29,8 @@ from trio_eventlog._events import EventEnvelope as EventEnvelope
 from trio_eventlog._events import ModuleEvent as ModuleEvent
 from trio_eventlog._events import PersistedEvent as PersistedEvent
 from trio_eventlog._events import UnifiedEvent as UnifiedEvent
+from trio_eventlog._log import EventLog as EventLog
+from trio_eventlog._log import open_event_log as open_event_log
 from trio_eventlog._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._query import EventQuery as EventQuery
 from trio_eventlog._reports import AppendFailure as AppendFailure
@@ -35,4 +38,22 @@ from trio_eventlog._reports import EventLoss as EventLoss
 from trio_eventlog._reports import LogState as LogState
 from trio_eventlog._reports import LogStatistics as LogStatistics
 from trio_eventlog._reports import LossReason as LossReason
+from trio_eventlog._reports import StoreDescription as StoreDescription
 from trio_eventlog.abc import EventStore as EventStore
+
+
+def _adopt_public_names() -> None:
+    """Let public names say where they are imported from: in tracebacks, reprs, pickles and the docs."""
+    from types import FunctionType  # noqa: PLC0415 - keeps the namespace of this package to its own names
+    from typing import get_type_hints  # noqa: PLC0415
+
+    for value in globals().values():
+        if isinstance(value, type | FunctionType) and value.__module__.startswith(f"{__name__}._"):
+            if "__annotations__" in vars(value):
+                # As text they would be looked up in the new module, which does not know every name.
+                hints = get_type_hints(value)
+                value.__annotations__ = {name: hints[name] for name in value.__annotations__}
+            value.__module__ = __name__
+
+
+_adopt_public_names()

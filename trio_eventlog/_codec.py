@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from types import UnionType
+from typing import Any, Final, TypeVar, cast, overload
 
 import cattrs
 import msgspec
@@ -46,7 +47,7 @@ _encode: Final = msgspec.json.Encoder().encode
 # --- payloads: checked and encoded once, then carried as text -------------------------------------
 
 
-class _Flaw(Exception):  # noqa: N818 - not an error of its own: it becomes a CodecError
+class _Flaw(Exception):
     """Something in a payload that JSON cannot carry, and the steps that lead there, last first."""
 
     def __init__(self, reason: str) -> None:
@@ -55,7 +56,7 @@ class _Flaw(Exception):  # noqa: N818 - not an error of its own: it becomes a Co
         self.steps: list[str | int] = []
 
 
-def _check(value: object, depth: int, *, text: bool) -> None:
+def _check_payload(value: object, depth: int, *, text: bool) -> None:
     """Raise ``_Flaw`` unless ``value`` comes back from JSON as an equal value of the same types.
 
     Strings are looked into only if ``text``: the encoder refuses lone surrogates by itself, so that
@@ -97,7 +98,7 @@ def _check_dict(value: dict[object, object], depth: int, *, text: bool) -> None:
         try:
             if text:
                 _check_text(key)
-            _check(item, depth, text=text)
+            _check_payload(item, depth, text=text)
         except _Flaw as flaw:
             flaw.steps.append(key)
             raise
@@ -106,7 +107,7 @@ def _check_dict(value: dict[object, object], depth: int, *, text: bool) -> None:
 def _check_list(value: list[object], depth: int, *, text: bool) -> None:
     for index, item in enumerate(value):
         try:
-            _check(item, depth, text=text)
+            _check_payload(item, depth, text=text)
         except _Flaw as flaw:
             flaw.steps.append(index)
             raise
@@ -145,11 +146,11 @@ def encode_payload(payload: object, path: str = "payload") -> bytes:
       CodecError: it holds something that would not come back as an equal value.
     """
     try:
-        _check(payload, 0, text=False)
+        _check_payload(payload, 0, text=False)
         try:
             return _encode(payload)
         except UnicodeEncodeError:
-            _check(payload, 0, text=True)
+            _check_payload(payload, 0, text=True)
             raise
     except _Flaw as flaw:
         raise CodecError(_path(path, flaw.steps), flaw.reason) from None
@@ -242,15 +243,35 @@ def seal_event(event: UnifiedEvent, prefix: str = "") -> UnifiedEvent:
     Raises:
       CodecError: a field is malformed.
     """
-    if isinstance(event, AgentEvent):
+    # Exact classes: the fields that a subclass adds have no place on the wire.
+    if type(event) is AgentEvent:
         _require_text(event.agent_id, f"{prefix}agent_id")
         _require_text(event.event_type, f"{prefix}event_type")
         encoded = encoded_payload(event, f"{prefix}payload")
         return sealed_agent_event(event.agent_id, event.event_type, encoded)
+    if type(event) is not ModuleEvent:
+        raise CodecError(
+            prefix.removesuffix("."), f"expected an AgentEvent or a ModuleEvent, got {_named(event)}"
+        )
     _require_text(event.module, f"{prefix}module")
     _require_text(event.event_type, f"{prefix}event_type")
     encoded = encoded_payload(event, f"{prefix}payload")
     return sealed_module_event(event.module, event.event_type, encoded)
+
+
+def reseal(event: PersistedEvent) -> PersistedEvent:
+    """A copy of a sealed event that shares nothing mutable with it."""
+    inner = event.event
+    encoded = encoded_payload(inner)
+    return persisted_event(
+        event.id,
+        event.seq,
+        event.timestamp_ms,
+        event.member_id,
+        sealed_agent_event(inner.agent_id, inner.event_type, encoded)
+        if isinstance(inner, AgentEvent)
+        else sealed_module_event(inner.module, inner.event_type, encoded),
+    )
 
 
 def check_envelope(envelope: EventEnvelope) -> None:
@@ -338,6 +359,7 @@ def _structure_text(value: object, _type: object) -> str:
     if type(value) is not str:
         msg = f"expected a string, got {_named(value)}"
         raise TypeError(msg)
+    _check_text(value)
     return value
 
 
@@ -351,6 +373,7 @@ def _structure_texts(value: object, _type: object) -> tuple[str, ...]:
         if type(item) is not str:
             msg = f"expected a list of strings, got {_named(item)} at index {index}"
             raise TypeError(msg)
+        _check_text(item)
     return tuple(value)
 
 
@@ -400,7 +423,7 @@ def _make_converter() -> cattrs.Converter:
     register(AgentEvent, make_dict_structure_fn(AgentEvent, converter), unstructure_agent_event)
     register(ModuleEvent, structure_module_event, unstructure_module_event)
 
-    kinds = {AgentEvent: "agent", ModuleEvent: "module"}
+    kinds: dict[type, str] = {AgentEvent: "agent", ModuleEvent: "module"}
     configure_tagged_union(UnifiedEvent, converter, kinds.__getitem__, tag_name="kind")
     structure_tagged = converter.get_structure_hook(UnifiedEvent)
     unstructure_tagged = converter.get_unstructure_hook(UnifiedEvent)
@@ -451,6 +474,9 @@ _converter: Final = _make_converter()
 _UNIONS: Final[dict[object, Any]] = {AgentEvent: UnifiedEvent, ModuleEvent: UnifiedEvent}
 """Classes that travel as a member of a union, with their ``kind``."""
 
+_TYPES: Final = (AgentEvent, ModuleEvent, EventEnvelope, PersistedEvent, EventQuery)
+"""Classes that have a wire form."""
+
 
 def to_json(obj: UnifiedEvent | EventEnvelope | PersistedEvent | EventQuery) -> bytes:
     """The wire form of ``obj``: compact JSON in UTF-8.
@@ -464,23 +490,19 @@ def to_json(obj: UnifiedEvent | EventEnvelope | PersistedEvent | EventQuery) -> 
       CodecError: a field holds something that the wire form cannot carry; ``path`` names it.
       TypeError: ``obj`` is none of the types above.
     """
-    if isinstance(obj, AgentEvent | ModuleEvent):
-        seal_event(obj)
-    elif isinstance(obj, EventEnvelope):
-        _require_text(obj.event_id, "event_id")
-        _require_text(obj.source, "source")
-        _require_int(obj.timestamp_ms, "timestamp_ms")
-        _require_event(obj.event)
-    elif isinstance(obj, PersistedEvent):
-        check_persisted(obj)
-        _require_event(obj.event)
-    elif not isinstance(obj, EventQuery):
-        msg = f"cannot encode {type(obj).__name__}: it is no event, envelope or query"
+    cls = type(obj)
+    if cls not in _TYPES:
+        msg = f"cannot encode {cls.__name__}: it is no event, envelope or query"
         raise TypeError(msg)
-    return _encode(_converter.unstructure(obj, unstructure_as=_UNIONS.get(type(obj), type(obj))))
+    _check(obj)
+    return _encode(_converter.unstructure(obj, unstructure_as=_UNIONS.get(cls, cls)))
 
 
-def from_json(data: bytes | str, type: type[T]) -> T:  # noqa: A002 - the name that a caller expects
+@overload
+def from_json(data: bytes | str, type: type[T]) -> T: ...
+@overload
+def from_json(data: bytes | str, type: UnionType) -> UnifiedEvent: ...
+def from_json(data: bytes | str, type: Any) -> Any:  # noqa: A002 - the name that a caller expects
     """Read the wire form of a ``type``.
 
     Unknown fields are ignored, so that a newer writer can be read; everything else that is malformed
@@ -495,8 +517,8 @@ def from_json(data: bytes | str, type: type[T]) -> T:  # noqa: A002 - the name t
       CodecError: the text is not JSON, or not that of a ``type``; ``path`` names the field.
       TypeError: ``type`` is none of the types above.
     """
-    wanted = cast("Any", type)
-    if wanted not in (AgentEvent, ModuleEvent, UnifiedEvent, EventEnvelope, PersistedEvent, EventQuery):
+    wanted: Any = type
+    if wanted not in _TYPES and wanted != UnifiedEvent:
         msg = f"cannot decode {wanted!r}: it is no event, envelope or query"
         raise TypeError(msg)
     value = _parse(data)
@@ -504,30 +526,28 @@ def from_json(data: bytes | str, type: type[T]) -> T:  # noqa: A002 - the name t
         result: Any = _converter.structure(value, _UNIONS.get(wanted, wanted))
     except Exception as exc:
         raise _codec_error(exc) from exc
-    if not isinstance(result, EventQuery):
-        _check_read(result)
+    _check(result)
     if wanted in _UNIONS and not isinstance(result, wanted):
-        raise CodecError("kind", f"expected {source_of(_new(wanted))!r}, got {source_of(result)!r}")
-    return cast("T", result)
+        expected, found = ("agent", "module") if wanted is AgentEvent else ("module", "agent")
+        raise CodecError("kind", f"expected {expected!r}, got {found!r}")
+    return result
 
 
-def _require_event(event: object) -> None:
-    if not isinstance(event, AgentEvent | ModuleEvent):
-        raise CodecError("event", f"expected an AgentEvent or a ModuleEvent, got {_named(event)}")
-    seal_event(event, "event.")
+def _check(obj: UnifiedEvent | EventEnvelope | PersistedEvent | EventQuery) -> None:
+    """Check every field of ``obj`` down to its payload: what the constructors, and the parser, let pass.
 
-
-def _check_read(result: Any) -> None:
-    """The parser lets lone surrogates and numbers beyond JSON's common range through."""
-    if isinstance(result, EventEnvelope):
-        _require_text(result.event_id, "event_id")
-        _require_text(result.source, "source")
-        _require_event(result.event)
-    elif isinstance(result, PersistedEvent):
-        check_persisted(result)
-        _require_event(result.event)
-    else:
-        seal_event(result)
+    The parser lets lone surrogates and numbers beyond JSON's common range through.
+    """
+    if isinstance(obj, EventEnvelope):
+        _require_text(obj.event_id, "event_id")
+        _require_text(obj.source, "source")
+        _require_int(obj.timestamp_ms, "timestamp_ms")
+        seal_event(obj.event, "event.")
+    elif isinstance(obj, PersistedEvent):
+        check_persisted(obj)
+        seal_event(obj.event, "event.")
+    elif not isinstance(obj, EventQuery):  # a query checks itself
+        seal_event(obj)
 
 
 def _codec_error(exc: Exception) -> CodecError:
@@ -568,7 +588,11 @@ def _parse(data: bytes | str) -> object:
         msg = f"expected bytes or str, got {type(data).__name__}"
         raise TypeError(msg)
     try:
-        return _decoder.decode(text)
+        try:
+            return _decoder.decode(text)
+        except _RepeatedField:
+            steps = _find_repeated(_pairs_decoder.decode(text))
+            raise CodecError(_path("", steps).removeprefix("."), "appears twice in one object") from None
     except json.JSONDecodeError as exc:
         raise CodecError("", f"not JSON: {exc}") from exc
     except RecursionError:
@@ -578,12 +602,29 @@ def _parse(data: bytes | str) -> object:
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise CodecError(_path("", [name]).removeprefix("."), "appears twice in one object")
-            seen.add(name)
+        raise _RepeatedField
     return fields
+
+
+class _RepeatedField(Exception):
+    """Some object of the text has a field twice; the parser does not know where it is."""
+
+
+def _find_repeated(value: object) -> list[str | int]:
+    """The steps that lead to a field that appears twice, last first; objects are tuples of pairs."""
+    items: Any = ()
+    seen: set[str | int] = set()
+    if type(value) is tuple:
+        items = value
+    elif type(value) is list:
+        items = enumerate(value)
+    for step, item in items:
+        if step in seen:
+            return [step]
+        seen.add(step)
+        if steps := _find_repeated(item):
+            return [*steps, step]
+    return []
 
 
 def _parse_int(digits: str) -> int | float:
@@ -596,3 +637,4 @@ _MAX_DIGITS: Final = len(str(MIN_INT)) + 1
 
 # NaN, Infinity and numbers too large for a float pass here for the same reason.
 _decoder: Final = json.JSONDecoder(object_pairs_hook=_unique_fields, parse_int=_parse_int)
+_pairs_decoder: Final = json.JSONDecoder(object_pairs_hook=tuple, parse_int=_parse_int)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trio_eventlog._events import PersistedEvent
+    from trio_eventlog._reports import LossReason
 
 
 class EventLogError(Exception):
@@ -64,12 +65,14 @@ class EventsLost(EventLogError):
       by_reason: events lost per reason (see :class:`LossReason`), a read-only mapping.
     """
 
-    def __init__(self, count: int, first_seq: int, last_seq: int, by_reason: Mapping[str, int]) -> None:
+    def __init__(
+        self, count: int, first_seq: int, last_seq: int, by_reason: Mapping[LossReason, int]
+    ) -> None:
         super().__init__(count, first_seq, last_seq, dict(by_reason))
         self.count = count
         self.first_seq = first_seq
         self.last_seq = last_seq
-        self.by_reason: Mapping[str, int] = MappingProxyType(dict(by_reason))
+        self.by_reason: Mapping[LossReason, int] = MappingProxyType(dict(by_reason))
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.items())

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import random as _random
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 
-def _positive_seconds(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -> None:
+def _positive(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{field.name}: expected seconds as a number, got {type(value).__name__}"
+        msg = f"{field.name}: expected a number, got {type(value).__name__}"
         raise TypeError(msg)
-    if not (0 < value < math.inf):
-        msg = f"{field.name}: expected more than 0 and less than infinite seconds, got {value}"
+    # An int may lie beyond every float, where it compares as less than infinity.
+    if not 0 < value <= sys.float_info.max:
+        msg = f"{field.name}: expected more than 0 and less than infinity, got {value}"
         raise ValueError(msg)
 
 
@@ -40,9 +41,9 @@ class RetryPolicy:
       ValueError: a number is out of range; NaN always is.
     """
 
-    initial: float = attrs.field(default=0.1, validator=_positive_seconds)
-    maximum: float = attrs.field(default=30.0, validator=_positive_seconds)
-    multiplier: float = attrs.field(default=2.0, validator=_positive_seconds)
+    initial: float = attrs.field(default=0.1, validator=_positive)
+    maximum: float = attrs.field(default=30.0, validator=_positive)
+    multiplier: float = attrs.field(default=2.0, validator=_positive)
     jitter: float = attrs.field(default=0.1)
     random: Callable[[], float] = attrs.field(default=_random.random, repr=False)
 
@@ -63,7 +64,8 @@ class RetryPolicy:
     def delay(self, failures: int) -> float:
         """Seconds to wait after ``failures`` failures in a row (1 or more)."""
         try:
-            base = min(self.maximum, self.initial * self.multiplier ** (failures - 1))
+            # float(): the power of an int would be an int, of a million digits in a long outage.
+            base = min(self.maximum, self.initial * float(self.multiplier) ** (failures - 1))
         except OverflowError:
             base = self.maximum
         return base * (1 - self.jitter * self.random())

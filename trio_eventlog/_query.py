@@ -93,9 +93,7 @@ class EventQuery:
     mob_id: str | None = attrs.field(default=None, validator=_check_text)
     run_id: str | None = attrs.field(default=None, validator=_check_text)
     step_id: str | None = attrs.field(default=None, validator=_check_text)
-    event_types: tuple[str, ...] = attrs.field(
-        default=(), converter=_to_tuple, validator=_check_texts
-    )
+    event_types: tuple[str, ...] = attrs.field(default=(), converter=_to_tuple, validator=_check_texts)
     limit: int | None = attrs.field(default=None, validator=_check_u64)
     after_seq: int | None = attrs.field(default=None, validator=_check_u64)
 

@@ -73,6 +73,18 @@ class AppendFailure:
     retry_in: float
 
 
+def _count(loss: EventLoss) -> int:
+    return len(loss.events)
+
+
+def _first_seq(loss: EventLoss) -> int:
+    return loss.events[0].seq
+
+
+def _last_seq(loss: EventLoss) -> int:
+    return loss.events[-1].seq
+
+
 @attrs.frozen(kw_only=True)
 class EventLoss:
     """Events that the log gave up. Every lost event stands in exactly one of these.
@@ -90,21 +102,9 @@ class EventLoss:
     reason: LossReason
     events: tuple[PersistedEvent, ...] = attrs.field(repr=False)
     in_doubt: bool
-    count: int = attrs.field(init=False)
-    first_seq: int = attrs.field(init=False)
-    last_seq: int = attrs.field(init=False)
-
-    @count.default
-    def _count(self) -> int:
-        return len(self.events)
-
-    @first_seq.default
-    def _first_seq(self) -> int:
-        return self.events[0].seq
-
-    @last_seq.default
-    def _last_seq(self) -> int:
-        return self.events[-1].seq
+    count: int = attrs.field(init=False, default=attrs.Factory(_count, takes_self=True))
+    first_seq: int = attrs.field(init=False, default=attrs.Factory(_first_seq, takes_self=True))
+    last_seq: int = attrs.field(init=False, default=attrs.Factory(_last_seq, takes_self=True))
 
 
 @attrs.frozen(kw_only=True)
@@ -157,3 +157,53 @@ class LogStatistics:
     def lost_total(self) -> int:
         """Events lost, for whatever reason."""
         return sum(self.lost.values())
+
+
+@attrs.frozen(kw_only=True)
+class StoreDescription:
+    """What one log of a store holds, in numbers, from the ``describe`` of a store that has one."""
+
+    events: int
+    """Events held."""
+
+    first_seq: int | None
+    """Lowest seq held; None if the log is empty."""
+
+    last_seq: int | None
+    """Highest seq held; None if the log is empty."""
+
+    highest_seq: int
+    """Highest seq ever stored, which pruning does not lower; 0 before the first."""
+
+    first_timestamp_ms: int | None
+    """Earliest ``timestamp_ms`` held, milliseconds since 1970-01-01 UTC; None if the log is empty."""
+
+    last_timestamp_ms: int | None
+    """Latest ``timestamp_ms`` held; None if the log is empty."""
+
+    distinct_event_types: int
+    """How many event types occur."""
+
+    event_types: tuple[tuple[str, int], ...]
+    """The most frequent event types with the number of their events, most frequent first."""
+
+    distinct_members: int
+    """How many members occur."""
+
+    members: tuple[tuple[str, int], ...]
+    """The members with the most events, with that number, most first."""
+
+    gaps: int
+    """Runs of seqs between ``first_seq`` and ``last_seq`` that hold no event: lost or duplicate."""
+
+    missing: int
+    """Seqs in all of these runs together."""
+
+    first_gaps: tuple[tuple[int, int], ...]
+    """The lowest of these runs, at most 10, each as first and last missing seq."""
+
+    size_bytes: int | None
+    """Bytes on disk of the whole database, which may hold other logs too; None in memory."""
+
+    schema_version: int | None
+    """Version of the layout of the database; None in memory."""

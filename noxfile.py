@@ -1,0 +1,112 @@
+"""What is run on a change: ``nox`` runs the default sessions, ``nox -l`` lists them all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["tests", "lint", "typing", "docs", "examples"]
+nox.options.reuse_venv = "yes"
+nox.options.error_on_external_run = True
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+
+
+def install_group(session: nox.Session, group: str) -> None:
+    """Install a dependency group of pyproject.toml."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, group))
+
+
+def install_package(session: nox.Session) -> None:
+    """Install the package as users get it: as a wheel, built now."""
+    session.install(".[cli]")
+
+
+def run_tests(session: nox.Session) -> None:
+    """Test the wheel."""
+    install_package(session)
+    install_group(session, "tests")
+    # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests against the built wheel, on the Python that runs nox. Takes pytest's arguments."""
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """The same on every supported Python that is installed: `nox -s tests_all-3.12`."""
+    run_tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and report which branches none of them took."""
+    session.install("-e", ".[cli]")
+    install_group(session, "tests")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff for style, flake8-async for the rules of structured concurrency."""
+    install_group(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("flake8", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types inside, at the border, and as users see them."""
+    install_package(session)
+    install_group(session, "typing")
+    session.run("mypy")
+    session.run("pyright")
+    session.run("pyright", "--ignoreexternal", "--verifytypes", "trio_eventlog")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, every warning an error, and run its examples."""
+    install_package(session)
+    install_group(session, "docs")
+    for builder in ("html", "doctest"):
+        session.run(
+            *("sphinx-build", "-W", "-n", "--keep-going", "-q"),
+            *("-b", builder, "docs", f"docs/_build/{builder}"),
+        )
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example as a user would, in an empty directory."""
+    install_package(session)
+    paths = sorted(ROOT.glob("examples/*.py"))
+    for path in paths:
+        with tempfile.TemporaryDirectory() as directory, session.chdir(directory):
+            session.run("python", os.fspath(path))
+    session.log(f"{len(paths)} examples ran")
+
+
+@nox.session
+def newsfragments(session: nox.Session) -> None:
+    """Check that this branch has a news fragment, and show what the changelog would say.
+
+    Takes the arguments of `towncrier check`, such as `--compare-with origin/main`.
+    """
+    install_group(session, "changelog")
+    session.run("towncrier", "build", "--draft")
+    session.run("towncrier", "check", *session.posargs)

@@ -1,0 +1,145 @@
+"""Stores that do on command what real ones do by accident, for tests of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+
+import attrs
+import trio
+
+from trio_eventlog import (
+    AgentEvent,
+    AppendFailure,
+    EventLoss,
+    EventQuery,
+    PersistedEvent,
+    StoreError,
+)
+
+Behaviour = Callable[["FakeStore", Sequence[PersistedEvent]], Awaitable[Collection[int]]]
+
+
+@attrs.define(eq=False)
+class Append:
+    """One call of ``append_batch``."""
+
+    started_at: float
+    seqs: tuple[int, ...]
+
+
+async def take(store: FakeStore, events: Sequence[PersistedEvent]) -> Collection[int]:
+    """What a good store does."""
+    return store.keep(events)
+
+
+async def fail(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
+    """What a store does that is down."""
+    msg = "down"
+    raise StoreError(msg)
+
+
+async def hang(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
+    """What a store does whose network eats packets."""
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+def delay(seconds: float, then: Behaviour = take) -> Behaviour:
+    """What a slow store does."""
+
+    async def behaviour(store: FakeStore, events: Sequence[PersistedEvent]) -> Collection[int]:
+        await trio.sleep(seconds)
+        return await then(store, events)
+
+    return behaviour
+
+
+def fail_with(error: BaseException) -> Behaviour:
+    """Raises ``error``, the same object each time."""
+
+    async def behaviour(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
+        raise error
+
+    return behaviour
+
+
+async def take_and_fail(store: FakeStore, events: Sequence[PersistedEvent]) -> Collection[int]:
+    """What a store does whose answer gets lost."""
+    store.keep(events)
+    msg = "connection lost after the commit"
+    raise StoreError(msg)
+
+
+class FakeStore:
+    """Keeps events in a dict and does what ``script`` says, behaviour by behaviour, then ``otherwise``."""
+
+    def __init__(self, script: Iterable[Behaviour] = (), otherwise: Behaviour = take) -> None:
+        self.script = list(script)
+        self.otherwise = otherwise
+        self.held: dict[str, PersistedEvent] = {}
+        self.appends: list[Append] = []
+        self.max_batch: int | None = None
+        self.first_last_seq = 0
+        self.asked_last_seq = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    def keep(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Store a batch, by the contract."""
+        return [event.seq for event in events if self.held.setdefault(event.id, event).seq != event.seq]
+
+    @property
+    def seqs(self) -> list[int]:
+        """The seqs that are held, in the order in which they were stored."""
+        return [event.seq for event in self.held.values()]
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Do what comes next in the script."""
+        self.appends.append(Append(trio.current_time(), tuple(event.seq for event in events)))
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await trio.lowlevel.checkpoint()
+            behaviour = self.script.pop(0) if self.script else self.otherwise
+            return await behaviour(self, events)
+        finally:
+            self.in_flight -= 1
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """By the one definition of what a filter means."""
+        await trio.lowlevel.checkpoint()
+        found = sorted((e for e in self.held.values() if query.matches(e)), key=lambda event: event.seq)
+        return found[: query.limit]
+
+    async def last_seq(self) -> int:
+        """The highest seq that is held, or the one set by the test."""
+        await trio.lowlevel.checkpoint()
+        self.asked_last_seq += 1
+        return max(self.seqs, default=self.first_last_seq)
+
+
+class Reports:
+    """An ``on_failure`` that keeps what it is told, with the times."""
+
+    def __init__(self) -> None:
+        self.failures: list[AppendFailure] = []
+        self.losses: list[EventLoss] = []
+        self.times: list[float] = []
+
+    def __call__(self, report: AppendFailure | EventLoss) -> None:
+        """Keep ``report``."""
+        self.times.append(trio.current_time())
+        if isinstance(report, AppendFailure):
+            self.failures.append(report)
+        else:
+            self.losses.append(report)
+
+    @property
+    def lost(self) -> list[int]:
+        """Seqs of all lost events, in the order reported."""
+        return [event.seq for loss in self.losses for event in loss.events]
+
+
+def numbered(number: int) -> AgentEvent:
+    """An event that can be told from others."""
+    return AgentEvent("worker", "step", {"number": number})

@@ -1,0 +1,128 @@
+"""The public names: exported for every kind of reader, documented, and at home where they are used."""
+
+import ast
+import pickle
+import re
+import types
+import typing
+from pathlib import Path
+
+import pytest
+
+import trio_eventlog
+import trio_eventlog.abc
+import trio_eventlog.stores
+
+ROOT = Path(__file__).parents[1]
+
+
+def reexports(module):
+    """The names that a module exports by `import X as X`, which is what type checkers go by.
+
+    Those of a lazy import stand under TYPE_CHECKING.
+    """
+    return sorted(
+        alias.name
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    )
+
+
+def defined(module):
+    """The public names that a module defines itself."""
+    return sorted(
+        node.name
+        for node in ast.parse(Path(module.__file__).read_text()).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    )
+
+
+NAMES = reexports(trio_eventlog)
+CLASSES = [name for name in NAMES if isinstance(getattr(trio_eventlog, name), type)]
+STORES = reexports(trio_eventlog.stores)
+
+
+def test_every_public_name_is_exported_as_itself():
+    """What can be seen at run time and what a type checker sees are the same."""
+    seen = {
+        name
+        for name, value in vars(trio_eventlog).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+    assert seen == set(NAMES)
+
+
+def test_the_contract_is_exported_from_the_package_too():
+    """`trio_eventlog.abc` is for those who write stores; who annotates a store finds it at hand."""
+    assert set(defined(trio_eventlog.abc)) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_every_store_can_be_imported(name):
+    """Also those that are loaded on first use."""
+    assert getattr(trio_eventlog.stores, name).__doc__
+    assert name in dir(trio_eventlog.stores)
+
+
+def test_public_names_come_sorted_by_module():
+    """Easy to find, and no merge conflicts at the end of a list."""
+    lines = [
+        line
+        for line in Path(trio_eventlog.__file__).read_text().splitlines()
+        if line.startswith("from trio_eventlog.")
+    ]
+
+    assert lines == sorted(lines)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_say_where_they_are_imported_from(name):
+    """In tracebacks, reprs, pickles and the documentation."""
+    value = getattr(trio_eventlog, name)
+    if not isinstance(value, type | types.FunctionType):
+        pytest.skip("an alias has no name of its own")
+
+    # The contract lives in a public module of its own.
+    home = "trio_eventlog.abc" if name in defined(trio_eventlog.abc) else "trio_eventlog"
+    assert value.__module__ == home
+    assert value.__qualname__ == name
+    assert pickle.loads(pickle.dumps(value)) is value  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_annotations_can_be_resolved(name):
+    """Also in their new home: cattrs, Sphinx and others look them up."""
+    hints = typing.get_type_hints(getattr(trio_eventlog, name))
+
+    assert not any(isinstance(hint, str | typing.ForwardRef) for hint in hints.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_names_have_a_docstring(name):
+    value = getattr(trio_eventlog, name)
+    if isinstance(value, type | types.FunctionType):
+        assert value.__doc__
+
+
+def reference():
+    return "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(f"stores.{name}" for name in STORES)])
+def test_public_names_are_documented(name):
+    """Each has its entry in the API reference, by a directive of autodoc."""
+    pattern = rf"auto\w+(::|\}})\s+(trio_eventlog\.)?{re.escape(name)}(\(|\s|$)"
+
+    assert re.search(pattern, reference(), flags=re.MULTILINE), f"{name} is not in docs/reference/*.md"
+
+
+def test_the_reference_names_nothing_that_is_gone():
+    """Every entry of the API reference exists and is public."""
+    for entry in re.findall(r"auto(?:class|function|exception|data)(?:::|\})\s+([\w.]+)", reference()):
+        value = trio_eventlog
+        for part in entry.removeprefix("trio_eventlog.").split("."):
+            assert not part.startswith("_"), entry
+            value = getattr(value, part)

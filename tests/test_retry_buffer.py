@@ -1,0 +1,714 @@
+"""The retry buffer: order, cap, losses and flush tickets, against a model that spells them out in lists.
+
+No Trio and no clock anywhere: what is tested is every order of operations, not their timing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, TypeAlias
+
+import attrs
+import pytest
+from hypothesis import given, note
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from trio_eventlog import AgentEvent, EventLoss, LossReason, ModuleEvent, PersistedEvent
+from trio_eventlog import _retry_buffer as retry_buffer_module
+from trio_eventlog._codec import seal_event
+from trio_eventlog._retry_buffer import MAX_RANGES, FlushTicket, LossAccount, RetryBuffer
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+def payload_of(seq: int) -> dict[str, Any]:
+    """The payload that the event of ``seq`` was ingested with."""
+    return {"seq": seq, "nested": [seq]}
+
+
+def event(seq: int) -> PersistedEvent:
+    """An event as the log hands it over; both kinds take turns."""
+    if seq % 2:
+        return PersistedEvent(f"id-{seq}", seq, 0, None, seal_event(ModuleEvent("m", "t", payload_of(seq))))
+    return PersistedEvent(f"id-{seq}", seq, 0, "a", seal_event(AgentEvent("a", "t", payload_of(seq))))
+
+
+def seqs_of(events: tuple[PersistedEvent, ...]) -> list[int]:
+    """Their seqs, in their order."""
+    return [event.seq for event in events]
+
+
+def assert_untouched(events: tuple[PersistedEvent, ...]) -> None:
+    """They say what was ingested, whatever a store did to the batches that it was given."""
+    for each in events:
+        assert f"id-{each.seq}" == each.id
+        assert payload_of(each.seq) == each.event.payload
+
+
+def scribble(batch: tuple[PersistedEvent, ...]) -> None:
+    """What a careless store does to its batch."""
+    for each in batch:
+        each.event.payload["nested"].append("scribble")
+
+
+def pending_seqs(buffer: RetryBuffer) -> list[int]:
+    """Everything pending, in the order in which it would go to the store."""
+    return seqs_of((*buffer._in_flight, *buffer._waiting))
+
+
+def filled(cap: int, count: int) -> RetryBuffer:
+    """A buffer that was handed the seqs 1 to ``count``."""
+    buffer = RetryBuffer(cap)
+    for seq in range(1, count + 1):
+        buffer.put(event(seq))
+    return buffer
+
+
+def raised_by(ticket: FlushTicket) -> tuple[int, int, int, dict[LossReason, int]]:
+    """What the flush of a settled ticket raises, in numbers."""
+    assert ticket.outcome is not None
+    return numbers_of(ticket.outcome)
+
+
+def numbers_of(account: LossAccount) -> tuple[int, int, int, dict[LossReason, int]]:
+    """An account as values that compare."""
+    return account.count, account.first_seq, account.last_seq, dict(account.by_reason)
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Loss:
+    """One lost event."""
+
+    seq: int
+    reason: LossReason
+    in_doubt: bool
+
+
+@attrs.define(eq=False)
+class Waiter:
+    """A ticket, as the model sees it."""
+
+    through: int
+    raised_before: frozenset[int]
+    ticket: FlushTicket
+
+
+class Model:
+    """What the buffer must do, from its promises, with nothing but lists and sets of seqs."""
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.seen: list[int] = []  # put or refused
+        self.pending: list[int] = []
+        self.flying = 0  # so many of the pending are in flight
+        self.doubtful: set[int] = set()
+        self.persisted: list[int] = []
+        self.duplicate: list[int] = []
+        self.losses: list[Loss] = []
+        self.collected = 0  # so many of the losses were handed out
+        self.accounted_from: int | None = None
+        self.raised: set[int] = set()
+        self.waiters: list[Waiter] = []
+        self.peak = 0
+
+    def put(self, seq: int) -> None:
+        self.seen.append(seq)
+        self.pending.append(seq)
+        self.cut()
+        self.peak = max(self.peak, len(self.pending))
+
+    def refuse(self, seq: int, reason: LossReason) -> None:
+        self.seen.append(seq)
+        self.losses.append(Loss(seq, reason, in_doubt=False))
+
+    def cut(self) -> None:
+        while len(self.pending) - self.flying > self.cap:
+            self.lose(self.pending[self.flying], LossReason.CAP)
+
+    def lose(self, seq: int, reason: LossReason) -> None:
+        self.pending.remove(seq)
+        in_doubt = seq in self.doubtful and reason is not LossReason.REJECTED
+        self.losses.append(Loss(seq, reason, in_doubt))
+
+    def stored(self, duplicates: set[int]) -> None:
+        for seq in self.pending[: self.flying]:
+            (self.duplicate if seq in duplicates else self.persisted).append(seq)
+        self.pending = self.pending[self.flying :]
+        self.flying = 0
+
+    def failed(self, *, in_doubt: bool) -> None:
+        if in_doubt:
+            self.doubtful |= set(self.pending[: self.flying])
+        self.flying = 0
+        self.cut()
+
+    def rejected(self, seqs: set[int]) -> None:
+        for seq in sorted(seqs):
+            self.lose(seq, LossReason.REJECTED)
+        self.failed(in_doubt=False)
+
+    def abandon(self, reason: LossReason, *, in_doubt: bool) -> None:
+        if in_doubt:
+            self.doubtful |= set(self.pending[: self.flying])
+        self.flying = 0
+        for seq in list(self.pending):
+            self.lose(seq, reason)
+
+    def collect(self) -> dict[tuple[LossReason, bool], list[int]]:
+        groups: dict[tuple[LossReason, bool], list[int]] = {}
+        for loss in self.losses[self.collected :]:
+            groups.setdefault((loss.reason, loss.in_doubt), []).append(loss.seq)
+        self.collected = len(self.losses)
+        return {group: sorted(seqs) for group, seqs in groups.items()}
+
+    def settle(self) -> list[Waiter]:
+        settled = [w for w in self.waiters if not any(seq <= w.through for seq in self.pending)]
+        for waiter in settled:
+            self.waiters.remove(waiter)
+            self.raised |= {loss.seq for loss in self.losses if loss.seq <= waiter.through}
+        return settled
+
+    def owed(self, waiter: Waiter) -> list[Loss]:
+        return [
+            loss
+            for loss in self.losses
+            if loss.seq <= waiter.through and loss.seq not in waiter.raised_before
+        ]
+
+
+def numbers(losses: list[Loss]) -> tuple[int, int, int, dict[LossReason, int]]:
+    """What an account of ``losses`` says."""
+    seqs = [loss.seq for loss in losses]
+    return (
+        len(seqs),
+        min(seqs, default=0),
+        max(seqs, default=0),
+        dict(Counter(loss.reason for loss in losses)),
+    )
+
+
+# --- the state machine ----------------------------------------------------------------------------
+
+reasons = st.sampled_from(sorted(LossReason))
+
+
+class RetryBufferMachine(RuleBasedStateMachine):
+    """Drives a buffer and the model side by side."""
+
+    tickets: Bundle[Waiter] = Bundle("tickets")
+
+    @initialize(cap=st.integers(1, 8))
+    def open(self, cap: int) -> None:
+        self.buffer = RetryBuffer(cap)
+        self.model = Model(cap)
+        self.last_seq = 0
+        self.batch: tuple[PersistedEvent, ...] = ()
+        self.offered: list[tuple[PersistedEvent, ...]] = []
+        self.reported: list[EventLoss] = []
+        self.account: LossAccount | None = None
+
+    # Events come.
+
+    @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 3]), min_size=1, max_size=12))
+    def put(self, gaps: list[int]) -> None:
+        for gap in gaps:
+            self.last_seq += gap
+            self.buffer.put(event(self.last_seq))
+            self.model.put(self.last_seq)
+
+    @rule(reason=reasons)
+    def refuse(self, reason: LossReason) -> None:
+        self.last_seq += 1
+        self.buffer.refuse(event(self.last_seq), reason)
+        self.model.refuse(self.last_seq, reason)
+
+    # Batches go, and come back.
+
+    @property
+    def is_in_flight(self) -> bool:
+        return bool(self.batch)
+
+    @precondition(lambda self: not self.is_in_flight)
+    @rule(most=st.integers(1, 10))
+    def take(self, most: int) -> None:
+        self.batch = self.buffer.take(most)
+        self.offered.append(self.batch)
+        self.model.flying = min(most, len(self.model.pending))
+
+        assert self.model.pending[: self.model.flying] == seqs_of(self.batch)
+        assert_untouched(self.batch)
+
+    def draw_from_batch(self, data: st.DataObject, *, at_least: int) -> set[int]:
+        drawn = data.draw(st.sets(st.sampled_from(seqs_of(self.batch)), min_size=at_least))
+        note(f"of the batch: {sorted(drawn)}")
+        return drawn
+
+    @precondition(lambda self: self.is_in_flight)
+    @rule(data=st.data())
+    def stored(self, data: st.DataObject) -> None:
+        duplicates = self.draw_from_batch(data, at_least=0)
+        self.buffer.stored(duplicates)
+        self.model.stored(duplicates)
+        self.batch = ()
+
+    @precondition(lambda self: self.is_in_flight)
+    @rule(in_doubt=st.booleans())
+    def failed(self, in_doubt: bool) -> None:
+        self.buffer.failed(in_doubt=in_doubt)
+        self.model.failed(in_doubt=in_doubt)
+        self.batch = ()
+
+    @precondition(lambda self: self.is_in_flight)
+    @rule(data=st.data())
+    def rejected(self, data: st.DataObject) -> None:
+        seqs = self.draw_from_batch(data, at_least=1)
+        self.buffer.rejected(seqs)
+        self.model.rejected(seqs)
+        self.batch = ()
+
+    @rule(reason=reasons, in_doubt=st.booleans())
+    def abandon(self, reason: LossReason, in_doubt: bool) -> None:
+        self.buffer.abandon(reason, in_doubt=in_doubt)
+        self.model.abandon(reason, in_doubt=in_doubt)
+        self.batch = ()
+
+    @rule()
+    def store_scribbles(self) -> None:
+        """Into all that it was ever given: an append that timed out may still be at work."""
+        for batch in self.offered:
+            scribble(batch)
+        self.offered = []
+
+    # Losses are handed out.
+
+    @rule()
+    def collect_losses(self) -> None:
+        losses = self.buffer.collect_losses()
+        self.reported += losses
+
+        assert self.model.collect() == {(loss.reason, loss.in_doubt): seqs_of(loss.events) for loss in losses}
+        assert sorted(loss.first_seq for loss in losses) == [loss.first_seq for loss in losses]
+        for loss in losses:
+            assert_untouched(loss.events)
+
+    @rule()
+    def open_final_account(self) -> None:
+        self.account = self.buffer.open_final_account()
+        self.model.accounted_from = len(self.model.losses)
+
+    # Flushes come and go.
+
+    @rule(target=tickets, back=st.integers(0, 20))
+    def issue_ticket(self, back: int) -> Waiter:
+        through = max(0, self.last_seq - back)
+        ticket = self.buffer.issue_ticket(through)
+        waiter = Waiter(through, frozenset(self.model.raised), ticket)
+        self.model.waiters.append(waiter)
+        return waiter
+
+    @rule(waiter=tickets)
+    def withdraw_ticket(self, waiter: Waiter) -> None:
+        if waiter in self.model.waiters:
+            self.buffer.withdraw_ticket(waiter.ticket)
+            self.model.waiters.remove(waiter)
+
+    @rule(target=tickets)
+    def settle(self) -> Any:
+        settled = self.buffer.settle()
+        expected = self.model.settle()
+
+        assert [id(waiter.ticket) for waiter in expected] == [id(ticket) for ticket in settled]
+        for waiter in expected:
+            assert numbers(self.model.owed(waiter)) == raised_by(waiter.ticket)
+        return multiple()
+
+    # What holds at every moment.
+
+    @invariant()
+    def nothing_is_unaccounted_for(self) -> None:
+        model, buffer = self.model, self.buffer
+        lost = [loss.seq for loss in model.losses]
+        assert sorted(model.seen) == sorted(model.persisted + model.duplicate + pending_seqs(buffer) + lost)
+        assert len(model.persisted) == buffer.persisted
+        assert len(model.duplicate) == buffer.duplicate
+        assert Counter(loss.reason for loss in model.losses) == buffer.lost
+        assert len(model.losses) - model.collected == buffer.unreported
+
+    @invariant()
+    def batch_and_then_the_newest_in_order(self) -> None:
+        assert self.model.pending == pending_seqs(self.buffer)
+        assert len(self.model.pending) == self.buffer.pending
+        assert len(self.model.pending) - self.model.flying == self.buffer.waiting
+        assert self.buffer.waiting <= self.model.cap
+
+    @invariant()
+    def marks_are_right(self) -> None:
+        assert self.model.peak == self.buffer.peak_pending
+        assert max(self.model.persisted, default=0) == self.buffer.last_durable_seq
+        assert bool(self.model.waiters) == self.buffer.is_awaited
+
+    @invariant()
+    def nobody_is_settled_but_by_settle(self) -> None:
+        assert all(waiter.ticket.outcome is None for waiter in self.model.waiters)
+
+    @invariant()
+    def final_account_is_right(self) -> None:
+        if self.account is not None:
+            assert numbers(self.model.losses[self.model.accounted_from :]) == numbers_of(self.account)
+
+    def teardown(self) -> None:
+        """Whatever happened: what is left drains in order, and each event has come to exactly one end."""
+        if not hasattr(self, "buffer"):
+            return
+        if self.is_in_flight:
+            self.buffer.stored(())
+            self.model.stored(set())
+        assert self.model.pending == seqs_of(self.buffer.take(len(self.model.seen)))
+        self.buffer.stored(())
+        self.model.flying = len(self.model.pending)
+        self.model.stored(set())
+        self.settle()
+        assert not self.buffer.is_awaited
+        self.store_scribbles()
+        self.collect_losses()
+        lost = [seq for loss in self.reported for seq in seqs_of(loss.events)]
+        assert sorted(self.model.seen) == sorted(self.model.persisted + self.model.duplicate + lost)
+        for loss in self.reported:
+            assert_untouched(loss.events)
+
+
+TestRetryBuffer = RetryBufferMachine.TestCase
+
+
+# --- the properties by name -----------------------------------------------------------------------
+
+caps = st.integers(1, 12)
+
+
+@attrs.frozen
+class Round:
+    """A burst of arrivals, an append, a burst while it is under way, and its outcome."""
+
+    before: int
+    most: int
+    during: int
+    outcome: str  # "stored", "failed", or "rejected" of every third event
+
+
+rounds = st.lists(
+    st.builds(
+        Round,
+        before=st.integers(0, 15),
+        most=st.integers(1, 15),
+        during=st.integers(0, 15),
+        outcome=st.sampled_from(["stored", "failed", "rejected"]),
+    ),
+    max_size=12,
+)
+
+Batches: TypeAlias = list[tuple[Round, list[int]]]
+
+
+def play(buffer: RetryBuffer, program: list[Round]) -> tuple[int, Batches]:
+    """Run ``program``. Returns the number of events put, and the batches offered."""
+    count = 0
+    batches: Batches = []
+
+    def arrive(events: int) -> None:
+        nonlocal count
+        for _ in range(events):
+            count += 1
+            buffer.put(event(count))
+
+    for each in program:
+        arrive(each.before)
+        batch = buffer.take(each.most)
+        arrive(each.during)
+        batches.append((each, seqs_of(batch)))
+        if each.outcome == "stored":
+            buffer.stored(())
+        elif each.outcome == "failed":
+            buffer.failed()
+        else:
+            buffer.rejected(seqs_of(batch)[::3])
+    return count, batches
+
+
+@given(caps, rounds)
+def test_stored_in_order(cap: int, program: list[Round]) -> None:
+    """The store takes events in the order of their seqs, whatever failed in between (L1, L4)."""
+    buffer = RetryBuffer(cap)
+    _, batches = play(buffer, program)
+    taken = [seq for each, batch in batches if each.outcome == "stored" for seq in batch]
+
+    assert sorted(set(taken)) == taken
+
+
+@given(caps, rounds)
+def test_failed_goes_again_first(cap: int, program: list[Round]) -> None:
+    """Nothing newer overtakes an event that failed: the next batch starts with it, or it is lost (L4)."""
+    buffer = RetryBuffer(cap)
+    _, batches = play(buffer, program)
+    lost = {event.seq for loss in buffer.collect_losses() for event in loss.events}
+    for (each, batch), (_, following) in zip(batches, batches[1:], strict=False):
+        if each.outcome != "stored":
+            again = [seq for seq in batch if seq not in lost]
+
+            assert again[: len(following)] == following[: len(again)]
+
+
+@given(caps, rounds)
+def test_never_more_than_the_cap_wait(cap: int, program: list[Round]) -> None:
+    """Beside the batch in flight there wait as many as came, and the cap at most (L3)."""
+    buffer = RetryBuffer(cap)
+    for each in program:
+        play(buffer, [each])
+        assert buffer.waiting <= cap
+    waiting = buffer.waiting
+    for extra in range(1, cap + 3):
+        buffer.put(event(10_000 + extra))
+        assert min(cap, waiting + extra) == buffer.waiting
+
+
+@given(cap=caps, count=st.integers(0, 40), most=st.integers(1, 40), during=st.integers(0, 40))
+def test_oldest_are_dropped_first(cap: int, count: int, most: int, during: int) -> None:
+    """The newest ``cap`` survive, and the batch in flight is out of the cap's reach until it fails (L3)."""
+    buffer = filled(cap, count)
+    newest = list(range(1, count + 1))[-cap:]
+    batch, waiting = newest[:most], newest[most:]
+    assert batch == seqs_of(buffer.take(most))
+    for seq in range(count + 1, count + during + 1):
+        buffer.put(event(seq))
+        waiting.append(seq)
+    assert batch + waiting[-cap:] == pending_seqs(buffer)
+
+    buffer.failed()
+
+    assert (batch + waiting[-cap:])[-cap:] == pending_seqs(buffer)
+
+
+@given(caps, rounds)
+def test_every_event_is_accounted_for(cap: int, program: list[Round]) -> None:
+    """What came in is stored, or waits, or was reported lost, and never two of these (L2)."""
+    buffer = RetryBuffer(cap)
+    count, batches = play(buffer, program)
+    stored = [seq for each, batch in batches if each.outcome == "stored" for seq in batch]
+    lost = [event.seq for loss in buffer.collect_losses() for event in loss.events]
+
+    assert list(range(1, count + 1)) == sorted(stored + lost + pending_seqs(buffer))
+    assert count == buffer.persisted + buffer.duplicate + buffer.pending + buffer.lost.total()
+    assert [] == buffer.collect_losses()
+
+
+@given(count=st.integers(1, 100), most=st.integers(1, 100), slack=st.integers(0, 5))
+def test_healthy_store_loses_nothing_that_fits(count: int, most: int, slack: int) -> None:
+    """As long as no more events come than the cap allows, all are stored (L3)."""
+    buffer = filled(count + slack, count)
+    while buffer.pending:
+        buffer.take(most)
+        buffer.stored(())
+
+    assert (count, 0) == (buffer.persisted, buffer.lost.total())
+
+
+# --- single cases ---------------------------------------------------------------------------------
+
+
+def test_one_append_at_a_time() -> None:
+    """Taking a batch while one is in flight is a defect of the caller, and is not done quietly (L4)."""
+    buffer = filled(10, 4)
+    buffer.take(2)
+
+    with pytest.raises(AssertionError, match="one append at a time"):
+        buffer.take(2)
+
+
+def test_loss_of_an_older_batch_after_newer_events() -> None:
+    """A report ascends also when the oldest waiting went before the still older batch in flight."""
+    buffer = filled(3, 3)
+    buffer.take(3)
+    for seq in (4, 5, 6, 7):
+        buffer.put(event(seq))
+    buffer.rejected({2})
+
+    losses = {(loss.reason, loss.in_doubt): loss for loss in buffer.collect_losses()}
+
+    by_cap = losses[LossReason.CAP, False]
+    assert [1, 3, 4] == seqs_of(by_cap.events)
+    assert (3, 1, 4) == (by_cap.count, by_cap.first_seq, by_cap.last_seq)
+
+
+def test_doubt_is_kept_until_the_end() -> None:
+    """Events once offered with unknown outcome stay in doubt, whatever the store says of others later (L2)."""
+    buffer = filled(10, 5)
+    buffer.take(3)
+    buffer.failed(in_doubt=True)
+    buffer.take(5)
+    buffer.rejected({2, 5})
+    buffer.take(5)
+    buffer.abandon(LossReason.SHUTDOWN, in_doubt=False)
+
+    expected = {
+        (LossReason.REJECTED, False): [2, 5],
+        (LossReason.SHUTDOWN, True): [1, 3],
+        (LossReason.SHUTDOWN, False): [4],
+    }
+    assert expected == {
+        (loss.reason, loss.in_doubt): seqs_of(loss.events) for loss in buffer.collect_losses()
+    }
+
+
+@pytest.mark.parametrize("end", ["failed", "rejected", "abandoned"])
+def test_store_keeps_what_it_was_given(end: str) -> None:
+    """A store that changes a payload in its batch, then or later, changes it nowhere else."""
+    buffer = filled(2, 2)
+    batch = buffer.take(2)
+    scribble(batch)
+    if end == "failed":
+        buffer.failed()
+        again = buffer.take(2)
+    elif end == "rejected":
+        buffer.rejected({1})
+        again = (*buffer.collect_losses()[0].events, *buffer.take(2))
+    else:
+        buffer.abandon(LossReason.SHUTDOWN)
+        again = buffer.collect_losses()[0].events
+
+    assert [1, 2] == seqs_of(again)
+    assert_untouched(again)
+    scribble(batch)
+    assert_untouched(again)
+
+
+# --- flush tickets --------------------------------------------------------------------------------
+
+
+def test_concurrent_flushes_both_see_a_loss() -> None:
+    """A loss that one flush raises is raised by every flush that had begun before, and by none after."""
+    buffer = filled(3, 5)
+    early, wide = buffer.issue_ticket(3), buffer.issue_ticket(5)
+    buffer.take(1)
+    buffer.stored(())
+    assert [early] == buffer.settle()
+    late = buffer.issue_ticket(5)
+    buffer.abandon(LossReason.SHUTDOWN)
+    assert [wide, late] == buffer.settle()
+
+    assert (2, 1, 2, {LossReason.CAP: 2}) == raised_by(early)
+    assert (4, 1, 5, {LossReason.CAP: 2, LossReason.SHUTDOWN: 2}) == raised_by(wide)
+    assert (2, 4, 5, {LossReason.SHUTDOWN: 2}) == raised_by(late)
+
+
+def test_withdrawn_flush_raises_nothing_for_others() -> None:
+    """A flush that was cancelled has raised nothing: the next one still owes the losses."""
+    buffer = filled(2, 3)
+    buffer.withdraw_ticket(buffer.issue_ticket(3))
+    assert [] == buffer.settle()
+    assert not buffer.is_awaited
+    buffer.take(2)
+    buffer.stored(())
+    ticket = buffer.issue_ticket(3)
+    assert [ticket] == buffer.settle()
+
+    assert (1, 1, 1, {LossReason.CAP: 1}) == raised_by(ticket)
+
+
+def test_flush_in_the_middle_of_a_run_of_losses() -> None:
+    """A flush raises the losses up to its seq and leaves those beyond for the next."""
+    buffer = filled(1, 11)
+    buffer.take(1)
+    buffer.stored(())
+    tickets = [buffer.issue_ticket(4)]
+    buffer.settle()
+    tickets.append(buffer.issue_ticket(11))
+    buffer.settle()
+
+    assert [(4, 1, 4, {LossReason.CAP: 4}), (6, 5, 10, {LossReason.CAP: 6})] == [
+        raised_by(ticket) for ticket in tickets
+    ]
+
+
+def lose_every_other(buffer: RetryBuffer, count: int) -> None:
+    """Of the seqs 1 to ``count``, the odd are lost, each a range of its own, and the even are stored."""
+    for seq in range(1, count + 1, 2):
+        buffer.refuse(event(seq), LossReason.UNUSABLE if seq % 3 else LossReason.BROKEN)
+        buffer.put(event(seq + 1))
+        buffer.take(1)
+        buffer.stored(())
+
+
+def test_memory_of_losses_is_bounded() -> None:
+    """However many scattered losses nobody flushes for, their ranges stay below a bound, and what a flush
+    of all of them raises stays exact."""
+    buffer = RetryBuffer(1)
+    waiting = buffer.issue_ticket(2 * MAX_RANGES * 3)
+    lose_every_other(buffer, 2 * MAX_RANGES)
+    assert MAX_RANGES == len(buffer._unraised)
+    buffer.collect_losses()
+    lose_more = 6 * MAX_RANGES
+    for seq in range(2 * MAX_RANGES + 1, lose_more, 2):
+        buffer.refuse(event(seq), LossReason.UNUSABLE if seq % 3 else LossReason.BROKEN)
+
+    assert MAX_RANGES == len(buffer._unraised)
+    buffer.settle()
+    odd = range(1, lose_more, 2)
+    reasons = Counter(LossReason.UNUSABLE if seq % 3 else LossReason.BROKEN for seq in odd)
+    assert (len(odd), 1, lose_more - 1, dict(reasons)) == raised_by(waiting)
+    assert 0 == len(buffer._unraised)
+
+
+@given(
+    most_ranges=st.integers(1, 5),
+    losses=st.lists(st.booleans(), max_size=30),
+    flushes=st.sets(st.integers(0, 30), max_size=5),
+)
+def test_merged_losses_are_raised_once(most_ranges: int, losses: list[bool], flushes: set[int]) -> None:
+    """Beyond the bound a flush may raise a loss earlier than its seq, but none late, none twice, and a flush
+    of everything leaves none out."""
+    buffer = RetryBuffer(1)
+    lost = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retry_buffer_module, "MAX_RANGES", most_ranges)
+        for seq, is_lost in enumerate(losses, 1):
+            if is_lost:
+                buffer.refuse(event(seq), LossReason.UNUSABLE)
+                lost.append(seq)
+                assert len(buffer._unraised) <= most_ranges
+    raised = 0
+    for through in sorted(flushes):
+        ticket = buffer.issue_ticket(through)
+        buffer.settle()
+        raised += raised_by(ticket)[0]
+        assert len([seq for seq in lost if seq <= through]) <= raised
+    ticket = buffer.issue_ticket(len(losses))
+    buffer.settle()
+
+    assert len(lost) == raised + raised_by(ticket)[0]
+
+
+@given(losses=st.lists(st.sampled_from([None, *LossReason]), min_size=1, max_size=40))
+def test_final_account_counts_what_is_lost_from_then_on(losses: list[LossReason | None]) -> None:
+    """The account that is opened when the body ends holds the losses of the drain and no earlier ones."""
+    buffer = filled(1, 3)
+    account = buffer.open_final_account()
+    expected: Counter[LossReason] = Counter()
+    seqs = []
+    for seq, reason in enumerate(losses, 4):
+        if reason is not None:
+            buffer.refuse(event(seq), reason)
+            expected[reason] += 1
+            seqs.append(seq)
+
+    assert (len(seqs), min(seqs, default=0), max(seqs, default=0), dict(expected)) == numbers_of(account)

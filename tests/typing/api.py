@@ -1,0 +1,183 @@
+"""The public API as a type checker sees it. Checked by mypy and pyright, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, assert_type
+
+from trio_eventlog import (
+    AgentEvent,
+    AppendFailure,
+    CodecError,
+    EventEnvelope,
+    EventLog,
+    EventLogError,
+    EventLoss,
+    EventQuery,
+    EventRejected,
+    EventsLost,
+    EventStore,
+    LogState,
+    LogStatistics,
+    LossReason,
+    ModuleEvent,
+    PersistedEvent,
+    RetryPolicy,
+    SequenceConflict,
+    StaleCursor,
+    StoreError,
+    UnifiedEvent,
+    abc,
+    from_json,
+    open_event_log,
+    to_json,
+)
+from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+
+# --- the model ------------------------------------------------------------------------------------
+
+agent = AgentEvent("worker-7", "run_started", {"run_id": "r-1"})
+module = ModuleEvent(module="scheduler", event_type="tick")
+either: UnifiedEvent = agent
+assert_type(agent.agent_id, str)
+assert_type(module.payload, Any)
+
+envelope = EventEnvelope.of(agent, event_id="e-1", timestamp_ms=1)
+assert_type(envelope, EventEnvelope)
+assert_type(envelope.event, AgentEvent | ModuleEvent)
+
+persisted = PersistedEvent("e-1", 1, 1, "worker-7", agent)
+assert_type(persisted.member_id, str | None)
+persisted.seq = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+PersistedEvent("e-1", "1", 1, None, agent)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def kind_of(event: UnifiedEvent) -> str:
+    match event:
+        case AgentEvent(agent_id, _, _):
+            return agent_id
+        case ModuleEvent(module, _, _):
+            return module
+
+
+query = EventQuery(since_ms=1, run_id="r-1", event_types=["a", "b"], limit=100)
+assert_type(query.event_types, tuple[str, ...])
+assert_type(query.matches(persisted), bool)
+EventQuery(limit="100")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+EventQuery(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+# --- the codec ------------------------------------------------------------------------------------
+
+assert_type(to_json(either), bytes)
+assert_type(to_json(envelope), bytes)
+assert_type(to_json(persisted), bytes)
+assert_type(to_json(query), bytes)
+to_json("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(from_json(b"{}", EventQuery), EventQuery)
+assert_type(from_json("{}", AgentEvent), AgentEvent)
+assert_type(from_json("{}", PersistedEvent), PersistedEvent)
+read_event: UnifiedEvent = from_json("{}", UnifiedEvent)
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+class ListStore:
+    """A store of somebody else's: the protocol asks for no base class."""
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        return [event.seq for event in events]
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        return [] if query.limit == 0 else [persisted]
+
+    async def last_seq(self) -> int:
+        return 0
+
+
+own: EventStore = ListStore()
+same: abc.EventStore = own
+none_at_all: EventStore = object()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def keep(event: UnifiedEvent) -> bool:
+    return event.event_type != "noise"
+
+
+def on_failure(report: AppendFailure | EventLoss) -> None:
+    if isinstance(report, AppendFailure):
+        assert_type(report.error, BaseException)
+        assert_type(report.retry_in, float)
+    else:
+        assert_type(report.reason, LossReason)
+        assert_type(report.events, tuple[PersistedEvent, ...])
+        assert_type(report.in_doubt, bool)
+        assert_type(report.count, int)
+
+
+async def use_a_log(store: EventStore) -> None:
+    async with open_event_log(store) as plain:
+        assert_type(plain, EventLog)
+    async with open_event_log(
+        store,
+        filter=keep,
+        batch_size=64,
+        flush_interval=1,
+        retry_buffer_cap=4096,
+        append_timeout=30.0,
+        grace_period=5,
+        retry=RetryPolicy(initial=1, maximum=2.5, multiplier=2, jitter=0, random=lambda: 0.5),
+        on_failure=on_failure,
+    ) as log:
+        assert_type(log.ingest(agent), int | None)
+        assert_type(log.ingest(envelope), int | None)
+        assert_type(await log.ingest_wait(module), int | None)
+        await log.flush()
+        await log.flush(through=3)
+        assert_type(await log.query(query), list[PersistedEvent])
+        assert_type(log.store, EventStore)
+        check_statistics(log.statistics())
+        log.ingest(persisted)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def check_statistics(statistics: LogStatistics) -> None:
+    assert_type(statistics.ingested, int)
+    assert_type(statistics.lost, Mapping[LossReason, int])
+    assert_type(statistics.lost_total, int)
+    assert_type(statistics.state, LogState)
+
+
+# --- the stores -----------------------------------------------------------------------------------
+
+
+async def use_the_stores() -> None:
+    await use_a_log(MemoryStore())
+    await use_a_log(NullStore())
+    async with SqliteStore.open("events.db", log="worker-3", synchronous="full") as store:
+        assert_type(store, SqliteStore)
+        await use_a_log(store)
+    async with SqliteStore.open("events.db", read_only=True) as reader:
+        assert_type(await reader.query(query), list[PersistedEvent])
+    async with open_store("sqlite:events.db") as any_store:
+        assert_type(any_store, EventStore)
+
+
+# --- the errors -----------------------------------------------------------------------------------
+
+
+def explain(error: EventLogError) -> None:
+    match error:
+        case CodecError():
+            assert_type(error.path, str)
+        case EventsLost():
+            assert_type(error.count, int)
+            assert_type(error.by_reason, Mapping[LossReason, int])
+        case EventRejected():
+            assert_type(error.events, tuple[PersistedEvent, ...])
+        case SequenceConflict():
+            assert_type(error.seqs, tuple[int, ...])
+        case StaleCursor():
+            assert_type(error.after_seq, int)
+        case StoreError():
+            raise error
+        case _:
+            pass

@@ -1,0 +1,6 @@
+"""``python -m trio_eventlog``: the command line."""
+
+from trio_eventlog.cli import main
+
+if __name__ == "__main__":
+    main()

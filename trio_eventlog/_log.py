@@ -1,0 +1,941 @@
+"""The event log: a nursery, a channel, and the one task that writes to the store. Floor 3: Trio.
+
+Theory of operation
+===================
+
+``ingest`` numbers an event and puts it into a memory channel. The flush task is not parked on that channel,
+since every event would wake it. It sleeps in a cancel scope, the *alarm*, and whoever has reason to wake it
+earlier moves the deadline of the alarm: the first event after a batch, the event that fills a batch, a
+flush, the end of the body. An idle log therefore has no timer at all, and a busy one two wake-ups per batch
+at most.
+
+Between the channel and the store stands the :class:`RetryBuffer`, which knows order, cap and losses, and
+beside it the :class:`Scheduler`, which knows when; both are pure. Everything here that touches them is
+synchronous code, so that between two checkpoints the books are always right. It runs with
+KeyboardInterrupt held back, which arrives at the next checkpoint of the main task instead.
+
+The channel belongs to what waits: whenever channel and buffer together would exceed the cap, ``ingest``
+itself moves the channel's content on, and the buffer drops its oldest. So the channel never refuses an
+event, and its capacity bounds nothing but how often that happens.
+
+A second task reports losses in time even while an append takes long.
+
+Both tasks are shielded for all their life, because events may still come while the body is being cancelled;
+the writer's scope gets a deadline when the body ends, and the reporter ends with the writer. The body's own
+exception is kept in a local and raised after the nursery is gone, so that it is never wrapped in a group of
+ours, and nobody has to search groups for it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+import trio
+
+from trio_eventlog._codec import check_envelope, persisted_event, seal_event
+from trio_eventlog._errors import (
+    EventLogBroken,
+    EventLogError,
+    EventRejected,
+    EventsLost,
+    LogBusy,
+    SequenceConflict,
+    StoreError,
+    StoreUnusable,
+)
+from trio_eventlog._events import (
+    MAX_STORED,
+    AgentEvent,
+    EventEnvelope,
+    ModuleEvent,
+    PersistedEvent,
+    UnifiedEvent,
+    new_event_id,
+    wall_clock_ms,
+)
+from trio_eventlog._failure_log import FailureLog, logger
+from trio_eventlog._policy import RetryPolicy
+from trio_eventlog._query import EventQuery
+from trio_eventlog._reports import AppendFailure, EventLoss, LogState, LogStatistics, LossReason
+from trio_eventlog._retry_buffer import FlushTicket, LossAccount, RetryBuffer
+from trio_eventlog._scheduler import Scheduler
+from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.abc import EventStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+Filter: TypeAlias = Callable[[UnifiedEvent], object]
+OnFailure: TypeAlias = Callable[[AppendFailure | EventLoss], object]
+
+_MOST_OFFERED: Final = 4096
+"""Most events offered in one append to a store that declares no ``max_batch``."""
+
+_LOSSES_TOGETHER: Final = 1024
+"""So many losses are reported at once,"""
+
+_LOSS_DELAY: Final = 1.0
+"""and fewer after so many seconds."""
+
+_MIN_FLUSH_INTERVAL: Final = 0.001
+_DEFAULT_RETRY: Final = RetryPolicy()
+
+
+@attrs.frozen(kw_only=True)
+class _Settings:
+    """The arguments of :func:`open_event_log`, checked."""
+
+    filter: Filter | None
+    batch_size: int
+    flush_interval: float
+    retry_buffer_cap: int
+    append_timeout: float
+    grace_period: float
+    retry: RetryPolicy
+    on_failure: OnFailure | None
+
+
+def _check_count(name: str, value: object, minimum: int) -> int:
+    if type(value) is not int:
+        msg = f"{name}: expected a number of events as an int, got {type(value).__name__}"
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"{name}: expected {minimum} or more events, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _check_seconds(name: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name}: expected seconds as a number, got {type(value).__name__}"
+        raise TypeError(msg)
+    # NaN fails every comparison, and so this one.
+    if not (0 <= value <= math.inf) or (value == 0 and not zero) or (value == math.inf and not infinite):
+        bounds = f"{'0' if zero else 'more than 0'} or more" if infinite else "0 or more, and finite"
+        msg = f"{name}: expected seconds, {bounds}, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        msg = f"{name}: expected a function or None, got {type(value).__name__}"
+        raise TypeError(msg)
+
+
+def _check_settings(
+    *,
+    filter: Filter | None,  # noqa: A002 - the name of the argument that it checks
+    batch_size: int,
+    flush_interval: float,
+    retry_buffer_cap: int,
+    append_timeout: float,
+    grace_period: float,
+    retry: RetryPolicy,
+    on_failure: OnFailure | None,
+) -> _Settings:
+    _check_callable("filter", filter)
+    _check_callable("on_failure", on_failure)
+    batch_size = max(_check_count("batch_size", batch_size, 0), 1)
+    _check_count("retry_buffer_cap", retry_buffer_cap, 1)
+    if batch_size > retry_buffer_cap:
+        msg = f"batch_size: expected at most retry_buffer_cap ({retry_buffer_cap}) events, got {batch_size}"
+        raise ValueError(msg)
+    if not isinstance(retry, RetryPolicy):
+        msg = f"retry: expected a RetryPolicy, got {type(retry).__name__}"
+        raise TypeError(msg)
+    return _Settings(
+        filter=filter,
+        batch_size=batch_size,
+        flush_interval=_check_seconds("flush_interval", flush_interval) or _MIN_FLUSH_INTERVAL,
+        retry_buffer_cap=retry_buffer_cap,
+        append_timeout=_check_seconds("append_timeout", append_timeout, zero=False, infinite=True),
+        grace_period=_check_seconds("grace_period", grace_period),
+        retry=retry,
+        on_failure=on_failure,
+    )
+
+
+def _check_store(store: object) -> int:
+    """Returns the most events of one append."""
+    if isinstance(store, type) or not isinstance(store, EventStore):
+        msg = f"store: expected an object with append_batch, query and last_seq, got {store!r}"
+        raise TypeError(msg)
+    max_batch: object = getattr(store, "max_batch", None)
+    if max_batch is None:
+        return _MOST_OFFERED
+    return _check_count("max_batch of the store", max_batch, 1)
+
+
+@attrs.frozen
+class _Prepared:
+    """An event that passed the filter and every check, before it has a seq."""
+
+    event_id: str
+    timestamp_ms: int
+    member_id: str | None
+    event: UnifiedEvent
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """A task in ``ingest_wait``, and what it waits to hand in."""
+
+    prepared: _Prepared
+    served: trio.Event = attrs.Factory(trio.Event)
+    seq: int | None = None
+
+
+class _Alarm:
+    """Something to sleep until, which others can set earlier. It costs no wake-up to set."""
+
+    def __init__(self) -> None:
+        self._scope: trio.CancelScope | None = None
+
+    def ring_by(self, deadline: float) -> None:
+        """Wake the sleeper at ``deadline`` at the latest. Nobody sleeps: nothing happens."""
+        if self._scope is not None and deadline < self._scope.deadline:
+            self._scope.deadline = deadline
+
+    async def sleep_until(self, deadline: float) -> None:
+        """Sleep. Who decides on ``deadline`` without a checkpoint before the call misses no ring."""
+        with trio.CancelScope(deadline=deadline) as self._scope:
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._scope = None
+
+
+class EventLog(metaclass=NoPublicConstructor):
+    """An open event log; what :func:`open_event_log` yields.
+
+    Its methods belong to the thread and the Trio run that opened it. From another thread use
+    ``trio.from_thread.run_sync(log.ingest, event)``.
+    """
+
+    def __init__(self, store: EventStore, settings: _Settings, last_seq: int, most_offered: int) -> None:
+        self._store = store
+        self._settings = settings
+        self._thread = threading.get_ident()
+        self._state = LogState.OPEN
+        self._is_closed = False  # to ingest: the body has ended
+        self._fatal: StoreUnusable | None = None
+        self._doom: LossReason | None = None  # why every event from now on is lost
+        self._bug: Exception | None = None
+        self._interrupt: BaseException | None = None
+
+        self._first_seq = last_seq + 1
+        self._last_seq = last_seq
+        self._filtered = 0
+        self._appends = 0
+        self._failed_appends = 0
+        self._peak_batch = 0
+
+        capacity = max(4 * settings.batch_size, 4)
+        self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
+        self._staged = 0  # events in the channel
+        self._attention = 1  # so many events in the channel are a reason to look up
+        self._buffer = RetryBuffer(settings.retry_buffer_cap)
+        self._scheduler = Scheduler(
+            batch_size=settings.batch_size, flush_interval=settings.flush_interval, retry=settings.retry
+        )
+        self._most_offered = most_offered
+
+        self._flush_alarm = _Alarm()
+        self._report_alarm = _Alarm()
+        self._writer_scope = trio.CancelScope(shield=True)
+        self._reporter_scope = trio.CancelScope(shield=True)
+        self._append_scope: trio.CancelScope | None = None
+        self._running = 2  # the tasks of the log
+        self._is_done = trio.Event()
+        self._waiters: dict[_Waiter, None] = {}
+        self._flushes: dict[FlushTicket, trio.Event] = {}
+
+        self._failure_log = FailureLog()
+        self._report_at = math.inf
+        self._is_reporting = False
+        self._logged_foreign_error = False
+
+    # --- the public face --------------------------------------------------------------------------
+
+    @property
+    def store(self) -> EventStore:
+        """The store that this log writes to. Available after the log is closed, too."""
+        return self._store
+
+    def statistics(self) -> LogStatistics:
+        """The books of this log, now. Not a checkpoint. Available after the log is closed, too."""
+        buffer = self._buffer
+        pending = self._staged + buffer.pending
+        return LogStatistics(
+            ingested=self._last_seq - self._first_seq + 1,
+            filtered=self._filtered,
+            persisted=buffer.persisted,
+            duplicate=buffer.duplicate,
+            lost=MappingProxyType(dict(buffer.lost)),
+            pending=pending,
+            appends=self._appends,
+            failures=self._failed_appends,
+            last_assigned_seq=self._last_seq,
+            last_durable_seq=max(buffer.last_durable_seq, self._first_seq - 1),
+            peak_pending=max(buffer.peak_pending, pending),
+            peak_batch=self._peak_batch,
+            state=self._state,
+        )
+
+    def ingest(self, event: EventEnvelope | UnifiedEvent) -> int | None:
+        """Hand an event to the log. Never blocks, and is not a checkpoint.
+
+        The filter runs first, on the bare event. Then the event is checked and its payload encoded: what
+        the caller changes later changes nothing here. Then it gets the next seq and waits for the store. If
+        more than ``retry_buffer_cap`` events wait, the oldest of them are lost, and reported.
+
+        Args:
+          event: an envelope, or a bare event, which gets a new id (UUIDv7) and the time of the wall clock.
+
+        Returns:
+          Its seq, or None if the filter kept it out (no seq is spent then). The seq is final once the event
+          is durable: see :meth:`flush`.
+
+        Raises:
+          trio.ClosedResourceError: the block of :func:`open_event_log` has ended.
+          CodecError: the event is malformed or its payload is no JSON; the message names the field.
+          TypeError: ``event`` is neither an envelope nor an event.
+          RuntimeError: called from another thread than the log's.
+          Exception: whatever the filter raises. The log goes on.
+        """
+        prepared = self._prepare(event)
+        return None if prepared is None else self._accept(prepared)
+
+    async def ingest_wait(self, event: EventEnvelope | UnifiedEvent) -> int | None:
+        """Like :meth:`ingest`, but wait while the log holds ``retry_buffer_cap`` events, so that this event
+        makes no other one fall.
+
+        Waiting tasks are served in the order of their calls. Filter and encoding come before the wait, the
+        seq after it. Always a checkpoint, unless it raises one of the errors below. If it is cancelled, the
+        event was not accepted.
+
+        Raises:
+          trio.ClosedResourceError: the block of :func:`open_event_log` has ended, or ended while waiting.
+          CodecError, TypeError, RuntimeError, Exception: as :meth:`ingest`.
+        """
+        prepared = self._prepare(event)
+        if prepared is None:
+            await trio.lowlevel.checkpoint()
+            return None
+        return await self._accept_when_there_is_room(prepared)
+
+    @trio.lowlevel.enable_ki_protection
+    async def flush(self, through: int | None = None) -> None:
+        """Wait until events are durable.
+
+        Starts an append at once instead of waiting for a full batch, and once per wait it cuts the wait after
+        a failure short. It waits as long as the store fails: bound it with ``trio.move_on_after`` or
+        ``trio.fail_after``. Always a checkpoint. Cancelling it changes nothing but the hurry.
+
+        Args:
+          through: the last seq that matters; by default all that was ingested before this call.
+
+        Raises:
+          EventsLost: some of those events were lost, and no flush that completed before this one began has
+            raised them. All others are durable.
+          ValueError: ``through`` is higher than any seq given out, or negative.
+          trio.ClosedResourceError: the log is closed. A flush that waits when the body ends gets the
+            result of the drain.
+        """
+        if through is None:
+            through = self._last_seq
+        elif type(through) is not int:
+            msg = f"through: expected a seq, got {type(through).__name__}"
+            raise TypeError(msg)
+        elif not 0 <= through <= self._last_seq:
+            msg = f"through: expected a seq of 0 to {self._last_seq}, the last one given out, got {through}"
+            raise ValueError(msg)
+        self._require_running("flush")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._absorb()
+        ticket = self._buffer.issue_ticket(through)
+        self._settle_flushes()
+        if ticket.outcome is None:
+            self._scheduler.hurry()
+            self._flush_alarm.ring_by(-math.inf)
+            await self._wait_for_flush(ticket)
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        assert ticket.outcome is not None, "waited for a settled ticket"
+        if ticket.outcome.count:
+            raise _events_lost(ticket.outcome) from self._fatal
+
+    async def query(self, query: EventQuery | None = None) -> list[PersistedEvent]:
+        """Durable events that match, ascending by seq. A checkpoint, and cancellable.
+
+        Asks the store itself, so that events that still wait are not found; :meth:`flush` first if they
+        matter.
+
+        Args:
+          query: what to look for; by default every event.
+
+        Raises:
+          StoreError: the store failed, and may answer later.
+          StoreUnusable: the store failed, and will not answer any more.
+          trio.ClosedResourceError: the log is closed. Its ``store`` can be asked as long as that is open.
+        """
+        if query is None:
+            query = EventQuery()
+        elif not isinstance(query, EventQuery):
+            msg = f"query: expected an EventQuery, got {type(query).__name__}"
+            raise TypeError(msg)
+        self._require_running("query")
+        return await self._store.query(query)
+
+    def __repr__(self) -> str:
+        return f"<EventLog {self._state} on {self._store!r}, last seq {self._last_seq}>"
+
+    # --- from the caller to the buffer ------------------------------------------------------------
+
+    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> _Prepared | None:
+        """Filter, check and seal. Foreign code runs here, in the frame of its caller."""
+        if threading.get_ident() != self._thread:
+            msg = (
+                "an event log belongs to the thread that opened it; from another one call"
+                " trio.from_thread.run_sync(log.ingest, event)"
+            )
+            raise RuntimeError(msg)
+        self._require_open()
+        envelope = event if isinstance(event, EventEnvelope) else None
+        bare = event if envelope is None else envelope.event
+        if not isinstance(bare, AgentEvent | ModuleEvent):
+            msg = f"expected an AgentEvent, a ModuleEvent or an EventEnvelope of one, got {_kind(event, bare)}"
+            raise TypeError(msg)
+        if self._settings.filter is not None and not self._settings.filter(bare):
+            self._filtered += 1
+            return None
+        if envelope is None:
+            event_id, timestamp_ms, sealed = new_event_id(), wall_clock_ms(), seal_event(bare)
+        else:
+            check_envelope(envelope)
+            event_id, timestamp_ms = envelope.event_id, envelope.timestamp_ms
+            sealed = seal_event(bare, "event.")
+        member_id = sealed.agent_id if isinstance(sealed, AgentEvent) else None
+        return _Prepared(event_id, timestamp_ms, member_id, sealed)
+
+    @trio.lowlevel.enable_ki_protection
+    def _accept(self, prepared: _Prepared) -> int:
+        """Give out the next seq and hand the event over."""
+        self._require_open()
+        seq = self._last_seq + 1
+        if seq > MAX_STORED:
+            msg = f"the log has given out its last seq, {MAX_STORED}"
+            raise EventLogError(msg)
+        event = persisted_event(
+            prepared.event_id, seq, prepared.timestamp_ms, prepared.member_id, prepared.event
+        )
+        self._last_seq = seq
+        if self._doom is not None:
+            self._buffer.refuse(event, self._doom)
+            self._note_losses()
+            return seq
+        try:
+            self._send.send_nowait(event)
+        except trio.WouldBlock:
+            self._absorb()
+            self._send.send_nowait(event)
+        self._staged += 1
+        if self._staged >= self._attention:
+            self._look_up()
+        return seq
+
+    def _look_up(self) -> None:
+        """The channel holds enough to do something about it."""
+        cap, batch_size = self._settings.retry_buffer_cap, self._settings.batch_size
+        waiting = self._buffer.waiting
+        if self._scheduler.is_idle:
+            self._scheduler.arrived(trio.current_time())
+        self._flush_alarm.ring_by(self._due())
+        if waiting + self._staged > cap:
+            self._absorb()
+        else:
+            # Next when a batch is full, or else when the cap is reached.
+            next_total = batch_size if waiting + self._staged < batch_size else cap + 1
+            self._attention = next_total - waiting
+
+    def _absorb(self) -> None:
+        """Move the content of the channel into the buffer, where the cap is kept."""
+        for _ in range(self._staged):
+            self._buffer.put(self._receive.receive_nowait())
+        self._staged = 0
+        self._attention = 1
+        if self._buffer.unreported:
+            self._settle_flushes()
+            self._note_losses()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _accept_when_there_is_room(self, prepared: _Prepared) -> int:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._waiters and self._has_room():
+            seq = self._accept(prepared)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return seq
+        waiter = _Waiter(prepared)
+        self._waiters[waiter] = None
+        try:
+            # Once the event is set, the wait returns whatever happens: nobody is served and cancelled.
+            await waiter.served.wait()
+        except BaseException:
+            del self._waiters[waiter]
+            raise
+        if waiter.seq is None:
+            msg = "the event log was closed while this event waited for room"
+            raise trio.ClosedResourceError(msg)
+        return waiter.seq
+
+    def _has_room(self) -> bool:
+        if self._doom is not None:
+            return True
+        return self._staged + self._buffer.pending < self._settings.retry_buffer_cap
+
+    def _serve_waiters(self) -> None:
+        while self._waiters and self._has_room():
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
+            waiter.seq = self._accept(waiter.prepared)
+            waiter.served.set()
+
+    async def _wait_for_flush(self, ticket: FlushTicket) -> None:
+        settled = self._flushes[ticket] = trio.Event()
+        try:
+            await settled.wait()
+        except BaseException:
+            del self._flushes[ticket]
+            self._buffer.withdraw_ticket(ticket)
+            raise
+
+    def _settle_flushes(self) -> None:
+        for ticket in self._buffer.settle():
+            if (settled := self._flushes.pop(ticket, None)) is not None:
+                settled.set()
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            msg = "the event log is closed: the block of open_event_log has ended"
+            raise trio.ClosedResourceError(msg)
+
+    def _require_running(self, what: str) -> None:
+        if self._is_done.is_set():
+            msg = f"{what}: the event log is closed"
+            raise trio.ClosedResourceError(msg)
+
+    # --- from the buffer to the store -------------------------------------------------------------
+
+    def _due(self) -> float:
+        waiting = self._staged + self._buffer.waiting
+        return self._scheduler.due(waiting, awaited=self._buffer.is_awaited)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _run(self, work: Callable[[], Awaitable[None]], nursery_scope: trio.CancelScope) -> None:
+        """One of the two tasks of the log: nothing leaves it, whatever happens in it."""
+        try:
+            await work()
+        except Exception as bug:
+            self._bug = self._bug or bug
+            self._state = LogState.BROKEN
+            nursery_scope.cancel(reason="the event log broke")
+            self._give_up_after_a_bug()
+        except BaseException as interrupt:
+            # Not Cancelled, which ends at the scope in ``work``: KeyboardInterrupt and the like, raised by
+            # the store or by on_failure.
+            self._interrupt = interrupt
+            nursery_scope.cancel(reason="the event log was interrupted")
+            self._give_up(LossReason.SHUTDOWN)
+        finally:
+            self._stop("the event log is done")
+            self._running -= 1
+            if not self._running:
+                self._is_done.set()
+
+    def _stop(self, reason: str) -> None:
+        self._writer_scope.cancel(reason=reason)
+        self._reporter_scope.cancel(reason=reason)
+
+    async def _run_writer(self) -> None:
+        with self._writer_scope:
+            await self._write()
+        self._give_up(LossReason.SHUTDOWN)
+
+    async def _run_reporter(self) -> None:
+        # A task of its own, since losses are reported in time even while an append takes long.
+        with self._reporter_scope:
+            while True:
+                await self._report_alarm.sleep_until(self._report_at)
+                if trio.current_time() >= self._report_at:
+                    self._report_losses()
+
+    def _give_up_after_a_bug(self) -> None:
+        try:
+            self._give_up(LossReason.BROKEN)
+        except Exception:
+            # The books themselves may be what is broken. The first bug is the one that gets raised.
+            logger.exception("the event log broke, and could not report everything that it lost")
+
+    async def _write(self) -> None:
+        while True:
+            self._absorb()
+            now = trio.current_time()
+            due = self._due()
+            if self._is_closed and (due == math.inf or self._writer_scope.cancel_called):
+                # Nothing is left, or the last attempt was made, or there is no time for one.
+                return
+            if now < due:
+                await self._flush_alarm.sleep_until(due)
+            else:
+                await self._append()
+
+    async def _append(self) -> None:
+        batch = self._buffer.take(self._most_offered)
+        started = trio.current_time()
+        self._scheduler.taken(self._buffer.waiting, started)
+        self._attention = 1
+        self._appends += 1
+        self._peak_batch = max(self._peak_batch, len(batch))
+        error: Exception | None = None
+        duplicates: Collection[int] = ()
+        # Foreign code from here to the end of this block: it may raise, hang or lie.
+        try:
+            with trio.CancelScope(deadline=self._append_deadline()) as self._append_scope:
+                duplicates = _checked_duplicates(await self._store.append_batch(batch), batch)
+            if self._append_scope.cancelled_caught:
+                error = _AppendTimeout(f"cancelled after {trio.current_time() - started:.3g} s")
+        except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
+            error = exc
+        except BaseException:
+            # Cancelled when the grace period is over, or KeyboardInterrupt raised by the store.
+            self._failed_appends += 1
+            self._buffer.failed()
+            raise
+        finally:
+            self._append_scope = None
+        self._absorb()
+        if error is None:
+            self._buffer.stored(duplicates)
+            self._scheduler.succeeded()
+        else:
+            self._failed_appends += 1
+            self._handle(error, batch)
+        self._settle_flushes()
+        self._note_losses()
+        self._serve_waiters()
+
+    def _append_deadline(self) -> float:
+        return self._scheduler.append_until(self._settings.append_timeout)
+
+    def _handle(self, error: Exception, batch: tuple[PersistedEvent, ...]) -> None:
+        if isinstance(error, EventRejected):
+            named = {event.seq for event in error.events} & {event.seq for event in batch}
+            if named:
+                self._buffer.rejected(named)
+                self._scheduler.rejected(len(batch) - len(named))
+                self._report_losses()
+                return
+        elif isinstance(error, StoreUnusable):
+            self._fatal = error
+            self._state = LogState.UNUSABLE
+            self._give_up(LossReason.UNUSABLE, in_doubt=not isinstance(error, SequenceConflict))
+            return
+        self._buffer.failed()
+        retry_in = self._scheduler.failed(trio.current_time())
+        self._log_foreign_error(error)
+        self._tell(
+            AppendFailure(
+                error=error,
+                events=len(batch),
+                first_seq=batch[0].seq,
+                last_seq=batch[-1].seq,
+                failures=self._scheduler.failures,
+                retry_in=retry_in,
+            )
+        )
+
+    def _log_foreign_error(self, error: Exception) -> None:
+        is_ours = isinstance(error, StoreError | _AppendTimeout) and not isinstance(error, EventRejected)
+        if not is_ours and not self._logged_foreign_error:
+            self._logged_foreign_error = True
+            logger.error(
+                "the store %r broke its contract; the append will be tried again",
+                self._store,
+                exc_info=error,
+            )
+
+    # --- losses and reports -----------------------------------------------------------------------
+
+    def _give_up(self, reason: LossReason, *, in_doubt: bool = True) -> None:
+        """Lose all that is pending, and all that may still come."""
+        self._doom = reason
+        self._absorb()
+        self._buffer.abandon(reason, in_doubt=in_doubt)
+        self._settle_flushes()
+        self._report_losses()
+        self._serve_waiters()
+
+    def _note_losses(self) -> None:
+        """See to it that losses are reported: now if they are many, otherwise soon."""
+        if self._buffer.unreported >= _LOSSES_TOGETHER:
+            self._report_losses()
+        elif self._buffer.unreported and self._report_at == math.inf:
+            self._report_at = trio.current_time() + _LOSS_DELAY
+            self._report_alarm.ring_by(self._report_at)
+
+    def _report_losses(self) -> None:
+        # A report can lead to the next: on_failure may ingest. What it brings about is reported later.
+        if self._is_reporting:
+            return
+        self._is_reporting = True
+        self._report_at = math.inf
+        try:
+            for loss in self._buffer.collect_losses():
+                self._tell(loss)
+        finally:
+            self._is_reporting = False
+        if self._buffer.unreported:
+            self._report_at = trio.current_time() + _LOSS_DELAY
+            self._report_alarm.ring_by(self._report_at)
+
+    def _tell(self, report: AppendFailure | EventLoss) -> None:
+        if self._settings.on_failure is None:
+            self._failure_log.note(report, trio.current_time())
+            return
+        try:
+            self._settings.on_failure(report)
+        except Exception:
+            logger.exception("on_failure raised; %s goes on", self)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _close(self) -> LossAccount:
+        """The body has ended: take no more events, and drain. Returns the account of what is lost now."""
+        account = self._buffer.open_final_account()
+        self._is_closed = True
+        self._send.close()
+        for waiter in self._waiters:
+            waiter.served.set()
+        self._waiters.clear()
+        if self._state is LogState.OPEN:
+            self._state = LogState.DRAINING
+        now = trio.current_time()
+        deadline = now + self._settings.grace_period
+        self._scheduler.close(now, deadline)
+        if self._append_scope is not None:
+            self._append_scope.deadline = self._append_deadline()
+        self._writer_scope.deadline = deadline
+        if self._settings.grace_period == 0:
+            self._writer_scope.cancel(reason="the event log has no grace period")
+        self._flush_alarm.ring_by(-math.inf)
+        return account
+
+    async def _join(self) -> BaseException | None:
+        """Wait for the tasks of the log. Returns the KeyboardInterrupt that ended the drain, if one did."""
+        interrupt: BaseException | None = None
+        while not self._is_done.is_set():
+            try:
+                # The writer's own scope has the deadline, and it is joined whatever happens.
+                with trio.CancelScope(shield=True):
+                    await self._is_done.wait()
+            except BaseException as exc:  # noqa: BLE001, ASYNC103 - only KeyboardInterrupt can come here; returned
+                interrupt = exc
+                self._stop("KeyboardInterrupt during the drain")
+        return interrupt
+
+    def _raise_outcome(
+        self, body_error: BaseException | None, interrupt: BaseException | None, account: LossAccount
+    ) -> None:
+        """Raise what the block of the log raises, if anything."""
+        lost = _events_lost(account) if account.count else None
+        interrupt = interrupt or self._interrupt
+        if self._bug is not None:
+            msg = "a defect in trio_eventlog; please report this traceback"
+            broken = EventLogBroken(msg)
+            _add_notes(broken, lost)
+            # The body was cancelled for this, so that its being cancelled says nothing; an error of its own
+            # becomes the context.
+            if body_error is not None and not isinstance(body_error, trio.Cancelled):
+                broken.__context__ = body_error
+            raise broken from self._bug
+        if interrupt is not None:
+            _add_notes(interrupt, lost, self._fatal)
+            raise interrupt
+        if body_error is not None:
+            _add_notes(body_error, lost, self._fatal)
+            raise body_error
+        if self._fatal is not None:
+            _add_notes(self._fatal, lost)
+            raise self._fatal
+        if lost is not None:
+            raise lost
+
+    def _conclude(self) -> None:
+        """Nothing runs any more: report what is not yet reported, and close the books."""
+        self._receive.close()
+        self._report_losses()
+        self._failure_log.close()
+        if self._state is LogState.DRAINING:
+            self._state = LogState.CLOSED
+
+
+class _AppendTimeout(TimeoutError):
+    """An append that took longer than ``append_timeout``; what a report of it carries."""
+
+
+def _checked_duplicates(returned: object, batch: tuple[PersistedEvent, ...]) -> Collection[int]:
+    """What ``append_batch`` returned, if it is what the contract says."""
+    if isinstance(returned, str | bytes) or not isinstance(returned, Collection):
+        msg = f"append_batch must return the seqs of duplicates, got {type(returned).__name__}"
+        raise TypeError(msg)
+    if not returned:
+        return ()
+    duplicates = set(returned)
+    strangers = duplicates.difference(event.seq for event in batch)
+    if strangers or not all(type(seq) is int for seq in returned):
+        msg = f"append_batch must return seqs of the batch, got {returned!r:.100}"
+        raise ValueError(msg)
+    return duplicates
+
+
+def _add_notes(error: BaseException, *notes: Exception | None) -> None:
+    for note in notes:
+        if note is not None:
+            error.add_note(f"trio_eventlog: {type(note).__name__}: {note}")
+
+
+def _kind(event: object, bare: object) -> str:
+    name = type(bare).__name__
+    return name if bare is event else f"an EventEnvelope of {name}"
+
+
+def _events_lost(account: LossAccount) -> EventsLost:
+    return EventsLost(account.count, account.first_seq, account.last_seq, account.by_reason)
+
+
+_stores_in_use: Final[dict[int, EventStore]] = {}
+"""Stores with an open log, by identity: not every store can be hashed."""
+
+_claims: Final = threading.Lock()
+
+
+@contextmanager
+def _claim(store: EventStore) -> Iterator[None]:
+    with _claims:
+        if id(store) in _stores_in_use:
+            msg = f"another event log is open on {store!r}"
+            raise LogBusy(msg)
+        _stores_in_use[id(store)] = store
+    try:
+        yield
+    finally:
+        del _stores_in_use[id(store)]
+
+
+async def _ask_last_seq(store: EventStore) -> int:
+    last_seq: object = await store.last_seq()
+    if type(last_seq) is not int or not 0 <= last_seq <= MAX_STORED:
+        msg = f"last_seq of {store!r} must return an int of 0 to 2**63 - 1, got {last_seq!r}"
+        raise StoreError(msg)
+    return last_seq
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_event_log(
+    store: EventStore,
+    *,
+    filter: Filter | None = None,  # noqa: A002 - the word that a caller expects
+    batch_size: int = 64,
+    flush_interval: float = 1.0,
+    retry_buffer_cap: int = 4096,
+    append_timeout: float = 30.0,
+    grace_period: float = 5.0,
+    retry: RetryPolicy = _DEFAULT_RETRY,
+    on_failure: OnFailure | None = None,
+) -> AsyncIterator[EventLog]:
+    """Open an event log on a store, for the length of an ``async with`` block.
+
+    ::
+
+        async with SqliteStore.open("events.db") as store, open_event_log(store) as log:
+            log.ingest(AgentEvent("worker-7", "run_started", {"run_id": "r-1"}))
+
+    Tasks: the log owns a nursery with two tasks. One writes to the store, one append at a time and in the
+    order of seqs; the other reports losses. Like everything that owns a nursery, the block must not be yielded out of in an async
+    generator (unless that is a context manager itself).
+
+    Entering asks the store once for its last seq; that is a checkpoint, and cancellable.
+
+    Leaving drains: it goes on until all events are stored or ``grace_period`` is over, counted from the end
+    of the body, shielded from outside cancellation. What is not stored by then is lost, and reported.
+
+    Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
+    added as a note. A failing store is never an error here, only lost events are. KeyboardInterrupt during
+    the drain ends it at once.
+
+    Args:
+      store: where events go. The log does not close it. One log at a time for each store.
+      filter: called by ``ingest`` with the bare event; false keeps the event out.
+      batch_size: events that make a flush due. What has gathered by then goes out together. 0 counts as 1.
+      flush_interval: seconds after which a flush is due for even a single event. 0 counts as a millisecond.
+      retry_buffer_cap: most events that wait, beside the batch in flight; beyond it the oldest are lost. At
+        least 1, and at least ``batch_size``.
+      append_timeout: seconds after which an append is cancelled and counts as failed, its outcome unknown;
+        more than 0, ``math.inf`` for never.
+      grace_period: seconds that the drain may take; 0 for no drain at all.
+      retry: how long to wait after failed appends.
+      on_failure: a plain function, called with an :class:`AppendFailure` for every append that failed and with
+        an :class:`EventLoss` for lost events, each of which is reported once. Losses to the cap are reported
+        together, after at most a second or 1,024 events. It runs where the failure happened, with the books
+        of the log in order, and must be quick; whoever needs async work sends into a channel of their own.
+        What it raises is logged and changes nothing. Without it, reports go to the logger
+        ``trio_eventlog``: the first of each kind at once, then at most one every 30 seconds, the rest summed
+        up with the next and at the end.
+
+    Raises:
+      TypeError: an argument is of the wrong type.
+      ValueError: an argument is out of range; the message names it.
+      LogBusy: another log is open on the same store object.
+      StoreError: the store could not say its last seq, on entering.
+      EventsLost: on leaving, the body succeeded but events that were pending when it ended are lost.
+      StoreUnusable: on leaving, the body succeeded but the store became unusable: the error of the store
+        itself.
+      EventLogBroken: on leaving, the log failed by a defect of its own, and the body was cancelled for it.
+    """
+    settings = _check_settings(
+        filter=filter,
+        batch_size=batch_size,
+        flush_interval=flush_interval,
+        retry_buffer_cap=retry_buffer_cap,
+        append_timeout=append_timeout,
+        grace_period=grace_period,
+        retry=retry,
+        on_failure=on_failure,
+    )
+    most_offered = _check_store(store)
+    with _claim(store):
+        log = EventLog._create(store, settings, await _ask_last_seq(store), most_offered)
+        body_error: BaseException | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(log._run, log._run_writer, nursery.cancel_scope)
+                nursery.start_soon(log._run, log._run_reporter, nursery.cancel_scope)
+                try:
+                    yield log
+                except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, once the nursery is gone
+                    body_error = exc
+                account = log._close()
+                interrupt = await log._join()
+            log._conclude()
+            log._raise_outcome(body_error, interrupt, account)
+        finally:
+            # An exception that stays in a local of its own traceback is a cycle.
+            del body_error

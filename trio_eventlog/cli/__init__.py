@@ -1,0 +1,41 @@
+"""The command line: ``trio-eventlog``, or ``python -m trio_eventlog``.
+
+On the public API alone. Needs the extra ``cli``; this module itself does not, so that :func:`main` can say
+so. Beside it, one module for each subcommand, and what they share:
+
+* ``_app``: the commands, their options and help texts, and how errors become exit statuses
+* ``_options``: options that several commands have
+* ``_terminal``: writing to standard output and to terminals, safely
+* ``_envelopes``: reading files of envelopes, in blocks, off the event loop
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+_EXTRA: Final = ("cyclopts", "rich")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+      arguments: what comes after the name of the program; by default, what the process was given.
+
+    Raises:
+      SystemExit: always. The status is 0 for success; 1 if the command failed, or did less than it was asked
+        to; 2 if it was not understood; 128 and the number of the signal if a signal ended it.
+    """
+    try:
+        from trio_eventlog.cli._app import run  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError as exc:
+        if exc.name is None or exc.name.partition(".")[0] not in _EXTRA:
+            raise
+        sys.stderr.write(
+            f"trio-eventlog: the command line needs {exc.name}; install it with:"
+            " pip install 'trio-eventlog[cli]'\n"
+        )
+        sys.exit(1)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))

@@ -1,0 +1,203 @@
+"""The commands: options, help texts, and how errors become exit statuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Final, cast
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+from trio_eventlog import StoreError
+from trio_eventlog.cli._envelopes import STDIN
+from trio_eventlog.cli._options import USAGE_STATUS, Filters, StoreUrl, opened_store
+from trio_eventlog.cli._terminal import PROGRAM, CommandError, ReaderGone, complain
+
+_STATUSES: Final = """\
+Exit status: 0 if all is well; 1 if the command failed, or if events were rejected or lost; 2 if the command line
+was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the output that goes away, such as `head`,
+ends the command quietly, with 0.
+"""
+
+_INGEST_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog ingest events.jsonl.gz --store sqlite:events.db
+zcat logs/*.gz | trio-eventlog ingest --store sqlite:events.db?log=import
+```
+"""
+
+_QUERY_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog query --store sqlite:events.db --run-id r-1 --limit 20
+trio-eventlog query --store sqlite:events.db --since 2026-07-14 --event-type run_failed --event-type run_lost
+trio-eventlog query --store sqlite:events.db --json | jq .event.payload
+```
+"""
+
+_STATS_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog stats --store sqlite:events.db
+trio-eventlog stats --store sqlite:events.db --json | jq .events
+```
+"""
+
+_DEMO_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog demo
+trio-eventlog demo --store sqlite:demo.db --seconds 10
+```
+"""
+
+_Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+
+
+def _version() -> str:
+    try:
+        return f"{PROGRAM} {version('trio-eventlog')}"
+    except PackageNotFoundError:
+        return f"{PROGRAM} (not installed, run from its source)"
+
+
+app = App(
+    name=PROGRAM,
+    help="Put events into a log, and find them again.",
+    help_epilogue=_STATUSES,
+    help_format="markdown",
+    version=_version,
+    backend="trio",
+    result_action="return_value",
+    # Told by run(), with the status that is the custom for it.
+    print_error=False,
+    exit_on_error=False,
+)
+
+
+@app.command(help_epilogue=_INGEST_EXAMPLES)
+async def ingest(
+    *files: Annotated[str, Parameter(metavar="FILE", negative=())],
+    store: StoreUrl,
+    show_rejected: Annotated[int, Parameter(metavar="N", validator=Number(gte=0))] = 20,
+) -> int:
+    """Store envelopes: files of JSON lines, plain or gzipped.
+
+    Events that the log holds already, by their `event_id`, are not stored again: after an interruption, run
+    the same command once more. Lines that are no envelopes are named and skipped. Ctrl-C stops reading, and
+    stores what was read.
+
+    Args:
+      files: What to read, in this order; `-` or nothing for standard input.
+      store: Which log.
+      show_rejected: How many rejected lines to show; all are counted.
+    """
+    from trio_eventlog.cli._ingest import ingest  # noqa: PLC0415 - loads what only this command needs
+
+    async with opened_store(store) as opened:
+        return await ingest(opened, files or (STDIN,), most_shown=show_rejected)
+
+
+@app.command(help_epilogue=_QUERY_EXAMPLES)
+async def query(*, store: StoreUrl, filters: Filters = Filters(), as_json: _Json = False) -> int:  # noqa: B008 - immutable
+    """Print events, ascending by seq: a table on a terminal, JSON lines otherwise.
+
+    Reads only, also while another process writes. Text is compared exactly, and all that is asked for must
+    hold.
+
+    Args:
+      store: Which log.
+      filters: Which events.
+      as_json: Print JSON lines on a terminal, too.
+    """
+    from trio_eventlog.cli._query import query  # noqa: PLC0415 - as above
+
+    wanted = filters.query()
+    async with opened_store(store, read_only=True) as opened:
+        return await query(opened, wanted, as_json=as_json)
+
+
+@app.command(help_epilogue=_STATS_EXAMPLES)
+async def stats(
+    *,
+    store: StoreUrl,
+    top: Annotated[int, Parameter(metavar="N", validator=Number(gte=0))] = 10,
+    as_json: _Json = False,
+) -> int:
+    """Print what a log holds, in numbers. Reads only.
+
+    Args:
+      store: Which log.
+      top: How many event types and members to name, the most frequent first.
+      as_json: Print one JSON object.
+    """
+    from trio_eventlog.cli._stats import stats  # noqa: PLC0415 - as above
+
+    async with opened_store(store, read_only=True) as opened:
+        return await stats(opened, store, top=top, as_json=as_json)
+
+
+@app.command(help_epilogue=_DEMO_EXAMPLES)
+async def demo(
+    *,
+    store: Annotated[StoreUrl | None, Parameter(show_default=False)] = None,
+    seconds: Annotated[float, Parameter(metavar="N", validator=Number(gt=0, lte=3600))] = 4.0,
+) -> int:
+    """Watch a small program log its work into a store that fails for a while.
+
+    Args:
+      store: Which log; by default a new file, `trio-eventlog-demo.db`, in the current directory.
+      seconds: How long the program works.
+    """
+    from trio_eventlog.cli._demo import demo  # noqa: PLC0415 - as above
+
+    return await demo(store, seconds=seconds)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line ``arguments``.
+
+    Returns:
+      The exit status.
+    """
+    try:
+        status = app(arguments)
+        # Help and version go through Python's buffer, which only now meets a reader that is gone.
+        sys.stdout.flush()
+    except (ReaderGone, BrokenPipeError):
+        _forget_stdout()
+        return 0
+    except CycloptsError as exc:
+        complain(f"{exc} (see {PROGRAM} --help)")
+        return USAGE_STATUS
+    except CommandError as exc:
+        complain(str(exc))
+        return exc.status
+    except StoreError as exc:
+        complain(str(exc))
+        return 1
+    except SystemExit as exc:
+        # How cyclopts passes on a KeyboardInterrupt.
+        return cast("int", exc.code)
+    except BaseExceptionGroup as exc:
+        # Ctrl-C that reached a task in a nursery.
+        if exc.split(KeyboardInterrupt)[1] is not None:
+            raise
+        return 128 + signal.SIGINT
+    return status if isinstance(status, int) else 0
+
+
+def _forget_stdout() -> None:
+    # Python would try once more to write what it has buffered, and complain.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

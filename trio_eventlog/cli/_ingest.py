@@ -1,0 +1,304 @@
+"""``trio-eventlog ingest``: from files of envelopes into a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import attrs
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from trio_eventlog import (
+    AppendFailure,
+    CodecError,
+    EventLog,
+    EventLoss,
+    EventsLost,
+    EventStore,
+    LogState,
+    LogStatistics,
+    LossReason,
+    StoreError,
+    open_event_log,
+)
+from trio_eventlog.cli._envelopes import STDIN, EnvelopeFile, Line
+from trio_eventlog.cli._signals import stopping_on_signals
+from trio_eventlog.cli._terminal import ReaderGone, complain, counted, error_console, write
+
+_BATCH: Final = 1024
+_CAP: Final = 4096
+
+_BYTES_PENDING: Final = 32 * 2**20
+"""The log bounds how many events wait; this bounds what they weigh."""
+
+_GRACE: Final = 30.0
+_REFRESH: Final = 0.1
+
+
+@attrs.frozen
+class _Place:
+    """Where an event came from."""
+
+    label: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.label}:{self.line}"
+
+
+@attrs.frozen
+class _Loss:
+    """An event that the log gave up."""
+
+    seq: int
+    event_id: str
+    reason: LossReason
+    in_doubt: bool
+
+
+@attrs.define
+class _Tally:
+    """What became of the lines. Each that was read is stored, already there, rejected, lost or pending."""
+
+    most_shown: int
+    console: Console
+    started: float = attrs.Factory(trio.current_time)
+    read: int = 0
+    rejected: int = 0
+    lost: int = 0
+    unreadable: int = 0
+    position: int = 0
+    """Bytes read from all files together."""
+
+    _shown: int = 0
+    _places: dict[int, _Place] = attrs.Factory(dict)
+    """Where the events came from that may still be rejected or lost: by seq, ascending."""
+
+    _unplaced: list[_Loss] = attrs.Factory(list)
+    """Losses of events whose seq has not reached us yet."""
+
+    def accepted(self, seq: int, place: _Place) -> None:
+        """The log has taken an event."""
+        self.read += 1
+        self._places[seq] = place
+        if self._unplaced:
+            self._place_losses()
+
+    def malformed(self, place: _Place, reason: str) -> None:
+        """A line is no envelope, or holds an event that no log takes."""
+        self.read += 1
+        self._reject(place, reason)
+
+    def note_settled(self, pending: int) -> None:
+        """Forget where events came from that are stored.
+
+        Events are settled in order, except those that are lost, and they leave the places at once. So it
+        is the newest ``pending`` places that are still needed.
+        """
+        for seq in list(self._places)[: max(len(self._places) - pending, 0)]:
+            del self._places[seq]
+
+    def on_failure(self, report: AppendFailure | EventLoss) -> None:
+        """What the log has to tell."""
+        if isinstance(report, AppendFailure):
+            if report.failures == 1:
+                complain(f"the store failed, and is tried again: {report.error}", self.console)
+            return
+        self._unplaced += [
+            _Loss(event.seq, event.id, report.reason, report.in_doubt) for event in report.events
+        ]
+        self._place_losses()
+
+    def _place_losses(self) -> None:
+        # The flush task may give up an event before our task has run again and knows its seq.
+        unplaced, self._unplaced = self._unplaced, []
+        for loss in unplaced:
+            place = self._places.pop(loss.seq, None)
+            if place is None:
+                self._unplaced.append(loss)
+            elif loss.reason is LossReason.REJECTED:
+                self._reject(place, f"the store can never hold event {loss.event_id!a}")
+            else:
+                self.lost += 1
+                outcome = "may not be stored" if loss.in_doubt else "is not stored"
+                self._show(f"{place}: event {loss.event_id!a} {outcome} ({loss.reason})")
+
+    def _reject(self, place: _Place, reason: str) -> None:
+        self.rejected += 1
+        self._show(f"{place}: {reason}")
+
+    def _show(self, complaint: str) -> None:
+        if self._shown < self.most_shown:
+            complain(complaint, self.console)
+        elif self._shown == self.most_shown:
+            complain("further such lines are only counted", self.console)
+        self._shown += 1
+
+    def cannot_read(self, place: str, problem: str) -> None:
+        """A file could not be read to its end. Always shown: there are only so many files."""
+        self.unreadable += 1
+        complain(f"{place}: {problem}", self.console)
+
+    def summary(self, statistics: LogStatistics) -> str:
+        """What became of everything, on one line."""
+        seconds = max(trio.current_time() - self.started, 0.001)
+        parts = [
+            f"{self.read:,} read",
+            f"{statistics.persisted:,} stored",
+            f"{statistics.duplicate:,} already there",
+            f"{self.rejected:,} rejected",
+        ]
+        if self.lost:
+            parts.append(f"{self.lost:,} lost")
+        if self.unreadable:
+            parts.append(f"{counted(self.unreadable, 'file')} not read to the end")
+        return f"{', '.join(parts)} ({seconds:.1f} s, {self.read / seconds:,.0f} a second)\n"
+
+
+async def ingest(store: EventStore, names: Sequence[str], *, most_shown: int) -> int:
+    """Store the envelopes of files.
+
+    Args:
+      store: where they go.
+      names: paths of files, ``-`` for standard input.
+      most_shown: how many of the lines that are rejected or lost to show.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      StoreError: the store could not say where its log ends.
+    """
+    console = error_console()
+    tally = _Tally(most_shown, console)
+    log: EventLog | None = None
+    error: StoreError | None = None
+    async with stopping_on_signals(
+        "stopping once what was read is stored; once more to end at once", console
+    ) as stop:
+        # The nursery in there would put what leaves this block into a group.
+        try:
+            async with open_event_log(
+                store,
+                batch_size=_BATCH,
+                retry_buffer_cap=_CAP,
+                grace_period=_GRACE,
+                on_failure=tally.on_failure,
+            ) as log:
+                with stop.scope:
+                    await _ingest_files(log, names, tally)
+        except EventsLost:
+            pass  # the tally has them
+        except StoreError as exc:
+            error = exc
+        except KeyboardInterrupt:
+            complain("ended at once", console)
+    if log is None:
+        assert error is not None, "the log has not opened"
+        raise error
+    with suppress(ReaderGone):
+        await write(tally.summary(log.statistics()))
+    if error is not None:
+        complain(str(error), console)
+    if stop.status:
+        return stop.status
+    return 1 if error is not None or tally.rejected or tally.lost or tally.unreadable else 0
+
+
+async def _ingest_files(log: EventLog, names: Sequence[str], tally: _Tally) -> None:
+    files = [EnvelopeFile(name) for name in names]
+    if STDIN in names and sys.stdin is not None and sys.stdin.isatty():
+        complain("reading from the terminal; end with Ctrl-D", tally.console)
+    async with _progress_bar(files, log, tally):
+        for file in files:
+            if log.statistics().state is LogState.OPEN:
+                await _ingest_file(log, file, tally)
+        await _flush(log)
+
+
+async def _ingest_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
+    before, unflushed, is_last = tally.position, 0, False
+    with file:
+        # Once the store is unusable, reading on would only lose more.
+        while not is_last and log.statistics().state is LogState.OPEN:
+            # Left behind when cancelled: a pipe may stay silent for ever.
+            block = await trio.to_thread.run_sync(file.read_block, abandon_on_cancel=True)
+            for line in block.lines:
+                await _ingest_line(log, _Place(file.label, line.number), line, tally)
+                unflushed += line.size
+                if unflushed > _BYTES_PENDING:
+                    await _flush(log)
+                    unflushed = 0
+            tally.position = before + block.position
+            tally.note_settled(log.statistics().pending)
+            if block.problem is not None:
+                place = file.label if block.problem_line is None else f"{file.label}:{block.problem_line}"
+                tally.cannot_read(place, block.problem)
+            is_last = block.is_last
+
+
+async def _ingest_line(log: EventLog, place: _Place, line: Line, tally: _Tally) -> None:
+    if isinstance(line.content, str):
+        tally.malformed(place, line.content)
+        await trio.lowlevel.checkpoint()
+        return
+    try:
+        seq = await log.ingest_wait(line.content)
+    except CodecError as exc:
+        tally.malformed(place, str(exc))
+        await trio.lowlevel.checkpoint()
+        return
+    assert seq is not None, "there is no filter"
+    tally.accepted(seq, place)
+
+
+async def _flush(log: EventLog) -> None:
+    # What is lost is reported to the tally.
+    with suppress(EventsLost):
+        await log.flush()
+
+
+@asynccontextmanager
+async def _progress_bar(files: Sequence[EnvelopeFile], log: EventLog, tally: _Tally) -> AsyncIterator[None]:
+    """Show how far we are, on a terminal. Owns a nursery there."""
+    if not tally.console.is_terminal:
+        await trio.lowlevel.checkpoint()
+        yield
+        return
+    sizes = await trio.to_thread.run_sync(lambda: [file.size() for file in files])
+    total = sum(size or 0 for size in sizes)
+    progress = Progress(
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[settled]:,} done, {task.fields[pending]:,} waiting", markup=False),
+        TimeElapsedColumn(),
+        console=tally.console,
+        # Its thread would write to the terminal at the same time as we do.
+        auto_refresh=False,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        transient=True,
+    )
+    bar = progress.add_task("", total=total if total and None not in sizes else None, settled=0, pending=0)
+
+    def refresh() -> None:
+        statistics = log.statistics()
+        settled = statistics.ingested - statistics.pending + tally.rejected
+        progress.update(bar, completed=tally.position, settled=settled, pending=statistics.pending)
+        progress.refresh()
+
+    async def keep_fresh() -> None:
+        while True:
+            refresh()
+            await trio.sleep(_REFRESH)
+
+    with progress:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_fresh)
+            yield
+            nursery.cancel_scope.cancel(reason="nothing is left to show")
+        refresh()

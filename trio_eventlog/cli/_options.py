@@ -1,0 +1,159 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, TypeAlias
+from urllib.parse import unquote
+
+import attrs
+from cyclopts import Parameter, Token
+
+from trio_eventlog import EventQuery, EventStore
+from trio_eventlog.cli._terminal import CommandError
+from trio_eventlog.stores import open_store
+
+USAGE_STATUS: Final = 2
+"""Exit status for a command line that was not understood."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+StoreUrl: TypeAlias = Annotated[
+    str,
+    Parameter(
+        name="--store",
+        metavar="URL",
+        help="Which log: `sqlite:PATH`, or `sqlite:PATH?log=NAME` for another one than `default`.",
+    ),
+]
+
+
+@asynccontextmanager
+async def opened_store(url: str, *, read_only: bool = False) -> AsyncIterator[EventStore]:
+    """Open the store of the option ``--store``.
+
+    Raises:
+      CommandError: the URL is malformed.
+      StoreError: the store cannot be opened.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(open_store(url, read_only=read_only))
+        except ValueError as exc:
+            # Only from opening: a ValueError of the body is a bug, not a URL.
+            msg = f"--store: {exc}"
+            raise CommandError(msg, USAGE_STATUS) from exc
+        yield store
+
+
+def sqlite_path(url: str) -> str | None:
+    """The file of a store URL that :func:`opened_store` has accepted; None if it is no SQLite file."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() != "sqlite":
+        return None
+    path = rest.partition("?")[0]
+    return unquote(path[2:] if path.startswith("//") else path)
+
+
+# --- filters --------------------------------------------------------------------------------------
+
+
+def _time(_type: Any, tokens: Sequence[Token]) -> int:
+    """Milliseconds since 1970, from themselves or from an ISO 8601 time."""
+    text = tokens[0].value.strip()
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        msg = (
+            f"{text!a} is no time; write milliseconds since 1970-01-01 UTC, or ISO 8601 such as"
+            " 2026-07-14T09:30:00Z, 2026-07-14T11:30+02:00 or 2026-07-14"
+        )
+        raise ValueError(msg) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if moment < _EPOCH:
+        msg = f"{text} is before 1970, and so before every event"
+        raise ValueError(msg)
+    # Rounded up: events have whole milliseconds, and both bounds mean "from here on".
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
+
+
+def _number(_type: Any, tokens: Sequence[Token]) -> int:
+    # The usual conversion also takes 1.5 and 0x10.
+    text = tokens[0].value.strip()
+    if not (text.isascii() and text.isdecimal()):
+        msg = f"{text!a} is no number of 0 or more"
+        raise ValueError(msg)
+    return int(text)
+
+
+_Time: TypeAlias = Annotated[int | None, Parameter(converter=_time, metavar="TIME")]
+_Number: TypeAlias = Annotated[int | None, Parameter(converter=_number, metavar="N")]
+_Text: TypeAlias = Annotated[str | None, Parameter(metavar="TEXT")]
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Filters:
+    """The fields of :class:`EventQuery` as options; those given must all hold."""
+
+    since: Annotated[_Time, Parameter(name=("--since", "--since-ms"))] = None
+    """Events of this time or later: milliseconds since 1970, or ISO 8601 (UTC unless it has an offset)."""
+
+    until: Annotated[_Time, Parameter(name=("--until", "--until-ms"))] = None
+    """Events before this time."""
+
+    member_id: _Text = None
+    """Events of this agent."""
+
+    identity: _Text = None
+    """Events whose payload has this `identity`."""
+
+    mob_id: _Text = None
+    """Events whose payload has this `mob_id`."""
+
+    run_id: _Text = None
+    """Events whose payload has this `run_id`."""
+
+    step_id: _Text = None
+    """Events whose payload has this `step_id`."""
+
+    event_type: Annotated[
+        tuple[str, ...], Parameter(metavar="TEXT", negative=(), show_default=False, consume_multiple=False)
+    ] = ()
+    """Events of this type; give it several times for any of several types."""
+
+    after_seq: _Number = None
+    """Events with a higher seq: the cursor for reading on."""
+
+    limit: _Number = None
+    """At most so many events, those with the lowest seqs."""
+
+    def query(self) -> EventQuery:
+        """The same as a query.
+
+        Raises:
+          CommandError: a value is out of range.
+        """
+        try:
+            return EventQuery(
+                since_ms=self.since,
+                until_ms=self.until,
+                member_id=self.member_id,
+                identity=self.identity,
+                mob_id=self.mob_id,
+                run_id=self.run_id,
+                step_id=self.step_id,
+                event_types=self.event_type,
+                limit=self.limit,
+                after_seq=self.after_seq,
+            )
+        except ValueError as exc:
+            raise CommandError(str(exc), USAGE_STATUS) from exc

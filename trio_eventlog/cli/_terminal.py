@@ -1,0 +1,138 @@
+"""Writing to standard output and to terminals."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import trio
+from rich.console import Console
+from rich.text import Text
+
+PROGRAM: Final = "trio-eventlog"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class CommandError(Exception):
+    """A command cannot go on; the message is for its user, on one line.
+
+    Attributes:
+      status: what the program exits with.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ReaderGone(Exception):
+    """Whoever read our standard output has closed it, as ``head`` does when it has seen enough."""
+
+
+# --- text that came from elsewhere ----------------------------------------------------------------
+
+
+def visible(text: str) -> str:
+    """``text`` with every character escaped that a terminal could take for a command.
+
+    Control characters, and also invisible ones that reorder text. Without this, an event could move the
+    cursor, change the title of the window or hide a part of itself.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def visible_json(text: str) -> str:
+    """JSON ``text`` of the same value that a terminal shows as it is."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _json_escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _json_escaped(char: str) -> str:
+    # json leaves DEL as it is.
+    return f"\\u{ord(char):04x}" if char.isascii() else json.dumps(char)[1:-1]
+
+
+def time_text(timestamp_ms: int) -> str:
+    """A timestamp in ISO 8601, UTC; in milliseconds, if it is beyond the year 9999."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
+    except OverflowError:
+        return f"{timestamp_ms} ms"
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """``1 event``, ``2,000 events``."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+# --- consoles -------------------------------------------------------------------------------------
+
+
+def error_console() -> Console:
+    """Where progress and complaints go."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def complain(message: str, console: Console | None = None) -> None:
+    """Print one line to standard error, whatever ``message`` holds."""
+    (console or error_console()).print(Text(f"{PROGRAM}: {visible(message)}"), soft_wrap=True)
+
+
+def output_console() -> Console:
+    """What lays out text for standard output; :func:`write` then writes it."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        # Nobody looks at the edge of a file: do not cut what would not fit into 80 columns.
+        console.width = 200
+    return console
+
+
+def rendered(console: Console, *things: object) -> str:
+    """What ``console`` would print."""
+    with console.capture() as capture:
+        for thing in things:
+            console.print(thing)
+    return capture.get()
+
+
+# --- standard output ------------------------------------------------------------------------------
+
+
+async def write(text: str | bytes) -> None:
+    """Write to standard output, however long its reader takes. Always a checkpoint.
+
+    Cancelled, it returns at once; a part of the text may be written.
+
+    Raises:
+      ReaderGone: the reader has closed it.
+      CommandError: it cannot be written to, because the disk is full for example.
+    """
+    if isinstance(text, str):
+        text = text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "backslashreplace")
+    # Past Python's buffers: a thread that was left behind in one of them would hold its lock, and the
+    # interpreter could not end.
+    await trio.to_thread.run_sync(_write_all, text, abandon_on_cancel=True)
+
+
+def _write_all(text: bytes) -> None:
+    rest = memoryview(text)
+    try:
+        while rest:
+            rest = rest[os.write(1, rest) :]
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except OSError as exc:
+        msg = f"cannot write to standard output: {exc.strerror}"
+        raise CommandError(msg) from exc

@@ -1,0 +1,31 @@
+"""The stores that come with the library, and :func:`open_store`, which finds one by its URL.
+
+Each keeps one log and implements :class:`trio_eventlog.abc.EventStore`. Floor 4: stores know the
+floors below the log, never each other and never the log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_eventlog.stores._memory import MemoryStore as MemoryStore
+from trio_eventlog.stores._null import NullStore as NullStore
+from trio_eventlog.stores._open import open_store as open_store
+
+if TYPE_CHECKING:
+    from trio_eventlog.stores._sqlite import SqliteStore as SqliteStore
+
+
+def __getattr__(name: str) -> object:
+    # A program that keeps its log in memory shall not pay for loading a database driver.
+    if name == "SqliteStore":
+        from trio_eventlog.stores._sqlite import SqliteStore  # noqa: PLC0415 - see above
+
+        globals()[name] = SqliteStore
+        return SqliteStore
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "SqliteStore"})

@@ -1,0 +1,100 @@
+"""The lock that lets one appender write to a log of a database file at a time.
+
+A side file locked with ``flock``, not the database itself: POSIX locks do not exclude the same
+process, and a process loses all of them on a file when it closes any handle of it. All functions here
+block for a moment and belong in a worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+from typing import Final
+
+from trio_eventlog._errors import LogBusy, StoreUnusable
+
+
+class WriterLock:
+    """A lock that is held; it ends with :meth:`release` or with the process."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path: Final = path
+        self._fd = fd
+
+    @classmethod
+    def acquire(cls, database: str, log: str) -> WriterLock:
+        """Take the lock for ``log`` in the file ``database``, which exists and is a real path.
+
+        Raises:
+          LogBusy: somebody holds it, in this process or another.
+          StoreUnusable: this platform or file system has no such locks.
+          OSError: the lock file cannot be made.
+        """
+        try:
+            import fcntl  # noqa: PLC0415 - not there on Windows
+        except ImportError as exc:  # pragma: no cover - Windows
+            msg = "writing needs flock, which this platform does not have; open the log with read_only=True"
+            raise StoreUnusable(msg) from exc
+        path = f"{database}.{hashlib.sha256(log.encode()).hexdigest()[:16]}.lock"
+        with _registry.mutex:
+            if path in _registry.held:
+                msg = f"log {log!r} in {database} is open for writing already, in this process"
+                raise LogBusy(msg)
+            # Whoever may write to the database may lock it, as with SQLite's own side files.
+            mode = stat.S_IMODE(os.stat(database).st_mode)  # noqa: PTH116 - a str all along
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(fd, 0)
+                os.write(fd, f"{os.getpid()}\n".encode())
+            except BlockingIOError:
+                holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
+                os.close(fd)
+                by = f" (process {holder})" if holder.isdigit() else ""
+                msg = f"log {log!r} in {database} is open for writing elsewhere{by}"
+                raise LogBusy(msg) from None
+            except OSError as exc:
+                os.close(fd)
+                msg = f"{path} cannot be locked: {exc.strerror}"
+                raise StoreUnusable(msg) from exc
+            _registry.held[path] = fd
+        return cls(path, fd)
+
+    def release(self) -> None:
+        """Let the next appender in. Safe to call again, and in a child that inherited the object.
+
+        The file stays: removing it would let somebody lock a file that no longer has a name.
+        """
+        with _registry.mutex:
+            if _registry.held.get(self.path) == self._fd:
+                del _registry.held[self.path]
+                os.close(self._fd)
+
+
+class _Registry:
+    """The locks of this process, lock file to descriptor.
+
+    flock belongs to the open file, which a fork shares: a child would keep the lock alive after its
+    parent died. So a child closes its copies, which leaves the parent's lock alone.
+    """
+
+    def __init__(self) -> None:
+        self.mutex = threading.Lock()
+        self.held: dict[str, int] = {}
+
+    def forget(self) -> None:
+        # Another thread of the parent may have held the mutex; here there is no such thread.
+        self.mutex = threading.Lock()
+        held, self.held = self.held, {}
+        for fd in held.values():
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+_registry: Final = _Registry()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_registry.forget)

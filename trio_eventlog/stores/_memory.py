@@ -1,0 +1,182 @@
+"""A store in the memory of the process."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import trio
+
+from trio_eventlog._codec import reseal
+from trio_eventlog._errors import SequenceConflict
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import SCOPES, EventQuery
+from trio_eventlog._reports import StoreDescription
+from trio_eventlog.stores._incoming import sealed_copies
+
+# How much of a scan runs between two checkpoints. Most filters cost less than 1 us an event; one for
+# a scope decodes the payload, 1 ms if it has 64 KiB.
+_EVENTS_PER_STEP: Final = 1_000
+_PAYLOADS_PER_STEP: Final = 50
+
+_GAPS_SHOWN: Final = 10
+
+
+class MemoryStore:
+    """One log in the memory of the process, gone with it.
+
+    For tests, and for programs that want to look at their latest events without keeping them. Keeps
+    every clause of :class:`trio_eventlog.abc.EventStore` except those about durability and about
+    opening and closing (S10 in part, S13, S15); there is nothing to open, and the store lives as long
+    as the object.
+
+    Events are kept as encoded text and decoded anew for every reader. A program that runs for long
+    should not use it as its only store: nothing is ever removed.
+    """
+
+    def __init__(self) -> None:
+        # Ascending by seq. Appends at the end extend these lists in place, appends elsewhere replace
+        # them: so a scan that remembers list and length sees a consistent log while appends go on.
+        self._events: list[PersistedEvent] = []
+        self._seqs: list[int] = []
+        self._seq_of: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore with {len(self._events)} events>"
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
+
+        A checkpoint, also for an empty batch. Cancelled, it has stored nothing.
+
+        Raises:
+          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is
+            not JSON, or a text has a lone surrogate. Names all such events; nothing was stored.
+          SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+        """
+        copies = await sealed_copies(events)
+        # From here on without a checkpoint: nobody sees a part of the batch.
+        fresh: dict[str, PersistedEvent] = {}
+        elsewhere: list[int] = []
+        for event in copies:
+            held = fresh[event.id].seq if event.id in fresh else self._seq_of.get(event.id)
+            if held is None:
+                fresh[event.id] = event
+            elif held != event.seq:
+                elsewhere.append(event.seq)
+        added = sorted(fresh.values(), key=lambda event: event.seq)
+        self._refuse_taken_seqs(added)
+        self._insert(added)
+        return tuple(elsewhere)
+
+    def _refuse_taken_seqs(self, added: list[PersistedEvent]) -> None:
+        taken = {
+            event.seq
+            for previous, event in zip([None, *added], added, strict=False)
+            if self._holds(event.seq) or (previous is not None and previous.seq == event.seq)
+        }
+        if taken:
+            raise SequenceConflict(sorted(taken))
+
+    def _holds(self, seq: int) -> bool:
+        index = bisect_right(self._seqs, seq)
+        return index > 0 and self._seqs[index - 1] == seq
+
+    def _insert(self, added: list[PersistedEvent]) -> None:
+        if not added:
+            return
+        if not self._seqs or added[0].seq > self._seqs[-1]:
+            self._events.extend(added)
+            self._seqs.extend(event.seq for event in added)
+        else:
+            self._events = sorted([*self._events, *added], key=lambda event: event.seq)
+            self._seqs = [event.seq for event in self._events]
+        self._seq_of.update((event.id, event.seq) for event in added)
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
+
+        Reads the log as it is when the call begins. A checkpoint at the start and then every thousand
+        events, or every 50 if the query asks for a scope, which needs the payload. ``after_seq`` is
+        found at once; every other filter is a scan.
+        """
+        await trio.lowlevel.checkpoint()
+        found: list[PersistedEvent] = []
+        limit = len(self._events) if query.limit is None else query.limit
+        if limit == 0:
+            return found
+        scoped = any(getattr(query, scope) is not None for scope in SCOPES)
+        step = _PAYLOADS_PER_STEP if scoped else _EVENTS_PER_STEP
+        events, stop = self._events, len(self._events)
+        start = 0 if query.after_seq is None else bisect_right(self._seqs, query.after_seq)
+        for index in range(start, stop):
+            if (index - start) % step == step - 1:
+                await trio.lowlevel.checkpoint()
+            # A filter for a scope decodes the payload, and an event remembers what it has decoded: let
+            # that be the reader's copy.
+            event = reseal(events[index]) if scoped else events[index]
+            if query.matches(event):
+                found.append(event if scoped else reseal(event))
+                if len(found) == limit:
+                    break
+        return found
+
+    async def last_seq(self) -> int:
+        """The highest seq ever stored, 0 before the first. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return self._seqs[-1] if self._seqs else 0
+
+    async def describe(self, *, top: int = 10) -> StoreDescription:
+        """What the log holds, in numbers.
+
+        A checkpoint at the start and then every thousand events.
+
+        Args:
+          top: how many event types and members to name, the most frequent first; 0 or more.
+        """
+        await trio.lowlevel.checkpoint()
+        events, stop = self._events, len(self._events)
+        types: Counter[str] = Counter()
+        members: Counter[str] = Counter()
+        gaps: list[tuple[int, int]] = []
+        missing = 0
+        first_timestamp = last_timestamp = None
+        for index in range(stop):
+            if index % _EVENTS_PER_STEP == _EVENTS_PER_STEP - 1:
+                await trio.lowlevel.checkpoint()
+            event = events[index]
+            types[event.event.event_type] += 1
+            if event.member_id is not None:
+                members[event.member_id] += 1
+            if first_timestamp is None or last_timestamp is None:
+                first_timestamp = last_timestamp = event.timestamp_ms
+            else:
+                first_timestamp = min(first_timestamp, event.timestamp_ms)
+                last_timestamp = max(last_timestamp, event.timestamp_ms)
+            if index and event.seq != events[index - 1].seq + 1:
+                gaps.append((events[index - 1].seq + 1, event.seq - 1))
+                missing += event.seq - events[index - 1].seq - 1
+        return StoreDescription(
+            events=stop,
+            first_seq=events[0].seq if stop else None,
+            last_seq=events[stop - 1].seq if stop else None,
+            highest_seq=events[stop - 1].seq if stop else 0,
+            first_timestamp_ms=first_timestamp,
+            last_timestamp_ms=last_timestamp,
+            distinct_event_types=len(types),
+            event_types=_most_common(types, top),
+            distinct_members=len(members),
+            members=_most_common(members, top),
+            gaps=len(gaps),
+            missing=missing,
+            first_gaps=tuple(gaps[:_GAPS_SHOWN]),
+            size_bytes=None,
+            schema_version=None,
+        )
+
+
+def _most_common(counts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(ranked[: max(top, 0)])

@@ -1,0 +1,41 @@
+"""A store that keeps nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import trio
+
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import EventQuery
+
+
+class NullStore:
+    """Keeps nothing: the declared choice to have no log, without a change to the program.
+
+    Every append succeeds and discards its events, every query finds nothing, and ``last_seq`` is
+    always 0, so that each log on it numbers from 1. It therefore does not keep clauses S1 (a repeat
+    is not recognised), S3 (no seq is ever taken), S7 (nothing is read back), S9 (``last_seq`` stays
+    0), S10 (nothing appended is read) and S12 as far as events are concerned (nothing is rejected).
+    The others hold, S11 among them: every method is a checkpoint, and cancellation has no effect
+    other than ``Cancelled``.
+    """
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:  # noqa: ARG002 - the protocol's
+        """Discard ``events``. A checkpoint.
+
+        Returns:
+          Always empty.
+        """
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:  # noqa: ARG002 - the protocol's
+        """Nothing: always a new empty list. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return []
+
+    async def last_seq(self) -> int:
+        """Always 0. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return 0

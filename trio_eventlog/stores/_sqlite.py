@@ -1,0 +1,589 @@
+"""A store in a SQLite database: the durable default."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+import apsw
+import apsw.aio
+import trio
+
+from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import EventQuery
+from trio_eventlog._reports import StoreDescription
+from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.stores import _sqlite_query as queries
+from trio_eventlog.stores import _sqlite_schema as schema
+from trio_eventlog.stores._incoming import sealed_copies
+from trio_eventlog.stores._lockfile import WriterLock
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("trio_eventlog")
+
+_OPEN_SECONDS: Final = 10.0
+_CLOSE_SECONDS: Final = 10.0
+
+_MOST_LOG_NAME_BYTES: Final = 512
+
+# apsw interrupts statements of a cancelled call every so many steps, a ROLLBACK included. What the
+# writer has begun it shall finish; this is as good as never.
+_NEVER: Final = 2**31 - 1
+
+_PASSING: Final = (
+    apsw.AbortError,
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.FullError,
+    apsw.InterruptError,
+    apsw.IOError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.ProtocolError,
+    apsw.SchemaChangeError,
+    MemoryError,
+)
+"""Errors that the next attempt may not meet. All others of the driver will stay."""
+
+
+def _store_error(path: str, exc: BaseException) -> StoreError:
+    kind = StoreError if isinstance(exc, _PASSING) else StoreUnusable
+    return kind(f"{path}: {str(exc) or type(exc).__name__}")
+
+
+# --- the connections ------------------------------------------------------------------------------
+
+
+class _Worker:
+    """One connection, and the thread in which everything that touches it runs.
+
+    apsw brings the thread and the way into it. This adds an end that cannot be missed: whether the
+    close is waited for or given up, the last thing that happens in the thread is ``at_end``.
+    """
+
+    def __init__(self, path: str, db: apsw.AsyncConnection, at_end: Callable[[], None]) -> None:
+        self.path: Final = path
+        self._db = db
+        self._at_end = at_end
+        self._closing = False
+        # Guards the three below, which both threads use. Never held for longer than a few statements.
+        self._mutex = threading.Lock()
+        self._running = False
+        self._abandoned = False
+        self._finished = False
+
+    @classmethod
+    async def start(
+        cls, path: str, flags: int, progress_steps: int | None, at_end: Callable[[], None]
+    ) -> _Worker:
+        """Open the file."""
+        await trio.lowlevel.checkpoint()
+        with (
+            # apsw leaves its thread behind when the opening is cancelled, and the process then cannot
+            # end. Opening takes milliseconds: no page of the file is read yet.
+            trio.move_on_after(_OPEN_SECONDS, shield=True),
+            _set(apsw.aio.deadline, math.inf),
+            _set(apsw.async_controller, cast("Any", apsw.aio.Trio)),
+            _set(apsw.aio.check_progress_steps, progress_steps),
+        ):
+            try:
+                db = await apsw.Connection.as_async(path, flags=flags)
+            except apsw.Error as exc:
+                msg = f"{path}: {exc}"
+                raise StoreUnusable(msg) from exc
+            return cls(path, db, at_end)
+        msg = f"{path}: opening the file took more than {_OPEN_SECONDS:.0f} seconds"
+        raise StoreError(msg)
+
+    async def run(self, job: Callable[[apsw.Connection], T]) -> T:
+        """Run ``job`` in the thread, after all that was asked for before.
+
+        Cancelled, it raises at once: a job that has not begun is then dropped, one that has goes on, on
+        its own. So that nothing begins for a caller who is cancelled already, they check first.
+        """
+        if self._closing:
+            raise StoreUnusable(_CLOSED.format(self.path))
+        return await self._send(job)
+
+    async def _send(self, job: Callable[[apsw.Connection], T]) -> T:
+        # Without this, apsw would translate deadlines of the caller's cancel scopes to the real clock
+        # and raise TooSlowError in addition to the cancellation; infinity has to be this very object.
+        with _set(apsw.aio.deadline, math.inf):
+            try:
+                return cast("T", await self._db.async_run(self._work, job))
+            except (apsw.Error, MemoryError) as exc:
+                if self._closing:
+                    raise StoreUnusable(_CLOSED.format(self.path)) from exc
+                raise _store_error(self.path, exc) from exc
+
+    def _work(self, job: Callable[[apsw.Connection], T]) -> T:
+        # In the thread, where apsw's asynchronous connection is an ordinary one.
+        db = cast("apsw.Connection", self._db)
+        with self._mutex:
+            if self._finished or (self._closing and job != self._finish):
+                raise StoreUnusable(_CLOSED.format(self.path))
+            self._running = True
+        try:
+            return job(db)
+        finally:
+            with self._mutex:
+                self._running = self._abandoned
+            if self._abandoned:
+                self._finish(db)
+
+    def _finish(self, db: apsw.Connection) -> None:
+        with self._mutex:
+            if self._finished:
+                return
+            self._finished = True
+        try:
+            db.close(True)
+        finally:
+            self._at_end()
+
+    def interrupt(self) -> None:
+        """Stop the statement that is running; its caller gets an error."""
+        self._closing = True
+        if not self._finished:
+            cast("apsw.Connection", self._db).interrupt()
+
+    async def aclose(self) -> bool:
+        """Close the connection after what runs now; refuse what comes later. Never cancelled.
+
+        Returns:
+          Whether it is closed. False if that took too long: then it will be as soon as what runs
+          now ends.
+        """
+        self._closing = True
+        while True:
+            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self._send(self._finish)
+                return True
+            with self._mutex:
+                if self._running:
+                    self._abandoned = True
+                    return False
+                if self._finished:
+                    return True
+            # Between two jobs just now, so that the thread is not stuck: try again.
+
+
+_CLOSED: Final = "{}: the store is closed"
+
+
+@contextmanager
+def _set(variable: Any, value: object) -> Iterator[None]:
+    if value is None:
+        yield
+        return
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+# --- the store ------------------------------------------------------------------------------------
+
+
+class SqliteStore(metaclass=NoPublicConstructor):
+    """One log in a SQLite database; made by :meth:`open`.
+
+    The database is a file in WAL mode. It can hold many logs, each with its own ids and seqs, and each
+    open for writing once at a time, in any number of processes. Keeps all clauses of
+    :class:`trio_eventlog.abc.EventStore`, and states:
+
+    * **Cancellation** is prompt. An append that was cancelled may still be stored afterwards; what
+      comes next waits for it. A query that was cancelled is stopped.
+    * **Waiting for locks**: writers of different logs of one file take turns, and wait up to 2.5
+      seconds before they raise :class:`StoreError`.
+    * **Durability**: with ``synchronous="full"``, an append that has returned survives a loss of power;
+      with ``"normal"`` it survives a kill of the process, and a loss of power may undo the latest
+      appends; with ``"off"``, a loss of power may damage the file. ``"extra"`` is for completeness.
+    * **Limits**: one text or one event has at most 1,000,000,000 bytes, less one of SQLite's overhead;
+      beyond that it is rejected.
+    * **The lock** of a writer is the side file ``<path>.<16 hex digits>.lock``, which names the holder's
+      process id and stays where it is; do not remove it. The lock itself ends with the store, or with the
+      process. It needs ``flock``: on Windows a log can only be read.
+    * **Threads**: one for reading and, in a writer, one for writing. With Trio's ``autojump_clock``, time
+      jumps while they work; use the real clock in tests.
+    """
+
+    def __init__(
+        self, path: str, log: str, writer: _Worker | None, reader: _Worker, log_id: int | None
+    ) -> None:
+        self._path = path
+        self._log = log
+        self._writer = writer
+        self._reader = reader
+        self._log_id = log_id
+
+    def __repr__(self) -> str:
+        mode = "read-only" if self._writer is None else "writing"
+        return f"<SqliteStore {self._path!r} log={self._log!r} {mode}>"
+
+    @staticmethod
+    @asynccontextmanager
+    async def open(
+        path: str | os.PathLike[str],
+        *,
+        log: str = "default",
+        read_only: bool = False,
+        synchronous: str = "full",
+    ) -> AsyncIterator[SqliteStore]:
+        """Open a log for the length of an ``async with`` block, creating file and log if need be.
+
+        A new file can be read and written by its owner alone (mode 0600). Leaving the block frees lock,
+        threads and files. It waits for an append that is still running, not for queries; after 10 seconds
+        it gives up with a warning to the logger ``trio_eventlog``, and the lock stays taken until the
+        append ends.
+
+        Entering is a checkpoint and can be cancelled; leaving waits in spite of a cancellation, for as
+        long as said above.
+
+        Args:
+          path: the database file. Its directory must exist, and be writable to readers too: SQLite keeps
+            shared memory there.
+          log: name of the log, 1 to 512 bytes in UTF-8.
+          read_only: do not write. Needs no lock; the file must exist, the log need not: until somebody
+            creates it, it is empty.
+          synchronous: when to make sure that data has reached the disk: ``"full"`` (each append),
+            ``"normal"`` (now and then), ``"off"`` (leave it to the system) or ``"extra"``.
+
+        Raises:
+          ValueError: ``path``, ``log`` or ``synchronous`` is not as described. SQLite's ``":memory:"`` is
+            none of ours: use :class:`MemoryStore`.
+          TypeError: an argument is of the wrong type.
+          LogBusy: somebody else has the log open for writing.
+          StoreUnusable: the file is missing, not a database, of another program, or of a newer version of
+            this library; or it may not be opened.
+          StoreError: the file cannot be opened now; it is busy, or the disk is full.
+        """
+        path = _checked_path(path)
+        _check_log_name(log)
+        if synchronous not in schema.SYNCHRONOUS:
+            msg = f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
+            raise ValueError(msg)
+        workers: list[_Worker] = []
+        lock: WriterLock | None = None
+        try:
+            if read_only:
+                real = await _in_thread(path, partial(_existing, path))
+                log_id = None
+            else:
+                real, claimed = await _in_thread(path, partial(_claim, path, log))
+                lock = claimed
+                workers.append(await _Worker.start(real, apsw.SQLITE_OPEN_READWRITE, _NEVER, claimed.release))
+                log_id = await _first_run(
+                    workers[0], partial(schema.prepare_writer, log=log, synchronous=synchronous)
+                )
+            workers.append(await _Worker.start(real, apsw.SQLITE_OPEN_READONLY, None, _nothing))
+            await _first_run(workers[-1], _prepare_reader)
+            yield SqliteStore._create(real, log, None if read_only else workers[0], workers[-1], log_id)
+        finally:
+            await _close(workers, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
+
+        A checkpoint, also for an empty batch. Cancelled, it raises at once, and whether the batch was or
+        will be stored is unknown; every later call waits for it.
+
+        Raises:
+          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not
+            JSON, a text has a lone surrogate, or an event is beyond SQLite's limit of a thousand million
+            bytes. Names all such events; nothing was stored.
+          SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+          StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
+          StoreUnusable: the store is closed or read-only, or the file is damaged.
+        """
+        if self._writer is None:
+            await trio.lowlevel.checkpoint()
+            msg = f"{self._path}: the store was opened read-only"
+            raise StoreUnusable(msg)
+        copies = await sealed_copies(events)
+        if not copies:
+            await self._writer.run(_nothing)
+            return ()
+        return await self._writer.run(partial(_append, log_id=cast("int", self._log_id), events=copies))
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
+
+        Fast with any filter, alone or with others: each has an index, and of several the most selective
+        is used: ``step_id``, ``run_id``, ``identity``, ``member_id``, ``event_types`` (up to 32 of them),
+        ``mob_id``, time, ``after_seq``. Time together with ``after_seq`` reads on from there.
+
+        A checkpoint. Cancelled, it raises at once, and what runs is stopped. Queries run one after
+        another, beside appends.
+
+        Raises:
+          StoreError: the query failed and may succeed later.
+          StoreUnusable: the store is closed, or the file is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        return await self._reader.run(partial(self._query, query))
+
+    def _query(self, query: EventQuery, db: apsw.Connection) -> list[PersistedEvent]:
+        log_id = self._find_log(db)
+        return [] if log_id is None else queries.read(db, query, log_id)
+
+    async def last_seq(self) -> int:
+        """The highest seq ever stored, 0 before the first.
+
+        A checkpoint. In a writer it comes after every append that began before, also one that was
+        cancelled.
+
+        Raises:
+          StoreError: the file cannot be read now.
+          StoreUnusable: the store is closed, or the file is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        return await (self._writer or self._reader).run(self._last_seq)
+
+    def _last_seq(self, db: apsw.Connection) -> int:
+        log_id = self._find_log(db)
+        return 0 if log_id is None else schema.last_seq(db, log_id)
+
+    async def describe(self, *, top: int = 10) -> StoreDescription:
+        """What the log holds, in numbers, all of one moment.
+
+        Takes time in proportion to the log, about a second for a few million events. A checkpoint;
+        cancelled, it is stopped.
+
+        Args:
+          top: how many event types and members to name, the most frequent first; 0 or more.
+
+        Raises:
+          StoreError: the file cannot be read now.
+          StoreUnusable: the store is closed, or the file is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        return await self._reader.run(partial(self._describe, max(top, 0)))
+
+    def _describe(self, top: int, db: apsw.Connection) -> StoreDescription:
+        size_bytes = sum(_size_of(self._path + suffix) for suffix in ("", "-wal"))
+        log_id = self._find_log(db)
+        if log_id is None:
+            return queries.blank_description(size_bytes)
+        return queries.describe(db, log_id, top, size_bytes)
+
+    def _find_log(self, db: apsw.Connection) -> int | None:
+        # A reader may be there before its log is. Once found, a log keeps its number.
+        if self._log_id is None:
+            self._log_id = schema.find_log(db, self._log)
+        return self._log_id
+
+    @staticmethod
+    async def logs(path: str | os.PathLike[str]) -> list[str]:
+        """The names of the logs in a database, ascending by code point.
+
+        A checkpoint; opens the file for reading and closes it again.
+
+        Raises:
+          ValueError: ``path`` names no file.
+          StoreUnusable: there is no such file, or it is none of ours.
+          StoreError: the file cannot be read now.
+        """
+        async with SqliteStore.open(path, read_only=True) as store:
+            return await store._reader.run(schema.log_names)  # noqa: SLF001 - ours
+
+
+async def _first_run(worker: _Worker, job: Callable[[apsw.Connection], T]) -> T:
+    await trio.lowlevel.checkpoint()
+    try:
+        return await worker.run(job)
+    except StoreError as exc:
+        if isinstance(exc.__cause__, apsw.CantOpenError):
+            # Only now does SQLite look at the file and make its side files.
+            msg = f"{exc}: may the file, and its directory, be written?"
+            raise StoreUnusable(msg) from exc.__cause__
+        raise
+
+
+async def _close(workers: Sequence[_Worker], lock: WriterLock | None) -> None:  # noqa: ASYNC910 - with nothing open there is nothing to wait for
+    # The reader first: SQLite folds its log into the file when the last connection that may write goes.
+    for worker in reversed(workers):
+        if lock is None or worker is not workers[0]:
+            worker.interrupt()
+        if not await worker.aclose():
+            _logger.warning(
+                "%s: closing gave up after %.0f seconds because a statement is still running; what it holds,"
+                " a writer's lock included, is freed when it ends",
+                worker.path,
+                _CLOSE_SECONDS,
+            )
+    if lock is not None and not workers:
+        lock.release()
+
+
+# --- what runs in the threads ---------------------------------------------------------------------
+
+
+def _nothing(*_args: object) -> None:
+    """A job for a connection that only waits its turn."""
+
+
+def _prepare_reader(db: apsw.Connection) -> None:
+    schema.harden(db)
+    schema.is_initialised(db)
+
+
+def _append(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -> Collection[int]:
+    rows = [schema.row_of(event) for event in events]
+    # Should an earlier rollback have failed, its transaction is still open.
+    schema.roll_back(db)
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        if schema.insert(db, log_id, rows) == len(rows):
+            elsewhere: list[int] = []
+            highest = max(event.seq for event in events)
+        else:
+            held = schema.held_seqs(db, log_id, [event.id for event in events])
+            elsewhere = [event.seq for event in events if held[event.id] != event.seq]
+            highest = max(held.values())
+        schema.raise_last_seq(db, log_id, highest)
+        db.execute("COMMIT")
+    except BaseException as exc:
+        schema.roll_back(db)
+        if isinstance(exc, apsw.ConstraintError):
+            _raise_conflict(db, log_id, events, exc)
+        if isinstance(exc, apsw.TooBigError):
+            _raise_rejected(db, log_id, events, rows, exc)
+        raise
+    return tuple(elsewhere)
+
+
+def _raise_conflict(
+    db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
+) -> None:
+    known = set(schema.held_seqs(db, log_id, [event.id for event in events]))
+    seqs: list[int] = []
+    for event in events:
+        if event.id not in known:
+            known.add(event.id)
+            seqs.append(event.seq)
+    conflicts = schema.taken_seqs(db, log_id, seqs)
+    conflicts.update(seq for seq, times in Counter(seqs).items() if times > 1)
+    if conflicts:
+        raise SequenceConflict(sorted(conflicts)) from exc
+
+
+def _raise_rejected(
+    db: apsw.Connection,
+    log_id: int,
+    events: Sequence[PersistedEvent],
+    rows: Sequence[schema.Row],
+    exc: apsw.TooBigError,
+) -> None:
+    too_big: list[PersistedEvent] = []
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for event, row in zip(events, rows, strict=True):
+            try:
+                schema.insert(db, log_id, [row])
+            except apsw.TooBigError:
+                too_big.append(event)
+            except apsw.ConstraintError:
+                # Small enough to get as far as its seq.
+                pass
+    finally:
+        schema.roll_back(db)
+    if too_big:
+        msg = "larger than SQLite can hold"
+        raise EventRejected(too_big, msg) from exc
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _checked_path(path: str | os.PathLike[str]) -> str:
+    name = os.fspath(path)
+    if not isinstance(name, str):
+        msg = f"path must be text, got {type(name).__name__}"
+        raise TypeError(msg)
+    if name in ("", ":memory:"):
+        msg = f"{name!r} names no file; for a log in memory use MemoryStore"
+        raise ValueError(msg)
+    if "\0" in name:
+        msg = f"path {name!r} has a NUL character"
+        raise ValueError(msg)
+    return name
+
+
+def _check_log_name(log: str) -> None:
+    if not isinstance(log, str):
+        msg = f"log must be text, got {type(log).__name__}"
+        raise TypeError(msg)
+    try:
+        size = len(log.encode())
+    except UnicodeEncodeError:
+        msg = f"log name {log!a} has a lone surrogate"
+        raise ValueError(msg) from None
+    if not 1 <= size <= _MOST_LOG_NAME_BYTES:
+        msg = f"a log name has 1 to {_MOST_LOG_NAME_BYTES} bytes, got {size}"
+        raise ValueError(msg)
+
+
+async def _in_thread(path: str, work: Callable[[], T]) -> T:
+    # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
+    try:
+        return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        msg = f"{path}: no such file or directory"
+        raise StoreUnusable(msg) from exc
+    except PermissionError as exc:
+        msg = f"{path}: {exc.strerror} ({exc.filename})"
+        raise StoreUnusable(msg) from exc
+    except OSError as exc:
+        msg = f"{path}: {exc.strerror}"
+        raise StoreError(msg) from exc
+
+
+# A process loses its POSIX locks on a file when it closes any descriptor of it, those of SQLite
+# included, and then the file can be damaged. So a database is opened here only when it is certainly
+# new, and nobody else of this process looks at it meanwhile.
+_creating: Final = threading.Lock()
+
+
+def _existing(path: str) -> str:
+    with _creating:
+        real = os.path.realpath(path, strict=True)
+        _check_regular(real)
+        return real
+
+
+def _claim(path: str, log: str) -> tuple[str, WriterLock]:
+    real = os.path.realpath(path)
+    with _creating:
+        try:
+            os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            _check_regular(real)
+        except FileNotFoundError as exc:
+            msg = f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
+            raise StoreUnusable(msg) from exc
+    return real, WriterLock.acquire(real, log)
+
+
+def _check_regular(path: str) -> None:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - str all along
+        msg = f"{path} is no regular file"
+        raise StoreUnusable(msg)
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - str all along
+    except FileNotFoundError:
+        return 0

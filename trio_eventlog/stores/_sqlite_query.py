@@ -1,0 +1,239 @@
+"""How a query becomes SQL, version 1 of the layout.
+
+Of the filters that a query has, exactly one finds the rows: the one that as a rule leaves the fewest. Only
+that one uses an index; all others are hidden from SQLite's planner by a unary plus and merely checked. So
+the plan of a query never depends on what the planner believes about the data. Statements contain names from
+this library alone; every value is a parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import apsw
+import attrs
+
+from trio_eventlog._events import MAX_STORED, PersistedEvent
+from trio_eventlog._query import EventQuery
+from trio_eventlog._reports import StoreDescription
+from trio_eventlog.stores._sqlite_schema import (
+    READ,
+    SCHEMA_VERSION,
+    event_of,
+    first_row,
+    last_seq,
+    roll_back,
+    table_of,
+)
+
+_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
+"""Filters for one text."""
+
+_RANKS: Final = ("step_id", "run_id", "identity", "member_id", "event_types", "mob_id", "time")
+"""Which filter finds the rows, the first that is there. If none is, the log is read from ``after_seq`` on."""
+
+_MERGED_TYPES: Final = 32
+"""Up to so many event types are read each from the index and merged; if there are more, they are checked."""
+
+_BOUND_TYPES: Final = 10_000
+"""Up to so many event types fit into a statement, which takes 32,766 parameters."""
+
+
+@attrs.frozen
+class Select:
+    """A query as SQL."""
+
+    sql: str
+    bindings: tuple[str | int, ...]
+
+    types: frozenset[str] | None = None
+    """Event types to check in Python, because they do not fit into a statement."""
+
+    limit: int = -1
+    """Most events to take then; -1 for all."""
+
+
+class _Terms:
+    """Conditions, joined by AND, and their values."""
+
+    def __init__(self) -> None:
+        self._terms: list[str] = []
+        self.bindings: list[str | int] = []
+
+    def add(self, term: str, *values: str | int) -> None:
+        self._terms.append(term)
+        self.bindings += values
+
+    def __str__(self) -> str:
+        return f" WHERE {' AND '.join(self._terms)}" if self._terms else ""
+
+
+def select(query: EventQuery, log_id: int) -> Select | None:
+    """How to read what ``query`` asks for; None if nothing can match."""
+    after = query.after_seq or 0
+    since = query.since_ms or 0
+    # Bounds beyond what can be stored match everything or nothing, and SQLite could not bind them.
+    until = None if query.until_ms is None or query.until_ms > MAX_STORED else query.until_ms
+    limit = -1 if query.limit is None or query.limit > MAX_STORED else query.limit
+    if limit == 0 or after >= MAX_STORED or since > MAX_STORED or (until is not None and until <= since):
+        return None
+    types = tuple(dict.fromkeys(query.event_types))
+    driver = _driver(query, types, timed=bool(since or until is not None) and not after)
+    table = table_of(log_id)
+
+    if driver == "time":
+        window = _Terms()
+        _add_time(window, "timestamp_ms", since, until)
+        inner = f"SELECT seq FROM {table}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
+        sql = f"SELECT {READ} FROM {table} WHERE seq IN ({inner}) ORDER BY seq"  # noqa: S608 - no values
+        return Select(sql, (*window.bindings, limit))
+
+    terms = _Terms()
+    if driver == "event_types":
+        terms.add("event_type = ?", types[0])
+    elif driver is not None:
+        terms.add(f"{driver} = ?", getattr(query, driver))
+    if after:
+        terms.add("seq > ?", after)
+    _add_time(terms, "+timestamp_ms", since, until)
+    for name in _EQUALITIES:
+        if name != driver and getattr(query, name) is not None:
+            terms.add(f"+{name} = ?", getattr(query, name))
+    unbound = len(types) > _BOUND_TYPES
+    if types and driver != "event_types" and not unbound:
+        terms.add(f"+event_type IN ({','.join('?' * len(types))})", *types)
+    one = f"SELECT {READ} FROM {table}{terms}"  # noqa: S608 - no values
+    if unbound:
+        return Select(f"{one} ORDER BY seq", tuple(terms.bindings), frozenset(types), limit)
+    if driver != "event_types":
+        return Select(f"{one} ORDER BY seq LIMIT ?", (*terms.bindings, limit))
+    # Each of these comes in the order of seq, and SQLite merges them without sorting.
+    merged = " UNION ALL ".join([one] * len(types))
+    bindings = [value for name in types for value in (name, *terms.bindings[1:])]
+    return Select(f"{merged} ORDER BY seq LIMIT ?", (*bindings, limit))
+
+
+def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | None:
+    for name in _RANKS:
+        if name == "event_types":
+            applies = 1 <= len(types) <= _MERGED_TYPES
+        elif name == "time":
+            # The index knows nothing of the order of seq: what it finds is sorted by it first. So it serves
+            # for a window alone; with a cursor, or with types to check, the log is read in order.
+            applies = timed and not types
+        else:
+            applies = getattr(query, name) is not None
+        if applies:
+            return name
+    return None
+
+
+def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:
+    if since:
+        terms.add(f"{column} >= ?", since)
+    if until is not None:
+        terms.add(f"{column} < ?", until)
+
+
+def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedEvent]:
+    """The events that match, ascending by seq."""
+    plan = select(query, log_id)
+    if plan is None:
+        return []
+    rows = db.execute(plan.sql, plan.bindings)
+    if plan.types is None:
+        return [event_of(row) for row in rows]
+    found: list[PersistedEvent] = []
+    for row in rows:
+        event = event_of(row)
+        if event.event.event_type in plan.types:
+            found.append(event)
+            if len(found) == plan.limit:
+                rows.close()
+                break
+    return found
+
+
+# --- what the log holds, in numbers ---------------------------------------------------------------
+
+_GAPS_SHOWN: Final = 10
+
+
+def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> StoreDescription:
+    """See :meth:`SqliteStore.describe`. All numbers are of one moment."""
+    table = table_of(log_id)
+    db.execute("BEGIN")
+    try:
+        (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
+        first, last = first_row(db, f"SELECT (SELECT min(seq) FROM {table}), (SELECT max(seq) FROM {table})")  # noqa: S608 - no values
+        earliest, latest = first_row(
+            db,
+            f"SELECT (SELECT min(timestamp_ms) FROM {table}), (SELECT max(timestamp_ms) FROM {table})",  # noqa: S608 - no values
+        )
+        distinct_types, types = _frequencies(db, table, "event_type", top)
+        distinct_members, members = _frequencies(db, table, "member_id", top)
+        missing = 0 if events == 0 else last - first + 1 - events
+        gaps, shown = _gaps(db, table) if missing else (0, ())
+        return StoreDescription(
+            events=events,
+            first_seq=first,
+            last_seq=last,
+            highest_seq=last_seq(db, log_id),
+            first_timestamp_ms=earliest,
+            last_timestamp_ms=latest,
+            distinct_event_types=distinct_types,
+            event_types=types,
+            distinct_members=distinct_members,
+            members=members,
+            gaps=gaps,
+            missing=missing,
+            first_gaps=shown,
+            size_bytes=size_bytes,
+            schema_version=SCHEMA_VERSION,
+        )
+    finally:
+        roll_back(db)
+
+
+def blank_description(size_bytes: int) -> StoreDescription:
+    """Of a log that is not in the file yet."""
+    return StoreDescription(
+        events=0,
+        first_seq=None,
+        last_seq=None,
+        highest_seq=0,
+        first_timestamp_ms=None,
+        last_timestamp_ms=None,
+        distinct_event_types=0,
+        event_types=(),
+        distinct_members=0,
+        members=(),
+        gaps=0,
+        missing=0,
+        first_gaps=(),
+        size_bytes=size_bytes,
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+def _frequencies(
+    db: apsw.Connection, table: str, column: str, top: int
+) -> tuple[int, tuple[tuple[str, int], ...]]:
+    counts = (
+        f"SELECT {column} AS value, count(*) AS events FROM {table} WHERE {column} IS NOT NULL GROUP BY 1"  # noqa: S608 - no values
+    )
+    (distinct,) = first_row(db, f"SELECT count(*) FROM ({counts})")  # noqa: S608 - no values
+    ranked = db.execute(f"{counts} ORDER BY events DESC, value LIMIT ?", (top,)).fetchall()
+    return distinct, tuple(cast("list[tuple[str, int]]", ranked))
+
+
+def _gaps(db: apsw.Connection, table: str) -> tuple[int, tuple[tuple[int, int], ...]]:
+    neighbours = f"SELECT lag(seq) OVER (ORDER BY seq) AS previous, seq FROM {table}"  # noqa: S608 - no values
+    gaps = f"SELECT previous + 1, seq - 1 FROM ({neighbours}) WHERE seq > previous + 1"  # noqa: S608 - no values
+    shown: list[tuple[int, int]] = []
+    count = 0
+    for row in db.execute(gaps):
+        count += 1
+        if count <= _GAPS_SHOWN:
+            shown.append(cast("tuple[int, int]", row))
+    return count, tuple(shown)
