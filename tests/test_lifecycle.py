@@ -68,9 +68,7 @@ STORES = {
         raises=StoreUnusable,
         state=LogState.UNUSABLE,
     ),
-    "bug": Store(
-        take, reason=LossReason.BROKEN, raises=EventLogBroken, state=LogState.BROKEN
-    ),
+    "bug": Store(take, reason=LossReason.BROKEN, raises=EventLogBroken, state=LogState.BROKEN),
 }
 
 BODIES = ["ok", "error", "group", "cancelled", "interrupt"]
@@ -84,7 +82,7 @@ def caught() -> Iterator[list[BaseException]]:
     errors: list[BaseException] = []
     try:
         yield errors
-    except BaseException as exc:  # noqa: BLE001 - the test asserts what it is
+    except BaseException as exc:  # noqa: BLE001, ASYNC103 - the test asserts what it is
         errors.append(exc)
 
 
@@ -378,7 +376,7 @@ async def test_a_crash_of_a_sibling_task_in_the_bodys_nursery_passes_as_its_grou
         msg = "of a task"
         raise ValueError(msg)
 
-    with pytest.raises(ExceptionGroup) as caught_error:
+    with pytest.raises(ExceptionGroup) as caught_error:  # noqa: ASYNC401 - its identity is asserted
         async with open_event_log(FakeStore()):
             try:
                 async with trio.open_nursery() as nursery:

@@ -279,9 +279,7 @@ async def test_a_burst_without_a_checkpoint_is_bounded_by_the_cap(
 ) -> None:
     """Whatever the channel holds: the newest ``cap`` events survive, the oldest are lost and reported."""
     store, reports = FakeStore(), Reports()
-    async with open_event_log(
-        store, batch_size=batch_size, retry_buffer_cap=cap, on_failure=reports
-    ) as log:
+    async with open_event_log(store, batch_size=batch_size, retry_buffer_cap=cap, on_failure=reports) as log:
         burst(log, 3 * cap)
         assert log.statistics().pending == cap
 
@@ -576,9 +574,7 @@ async def test_flush_through_a_seq(autojump_clock: Clock) -> None:
 async def test_flush_raises_losses_once(autojump_clock: Clock) -> None:
     """The first flush after a loss raises it, the next does not; one that went on meanwhile does."""
     store = FakeStore()
-    async with open_event_log(
-        store, batch_size=2, retry_buffer_cap=4, on_failure=Reports()
-    ) as log:
+    async with open_event_log(store, batch_size=2, retry_buffer_cap=4, on_failure=Reports()) as log:
         burst(log, 10)
         with pytest.raises(EventsLost) as caught:
             await log.flush()
@@ -667,9 +663,7 @@ async def test_a_flush_that_waits_gets_the_result_of_the_drain(autojump_clock: C
 async def test_ingest_wait_makes_no_event_fall(autojump_clock: Clock) -> None:
     """It waits while channel, buffer and the batch in flight hold the cap together."""
     store, reports = FakeStore(otherwise=delay(1.0)), Reports()
-    async with open_event_log(
-        store, batch_size=2, retry_buffer_cap=4, on_failure=reports
-    ) as log:
+    async with open_event_log(store, batch_size=2, retry_buffer_cap=4, on_failure=reports) as log:
         for n in range(40):
             await log.ingest_wait(numbered(n))
             assert log.statistics().pending <= 4
@@ -678,12 +672,12 @@ async def test_ingest_wait_makes_no_event_fall(autojump_clock: Clock) -> None:
     assert reports.losses == []
 
 
-async def test_ingest_wait_does_not_make_the_batch_in_flight_fall_when_it_fails(autojump_clock: Clock) -> None:
+async def test_ingest_wait_does_not_make_the_batch_in_flight_fall_when_it_fails(
+    autojump_clock: Clock,
+) -> None:
     """The batch counts, since it may come back."""
     store, reports = FakeStore([delay(1.0, fail), delay(1.0, fail)]), Reports()
-    async with open_event_log(
-        store, batch_size=4, retry_buffer_cap=4, on_failure=reports
-    ) as log:
+    async with open_event_log(store, batch_size=4, retry_buffer_cap=4, on_failure=reports) as log:
         for n in range(12):
             await log.ingest_wait(numbered(n))
 
@@ -735,11 +729,11 @@ async def test_closing_ends_the_waits(autojump_clock: Clock) -> None:
             await log.ingest_wait(numbered(9))
         ended.append(trio.current_time())
 
-    async with trio.open_nursery() as nursery:
-        async with open_event_log(FakeStore([delay(2.0)]), batch_size=1, retry_buffer_cap=1) as log:
-            burst(log, 1)
-            nursery.start_soon(wait, log)
-            await trio.testing.wait_all_tasks_blocked()
+    short = open_event_log(FakeStore([delay(2.0)]), batch_size=1, retry_buffer_cap=1)
+    async with trio.open_nursery() as nursery, short as log:
+        burst(log, 1)
+        nursery.start_soon(wait, log)  # noqa: ASYNC111 - to outlive the log is what it is for
+        await trio.testing.wait_all_tasks_blocked()
 
     assert ended == [0]
     assert log.statistics().persisted == 1
@@ -760,7 +754,9 @@ async def test_losses_to_the_cap_come_together(autojump_clock: Clock) -> None:
         await trio.sleep(0.5)
         burst(log, 4)
         await trio.sleep(4.5)
-        assert [(loss.count, time) for loss, time in zip(reports.losses, reports.times, strict=True)] == [(7, 11)]
+        assert [(loss.count, time) for loss, time in zip(reports.losses, reports.times, strict=True)] == [
+            (7, 11)
+        ]
         burst(log, 2500)
         assert [loss.count for loss in reports.losses] == [7, 1024, 1024]
         await trio.sleep(2)
@@ -774,9 +770,7 @@ async def test_reports_come_with_the_books_in_order(autojump_clock: Clock) -> No
 
     def check(_report: AppendFailure | EventLoss) -> None:
         books = log.statistics()
-        seen.append(
-            books.ingested - books.persisted - books.duplicate - books.pending - books.lost_total
-        )
+        seen.append(books.ingested - books.persisted - books.duplicate - books.pending - books.lost_total)
 
     store = FakeStore([fail, fail_with(EventRejected([_event(1)], "too large")), fail])
     async with open_event_log(store, batch_size=1, retry_buffer_cap=4, on_failure=check) as log:
@@ -885,9 +879,7 @@ async def test_a_sequence_conflict_leaves_no_doubt(autojump_clock: Clock) -> Non
     """The store said that it took nothing of the batch."""
     reports = Reports()
     with pytest.raises(SequenceConflict):
-        async with open_event_log(
-            FakeStore([fail_with(SequenceConflict([1]))]), on_failure=reports
-        ) as log:
+        async with open_event_log(FakeStore([fail_with(SequenceConflict([1]))]), on_failure=reports) as log:
             burst(log, 2)
 
     assert [(loss.reason, loss.in_doubt) for loss in reports.losses] == [(LossReason.UNUSABLE, False)]
@@ -896,16 +888,11 @@ async def test_a_sequence_conflict_leaves_no_doubt(autojump_clock: Clock) -> Non
 async def test_waiting_tasks_are_let_go_when_the_store_becomes_unusable(autojump_clock: Clock) -> None:
     """They get a seq, and their events are reported lost like all others."""
     reports, seqs = Reports(), []
-
-    async def wait() -> None:
-        seqs.append(await log.ingest_wait(numbered(9)))
-
     store = FakeStore([delay(1.0, fail_with(StoreUnusable("gone")))])
     with pytest.raises(StoreUnusable):
         async with open_event_log(store, batch_size=1, retry_buffer_cap=1, on_failure=reports) as log:
             burst(log, 1)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(wait)
+            seqs.append(await log.ingest_wait(numbered(9)))
 
     assert seqs == [2]
     assert reports.lost == [1, 2]

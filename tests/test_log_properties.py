@@ -99,8 +99,7 @@ class Program:
         self.settings = settings
         self.ids: list[str] = []
         self.seqs: list[int] = []
-        self.raised = 0
-        self.settled_losses = 0
+        self.raised_up_to: list[int] = []
 
     def ingest(self, event_id: str) -> None:
         number = len(self.ids)
@@ -154,9 +153,9 @@ class Program:
             try:
                 await self.log.flush(through)
             except EventsLost as exc:
-                self.raised += exc.count
-                assert exc.last_seq <= mark
+                self.raised_up_to.append(exc.last_seq - mark)
             done = True
+        assert all(excess <= 0 for excess in self.raised_up_to)
         if done:
             # Nothing up to the mark is pending: it is stored, was a duplicate, or is lost.
             lost = {event.seq for loss in self.reports.losses for event in loss.events}

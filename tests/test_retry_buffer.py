@@ -5,6 +5,7 @@ No Trio and no clock anywhere: what is tested is every order of operations, not 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any, TypeAlias
 
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    consumes,
     initialize,
     invariant,
-    multiple,
     precondition,
     rule,
 )
@@ -318,21 +319,20 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.model.waiters.append(waiter)
         return waiter
 
-    @rule(waiter=tickets)
+    @rule(waiter=consumes(tickets))
     def withdraw_ticket(self, waiter: Waiter) -> None:
         if waiter in self.model.waiters:
             self.buffer.withdraw_ticket(waiter.ticket)
             self.model.waiters.remove(waiter)
 
-    @rule(target=tickets)
-    def settle(self) -> Any:
+    @rule()
+    def settle(self) -> None:
         settled = self.buffer.settle()
         expected = self.model.settle()
 
         assert [id(waiter.ticket) for waiter in expected] == [id(ticket) for ticket in settled]
         for waiter in expected:
             assert numbers(self.model.owed(waiter)) == raised_by(waiter.ticket)
-        return multiple()
 
     # What holds at every moment.
 
@@ -469,17 +469,22 @@ def test_failed_goes_again_first(cap: int, program: list[Round]) -> None:
             assert again[: len(following)] == following[: len(again)]
 
 
-@given(caps, rounds)
-def test_never_more_than_the_cap_wait(cap: int, program: list[Round]) -> None:
+@given(cap=caps, bursts=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=8))
+def test_never_more_than_the_cap_wait(cap: int, bursts: list[tuple[int, int]]) -> None:
     """Beside the batch in flight there wait as many as came, and the cap at most (L3)."""
     buffer = RetryBuffer(cap)
-    for each in program:
-        play(buffer, [each])
-        assert buffer.waiting <= cap
-    waiting = buffer.waiting
-    for extra in range(1, cap + 3):
-        buffer.put(event(10_000 + extra))
-        assert min(cap, waiting + extra) == buffer.waiting
+    expected = 0
+    seqs = itertools.count(1)
+    for most, burst in bursts:
+        batch = buffer.take(most)
+        expected -= len(batch)
+        for _ in range(burst):
+            buffer.put(event(next(seqs)))
+            expected = min(cap, expected + 1)
+            assert expected == buffer.waiting
+        buffer.failed()
+        expected = min(cap, expected + len(batch))
+        assert expected == buffer.waiting
 
 
 @given(cap=caps, count=st.integers(0, 40), most=st.integers(1, 40), during=st.integers(0, 40))

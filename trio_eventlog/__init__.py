@@ -6,7 +6,7 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _retry_buffer
   _scheduler``
 * 2, the contract: ``abc``
-* 3, Trio: ``_failure_log _log``; ``_log`` is the only place that awaits ``append_batch``
+* 3, Trio: ``_settings _failure_log _log``; ``_log`` is the only place that awaits ``append_batch``
 * 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
   ``open_store`` alone knows them all
 * beside them, on the public names alone: ``cli __main__``

@@ -180,7 +180,7 @@ def _named(value: object) -> str:
 # The generated constructors of frozen attrs classes set every field through object.__setattr__, about
 # 2 us an object. The slots' own setters cost a fifth of that, and one event means several objects.
 _new = object.__new__
-_set_encoded: Any = AgentEvent._encoded.__set__  # type: ignore[union-attr]  # noqa: SLF001 - a slot descriptor, ours
+_set_encoded: Any = AgentEvent._encoded.__set__  # type: ignore[union-attr]
 _set_agent_id: Any = cast("Any", AgentEvent.agent_id).__set__
 _set_agent_type: Any = cast("Any", AgentEvent.event_type).__set__
 _set_module: Any = cast("Any", ModuleEvent.module).__set__
@@ -223,13 +223,18 @@ def persisted_event(
     return persisted
 
 
+def give_seq(event: PersistedEvent, seq: int) -> None:
+    """Number an event that nobody else has seen yet."""
+    _set_seq(event, seq)
+
+
 def encoded_payload(event: UnifiedEvent, path: str = "payload") -> bytes | str:
     """The payload of ``event`` as JSON: what it was sealed with, or encoded now.
 
     Raises:
       CodecError: it holds something that JSON cannot carry.
     """
-    encoded = event._encoded  # noqa: SLF001 - ours, on the floor below
+    encoded = event._encoded
     return encode_payload(event.payload, path) if encoded is None else encoded
 
 

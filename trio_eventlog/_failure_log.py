@@ -1,4 +1,4 @@
-"""Reports as log records, for a log without ``on_failure``. Floor 1: knows no Trio; time is an argument."""
+"""Reports as log records, for a log without ``on_failure``. Floor 3; time is an argument."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ import threading
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 
-from trio_eventlog._codec import check_envelope, persisted_event, seal_event
+from trio_eventlog._codec import check_envelope, give_seq, persisted_event, seal_event
 from trio_eventlog._errors import (
     EventLogBroken,
     EventLogError,
@@ -65,17 +65,19 @@ from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import AppendFailure, EventLoss, LogState, LogStatistics, LossReason
 from trio_eventlog._retry_buffer import FlushTicket, LossAccount, RetryBuffer
 from trio_eventlog._scheduler import Scheduler
+from trio_eventlog._settings import (
+    DEFAULT_RETRY,
+    Filter,
+    OnFailure,
+    Settings,
+    check_settings,
+    most_offered_to,
+)
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import EventStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-Filter: TypeAlias = Callable[[UnifiedEvent], object]
-OnFailure: TypeAlias = Callable[[AppendFailure | EventLoss], object]
-
-_MOST_OFFERED: Final = 4096
-"""Most events offered in one append to a store that declares no ``max_batch``."""
 
 _LOSSES_TOGETHER: Final = 1024
 """So many losses are reported at once,"""
@@ -83,120 +85,24 @@ _LOSSES_TOGETHER: Final = 1024
 _LOSS_DELAY: Final = 1.0
 """and fewer after so many seconds."""
 
-_MIN_FLUSH_INTERVAL: Final = 0.001
-_DEFAULT_RETRY: Final = RetryPolicy()
-
-
-@attrs.frozen(kw_only=True)
-class _Settings:
-    """The arguments of :func:`open_event_log`, checked."""
-
-    filter: Filter | None
-    batch_size: int
-    flush_interval: float
-    retry_buffer_cap: int
-    append_timeout: float
-    grace_period: float
-    retry: RetryPolicy
-    on_failure: OnFailure | None
-
-
-def _check_count(name: str, value: object, minimum: int) -> int:
-    if type(value) is not int:
-        msg = f"{name}: expected a number of events as an int, got {type(value).__name__}"
-        raise TypeError(msg)
-    if value < minimum:
-        msg = f"{name}: expected {minimum} or more events, got {value}"
-        raise ValueError(msg)
-    return value
-
-
-def _check_seconds(name: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{name}: expected seconds as a number, got {type(value).__name__}"
-        raise TypeError(msg)
-    # NaN fails every comparison, and so this one.
-    if not (0 <= value <= math.inf) or (value == 0 and not zero) or (value == math.inf and not infinite):
-        bounds = f"{'0' if zero else 'more than 0'} or more" if infinite else "0 or more, and finite"
-        msg = f"{name}: expected seconds, {bounds}, got {value}"
-        raise ValueError(msg)
-    return value
-
-
-def _check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        msg = f"{name}: expected a function or None, got {type(value).__name__}"
-        raise TypeError(msg)
-
-
-def _check_settings(
-    *,
-    filter: Filter | None,  # noqa: A002 - the name of the argument that it checks
-    batch_size: int,
-    flush_interval: float,
-    retry_buffer_cap: int,
-    append_timeout: float,
-    grace_period: float,
-    retry: RetryPolicy,
-    on_failure: OnFailure | None,
-) -> _Settings:
-    _check_callable("filter", filter)
-    _check_callable("on_failure", on_failure)
-    batch_size = max(_check_count("batch_size", batch_size, 0), 1)
-    _check_count("retry_buffer_cap", retry_buffer_cap, 1)
-    if batch_size > retry_buffer_cap:
-        msg = f"batch_size: expected at most retry_buffer_cap ({retry_buffer_cap}) events, got {batch_size}"
-        raise ValueError(msg)
-    if not isinstance(retry, RetryPolicy):
-        msg = f"retry: expected a RetryPolicy, got {type(retry).__name__}"
-        raise TypeError(msg)
-    return _Settings(
-        filter=filter,
-        batch_size=batch_size,
-        flush_interval=_check_seconds("flush_interval", flush_interval) or _MIN_FLUSH_INTERVAL,
-        retry_buffer_cap=retry_buffer_cap,
-        append_timeout=_check_seconds("append_timeout", append_timeout, zero=False, infinite=True),
-        grace_period=_check_seconds("grace_period", grace_period),
-        retry=retry,
-        on_failure=on_failure,
-    )
-
-
-def _check_store(store: object) -> int:
-    """Returns the most events of one append."""
-    if isinstance(store, type) or not isinstance(store, EventStore):
-        msg = f"store: expected an object with append_batch, query and last_seq, got {store!r}"
-        raise TypeError(msg)
-    max_batch: object = getattr(store, "max_batch", None)
-    if max_batch is None:
-        return _MOST_OFFERED
-    return _check_count("max_batch of the store", max_batch, 1)
-
-
-@attrs.frozen
-class _Prepared:
-    """An event that passed the filter and every check, before it has a seq."""
-
-    event_id: str
-    timestamp_ms: int
-    member_id: str | None
-    event: UnifiedEvent
+_NO_SEQ: Final = 0
 
 
 @attrs.define(eq=False)
 class _Waiter:
     """A task in ``ingest_wait``, and what it waits to hand in."""
 
-    prepared: _Prepared
+    prepared: PersistedEvent
     served: trio.Event = attrs.Factory(trio.Event)
     seq: int | None = None
+    error: Exception | None = None
 
 
 class _Alarm:
     """Something to sleep until, which others can set earlier. It costs no wake-up to set."""
 
     def __init__(self) -> None:
-        self._scope: trio.CancelScope | None = None
+        self._scope: trio.CancelScope | None = None  # that of the sleeper, while there is one
 
     def ring_by(self, deadline: float) -> None:
         """Wake the sleeper at ``deadline`` at the latest. Nobody sleeps: nothing happens."""
@@ -205,11 +111,12 @@ class _Alarm:
 
     async def sleep_until(self, deadline: float) -> None:
         """Sleep. Who decides on ``deadline`` without a checkpoint before the call misses no ring."""
-        with trio.CancelScope(deadline=deadline) as self._scope:
-            try:
+        self._scope = trio.CancelScope(deadline=deadline)
+        try:
+            with self._scope:
                 await trio.sleep_forever()
-            finally:
-                self._scope = None
+        finally:
+            self._scope = None
 
 
 class EventLog(metaclass=NoPublicConstructor):
@@ -219,7 +126,7 @@ class EventLog(metaclass=NoPublicConstructor):
     ``trio.from_thread.run_sync(log.ingest, event)``.
     """
 
-    def __init__(self, store: EventStore, settings: _Settings, last_seq: int, most_offered: int) -> None:
+    def __init__(self, store: EventStore, settings: Settings, last_seq: int, most_offered: int) -> None:
         self._store = store
         self._settings = settings
         self._thread = threading.get_ident()
@@ -399,8 +306,8 @@ class EventLog(metaclass=NoPublicConstructor):
 
     # --- from the caller to the buffer ------------------------------------------------------------
 
-    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> _Prepared | None:
-        """Filter, check and seal. Foreign code runs here, in the frame of its caller."""
+    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> PersistedEvent | None:
+        """Filter, check and seal; the seq comes later. The filter runs in the frame of the caller."""
         if threading.get_ident() != self._thread:
             msg = (
                 "an event log belongs to the thread that opened it; from another one call"
@@ -411,7 +318,9 @@ class EventLog(metaclass=NoPublicConstructor):
         envelope = event if isinstance(event, EventEnvelope) else None
         bare = event if envelope is None else envelope.event
         if not isinstance(bare, AgentEvent | ModuleEvent):
-            msg = f"expected an AgentEvent, a ModuleEvent or an EventEnvelope of one, got {_kind(event, bare)}"
+            msg = (
+                f"expected an AgentEvent, a ModuleEvent or an EventEnvelope of one, got {_kind(event, bare)}"
+            )
             raise TypeError(msg)
         if self._settings.filter is not None and not self._settings.filter(bare):
             self._filtered += 1
@@ -423,19 +332,17 @@ class EventLog(metaclass=NoPublicConstructor):
             event_id, timestamp_ms = envelope.event_id, envelope.timestamp_ms
             sealed = seal_event(bare, "event.")
         member_id = sealed.agent_id if isinstance(sealed, AgentEvent) else None
-        return _Prepared(event_id, timestamp_ms, member_id, sealed)
+        return persisted_event(event_id, _NO_SEQ, timestamp_ms, member_id, sealed)
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, prepared: _Prepared) -> int:
+    def _accept(self, event: PersistedEvent) -> int:
         """Give out the next seq and hand the event over."""
         self._require_open()
         seq = self._last_seq + 1
         if seq > MAX_STORED:
             msg = f"the log has given out its last seq, {MAX_STORED}"
             raise EventLogError(msg)
-        event = persisted_event(
-            prepared.event_id, seq, prepared.timestamp_ms, prepared.member_id, prepared.event
-        )
+        give_seq(event, seq)
         self._last_seq = seq
         if self._doom is not None:
             self._buffer.refuse(event, self._doom)
@@ -476,7 +383,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._note_losses()
 
     @trio.lowlevel.enable_ki_protection
-    async def _accept_when_there_is_room(self, prepared: _Prepared) -> int:
+    async def _accept_when_there_is_room(self, prepared: PersistedEvent) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._waiters and self._has_room():
             seq = self._accept(prepared)
@@ -490,6 +397,8 @@ class EventLog(metaclass=NoPublicConstructor):
         except BaseException:
             del self._waiters[waiter]
             raise
+        if waiter.error is not None:
+            raise waiter.error
         if waiter.seq is None:
             msg = "the event log was closed while this event waited for room"
             raise trio.ClosedResourceError(msg)
@@ -504,7 +413,10 @@ class EventLog(metaclass=NoPublicConstructor):
         while self._waiters and self._has_room():
             waiter = next(iter(self._waiters))
             del self._waiters[waiter]
-            waiter.seq = self._accept(waiter.prepared)
+            try:
+                waiter.seq = self._accept(waiter.prepared)
+            except EventLogError as exc:  # no seq is left; its caller is to know
+                waiter.error = exc
             waiter.served.set()
 
     async def _wait_for_flush(self, ticket: FlushTicket) -> None:
@@ -538,16 +450,18 @@ class EventLog(metaclass=NoPublicConstructor):
         return self._scheduler.due(waiting, awaited=self._buffer.is_awaited)
 
     @trio.lowlevel.enable_ki_protection
-    async def _run(self, work: Callable[[], Awaitable[None]], nursery_scope: trio.CancelScope) -> None:
+    async def _run(  # noqa: ASYNC910 - a task of its own, awaited by nobody
+        self, work: Callable[[], Awaitable[None]], nursery_scope: trio.CancelScope
+    ) -> None:
         """One of the two tasks of the log: nothing leaves it, whatever happens in it."""
         try:
             await work()
-        except Exception as bug:
+        except Exception as bug:  # noqa: BLE001 - kept, and raised from open_event_log
             self._bug = self._bug or bug
             self._state = LogState.BROKEN
             nursery_scope.cancel(reason="the event log broke")
             self._give_up_after_a_bug()
-        except BaseException as interrupt:
+        except BaseException as interrupt:  # noqa: BLE001, ASYNC103 - kept, and raised from open_event_log
             # Not Cancelled, which ends at the scope in ``work``: KeyboardInterrupt and the like, raised by
             # the store or by on_failure.
             self._interrupt = interrupt
@@ -579,24 +493,24 @@ class EventLog(metaclass=NoPublicConstructor):
     def _give_up_after_a_bug(self) -> None:
         try:
             self._give_up(LossReason.BROKEN)
-        except Exception:
-            # The books themselves may be what is broken. The first bug is the one that gets raised.
+        except Exception:  # noqa: BLE001 - logged; the first bug is raised
+            # The books themselves may be what is broken.
             logger.exception("the event log broke, and could not report everything that it lost")
 
-    async def _write(self) -> None:
+    async def _write(self) -> None:  # noqa: ASYNC910 - awaited by the writer alone, which may be done at once
         while True:
             self._absorb()
             now = trio.current_time()
             due = self._due()
             if self._is_closed and (due == math.inf or self._writer_scope.cancel_called):
                 # Nothing is left, or the last attempt was made, or there is no time for one.
-                return
+                return  # noqa: ASYNC910 - as above
             if now < due:
                 await self._flush_alarm.sleep_until(due)
             else:
                 await self._append()
 
-    async def _append(self) -> None:
+    async def _append(self) -> None:  # noqa: ASYNC910 - the checkpoint is the store's
         batch = self._buffer.take(self._most_offered)
         started = trio.current_time()
         self._scheduler.taken(self._buffer.waiting, started)
@@ -711,7 +625,7 @@ class EventLog(metaclass=NoPublicConstructor):
             return
         try:
             self._settings.on_failure(report)
-        except Exception:
+        except Exception:  # noqa: BLE001 - promised: logged, and changes nothing
             logger.exception("on_failure raised; %s goes on", self)
 
     # --- the end ----------------------------------------------------------------------------------
@@ -748,7 +662,7 @@ class EventLog(metaclass=NoPublicConstructor):
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - only KeyboardInterrupt can come here; returned
                 interrupt = exc
                 self._stop("KeyboardInterrupt during the drain")
-        return interrupt
+        return interrupt  # noqa: ASYNC910 - the tasks may be done already
 
     def _raise_outcome(
         self, body_error: BaseException | None, interrupt: BaseException | None, account: LossAccount
@@ -858,7 +772,7 @@ async def open_event_log(
     retry_buffer_cap: int = 4096,
     append_timeout: float = 30.0,
     grace_period: float = 5.0,
-    retry: RetryPolicy = _DEFAULT_RETRY,
+    retry: RetryPolicy = DEFAULT_RETRY,
     on_failure: OnFailure | None = None,
 ) -> AsyncIterator[EventLog]:
     """Open an event log on a store, for the length of an ``async with`` block.
@@ -869,8 +783,8 @@ async def open_event_log(
             log.ingest(AgentEvent("worker-7", "run_started", {"run_id": "r-1"}))
 
     Tasks: the log owns a nursery with two tasks. One writes to the store, one append at a time and in the
-    order of seqs; the other reports losses. Like everything that owns a nursery, the block must not be yielded out of in an async
-    generator (unless that is a context manager itself).
+    order of seqs; the other reports losses. Like everything that owns a nursery, the block must not be
+    yielded out of in an async generator (unless that is a context manager itself).
 
     Entering asks the store once for its last seq; that is a checkpoint, and cancellable.
 
@@ -892,11 +806,11 @@ async def open_event_log(
         more than 0, ``math.inf`` for never.
       grace_period: seconds that the drain may take; 0 for no drain at all.
       retry: how long to wait after failed appends.
-      on_failure: a plain function, called with an :class:`AppendFailure` for every append that failed and with
-        an :class:`EventLoss` for lost events, each of which is reported once. Losses to the cap are reported
-        together, after at most a second or 1,024 events. It runs where the failure happened, with the books
-        of the log in order, and must be quick; whoever needs async work sends into a channel of their own.
-        What it raises is logged and changes nothing. Without it, reports go to the logger
+      on_failure: a plain function, called with an :class:`AppendFailure` for every append that failed, and
+        with an :class:`EventLoss` for lost events, each of which is reported once. Losses to the cap are
+        reported together, after at most a second or 1,024 events. It runs where the failure happened, with
+        the books of the log in order, and must be quick; whoever needs async work sends into a channel of
+        their own. What it raises is logged and changes nothing. Without it, reports go to the logger
         ``trio_eventlog``: the first of each kind at once, then at most one every 30 seconds, the rest summed
         up with the next and at the end.
 
@@ -910,7 +824,7 @@ async def open_event_log(
         itself.
       EventLogBroken: on leaving, the log failed by a defect of its own, and the body was cancelled for it.
     """
-    settings = _check_settings(
+    settings = check_settings(
         filter=filter,
         batch_size=batch_size,
         flush_interval=flush_interval,
@@ -920,7 +834,7 @@ async def open_event_log(
         retry=retry,
         on_failure=on_failure,
     )
-    most_offered = _check_store(store)
+    most_offered = most_offered_to(store)
     with _claim(store):
         log = EventLog._create(store, settings, await _ask_last_seq(store), most_offered)
         body_error: BaseException | None = None

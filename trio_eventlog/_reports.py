@@ -42,7 +42,7 @@ class LogState(StrEnum):
     """Its body has ended; it takes no more events and writes what is left."""
 
     CLOSED = "closed"
-    """It is over: every event is stored, or was reported lost."""
+    """It is over; every event is stored, or was reported lost."""
 
     UNUSABLE = "unusable"
     """Its store can no longer be written to; every further event is lost."""
@@ -130,7 +130,7 @@ class LogStatistics:
     """Events lost, per reason; reasons without a loss are left out. Read-only."""
 
     pending: int
-    """Events accepted and not yet settled: in the channel, in the buffer, or in flight."""
+    """Events accepted and not yet settled; they are in the channel, in the buffer, or in flight."""
 
     appends: int
     """Calls of the store's ``append_batch`` that have begun."""
@@ -194,7 +194,8 @@ class StoreDescription:
     """The members with the most events, with that number, most first."""
 
     gaps: int
-    """Runs of seqs between ``first_seq`` and ``last_seq`` that hold no event: lost or duplicate."""
+    """Runs of seqs between ``first_seq`` and ``last_seq`` that hold no event, because it was lost or a
+    duplicate."""
 
     missing: int
     """Seqs in all of these runs together."""

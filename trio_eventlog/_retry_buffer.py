@@ -155,7 +155,8 @@ class RetryBuffer:
 
     def stored(self, duplicates: Collection[int]) -> None:
         """The store has taken the batch in flight, except for ``duplicates``, seqs of events that it
-        already holds under another seq."""
+        already holds under another seq.
+        """
         stored = [event.seq for event in self._in_flight if event.seq not in duplicates]
         self.duplicate += len(self._in_flight) - len(stored)
         self.persisted += len(stored)
@@ -174,7 +175,8 @@ class RetryBuffer:
 
     def rejected(self, seqs: Collection[int]) -> None:
         """The store has taken nothing of the batch in flight and can never hold those with ``seqs``: they
-        are lost, and the rest waits again."""
+        are lost, and the rest waits again.
+        """
         for event in self._in_flight:
             if event.seq in seqs:
                 # Resealed as in _rejoin: the store was given it.
@@ -270,7 +272,7 @@ class RetryBuffer:
         if settled:
             self._tickets = unsettled
             for ticket in settled:
-                ticket.outcome = ticket._raised_by_others  # noqa: SLF001 - a class of this file
+                ticket.outcome = ticket._raised_by_others
                 for lost in self._unraised:
                     low, _ = lost.split(ticket.through)
                     if low is not None:
@@ -285,7 +287,7 @@ class RetryBuffer:
         for ticket in self._tickets:
             for low, _ in parts:
                 if low is not None:
-                    ticket._raised_by_others.add(low.first, low.last, low.count, low.reasons)  # noqa: SLF001 - as above
+                    ticket._raised_by_others.add(low.first, low.last, low.count, low.reasons)
 
 
 def _seq(event: PersistedEvent) -> int:

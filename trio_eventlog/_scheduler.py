@@ -106,9 +106,7 @@ class Scheduler:
         self._hurried = False
         retry_at = now + self.retry.delay(self.failures)
         if self._last_at is not None:
-            retry_at = (
-                math.inf if self._started >= self._last_at else min(retry_at, max(now, self._last_at))
-            )
+            retry_at = math.inf if self._started >= self._last_at else min(retry_at, max(now, self._last_at))
         self._retry_at = retry_at
         return retry_at - now
 

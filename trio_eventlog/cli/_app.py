@@ -101,10 +101,10 @@ async def ingest(
       store: Which log.
       show_rejected: How many rejected lines to show; all are counted.
     """
-    from trio_eventlog.cli._ingest import ingest  # noqa: PLC0415 - loads what only this command needs
+    from trio_eventlog.cli._ingest import ingest_files  # noqa: PLC0415 - loads what only this command needs
 
     async with opened_store(store) as opened:
-        return await ingest(opened, files or (STDIN,), most_shown=show_rejected)
+        return await ingest_files(opened, files or (STDIN,), most_shown=show_rejected)
 
 
 @app.command(help_epilogue=_QUERY_EXAMPLES)
@@ -119,11 +119,11 @@ async def query(*, store: StoreUrl, filters: Filters = Filters(), as_json: _Json
       filters: Which events.
       as_json: Print JSON lines on a terminal, too.
     """
-    from trio_eventlog.cli._query import query  # noqa: PLC0415 - as above
+    from trio_eventlog.cli._query import print_events  # noqa: PLC0415 - as above
 
     wanted = filters.query()
     async with opened_store(store, read_only=True) as opened:
-        return await query(opened, wanted, as_json=as_json)
+        return await print_events(opened, wanted, as_json=as_json)
 
 
 @app.command(help_epilogue=_STATS_EXAMPLES)
@@ -140,10 +140,10 @@ async def stats(
       top: How many event types and members to name, the most frequent first.
       as_json: Print one JSON object.
     """
-    from trio_eventlog.cli._stats import stats  # noqa: PLC0415 - as above
+    from trio_eventlog.cli._stats import print_statistics  # noqa: PLC0415 - as above
 
     async with opened_store(store, read_only=True) as opened:
-        return await stats(opened, store, top=top, as_json=as_json)
+        return await print_statistics(opened, store, top=top, as_json=as_json)
 
 
 @app.command(help_epilogue=_DEMO_EXAMPLES)
@@ -158,9 +158,9 @@ async def demo(
       store: Which log; by default a new file, `trio-eventlog-demo.db`, in the current directory.
       seconds: How long the program works.
     """
-    from trio_eventlog.cli._demo import demo  # noqa: PLC0415 - as above
+    from trio_eventlog.cli._demo import run_demo  # noqa: PLC0415 - as above
 
-    return await demo(store, seconds=seconds)
+    return await run_demo(store, seconds=seconds)
 
 
 def run(arguments: Sequence[str]) -> int:

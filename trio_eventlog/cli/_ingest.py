@@ -159,7 +159,7 @@ class _Tally:
         return f"{', '.join(parts)} ({seconds:.1f} s, {self.read / seconds:,.0f} a second)\n"
 
 
-async def ingest(store: EventStore, names: Sequence[str], *, most_shown: int) -> int:
+async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: int) -> int:
     """Store the envelopes of files.
 
     Args:
@@ -190,7 +190,7 @@ async def ingest(store: EventStore, names: Sequence[str], *, most_shown: int) ->
                 on_failure=tally.on_failure,
             ) as log:
                 with stop.scope:
-                    await _ingest_files(log, names, tally)
+                    await _read_files(log, names, tally)
         except EventsLost:
             pass  # the tally has them
         except StoreError as exc:
@@ -209,18 +209,18 @@ async def ingest(store: EventStore, names: Sequence[str], *, most_shown: int) ->
     return 1 if error is not None or tally.rejected or tally.lost or tally.unreadable else 0
 
 
-async def _ingest_files(log: EventLog, names: Sequence[str], tally: _Tally) -> None:
+async def _read_files(log: EventLog, names: Sequence[str], tally: _Tally) -> None:
     files = [EnvelopeFile(name) for name in names]
     if STDIN in names and sys.stdin is not None and sys.stdin.isatty():
         complain("reading from the terminal; end with Ctrl-D", tally.console)
     async with _progress_bar(files, log, tally):
         for file in files:
             if log.statistics().state is LogState.OPEN:
-                await _ingest_file(log, file, tally)
+                await _read_file(log, file, tally)
         await _flush(log)
 
 
-async def _ingest_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
+async def _read_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
     before, unflushed, is_last = tally.position, 0, False
     with file:
         # Once the store is unusable, reading on would only lose more.

@@ -28,7 +28,7 @@ _MOST_SHOWN: Final = 1000
 """Characters of a payload in a table, most of which the table cuts off."""
 
 
-async def query(store: EventStore, query: EventQuery, *, as_json: bool) -> int:
+async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -> int:
     """Print the events that match.
 
     Args:

@@ -32,7 +32,7 @@ class _Describable(Protocol):
     async def describe(self, *, top: int = 10) -> StoreDescription: ...
 
 
-async def stats(store: EventStore, url: str, *, top: int, as_json: bool) -> int:
+async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bool) -> int:
     """Print what a log holds.
 
     Args:

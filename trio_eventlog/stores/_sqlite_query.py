@@ -1,9 +1,9 @@
 """How a query becomes SQL, version 1 of the layout.
 
-Of the filters that a query has, exactly one finds the rows: the one that as a rule leaves the fewest. Only
-that one uses an index; all others are hidden from SQLite's planner by a unary plus and merely checked. So
-the plan of a query never depends on what the planner believes about the data. Statements contain names from
-this library alone; every value is a parameter.
+Of the filters that a query has, exactly one finds the rows: the one that as a rule leaves the fewest. Its
+index is prescribed, all others are merely checked. So the plan of a query never depends on what SQLite's
+planner believes about the data; left alone, it reads a whole log from the start for "everything since
+yesterday". Statements contain names from this library alone; every value is a parameter.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def select(query: EventQuery, log_id: int) -> Select | None:
 
     if driver == "time":
         window = _Terms()
-        _add_time(window, "timestamp_ms", since, until)
-        inner = f"SELECT seq FROM {table}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
+        _add_time(window, since, until)
+        inner = f"SELECT seq FROM {table} INDEXED BY {table}_timestamp_ms{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
         sql = f"SELECT {READ} FROM {table} WHERE seq IN ({inner}) ORDER BY seq"  # noqa: S608 - no values
         return Select(sql, (*window.bindings, limit))
 
@@ -95,14 +95,16 @@ def select(query: EventQuery, log_id: int) -> Select | None:
         terms.add(f"{driver} = ?", getattr(query, driver))
     if after:
         terms.add("seq > ?", after)
-    _add_time(terms, "+timestamp_ms", since, until)
+    _add_time(terms, since, until)
     for name in _EQUALITIES:
         if name != driver and getattr(query, name) is not None:
-            terms.add(f"+{name} = ?", getattr(query, name))
+            terms.add(f"{name} = ?", getattr(query, name))
     unbound = len(types) > _BOUND_TYPES
     if types and driver != "event_types" and not unbound:
-        terms.add(f"+event_type IN ({','.join('?' * len(types))})", *types)
-    one = f"SELECT {READ} FROM {table}{terms}"  # noqa: S608 - no values
+        terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
+    # Not indexed means not by another index than seq itself.
+    access = "NOT INDEXED" if driver is None else f"INDEXED BY {table}_{driver.removesuffix('s')}"
+    one = f"SELECT {READ} FROM {table} {access}{terms}"  # noqa: S608 - no values
     if unbound:
         return Select(f"{one} ORDER BY seq", tuple(terms.bindings), frozenset(types), limit)
     if driver != "event_types":
@@ -128,11 +130,11 @@ def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | 
     return None
 
 
-def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:
+def _add_time(terms: _Terms, since: int, until: int | None) -> None:
     if since:
-        terms.add(f"{column} >= ?", since)
+        terms.add("timestamp_ms >= ?", since)
     if until is not None:
-        terms.add(f"{column} < ?", until)
+        terms.add("timestamp_ms < ?", until)
 
 
 def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedEvent]:

@@ -1,0 +1,111 @@
+"""Sphinx: Markdown pages, and an API reference out of the docstrings.
+
+Builds without a network. Set DOCS_INTERSPHINX=1 to link to the documentation of Python and Trio as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from importlib.metadata import version as installed_version
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.nodes import make_refnode
+
+import trio_eventlog
+
+project = "trio-eventlog"
+author = "The trio-eventlog contributors"
+copyright = author  # noqa: A001 - what Sphinx calls it
+release = installed_version("trio-eventlog")
+version = release
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = f"trio-eventlog {release}"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+# Factories make these objects; their constructors are not for users.
+autodoc_class_signature = "mixed"
+napoleon_numpy_docstring = False
+# "Attributes:" as a list within the class, not as entries that :members: would repeat.
+napoleon_use_ivar = True
+
+nitpicky = True
+intersphinx_mapping = (
+    {
+        "python": ("https://docs.python.org/3", None),
+        "trio": ("https://trio.readthedocs.io/en/stable", None),
+    }
+    if os.environ.get("DOCS_INTERSPHINX")
+    else {}
+)
+# Names of others, which only intersphinx could resolve.
+nitpick_ignore_regex = [
+    ("py:.*", r"(trio|collections|contextlib|logging|math|os|types|typing)\..*"),
+    ("py:.*", r"[a-z]+"),
+    ("py:.*", r"(AsyncIterator|Callable|Collection|Mapping|Sequence|PathLike|Any)"),
+    # Of this library, and not public: what they stand for is in the text.
+    ("py:class", r"(Filter|OnFailure|trio_eventlog\._codec\.T)"),
+    ("py:exc", r"(Exception|KeyboardInterrupt|RuntimeError|TimeoutError|TypeError|ValueError)"),
+    ("py:.*", r"enum\.StrEnum|StrEnum|Protocol"),
+]
+
+
+def adopt_attribute_docs() -> None:
+    """Let autodoc find the docstrings of attributes.
+
+    It looks for them in the source of the module that a class says it is of, which for public classes is the
+    package, not the private module that defines them.
+    """
+    home = ModuleAnalyzer.for_module("trio_eventlog")
+    home.analyze()
+    for found in pkgutil.iter_modules(trio_eventlog.__path__, "trio_eventlog._"):
+        name = "trio_eventlog." + found.name.removeprefix("trio_eventlog._")
+        if name.startswith("trio_eventlog._") and not name.endswith("__main__"):
+            importlib.import_module(name)
+            module = ModuleAnalyzer.for_module(name)
+            module.analyze()
+            home.attr_docs.update(module.attr_docs)
+            home.overloads.update(module.overloads)
+            home.tagorder.update(module.tagorder)
+
+
+def resolve_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.TextElement
+) -> nodes.reference | None:
+    """Resolve names of this library without their module: docstrings say ``StoreError`` wherever they are."""
+    if node.get("refdomain") != "py":
+        return None
+    target = node["reftarget"].removeprefix("~")
+    for private in ("trio_eventlog._events.", "trio_eventlog._reports.", "trio_eventlog._query."):
+        target = target.removeprefix(private)
+    objects = env.domains.python_domain.objects
+    found = [name for name in objects if name == target or name.endswith(f".{target}")]
+    if len(found) != 1:
+        return None
+    entry = objects[found[0]]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, [content], found[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    adopt_attribute_docs()
+    app.connect("missing-reference", resolve_public_name)

@@ -1,0 +1,110 @@
+"""The arguments of ``open_event_log``, checked. Floor 3, beside the log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import attrs
+
+from trio_eventlog._events import UnifiedEvent
+from trio_eventlog._policy import RetryPolicy
+from trio_eventlog._reports import AppendFailure, EventLoss
+from trio_eventlog.abc import EventStore
+
+Filter: TypeAlias = Callable[[UnifiedEvent], object]
+OnFailure: TypeAlias = Callable[[AppendFailure | EventLoss], object]
+
+DEFAULT_RETRY: Final = RetryPolicy()
+
+_MOST_OFFERED: Final = 4096
+"""Most events offered in one append to a store that declares no ``max_batch``."""
+
+_MIN_FLUSH_INTERVAL: Final = 0.001
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The arguments of :func:`open_event_log`, checked."""
+
+    filter: Filter | None
+    batch_size: int
+    flush_interval: float
+    retry_buffer_cap: int
+    append_timeout: float
+    grace_period: float
+    retry: RetryPolicy
+    on_failure: OnFailure | None
+
+
+def _check_count(name: str, value: object, minimum: int) -> int:
+    if type(value) is not int:
+        msg = f"{name}: expected a number of events as an int, got {type(value).__name__}"
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"{name}: expected {minimum} or more events, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _check_seconds(name: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        msg = f"{name}: expected seconds as a number, got {type(value).__name__}"
+        raise TypeError(msg)
+    # NaN fails every comparison, and so this one.
+    if not (0 <= value <= math.inf) or (value == 0 and not zero) or (value == math.inf and not infinite):
+        bounds = f"{'0' if zero else 'more than 0'} or more" if infinite else "0 or more, and finite"
+        msg = f"{name}: expected seconds, {bounds}, got {value}"
+        raise ValueError(msg)
+    return value
+
+
+def _check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        msg = f"{name}: expected a function or None, got {type(value).__name__}"
+        raise TypeError(msg)
+
+
+def check_settings(
+    *,
+    filter: Filter | None,  # noqa: A002 - the name of the argument that it checks
+    batch_size: int,
+    flush_interval: float,
+    retry_buffer_cap: int,
+    append_timeout: float,
+    grace_period: float,
+    retry: RetryPolicy,
+    on_failure: OnFailure | None,
+) -> Settings:
+    _check_callable("filter", filter)
+    _check_callable("on_failure", on_failure)
+    batch_size = max(_check_count("batch_size", batch_size, 0), 1)
+    _check_count("retry_buffer_cap", retry_buffer_cap, 1)
+    if batch_size > retry_buffer_cap:
+        msg = f"batch_size: expected at most retry_buffer_cap ({retry_buffer_cap}) events, got {batch_size}"
+        raise ValueError(msg)
+    if not isinstance(retry, RetryPolicy):
+        msg = f"retry: expected a RetryPolicy, got {type(retry).__name__}"
+        raise TypeError(msg)
+    return Settings(
+        filter=filter,
+        batch_size=batch_size,
+        flush_interval=_check_seconds("flush_interval", flush_interval) or _MIN_FLUSH_INTERVAL,
+        retry_buffer_cap=retry_buffer_cap,
+        append_timeout=_check_seconds("append_timeout", append_timeout, zero=False, infinite=True),
+        grace_period=_check_seconds("grace_period", grace_period),
+        retry=retry,
+        on_failure=on_failure,
+    )
+
+
+def most_offered_to(store: object) -> int:
+    """Returns the most events of one append."""
+    if isinstance(store, type) or not isinstance(store, EventStore):
+        msg = f"store: expected an object with append_batch, query and last_seq, got {store!r}"
+        raise TypeError(msg)
+    max_batch: object = getattr(store, "max_batch", None)
+    if max_batch is None:
+        return _MOST_OFFERED
+    return _check_count("max_batch of the store", max_batch, 1)

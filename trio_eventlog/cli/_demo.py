@@ -1,0 +1,252 @@
+"""``trio-eventlog demo``: a small program that logs its work into a store that fails for a while."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shlex
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import trio
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from trio_eventlog import (
+    AgentEvent,
+    EventLog,
+    EventQuery,
+    EventStore,
+    ModuleEvent,
+    PersistedEvent,
+    RetryPolicy,
+    StoreError,
+    open_event_log,
+)
+from trio_eventlog.cli._options import opened_store, sqlite_path
+from trio_eventlog.cli._terminal import PROGRAM, CommandError, counted, output_console, write
+
+_AGENTS: Final = 5
+_ATTEMPTS: Final = 3
+_STEPS: Final = ("plan", "act", "check")
+_FAILURE_RATE: Final = 0.08
+_LONGEST_OUTAGE: Final = 2.0
+
+_REFRESH: Final = 0.1
+_LINE_EVERY: Final = 0.5
+
+_RETRY: Final = RetryPolicy(initial=0.05, maximum=0.4)
+
+
+# --- the program that is watched ------------------------------------------------------------------
+
+
+class _FlakyStore:
+    """Passes everything on to another store, but for one outage."""
+
+    def __init__(self, store: EventStore, *, begins: float, ends: float) -> None:
+        self._store = store
+        self._begins = begins
+        self._ends = ends
+
+    @property
+    def is_down(self) -> bool:
+        """Whether this is the time of the outage."""
+        return self._begins <= trio.current_time() < self._ends
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Fails during the outage."""
+        if self.is_down:
+            await trio.lowlevel.checkpoint()
+            msg = "out of order, for this demo"
+            raise StoreError(msg)
+        return await self._store.append_batch(events)
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """As the other store."""
+        return await self._store.query(query)
+
+    async def last_seq(self) -> int:
+        """As the other store."""
+        return await self._store.last_seq()
+
+
+async def _work(log: EventLog, seconds: float) -> None:
+    """Agents share out runs among themselves; a run has steps, which fail at times."""
+    log.ingest(ModuleEvent("scheduler", "opened", {"agents": _AGENTS}))
+    send, receive = trio.open_memory_channel[str](0)
+    async with trio.open_nursery() as nursery:
+        with send, receive:
+            for number in range(1, _AGENTS + 1):
+                nursery.start_soon(_agent, log, f"agent-{number}", receive.clone())
+            with trio.move_on_after(seconds):
+                for number in itertools.count(1):
+                    await send.send(f"run-{number}")
+                    log.ingest(ModuleEvent("scheduler", "run_handed_out", {"run_id": f"run-{number}"}))
+    log.ingest(ModuleEvent("scheduler", "closed"))
+
+
+async def _agent(log: EventLog, name: str, runs: trio.MemoryReceiveChannel[str]) -> None:
+    log.ingest(AgentEvent(name, "spawned"))
+    with runs:
+        async for run_id in runs:
+            await _run(log, name, run_id)
+    log.ingest(AgentEvent(name, "retired"))
+
+
+async def _run(log: EventLog, name: str, run_id: str) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        log.ingest(AgentEvent(name, "run_started", {"run_id": run_id, "attempt": attempt}))
+        try:
+            for step in _STEPS:
+                await _step(log, name, run_id, step)
+        except RuntimeError as exc:
+            log.ingest(AgentEvent(name, "run_failed", {"run_id": run_id, "reason": str(exc)}))
+        else:
+            log.ingest(AgentEvent(name, "run_completed", {"run_id": run_id, "attempts": attempt}))
+            return
+    log.ingest(AgentEvent(name, "run_given_up", {"run_id": run_id, "attempts": _ATTEMPTS}))
+
+
+async def _step(log: EventLog, name: str, run_id: str, step: str) -> None:
+    await trio.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - nothing secret
+    if random.random() < _FAILURE_RATE:  # noqa: S311 - nothing secret
+        msg = f"{step} went wrong"
+        raise RuntimeError(msg)
+    log.ingest(AgentEvent(name, "step_done", {"run_id": run_id, "step_id": f"{run_id}/{step}"}))
+
+
+# --- and who watches ------------------------------------------------------------------------------
+
+
+async def run_demo(url: str | None, *, seconds: float) -> int:
+    """Run the demo.
+
+    Args:
+      url: URL of the store; None for a new file in the current directory.
+      seconds: how long the program works.
+
+    Returns:
+      The exit status.
+
+    Raises:
+      CommandError: the URL is malformed, or events were not stored.
+      StoreError: the store cannot be opened or read.
+    """
+    console = output_console()
+    if url is None:
+        url = f"sqlite:{quote(await trio.to_thread.run_sync(_new_file))}"
+    async with opened_store(url) as store:
+        await write(
+            f"{counted(_AGENTS, 'agent')} at work for {seconds:g} seconds; they log to {url},"
+            " which fails for a while.\n"
+        )
+        first_seq = await store.last_seq() + 1
+        start = trio.current_time()
+        outage = min(0.25 * seconds, _LONGEST_OUTAGE)
+        flaky = _FlakyStore(store, begins=start + 0.35 * seconds, ends=start + 0.35 * seconds + outage)
+        async with open_event_log(
+            flaky,
+            flush_interval=0.1,
+            # What comes during the outage is to wait, not to fall.
+            retry_buffer_cap=100_000,
+            retry=_RETRY,
+            # The watcher shows failures; without this they would be logged.
+            on_failure=lambda _report: None,
+        ) as log:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch_live if console.is_terminal else _watch_in_lines, console, log, flaky)
+                await _work(log, seconds)
+                await log.flush()
+                nursery.cancel_scope.cancel(reason="the work is done")
+        await write(_books(log) + "\n")
+        statistics = log.statistics()
+        if statistics.persisted != statistics.ingested:
+            msg = f"only {statistics.persisted:,} of {statistics.ingested:,} events were stored"
+            raise CommandError(msg)
+        await write(_findings(await _read_back(store, first_seq)) + _further(url))
+    return 0
+
+
+def _new_file() -> str:
+    for number in itertools.count(1):
+        name = "trio-eventlog-demo.db" if number == 1 else f"trio-eventlog-demo-{number}.db"
+        if not Path(name).exists():
+            return name
+    raise AssertionError
+
+
+def _books(log: EventLog) -> str:
+    books = log.statistics()
+    return (
+        f"{books.ingested:,} ingested, {books.persisted:,} stored, {books.pending:,} waiting,"
+        f" {counted(books.failures, 'append')} failed and retried, {books.lost_total:,} lost"
+    )
+
+
+async def _watch_in_lines(_console: Console, log: EventLog, store: _FlakyStore) -> None:
+    while True:
+        await write(f"{'store is down: ' if store.is_down else ''}{_books(log)}\n")
+        await trio.sleep(_LINE_EVERY)
+
+
+async def _watch_live(console: Console, log: EventLog, store: _FlakyStore) -> None:
+    # Without its thread: it would draw while we do.
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(_panel(log, store), refresh=True)
+            await trio.sleep(_REFRESH)
+
+
+def _panel(log: EventLog, store: _FlakyStore) -> Panel:
+    books = log.statistics()
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    for number, meaning in (
+        (books.ingested, "ingested: numbered and taken over; nobody waits for the store"),
+        (books.persisted, "stored"),
+        (books.pending, "waiting in memory"),
+        (books.failures, "appends that failed; each is made again, later and later"),
+        (books.lost_total, "lost"),
+    ):
+        table.add_row(f"{number:,}", meaning)
+    state = Text("the store is down", "red") if store.is_down else Text("the store works", "green")
+    return Panel(table, title=state, expand=False)
+
+
+# --- afterwards -----------------------------------------------------------------------------------
+
+
+async def _read_back(store: EventStore, first_seq: int) -> list[PersistedEvent]:
+    query = EventQuery(after_seq=first_seq - 1, event_types=("run_failed", "run_completed", "run_given_up"))
+    return await store.query(query)
+
+
+def _findings(events: Sequence[PersistedEvent]) -> str:
+    types = Counter(event.event.event_type for event in events)
+    rescued = sum(
+        event.event.event_type == "run_completed" and event.event.payload["attempts"] > 1 for event in events
+    )
+    return (
+        f"\nThe log says: {counted(types['run_completed'], 'run')} completed, {rescued:,} of them after a retry;"
+        f" {types['run_given_up']:,} given up.\n"
+    )
+
+
+def _further(url: str) -> str:
+    if sqlite_path(url) is None:
+        return "Nothing of it is left, for that store keeps nothing.\n"
+    store = shlex.quote(url)
+    return (
+        "Look further with:\n\n"
+        f"  {PROGRAM} query --store {store} --run-id run-1\n"
+        f"  {PROGRAM} query --store {store} --event-type run_failed --limit 10\n"
+        f"  {PROGRAM} stats --store {store}\n"
+    )
