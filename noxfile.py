@@ -103,10 +103,11 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def newsfragments(session: nox.Session) -> None:
-    """Check that this branch has a news fragment, and show what the changelog would say.
+    """Show what the changelog would say, and check that this branch adds to it.
 
-    Takes the arguments of `towncrier check`, such as `--compare-with origin/main`.
+    What to compare with comes as an argument: `nox -s newsfragments -- --compare-with origin/main`.
     """
     install_group(session, "changelog")
     session.run("towncrier", "build", "--draft")
-    session.run("towncrier", "check", *session.posargs)
+    if session.posargs:
+        session.run("towncrier", "check", *session.posargs)

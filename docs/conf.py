@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import re
 from importlib.metadata import version as installed_version
 
 from docutils import nodes
@@ -41,7 +42,6 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 # Factories make these objects; their constructors are not for users.
 autodoc_class_signature = "mixed"
 napoleon_numpy_docstring = False
@@ -105,7 +105,16 @@ def resolve_public_name(
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, [content], found[0])
 
 
+def name_defaults(_app: Sphinx, *event: object) -> tuple[str, object] | None:
+    """Write a default that is a function as its name, not with its address in memory."""
+    *_, signature, returns = event
+    if not isinstance(signature, str):
+        return None
+    return re.sub(r"<built-in method random of Random object( at \w+)?>", "random.random", signature), returns
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     adopt_attribute_docs()
+    app.connect("autodoc-process-signature", name_defaults)
     app.connect("missing-reference", resolve_public_name)

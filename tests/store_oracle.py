@@ -32,11 +32,9 @@ def is_json(value):
         return math.isfinite(value)
     if type(value) is str:
         return is_text(value)
-    if type(value) is list:
-        return all(is_json(item) for item in value)
     if type(value) is dict:
         return all(is_text(key) and is_json(item) for key, item in value.items())
-    return False
+    return type(value) is list and all(is_json(item) for item in value)
 
 
 def is_text(value):

@@ -790,7 +790,9 @@ def test_a_sealed_event_is_like_any_other(event):
     assert attrs.asdict(sealed()) == attrs.asdict(event)
     assert encoded_payload(sealed()) == encode_payload(event.payload)
     match sealed():
-        case AgentEvent(agent_id, event_type, payload) | ModuleEvent(agent_id, event_type, payload):
+        case AgentEvent(agent_id, event_type, payload) | ModuleEvent(
+            agent_id, event_type, payload
+        ):  # pragma: no branch
             assert (agent_id, event_type, payload) == attrs.astuple(event, recurse=False)
 
 
@@ -817,6 +819,9 @@ def test_events_are_frozen_and_have_no_other_attributes():
         with pytest.raises(AttributeError, match="'AgentEvent' object has no attribute 'other'"):
             event.other  # noqa: B018 - reading is what fails
         assert event.payload == 1
+
+    with pytest.raises(AttributeError, match="no attribute 'payload'"):
+        object.__new__(AgentEvent).payload  # noqa: B018 - as while it is being unpickled
 
 
 def test_a_sealed_persisted_event_is_an_equal_one():

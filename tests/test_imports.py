@@ -138,7 +138,7 @@ def test_the_lower_floors_are_free_of_trio(module):
 def loaded_by(statement):
     code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     # -P: what is installed, not what lies in the current directory.
-    result = subprocess.run(  # noqa: S603 - our own code
+    result = subprocess.run(
         [sys.executable, "-P", "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )
     return {name.split(".")[0] for name in json.loads(result.stdout)}

@@ -140,8 +140,7 @@ class Model:
 
     def lose(self, seq: int, reason: LossReason) -> None:
         self.pending.remove(seq)
-        in_doubt = seq in self.doubtful and reason is not LossReason.REJECTED
-        self.losses.append(Loss(seq, reason, in_doubt))
+        self.losses.append(Loss(seq, reason, in_doubt=seq in self.doubtful))
 
     def stored(self, duplicates: set[int]) -> None:
         for seq in self.pending[: self.flying]:
@@ -156,6 +155,8 @@ class Model:
         self.cut()
 
     def rejected(self, seqs: set[int]) -> None:
+        # The store says that it does not hold them, nor ever will.
+        self.doubtful -= seqs
         for seq in sorted(seqs):
             self.lose(seq, LossReason.REJECTED)
         self.failed(in_doubt=False)
@@ -462,7 +463,7 @@ def test_failed_goes_again_first(cap: int, program: list[Round]) -> None:
     buffer = RetryBuffer(cap)
     _, batches = play(buffer, program)
     lost = {event.seq for loss in buffer.collect_losses() for event in loss.events}
-    for (each, batch), (_, following) in zip(batches, batches[1:], strict=False):
+    for (each, batch), (_, following) in itertools.pairwise(batches):
         if each.outcome != "stored":
             again = [seq for seq in batch if seq not in lost]
 
@@ -556,7 +557,7 @@ def test_loss_of_an_older_batch_after_newer_events() -> None:
 
 
 def test_doubt_is_kept_until_the_end() -> None:
-    """Events once offered with unknown outcome stay in doubt, whatever the store says of others later (L2)."""
+    """What was once offered with unknown outcome stays in doubt, whatever becomes of others later (L2)."""
     buffer = filled(10, 5)
     buffer.take(3)
     buffer.failed(in_doubt=True)

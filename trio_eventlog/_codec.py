@@ -151,7 +151,7 @@ def encode_payload(payload: object, path: str = "payload") -> bytes:
             return _encode(payload)
         except UnicodeEncodeError:
             _check_payload(payload, 0, text=True)
-            raise
+            raise  # pragma: no cover - only if another thread mended the payload meanwhile
     except _Flaw as flaw:
         raise CodecError(_path(path, flaw.steps), flaw.reason) from None
 

@@ -72,7 +72,12 @@ class EventsLost(EventLogError):
         self.count = count
         self.first_seq = first_seq
         self.last_seq = last_seq
-        self.by_reason: Mapping[LossReason, int] = MappingProxyType(dict(by_reason))
+
+    @property
+    def by_reason(self) -> Mapping[LossReason, int]:
+        """Events lost per reason, read-only."""
+        # Not an attribute: a read-only mapping cannot be pickled.
+        return MappingProxyType(self.args[3])
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in self.by_reason.items())

@@ -48,6 +48,9 @@ class Scheduler:
     _last_at: float | None = attrs.field(default=None, init=False)
     """When the last attempt before the end of the log starts; None while the log is open."""
 
+    _deadline: float = attrs.field(default=math.inf, init=False)
+    """When the log ends."""
+
     @property
     def is_idle(self) -> bool:
         """Whether no event came since the last batch went."""
@@ -106,7 +109,8 @@ class Scheduler:
         self._hurried = False
         retry_at = now + self.retry.delay(self.failures)
         if self._last_at is not None:
-            retry_at = math.inf if self._started >= self._last_at else min(retry_at, max(now, self._last_at))
+            was_last = self._started >= self._last_at or now >= self._deadline
+            retry_at = math.inf if was_last else min(retry_at, max(now, self._last_at))
         self._retry_at = retry_at
         return retry_at - now
 
@@ -124,5 +128,6 @@ class Scheduler:
         """
         margin = min(self.retry.initial, (deadline - now) / 2)
         self._last_at = min(deadline - margin, math.nextafter(deadline, -math.inf))
+        self._deadline = deadline
         self.failures = 0
         self._retry_at = None

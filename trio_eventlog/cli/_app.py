@@ -7,20 +7,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from trio_eventlog import StoreError
+from trio_eventlog import EventsLost, StoreError
 from trio_eventlog.cli._envelopes import STDIN
 from trio_eventlog.cli._options import USAGE_STATUS, Filters, StoreUrl, opened_store
-from trio_eventlog.cli._terminal import PROGRAM, CommandError, ReaderGone, complain
+from trio_eventlog.cli._terminal import PROGRAM, CommandError, HelpConsole, ReaderGone, complain
 
 _STATUSES: Final = """\
-Exit status: 0 if all is well; 1 if the command failed, or if events were rejected or lost; 2 if the command line
-was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the output that goes away, such as `head`,
-ends the command quietly, with 0.
+Exit status: 0 if all is well; 1 if the command failed, or if events were rejected or lost; 2 if the command
+line was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the output that goes away, such as
+`head`, ends the command quietly, with 0.
 """
 
 _INGEST_EXAMPLES: Final = """\
@@ -77,6 +77,7 @@ app = App(
     help_format="markdown",
     version=_version,
     backend="trio",
+    suppress_keyboard_interrupt=False,
     result_action="return_value",
     # Told by run(), with the status that is the custom for it.
     print_error=False,
@@ -170,30 +171,43 @@ def run(arguments: Sequence[str]) -> int:
       The exit status.
     """
     try:
-        status = app(arguments)
+        status = app(arguments, console=HelpConsole())
         # Help and version go through Python's buffer, which only now meets a reader that is gone.
         sys.stdout.flush()
-    except (ReaderGone, BrokenPipeError):
-        _forget_stdout()
-        return 0
-    except CycloptsError as exc:
-        complain(f"{exc} (see {PROGRAM} --help)")
-        return USAGE_STATUS
-    except CommandError as exc:
-        complain(str(exc))
-        return exc.status
-    except StoreError as exc:
-        complain(str(exc))
-        return 1
-    except SystemExit as exc:
-        # How cyclopts passes on a KeyboardInterrupt.
-        return cast("int", exc.code)
-    except BaseExceptionGroup as exc:
-        # Ctrl-C that reached a task in a nursery.
-        if exc.split(KeyboardInterrupt)[1] is not None:
+    except BaseException as exc:  # noqa: ASYNC103 - Trio has ended: no Cancelled comes here
+        told = _tell(_innermost(exc))
+        if told is None:
             raise
-        return 128 + signal.SIGINT
+        return told  # noqa: ASYNC104 - as above
     return status if isinstance(status, int) else 0
+
+
+def _innermost(exc: BaseException) -> BaseException:
+    # Every nursery on the way puts what leaves it into a group.
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1:
+        (exc,) = exc.exceptions
+    return exc
+
+
+def _tell(exc: BaseException) -> int | None:
+    """Tell the user what went wrong. Returns the exit status; None if ``exc`` is a bug."""
+    match exc:
+        case ReaderGone() | BrokenPipeError():
+            _forget_stdout()
+            return 0
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT
+        case CycloptsError():
+            complain(f"{exc} (see {PROGRAM} --help)")
+            return USAGE_STATUS
+        case CommandError():
+            complain(str(exc))
+            return exc.status
+        case StoreError() | EventsLost():
+            complain(str(exc))
+            return 1
+        case _:
+            return None
 
 
 def _forget_stdout() -> None:

@@ -34,7 +34,6 @@ from trio_eventlog.cli._terminal import PROGRAM, CommandError, counted, output_c
 
 _AGENTS: Final = 5
 _ATTEMPTS: Final = 3
-_STEPS: Final = ("plan", "act", "check")
 _FAILURE_RATE: Final = 0.08
 _LONGEST_OUTAGE: Final = 2.0
 
@@ -82,14 +81,19 @@ async def _work(log: EventLog, seconds: float) -> None:
     log.ingest(ModuleEvent("scheduler", "opened", {"agents": _AGENTS}))
     send, receive = trio.open_memory_channel[str](0)
     async with trio.open_nursery() as nursery:
-        with send, receive:
-            for number in range(1, _AGENTS + 1):
-                nursery.start_soon(_agent, log, f"agent-{number}", receive.clone())
-            with trio.move_on_after(seconds):
-                for number in itertools.count(1):
-                    await send.send(f"run-{number}")
-                    log.ingest(ModuleEvent("scheduler", "run_handed_out", {"run_id": f"run-{number}"}))
+        for name in (f"agent-{number}" for number in range(1, _AGENTS + 1)):
+            nursery.start_soon(_agent, log, name, receive.clone())
+        with send, receive, trio.move_on_after(seconds):
+            await _hand_out_runs(log, send)
     log.ingest(ModuleEvent("scheduler", "closed"))
+
+
+async def _hand_out_runs(log: EventLog, runs: trio.MemorySendChannel[str]) -> None:
+    number = 0
+    while True:
+        number += 1
+        await runs.send(f"run-{number}")
+        log.ingest(ModuleEvent("scheduler", "run_handed_out", {"run_id": f"run-{number}"}))
 
 
 async def _agent(log: EventLog, name: str, runs: trio.MemoryReceiveChannel[str]) -> None:
@@ -101,17 +105,25 @@ async def _agent(log: EventLog, name: str, runs: trio.MemoryReceiveChannel[str])
 
 
 async def _run(log: EventLog, name: str, run_id: str) -> None:
-    for attempt in range(1, _ATTEMPTS + 1):
-        log.ingest(AgentEvent(name, "run_started", {"run_id": run_id, "attempt": attempt}))
-        try:
-            for step in _STEPS:
-                await _step(log, name, run_id, step)
-        except RuntimeError as exc:
-            log.ingest(AgentEvent(name, "run_failed", {"run_id": run_id, "reason": str(exc)}))
-        else:
-            log.ingest(AgentEvent(name, "run_completed", {"run_id": run_id, "attempts": attempt}))
+    attempts = 1
+    while not await _attempt(log, name, run_id, attempts):
+        if attempts == _ATTEMPTS:
+            log.ingest(AgentEvent(name, "run_given_up", {"run_id": run_id, "attempts": attempts}))
             return
-    log.ingest(AgentEvent(name, "run_given_up", {"run_id": run_id, "attempts": _ATTEMPTS}))
+        attempts += 1
+    log.ingest(AgentEvent(name, "run_completed", {"run_id": run_id, "attempts": attempts}))
+
+
+async def _attempt(log: EventLog, name: str, run_id: str, attempt: int) -> bool:
+    log.ingest(AgentEvent(name, "run_started", {"run_id": run_id, "attempt": attempt}))
+    try:
+        await _step(log, name, run_id, "plan")
+        await _step(log, name, run_id, "act")
+        await _step(log, name, run_id, "check")
+    except RuntimeError as exc:
+        log.ingest(AgentEvent(name, "run_failed", {"run_id": run_id, "reason": str(exc)}))
+        return False  # noqa: ASYNC910 - a step that fails has waited
+    return True
 
 
 async def _step(log: EventLog, name: str, run_id: str, step: str) -> None:
@@ -151,20 +163,23 @@ async def run_demo(url: str | None, *, seconds: float) -> int:
         start = trio.current_time()
         outage = min(0.25 * seconds, _LONGEST_OUTAGE)
         flaky = _FlakyStore(store, begins=start + 0.35 * seconds, ends=start + 0.35 * seconds + outage)
-        async with open_event_log(
-            flaky,
-            flush_interval=0.1,
-            # What comes during the outage is to wait, not to fall.
-            retry_buffer_cap=100_000,
-            retry=_RETRY,
-            # The watcher shows failures; without this they would be logged.
-            on_failure=lambda _report: None,
-        ) as log:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_watch_live if console.is_terminal else _watch_in_lines, console, log, flaky)
-                await _work(log, seconds)
-                await log.flush()
-                nursery.cancel_scope.cancel(reason="the work is done")
+        watch = _watch_live if console.is_terminal else _watch_in_lines
+        async with (
+            open_event_log(
+                flaky,
+                flush_interval=0.1,
+                # What comes during the outage is to wait, not to fall.
+                retry_buffer_cap=100_000,
+                retry=_RETRY,
+                # The watcher shows failures; without this they would be logged.
+                on_failure=lambda _report: None,
+            ) as log,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(watch, console, log, flaky)
+            await _work(log, seconds)
+            await log.flush()
+            nursery.cancel_scope.cancel(reason="the work is done")
         await write(_books(log) + "\n")
         statistics = log.statistics()
         if statistics.persisted != statistics.ingested:
@@ -175,11 +190,9 @@ async def run_demo(url: str | None, *, seconds: float) -> int:
 
 
 def _new_file() -> str:
-    for number in itertools.count(1):
-        name = "trio-eventlog-demo.db" if number == 1 else f"trio-eventlog-demo-{number}.db"
-        if not Path(name).exists():
-            return name
-    raise AssertionError
+    others = (f"trio-eventlog-demo-{number}.db" for number in itertools.count(2))
+    names = itertools.chain(("trio-eventlog-demo.db",), others)
+    return next(name for name in names if not Path(name).exists())
 
 
 def _books(log: EventLog) -> str:
@@ -235,8 +248,8 @@ def _findings(events: Sequence[PersistedEvent]) -> str:
         event.event.event_type == "run_completed" and event.event.payload["attempts"] > 1 for event in events
     )
     return (
-        f"\nThe log says: {counted(types['run_completed'], 'run')} completed, {rescued:,} of them after a retry;"
-        f" {types['run_given_up']:,} given up.\n"
+        f"\nThe log says: {counted(types['run_completed'], 'run')} completed,"
+        f" {rescued:,} of them after a retry; {types['run_given_up']:,} given up.\n"
     )
 
 

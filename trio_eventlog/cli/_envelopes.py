@@ -172,7 +172,7 @@ class EnvelopeFile:
     def _read(self) -> bytes:
         if self._raw is None or self._stream is None:
             self._raw = _RawFile(io.FileIO(0, closefd=False) if self.name == STDIN else io.FileIO(self.name))
-            self._stream = gzip.GzipFile(fileobj=self._raw) if self._raw.is_gzip else self._raw  # type: ignore[arg-type]
+            self._stream = gzip.GzipFile(fileobj=self._raw) if self._raw.is_gzip else self._raw
             if self._raw.is_empty and self.name.endswith(".gz"):
                 raise EOFError
         if isinstance(self._stream, gzip.GzipFile):

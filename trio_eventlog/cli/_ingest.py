@@ -189,7 +189,7 @@ async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: i
                 grace_period=_GRACE,
                 on_failure=tally.on_failure,
             ) as log:
-                with stop.scope:
+                with stop.stoppable():
                     await _read_files(log, names, tally)
         except EventsLost:
             pass  # the tally has them
@@ -221,10 +221,9 @@ async def _read_files(log: EventLog, names: Sequence[str], tally: _Tally) -> Non
 
 
 async def _read_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
-    before, unflushed, is_last = tally.position, 0, False
+    before, unflushed = tally.position, 0
     with file:
-        # Once the store is unusable, reading on would only lose more.
-        while not is_last and log.statistics().state is LogState.OPEN:
+        while True:
             # Left behind when cancelled: a pipe may stay silent for ever.
             block = await trio.to_thread.run_sync(file.read_block, abandon_on_cancel=True)
             for line in block.lines:
@@ -238,7 +237,9 @@ async def _read_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
             if block.problem is not None:
                 place = file.label if block.problem_line is None else f"{file.label}:{block.problem_line}"
                 tally.cannot_read(place, block.problem)
-            is_last = block.is_last
+            # Once the store is unusable, reading on would only lose more.
+            if block.is_last or log.statistics().state is not LogState.OPEN:
+                return
 
 
 async def _ingest_line(log: EventLog, place: _Place, line: Line, tally: _Tally) -> None:
@@ -257,9 +258,11 @@ async def _ingest_line(log: EventLog, place: _Place, line: Line, tally: _Tally) 
 
 
 async def _flush(log: EventLog) -> None:
-    # What is lost is reported to the tally.
-    with suppress(EventsLost):
+    try:
         await log.flush()
+    except EventsLost:
+        # The tally has been told.
+        await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager

@@ -57,7 +57,7 @@ def sqlite_path(url: str) -> str | None:
     if scheme.lower() != "sqlite":
         return None
     path = rest.partition("?")[0]
-    return unquote(path[2:] if path.startswith("//") else path)
+    return unquote(path.removeprefix("//"))
 
 
 # --- filters --------------------------------------------------------------------------------------

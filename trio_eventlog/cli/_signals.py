@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import attrs
 import trio
@@ -17,23 +17,43 @@ from trio_eventlog.cli._terminal import complain
 class Stop:
     """What happens when a signal asks the command to stop."""
 
-    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    """Cancelled then: what shall stop is entered in it."""
-
     signal_number: int | None = None
     """The signal, once it has come."""
+
+    _scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _left: trio.Event = attrs.Factory(trio.Event)
 
     @property
     def status(self) -> int:
         """Exit status for the signal, as shells count them; 0 if none came."""
         return 0 if self.signal_number is None else 128 + self.signal_number
 
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """The part of the block that the first signal cancels."""
+        try:
+            with self._scope:
+                yield
+        finally:
+            self._left.set()
+
+    async def _watch(self, message: str, console: Console, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            self.signal_number = await anext(signals)
+            self._scope.cancel(reason=f"signal {self.signal_number}")
+            complain(message, console)
+            # A second signal is for what comes after that part. If it is here before, it is kept, and
+            # delivered on leaving this block: a KeyboardInterrupt that came earlier would only end that
+            # part, which is ending already.
+            await self._left.wait()
+
 
 @asynccontextmanager
 async def stopping_on_signals(message: str, console: Console) -> AsyncIterator[Stop]:
-    """For the length of the block, let the first SIGINT or SIGTERM cancel a scope instead of the program.
+    """For the length of the block, let the first SIGINT or SIGTERM stop a part of it, in good order.
 
-    The second one does what it does without us: KeyboardInterrupt for SIGINT, the end for SIGTERM. Owns a
+    The second does what it does without us: KeyboardInterrupt for SIGINT, the end for SIGTERM. Owns a
     nursery: what the block raises comes out in a group.
 
     Args:
@@ -41,18 +61,7 @@ async def stopping_on_signals(message: str, console: Console) -> AsyncIterator[S
       console: and there.
     """
     stop = Stop()
-
-    async def watch(*, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                stop.signal_number = number
-                stop.scope.cancel(reason=f"signal {number}")
-                break
-        # Only now, when a further signal is no longer ours.
-        complain(message, console)
-
     async with trio.open_nursery() as nursery:
-        await nursery.start(watch)
+        await nursery.start(stop._watch, message, console)  # noqa: SLF001 - of this module
         yield stop
         nursery.cancel_scope.cancel(reason="the block has ended")

@@ -80,6 +80,14 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 # --- consoles -------------------------------------------------------------------------------------
 
 
+class HelpConsole(Console):
+    """Where help goes. Says it our way if nobody reads it."""
+
+    def on_broken_pipe(self) -> None:
+        """Instead of ending the program with status 1."""
+        raise ReaderGone
+
+
 def error_console() -> Console:
     """Where progress and complaints go."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -96,5 +96,5 @@ class _Registry:
 
 _registry: Final = _Registry()
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
     os.register_at_fork(after_in_child=_registry.forget)

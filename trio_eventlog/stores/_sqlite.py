@@ -40,6 +40,9 @@ _MOST_LOG_NAME_BYTES: Final = 512
 # writer has begun it shall finish; this is as good as never.
 _NEVER: Final = 2**31 - 1
 
+# A few milliseconds.
+_STEPS_TO_CLOSE: Final = 50_000
+
 _PASSING: Final = (
     apsw.AbortError,
     apsw.BusyError,
@@ -88,12 +91,18 @@ class _Worker:
     ) -> _Worker:
         """Open the file."""
         await trio.lowlevel.checkpoint()
+        controllers: list[apsw.aio.Trio] = []
+
+        def control() -> apsw.aio.Trio:
+            controllers.append(apsw.aio.Trio())
+            return controllers[0]
+
         with (
-            # apsw leaves its thread behind when the opening is cancelled, and the process then cannot
-            # end. Opening takes milliseconds: no page of the file is read yet.
+            # Opening takes milliseconds, no page of the file is read yet: simpler to have it than to
+            # cancel it.
             trio.move_on_after(_OPEN_SECONDS, shield=True),
             _set(apsw.aio.deadline, math.inf),
-            _set(apsw.async_controller, cast("Any", apsw.aio.Trio)),
+            _set(apsw.async_controller, control),
             _set(apsw.aio.check_progress_steps, progress_steps),
         ):
             try:
@@ -102,6 +111,8 @@ class _Worker:
                 msg = f"{path}: {exc}"
                 raise StoreUnusable(msg) from exc
             return cls(path, db, at_end)
+        # When an opening is cancelled, apsw leaves its thread waiting, and the process cannot end.
+        controllers[0].close()  # type: ignore[no-untyped-call] # the driver's
         msg = f"{path}: opening the file took more than {_OPEN_SECONDS:.0f} seconds"
         raise StoreError(msg)
 
@@ -151,11 +162,12 @@ class _Worker:
         finally:
             self._at_end()
 
-    def interrupt(self) -> None:
-        """Stop the statement that is running; its caller gets an error."""
-        self._closing = True
-        if not self._finished:
-            cast("apsw.Connection", self._db).interrupt()
+    def is_closing(self) -> bool:
+        """For SQLite, which asks every so often while a statement runs: stop it?
+
+        Its own call for that, ``interrupt``, does nothing if it comes just before the statement.
+        """
+        return self._closing
 
     async def aclose(self) -> bool:
         """Close the connection after what runs now; refuse what comes later. Never cancelled.
@@ -288,7 +300,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
                     workers[0], partial(schema.prepare_writer, log=log, synchronous=synchronous)
                 )
             workers.append(await _Worker.start(real, apsw.SQLITE_OPEN_READONLY, None, _nothing))
-            await _first_run(workers[-1], _prepare_reader)
+            await _first_run(workers[-1], partial(_prepare_reader, workers[-1].is_closing))
             yield SqliteStore._create(real, log, None if read_only else workers[0], workers[-1], log_id)
         finally:
             await _close(workers, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
@@ -396,7 +408,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreError: the file cannot be read now.
         """
         async with SqliteStore.open(path, read_only=True) as store:
-            return await store._reader.run(schema.log_names)  # noqa: SLF001 - ours
+            return await store._reader.run(schema.log_names)
 
 
 async def _first_run(worker: _Worker, job: Callable[[apsw.Connection], T]) -> T:
@@ -414,8 +426,6 @@ async def _first_run(worker: _Worker, job: Callable[[apsw.Connection], T]) -> T:
 async def _close(workers: Sequence[_Worker], lock: WriterLock | None) -> None:  # noqa: ASYNC910 - with nothing open there is nothing to wait for
     # The reader first: SQLite folds its log into the file when the last connection that may write goes.
     for worker in reversed(workers):
-        if lock is None or worker is not workers[0]:
-            worker.interrupt()
         if not await worker.aclose():
             _logger.warning(
                 "%s: closing gave up after %.0f seconds because a statement is still running; what it holds,"
@@ -434,7 +444,8 @@ def _nothing(*_args: object) -> None:
     """A job for a connection that only waits its turn."""
 
 
-def _prepare_reader(db: apsw.Connection) -> None:
+def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None:
+    db.set_progress_handler(is_closing, _STEPS_TO_CLOSE, id="closing")
     schema.harden(db)
     schema.is_initialised(db)
 

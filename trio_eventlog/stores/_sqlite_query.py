@@ -103,7 +103,8 @@ def select(query: EventQuery, log_id: int) -> Select | None:
     if types and driver != "event_types" and not unbound:
         terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
     # Not indexed means not by another index than seq itself.
-    access = "NOT INDEXED" if driver is None else f"INDEXED BY {table}_{driver.removesuffix('s')}"
+    column = "event_type" if driver == "event_types" else driver
+    access = "NOT INDEXED" if column is None else f"INDEXED BY {table}_{column}"
     one = f"SELECT {READ} FROM {table} {access}{terms}"  # noqa: S608 - no values
     if unbound:
         return Select(f"{one} ORDER BY seq", tuple(terms.bindings), frozenset(types), limit)

@@ -1,0 +1,167 @@
+"""Every public async function is a checkpoint, always: with work to do, without, and on error.
+
+The list is compared with what the package exports, so that a new function cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import trio_eventlog
+from tests.fakes import FakeStore, fail_with, numbered
+from trio_eventlog import (
+    EventLog,
+    EventQuery,
+    EventsLost,
+    PersistedEvent,
+    StoreUnusable,
+    open_event_log,
+    stores,
+)
+from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+
+
+def event(seq: int, event_id: str | None = None) -> PersistedEvent:
+    """One for a store."""
+    return PersistedEvent(event_id or f"e{seq}", seq, 0, "worker", numbered(seq))
+
+
+STORE_CALLS: dict[str, list[Callable[[MemoryStore | NullStore | SqliteStore], Awaitable[object]]]] = {
+    "append_batch": [
+        lambda store: store.append_batch([]),
+        lambda store: store.append_batch([event(1)]),
+        lambda store: store.append_batch([event(1)]),
+        lambda store: store.append_batch([event(1, "of another id")]),
+        lambda store: store.append_batch([event(0)]),
+    ],
+    "query": [
+        lambda store: store.query(EventQuery()),
+        lambda store: store.query(EventQuery(limit=0)),
+        lambda store: store.query(EventQuery(since_ms=2**64 - 1)),
+    ],
+    "last_seq": [lambda store: store.last_seq()],
+}
+
+DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]]]] = {
+    "describe": [lambda store: store.describe(), lambda store: store.describe(top=0)]
+}
+
+CALLS = {
+    NullStore: STORE_CALLS,
+    MemoryStore: STORE_CALLS | DESCRIBE,
+    SqliteStore: STORE_CALLS | DESCRIBE,
+    EventLog: {
+        "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
+        "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],
+        "query": [lambda log: log.query(), lambda log: log.query(EventQuery(limit=0))],
+    },
+}
+
+
+def async_methods(cls: type) -> set[str]:
+    """Public methods that are awaited."""
+    return {
+        name
+        for name, member in inspect.getmembers(cls, inspect.iscoroutinefunction)
+        if not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("cls", CALLS)
+def test_no_async_method_is_forgotten(cls: type) -> None:
+    """The calls above cover each of them."""
+    static = {"logs"}  # of SqliteStore; below
+
+    assert async_methods(cls) - static == set(CALLS[cls])
+
+
+def test_no_class_is_forgotten() -> None:
+    """Every public class with methods to await stands above."""
+    public = [*vars(trio_eventlog).values(), *(getattr(stores, name) for name in dir(stores))]
+    classes = {value for value in public if inspect.isclass(value) and async_methods(value)}
+
+    assert classes - {trio_eventlog.EventStore} == set(CALLS)
+
+
+async def checked(call: Awaitable[object]) -> None:
+    """Assert that a call is a checkpoint, whether it returns or raises."""
+    with trio.testing.assert_checkpoints():
+        with suppress(trio_eventlog.EventLogError):
+            await call
+
+
+async def entered_cancelled(call: Awaitable[object]) -> None:
+    """Assert that a call made by a cancelled task does not return."""
+    with trio.CancelScope() as scope:
+        scope.cancel(reason="test")
+        await call
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("cls", [NullStore, MemoryStore, SqliteStore])
+async def test_methods_of_stores(cls: type, tmp_path: Path) -> None:
+    """With work and without, and when they raise; entered cancelled, they raise Cancelled and do nothing."""
+    async with AsyncExitStack() as stack:
+        store = (
+            await stack.enter_async_context(SqliteStore.open(tmp_path / "events.db"))
+            if cls is SqliteStore
+            else cls()
+        )
+        for calls in CALLS[cls].values():
+            for call in calls:
+                await entered_cancelled(call(store))
+        assert await store.last_seq() == 0
+        for calls in CALLS[cls].values():
+            for call in calls:
+                await checked(call(store))
+
+
+async def test_methods_of_a_closed_store(tmp_path: Path) -> None:
+    """They raise, and are checkpoints all the same."""
+    async with SqliteStore.open(tmp_path / "events.db") as store:
+        pass
+    for calls in CALLS[SqliteStore].values():
+        for call in calls:
+            with trio.testing.assert_checkpoints(), pytest.raises(trio_eventlog.StoreError):
+                await call(store)
+
+
+async def test_methods_of_the_log(autojump_clock: trio.testing.MockClock) -> None:
+    """With work and without."""
+    async with open_event_log(FakeStore()) as log:
+        for calls in CALLS[EventLog].values():
+            for call in calls:
+                await entered_cancelled(call(log))
+        assert log.statistics().ingested == 0
+        for calls in CALLS[EventLog].values():
+            for call in calls:
+                await checked(call(log))
+
+
+async def test_a_flush_that_raises_is_a_checkpoint(autojump_clock: trio.testing.MockClock) -> None:
+    """Also one that has nothing to wait for."""
+    with pytest.raises(StoreUnusable):
+        async with open_event_log(FakeStore(otherwise=fail_with(StoreUnusable("gone"))), batch_size=1) as log:
+            log.ingest(numbered(1))
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.testing.assert_checkpoints(), pytest.raises(EventsLost):
+                await log.flush()
+
+
+async def test_opening(tmp_path: Path) -> None:
+    """Entering a context manager of ours is a checkpoint, also where there is nothing to open."""
+    async with AsyncExitStack() as stack:
+        for url in ["memory:", "null:", f"sqlite:{tmp_path}/events.db"]:
+            with trio.testing.assert_checkpoints():
+                store = await stack.enter_async_context(open_store(url))
+            with trio.testing.assert_checkpoints():
+                await stack.enter_async_context(open_event_log(store))
+        with trio.testing.assert_checkpoints():
+            await SqliteStore.logs(tmp_path / "events.db")

@@ -1,0 +1,106 @@
+"""The errors: one tree, numbers as attributes, and messages that say what happened."""
+
+import copy
+import pickle
+
+import pytest
+
+import trio_eventlog
+from trio_eventlog import (
+    AgentEvent,
+    CodecError,
+    EventLogBroken,
+    EventLogError,
+    EventRejected,
+    EventsLost,
+    LogBusy,
+    LossReason,
+    PersistedEvent,
+    SequenceConflict,
+    StaleCursor,
+    StoreError,
+    StoreUnusable,
+)
+
+EVENTS = tuple(PersistedEvent(f"e{seq}", seq, 0, "a", AgentEvent("a", "t")) for seq in range(1, 8))
+
+ERRORS = [
+    (CodecError("event.payload", "too deep"), "event.payload: too deep"),
+    (CodecError("", "not JSON"), "not JSON"),
+    (EventsLost(1, 5, 5, {LossReason.CAP: 1}), "1 event lost (seq 5 to 5: 1 cap)"),
+    (
+        EventsLost(5, 1, 9, {LossReason.CAP: 2, LossReason.SHUTDOWN: 3}),
+        "5 events lost (seq 1 to 9: 2 cap, 3 shutdown)",
+    ),
+    (StaleCursor(9, 3), "cursor 9 lies beyond the last seq of the log, 3"),
+    (EventRejected(EVENTS[:2], "too large"), "too large (seq 1, 2)"),
+    (EventRejected(EVENTS, "too large"), "too large (seq 1, 2, 3, 4, 5 and 2 more)"),
+    (SequenceConflict([3]), "another event already sits on seq 3"),
+    (SequenceConflict(range(1, 8)), "another event already sits on seq 1, 2, 3, 4, 5, …"),
+    (EventLogBroken("it broke"), "it broke"),
+    (StoreError("busy"), "busy"),
+    (StoreUnusable("closed"), "closed"),
+    (LogBusy("taken"), "taken"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [pytest.param(*case, id=f"{type(case[0]).__name__}-{index}") for index, case in enumerate(ERRORS)],
+)
+def test_messages_and_copies(error, message):
+    """A message for people, attributes for programs; both survive the way to another process."""
+    assert str(error) == message
+
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301 - our own
+        assert type(copied) is type(error)
+        assert str(copied) == message
+        assert vars(copied) == vars(error)
+
+
+def test_the_tree():
+    """What a program catches is what it can do something about."""
+    tree = {
+        CodecError: EventLogError,
+        EventsLost: EventLogError,
+        EventLogBroken: EventLogError,
+        StaleCursor: EventLogError,
+        StoreError: EventLogError,
+        EventRejected: StoreError,
+        StoreUnusable: StoreError,
+        SequenceConflict: StoreUnusable,
+        LogBusy: StoreUnusable,
+    }
+
+    for error, parent in tree.items():
+        assert error.__bases__[0] is parent
+    # A malformed value is a ValueError to those who know nothing of this library.
+    assert issubclass(CodecError, ValueError)
+    exported = {
+        value
+        for value in vars(trio_eventlog).values()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    assert exported == {*tree, EventLogError}
+
+
+def test_the_account_of_a_loss_cannot_be_changed():
+    counts = {LossReason.CAP: 1}
+    error = EventsLost(1, 5, 5, counts)
+    counts[LossReason.CAP] = 2
+
+    assert error.by_reason == {LossReason.CAP: 1}
+    # By name, too: reasons are strings.
+    assert error.by_reason["cap"] == 1
+    with pytest.raises(TypeError):
+        error.by_reason[LossReason.CAP] = 3
+
+
+def test_events_and_seqs_are_kept_as_tuples():
+    events, seqs = list(EVENTS), [1, 2]
+    rejected, conflict = EventRejected(events, "no"), SequenceConflict(seqs)
+    events.clear()
+    seqs.clear()
+
+    assert rejected.events == EVENTS
+    assert conflict.seqs == (1, 2)
