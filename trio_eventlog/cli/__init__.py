@@ -31,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         from trio_eventlog.cli._app import run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as exc:
-        if exc.name is None or exc.name.partition(".")[0] not in _EXTRA:
+        missing = (exc.name or "").partition(".")[0]
+        if missing not in _EXTRA:
             raise
         sys.stderr.write(
-            f"trio-eventlog: the command line needs {exc.name}; install it with:"
+            f"trio-eventlog: the command line needs {missing}; install it with:"
             " pip install 'trio-eventlog[cli]'\n"
         )
         sys.exit(1)

@@ -28,7 +28,7 @@ Examples:
 
 ```
 trio-eventlog ingest events.jsonl.gz --store sqlite:events.db
-zcat logs/*.gz | trio-eventlog ingest --store sqlite:events.db?log=import
+zcat logs/*.gz | trio-eventlog ingest --store 'sqlite:events.db?log=import'
 ```
 """
 
@@ -63,6 +63,12 @@ trio-eventlog demo --store sqlite:demo.db --seconds 10
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
 
+def _no_option(_type: object, name: str) -> None:
+    if name.startswith("-") and name != STDIN:
+        msg = f"unknown option {name} (see {PROGRAM} ingest --help); for a file of this name write ./{name}"
+        raise CommandError(msg, USAGE_STATUS)
+
+
 def _version() -> str:
     try:
         return f"{PROGRAM} {version('trio-eventlog')}"
@@ -87,7 +93,8 @@ app = App(
 
 @app.command(help_epilogue=_INGEST_EXAMPLES)
 async def ingest(
-    *files: Annotated[str, Parameter(metavar="FILE", negative=())],
+    # A hyphen alone is a file here; what else begins with one is caught by the validator.
+    *files: Annotated[str, Parameter(metavar="FILE", allow_leading_hyphen=True, validator=_no_option)],
     store: StoreUrl,
     show_rejected: Annotated[int, Parameter(metavar="N", validator=Number(gte=0))] = 20,
 ) -> int:

@@ -75,6 +75,9 @@ class _Tally:
     """Bytes read from all files together."""
 
     _shown: int = 0
+    _told: int = 0
+    """Losses that the log has told us."""
+
     _places: dict[int, _Place] = attrs.Factory(dict)
     """Where the events came from that may still be rejected or lost: by seq, ascending."""
 
@@ -93,13 +96,14 @@ class _Tally:
         self.read += 1
         self._reject(place, reason)
 
-    def note_settled(self, pending: int) -> None:
+    def note_settled(self, statistics: LogStatistics) -> None:
         """Forget where events came from that are stored.
 
-        Events are settled in order, except those that are lost, and they leave the places at once. So it
-        is the newest ``pending`` places that are still needed.
+        Events are settled in order, except those that are lost, which leave the places as soon as we are
+        told of them. So the places that are still needed are the newest.
         """
-        for seq in list(self._places)[: max(len(self._places) - pending, 0)]:
+        needed = statistics.pending + statistics.lost_total - self._told
+        for seq in list(self._places)[: max(len(self._places) - needed, 0)]:
             del self._places[seq]
 
     def on_failure(self, report: AppendFailure | EventLoss) -> None:
@@ -108,6 +112,7 @@ class _Tally:
             if report.failures == 1:
                 complain(f"the store failed, and is tried again: {report.error}", self.console)
             return
+        self._told += report.count
         self._unplaced += [
             _Loss(event.seq, event.id, report.reason, report.in_doubt) for event in report.events
         ]
@@ -233,7 +238,7 @@ async def _read_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
                     await _flush(log)
                     unflushed = 0
             tally.position = before + block.position
-            tally.note_settled(log.statistics().pending)
+            tally.note_settled(log.statistics())
             if block.problem is not None:
                 place = file.label if block.problem_line is None else f"{file.label}:{block.problem_line}"
                 tally.cannot_read(place, block.problem)

@@ -37,7 +37,12 @@ class Stop:
         finally:
             self._left.set()
 
-    async def _watch(self, message: str, console: Console, *, task_status: trio.TaskStatus[None]) -> None:
+    # So that a signal which is delivered on leaving the receiver becomes a KeyboardInterrupt of the main
+    # task, which drains, and not of this one.
+    @trio.lowlevel.enable_ki_protection
+    async def _watch(  # noqa: ASYNC114 - started below
+        self, message: str, console: Console, *, task_status: trio.TaskStatus[None]
+    ) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             self.signal_number = await anext(signals)
@@ -62,6 +67,6 @@ async def stopping_on_signals(message: str, console: Console) -> AsyncIterator[S
     """
     stop = Stop()
     async with trio.open_nursery() as nursery:
-        await nursery.start(stop._watch, message, console)  # noqa: SLF001 - of this module
+        await nursery.start(stop._watch, message, console)
         yield stop
         nursery.cancel_scope.cancel(reason="the block has ended")
