@@ -870,6 +870,7 @@ async def test_an_unusable_store_ends_the_log_and_not_the_program(autojump_clock
             assert await log.query(EventQuery(limit=1)) == [store.held[next(iter(store.held))]]
 
     assert caught.value is gone
+    assert [(failure.error, failure.retry_in) for failure in reports.failures] == [(gone, math.inf)]
     assert log.statistics().state == LogState.UNUSABLE
     assert len(store.appends) == 2
     assert [loss.in_doubt for loss in reports.losses] == [True, False]
@@ -920,7 +921,9 @@ async def test_rejected_events_are_set_aside_and_the_rest_goes_again_at_once(aut
     assert [(loss.reason, loss.in_doubt, loss.count) for loss in reports.losses] == [
         (LossReason.REJECTED, False, 3)
     ]
-    assert reports.failures == []
+    assert [(failure.error.reason, failure.retry_in) for failure in reports.failures] == [
+        ("divisible by three", 0)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -521,16 +521,20 @@ class EventLog(metaclass=NoPublicConstructor):
         duplicates: Collection[int] = ()
         # Foreign code from here to the end of this block: it may raise, hang or lie.
         try:
-            with trio.CancelScope(deadline=self._append_deadline()) as self._append_scope:
+            scope = self._append_scope = trio.CancelScope(deadline=self._append_deadline())
+            with scope:
                 duplicates = _checked_duplicates(await self._store.append_batch(batch), batch)
-            if self._append_scope.cancelled_caught:
-                error = _AppendTimeout(f"cancelled after {trio.current_time() - started:.3g} s")
+            if scope.cancelled_caught:
+                error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
         except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
             error = exc
-        except BaseException:
+            self._log_if_foreign(exc, batch)
+        except BaseException as exc:
             # Cancelled when the grace period is over, or KeyboardInterrupt raised by the store.
-            self._failed_appends += 1
+            cut_off = TimeoutError("the append was cut off by the end of the grace period")
             self._buffer.failed()
+            error_told = cut_off if isinstance(exc, trio.Cancelled) else exc
+            self._tell_failure(error_told, batch, math.inf)
             raise
         finally:
             self._append_scope = None
@@ -539,7 +543,6 @@ class EventLog(metaclass=NoPublicConstructor):
             self._buffer.stored(duplicates)
             self._scheduler.succeeded()
         else:
-            self._failed_appends += 1
             self._handle(error, batch)
         self._settle_flushes()
         self._note_losses()
@@ -549,35 +552,48 @@ class EventLog(metaclass=NoPublicConstructor):
         return self._scheduler.append_until(self._settings.append_timeout)
 
     def _handle(self, error: Exception, batch: tuple[PersistedEvent, ...]) -> None:
-        if isinstance(error, EventRejected):
-            named = {event.seq for event in error.events} & {event.seq for event in batch}
-            if named:
-                self._buffer.rejected(named)
-                self._scheduler.rejected(len(batch) - len(named))
-                self._report_losses()
-                return
-        elif isinstance(error, StoreUnusable):
+        if isinstance(error, StoreUnusable):
             self._fatal = error
             self._state = LogState.UNUSABLE
-            self._give_up(LossReason.UNUSABLE, in_doubt=not isinstance(error, SequenceConflict))
-            return
-        self._buffer.failed()
-        retry_in = self._scheduler.failed(trio.current_time())
-        self._log_foreign_error(error)
+            self._lose_everything(LossReason.UNUSABLE, in_doubt=not isinstance(error, SequenceConflict))
+            self._tell_failure(error, batch, math.inf)
+            self._report_losses()
+        elif isinstance(error, EventRejected) and (rejected := _rejected(error, batch)):
+            self._buffer.rejected(rejected)
+            self._scheduler.rejected(len(batch) - len(rejected))
+            self._tell_failure(error, batch, 0.0)
+            self._report_losses()
+        else:
+            self._buffer.failed()
+            retry_in = self._scheduler.failed(trio.current_time())
+            self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures)
+
+    def _tell_failure(
+        self,
+        error: BaseException,
+        batch: tuple[PersistedEvent, ...],
+        retry_in: float,
+        *,
+        failures: int | None = None,
+    ) -> None:
+        self._failed_appends += 1
         self._tell(
             AppendFailure(
                 error=error,
                 events=len(batch),
                 first_seq=batch[0].seq,
                 last_seq=batch[-1].seq,
-                failures=self._scheduler.failures,
+                failures=self._scheduler.failures + 1 if failures is None else failures,
                 retry_in=retry_in,
             )
         )
 
-    def _log_foreign_error(self, error: Exception) -> None:
-        is_ours = isinstance(error, StoreError | _AppendTimeout) and not isinstance(error, EventRejected)
-        if not is_ours and not self._logged_foreign_error:
+    def _log_if_foreign(self, error: Exception, batch: tuple[PersistedEvent, ...]) -> None:
+        """A store that breaks its contract is a defect of its own: say so, once."""
+        is_foreign = not isinstance(error, StoreError)
+        if isinstance(error, EventRejected):
+            is_foreign = not _rejected(error, batch)
+        if is_foreign and not self._logged_foreign_error:
             self._logged_foreign_error = True
             logger.error(
                 "the store %r broke its contract; the append will be tried again",
@@ -587,14 +603,17 @@ class EventLog(metaclass=NoPublicConstructor):
 
     # --- losses and reports -----------------------------------------------------------------------
 
-    def _give_up(self, reason: LossReason, *, in_doubt: bool = True) -> None:
-        """Lose all that is pending, and all that may still come."""
+    def _lose_everything(self, reason: LossReason, *, in_doubt: bool = True) -> None:
+        """All that is pending, and all that may still come."""
         self._doom = reason
         self._absorb()
         self._buffer.abandon(reason, in_doubt=in_doubt)
         self._settle_flushes()
-        self._report_losses()
         self._serve_waiters()
+
+    def _give_up(self, reason: LossReason) -> None:
+        self._lose_everything(reason)
+        self._report_losses()
 
     def _note_losses(self) -> None:
         """See to it that losses are reported: now if they are many, otherwise soon."""
@@ -700,8 +719,9 @@ class EventLog(metaclass=NoPublicConstructor):
             self._state = LogState.CLOSED
 
 
-class _AppendTimeout(TimeoutError):
-    """An append that took longer than ``append_timeout``; what a report of it carries."""
+def _rejected(error: EventRejected, batch: tuple[PersistedEvent, ...]) -> set[int]:
+    """The seqs of those events that a store rejects and that it was offered."""
+    return {event.seq for event in error.events} & {event.seq for event in batch}
 
 
 def _checked_duplicates(returned: object, batch: tuple[PersistedEvent, ...]) -> Collection[int]:

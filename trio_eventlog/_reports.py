@@ -53,16 +53,20 @@ class LogState(StrEnum):
 
 @attrs.frozen(kw_only=True)
 class AppendFailure:
-    """One append that did not succeed; its events are kept and will be tried again.
+    """One append that did not succeed, whatever then became of its events.
+
+    As a rule they are kept and tried again, after ``retry_in`` seconds. What is lost is reported in an
+    :class:`EventLoss` of its own.
 
     Attributes:
-      error: what the store raised, or a ``TimeoutError`` if the append took longer than
-        ``append_timeout``.
+      error: what the store raised (an :class:`EventRejected` says why it rejects events, a
+        :class:`StoreUnusable` why there will be no further append), or a ``TimeoutError`` if the append
+        took longer than ``append_timeout`` or was cut off by the end of the grace period.
       events: how many events the batch held.
       first_seq: lowest seq of the batch.
       last_seq: highest seq of the batch.
       failures: failures in a row, this one included; 1 or more.
-      retry_in: seconds until the next attempt; infinite if there will be none.
+      retry_in: seconds until the next attempt; 0 for at once, infinite if there will be none.
     """
 
     error: BaseException
