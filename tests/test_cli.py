@@ -603,9 +603,9 @@ def test_ingest_names_events_that_the_store_rejects(cli, tmp_path, use_store):
     assert done.status == 1
     assert done.summary == "12,000 read, 11,997 stored, 0 already there, 3 rejected"
     assert done.err.splitlines() == [
-        f"trio-eventlog: {first}:5: the store can never hold event 'event-5'",
-        f"trio-eventlog: {first}:6000: the store can never hold event 'event-6000'",
-        f"trio-eventlog: {second}:5001: the store can never hold event 'event-12000'",
+        f"trio-eventlog: {first}:5: the store rejects event 'event-5': no",
+        f"trio-eventlog: {first}:6000: the store rejects event 'event-6000': no",
+        f"trio-eventlog: {second}:5001: the store rejects event 'event-12000': no",
     ]
     assert trio.run(store.last_seq) == 11_999
 
@@ -1187,7 +1187,7 @@ def test_demo_stores_everything_and_says_how_to_look_further(tmp_path):
     types = {event.event.event_type for event in events}
     assert {"opened", "spawned", "run_started", "run_completed", "retired", "closed"} <= types
 
-    commands = re.findall(r"^  trio-eventlog (.*)$", done.out, re.MULTILINEULTILINE)
+    commands = re.findall(r"^  trio-eventlog (.*)$", done.out, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         looked = process(*shlex.split(command), cwd=tmp_path)

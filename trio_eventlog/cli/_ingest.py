@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from trio_eventlog import (
     CodecError,
     EventLog,
     EventLoss,
+    EventRejected,
     EventsLost,
     EventStore,
     LogState,
@@ -57,6 +59,7 @@ class _Loss:
     seq: int
     event_id: str
     reason: LossReason
+    why: str
     in_doubt: bool
 
 
@@ -75,6 +78,9 @@ class _Tally:
     """Bytes read from all files together."""
 
     _shown: int = 0
+    _rejection: str = ""
+    """Why the store rejected events, the last time."""
+
     _told: int = 0
     """Losses that the log has told us."""
 
@@ -109,14 +115,21 @@ class _Tally:
     def on_failure(self, report: AppendFailure | EventLoss) -> None:
         """What the log has to tell."""
         if isinstance(report, AppendFailure):
-            if report.failures == 1:
-                complain(f"the store failed, and is tried again: {report.error}", self.console)
+            self._failed(report)
             return
         self._told += report.count
+        why = self._rejection if report.reason is LossReason.REJECTED else report.reason
         self._unplaced += [
-            _Loss(event.seq, event.id, report.reason, report.in_doubt) for event in report.events
+            _Loss(event.seq, event.id, report.reason, why, report.in_doubt) for event in report.events
         ]
         self._place_losses()
+
+    def _failed(self, failure: AppendFailure) -> None:
+        if isinstance(failure.error, EventRejected):
+            # The events follow, as a loss.
+            self._rejection = failure.error.reason
+        elif failure.failures == 1 and math.isfinite(failure.retry_in):
+            complain(f"the store failed, and is tried again: {failure.error}", self.console)
 
     def _place_losses(self) -> None:
         # The flush task may give up an event before our task has run again and knows its seq.
@@ -126,11 +139,11 @@ class _Tally:
             if place is None:
                 self._unplaced.append(loss)
             elif loss.reason is LossReason.REJECTED:
-                self._reject(place, f"the store can never hold event {loss.event_id!a}")
+                self._reject(place, f"the store rejects event {loss.event_id!a}: {loss.why}")
             else:
                 self.lost += 1
                 outcome = "may not be stored" if loss.in_doubt else "is not stored"
-                self._show(f"{place}: event {loss.event_id!a} {outcome} ({loss.reason})")
+                self._show(f"{place}: event {loss.event_id!a} {outcome} ({loss.why})")
 
     def _reject(self, place: _Place, reason: str) -> None:
         self.rejected += 1
