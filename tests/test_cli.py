@@ -816,7 +816,9 @@ def test_a_file_that_is_still_read_is_not_closed(tmp_path):
 # --- query ----------------------------------------------------------------------------------------
 
 
-def test_query_prints_json_lines(cli, filled, db):
+def test_query_prints_json_lines(cli, filled, db, monkeypatch):
+    # What goes into a pipe is for programs, whatever colours somebody likes.
+    monkeypatch.setenv("FORCE_COLOR", "1")
     done = cli("query", "--store", filled)
     assert (done.status, done.err) == (0, "")
     # More than two pages.

@@ -21,6 +21,7 @@ import contextlib
 import inspect
 import io
 import os
+import pty
 import re
 import runpy
 import shutil
@@ -123,18 +124,27 @@ def run_command(command: str, *, terminal: bool) -> tuple[int, str]:
         "COLUMNS": "96",
     }
     if terminal:
-        environment["FORCE_COLOR"] = "1"
-    done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {command}"],  # noqa: S607 - wherever it is
-        env=environment,
-        stdout=subprocess.PIPE,
-        # As on a screen, where both come together.
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode()
+        environment["TERM"] = "xterm"
+    # A real terminal where one is meant: colours can be forced into a pipe, and say nothing about it.
+    reading, writing = pty.openpty() if terminal else os.pipe()
+    with (
+        open(reading, "rb", buffering=0) as output,  # noqa: PTH123 - a descriptor
+        subprocess.Popen(
+            ["bash", "-c", f"set -o pipefail; {command}"],  # noqa: S607 - wherever it is
+            env=environment,
+            stdout=writing,
+            # As on a screen, where both come together.
+            stderr=writing,
+            stdin=subprocess.DEVNULL,
+        ) as process,
+    ):
+        os.close(writing)
+        printed = b""
+        # Linux reports the end of a terminal as an error.
+        with contextlib.suppress(OSError):
+            while part := output.read(65536):
+                printed += part
+        return process.wait(60), printed.decode().replace("\r\n", "\n")
 
 
 _VARIES = (

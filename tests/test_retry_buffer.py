@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import pytest
@@ -242,7 +242,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
     def is_in_flight(self) -> bool:
         return bool(self.batch)
 
-    @precondition(lambda self: not self.is_in_flight)
+    @precondition(lambda self: self.model.pending and not self.is_in_flight)
     @rule(most=st.integers(1, 10))
     def take(self, most: int) -> None:
         self.batch = self.buffer.take(most)
@@ -280,12 +280,15 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.model.rejected(seqs)
         self.batch = ()
 
+    # Seldom: after it there is nothing left to go wrong.
+    @precondition(lambda self: len(self.model.pending) > self.model.cap)
     @rule(reason=reasons, in_doubt=st.booleans())
     def abandon(self, reason: LossReason, in_doubt: bool) -> None:
         self.buffer.abandon(reason, in_doubt=in_doubt)
         self.model.abandon(reason, in_doubt=in_doubt)
         self.batch = ()
 
+    @precondition(lambda self: self.offered)
     @rule()
     def store_scribbles(self) -> None:
         """Into all that it was ever given: an append that timed out may still be at work."""
@@ -295,6 +298,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     # Losses are handed out.
 
+    @precondition(lambda self: self.model.collected < len(self.model.losses))
     @rule()
     def collect_losses(self) -> None:
         losses = self.buffer.collect_losses()
@@ -305,6 +309,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
         for loss in losses:
             assert_untouched(loss.events)
 
+    @precondition(lambda self: self.account is None)
     @rule()
     def open_final_account(self) -> None:
         self.account = self.buffer.open_final_account()
@@ -312,13 +317,20 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     # Flushes come and go.
 
-    @rule(target=tickets, back=st.integers(0, 20))
-    def issue_ticket(self, back: int) -> Waiter:
-        through = max(0, self.last_seq - back)
-        ticket = self.buffer.issue_ticket(through)
-        waiter = Waiter(through, frozenset(self.model.raised), ticket)
+    def issue(self, through: int) -> Waiter:
+        waiter = Waiter(through, frozenset(self.model.raised), self.buffer.issue_ticket(through))
         self.model.waiters.append(waiter)
         return waiter
+
+    @rule(target=tickets)
+    def issue_ticket_for_all(self) -> Waiter:
+        return self.issue(self.last_seq)
+
+    @precondition(lambda self: self.model.pending)
+    @rule(target=tickets, place=st.integers(0, 10), beside=st.sampled_from([0, 0, 1, -1]))
+    def issue_ticket_for_a_part(self, place: int, beside: int) -> Waiter:
+        pending = self.model.pending
+        return self.issue(pending[place % len(pending)] + beside)
 
     @rule(waiter=consumes(tickets))
     def withdraw_ticket(self, waiter: Waiter) -> None:
@@ -326,6 +338,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
             self.buffer.withdraw_ticket(waiter.ticket)
             self.model.waiters.remove(waiter)
 
+    @precondition(lambda self: self.model.waiters)
     @rule()
     def settle(self) -> None:
         settled = self.buffer.settle()
@@ -419,55 +432,76 @@ rounds = st.lists(
     max_size=12,
 )
 
-Batches: TypeAlias = list[tuple[Round, list[int]]]
+
+@attrs.define
+class Offer:
+    """A batch that was offered, and what had been lost before it was."""
+
+    outcome: str
+    seqs: list[int]
+    lost_before: set[int]
 
 
-def play(buffer: RetryBuffer, program: list[Round]) -> tuple[int, Batches]:
-    """Run ``program``. Returns the number of events put, and the batches offered."""
-    count = 0
-    batches: Batches = []
+@attrs.define
+class Played:
+    """What became of a program."""
+
+    count: int = 0
+    """Events that came: the seqs 1 to ``count``."""
+
+    offers: list[Offer] = attrs.Factory(list)
+    lost: list[int] = attrs.Factory(list)
+
+    @property
+    def stored(self) -> list[int]:
+        """In the order in which the store took them."""
+        return [seq for offer in self.offers if offer.outcome == "stored" for seq in offer.seqs]
+
+
+def play(buffer: RetryBuffer, program: list[Round]) -> Played:
+    """Run ``program``."""
+    played = Played()
 
     def arrive(events: int) -> None:
-        nonlocal count
         for _ in range(events):
-            count += 1
-            buffer.put(event(count))
+            played.count += 1
+            buffer.put(event(played.count))
+
+    def collect() -> None:
+        played.lost += [each.seq for loss in buffer.collect_losses() for each in loss.events]
 
     for each in program:
         arrive(each.before)
-        batch = buffer.take(each.most)
+        collect()
+        batch = seqs_of(buffer.take(each.most))
+        played.offers.append(Offer(each.outcome, batch, set(played.lost)))
         arrive(each.during)
-        batches.append((each, seqs_of(batch)))
         if each.outcome == "stored":
             buffer.stored(())
         elif each.outcome == "failed":
             buffer.failed()
         else:
-            buffer.rejected(seqs_of(batch)[::3])
-    return count, batches
+            buffer.rejected(batch[::3])
+    collect()
+    return played
 
 
 @given(caps, rounds)
 def test_stored_in_order(cap: int, program: list[Round]) -> None:
     """The store takes events in the order of their seqs, whatever failed in between (L1, L4)."""
-    buffer = RetryBuffer(cap)
-    _, batches = play(buffer, program)
-    taken = [seq for each, batch in batches if each.outcome == "stored" for seq in batch]
+    stored = play(RetryBuffer(cap), program).stored
 
-    assert sorted(set(taken)) == taken
+    assert sorted(set(stored)) == stored
 
 
 @given(caps, rounds)
 def test_failed_goes_again_first(cap: int, program: list[Round]) -> None:
-    """Nothing newer overtakes an event that failed: the next batch starts with it, or it is lost (L4)."""
-    buffer = RetryBuffer(cap)
-    _, batches = play(buffer, program)
-    lost = {event.seq for loss in buffer.collect_losses() for event in loss.events}
-    for (each, batch), (_, following) in itertools.pairwise(batches):
-        if each.outcome != "stored":
-            again = [seq for seq in batch if seq not in lost]
+    """Nothing newer overtakes events that failed: the next batch begins with them, but for the lost (L4)."""
+    for offer, following in itertools.pairwise(play(RetryBuffer(cap), program).offers):
+        if offer.outcome != "stored":
+            again = [seq for seq in offer.seqs if seq not in following.lost_before]
 
-            assert again[: len(following)] == following[: len(again)]
+            assert again[: len(following.seqs)] == following.seqs[: len(again)]
 
 
 @given(cap=caps, bursts=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 15)), max_size=8))
@@ -509,12 +543,10 @@ def test_oldest_are_dropped_first(cap: int, count: int, most: int, during: int) 
 def test_every_event_is_accounted_for(cap: int, program: list[Round]) -> None:
     """What came in is stored, or waits, or was reported lost, and never two of these (L2)."""
     buffer = RetryBuffer(cap)
-    count, batches = play(buffer, program)
-    stored = [seq for each, batch in batches if each.outcome == "stored" for seq in batch]
-    lost = [event.seq for loss in buffer.collect_losses() for event in loss.events]
+    played = play(buffer, program)
 
-    assert list(range(1, count + 1)) == sorted(stored + lost + pending_seqs(buffer))
-    assert count == buffer.persisted + buffer.duplicate + buffer.pending + buffer.lost.total()
+    assert list(range(1, played.count + 1)) == sorted(played.stored + played.lost + pending_seqs(buffer))
+    assert played.count == buffer.persisted + buffer.duplicate + buffer.pending + buffer.lost.total()
     assert [] == buffer.collect_losses()
 
 
@@ -561,6 +593,8 @@ def test_doubt_is_kept_until_the_end() -> None:
     buffer = filled(10, 5)
     buffer.take(3)
     buffer.failed(in_doubt=True)
+    buffer.take(1)
+    buffer.failed(in_doubt=True)
     buffer.take(5)
     buffer.rejected({2, 5})
     buffer.take(5)
@@ -598,7 +632,34 @@ def test_store_keeps_what_it_was_given(end: str) -> None:
     assert_untouched(again)
 
 
+def test_duplicates_are_neither_persisted_nor_lost() -> None:
+    """Events that the store held under another seq have a count of their own, and are not durable as what
+    they were offered (L2).
+    """
+    buffer = filled(10, 4)
+    buffer.take(4)
+    buffer.stored({2, 4})
+
+    assert (2, 2, 0, 0) == (buffer.persisted, buffer.duplicate, buffer.pending, buffer.lost.total())
+    assert 3 == buffer.last_durable_seq
+
+
 # --- flush tickets --------------------------------------------------------------------------------
+
+
+def test_flush_waits_for_its_last_event_and_no_longer() -> None:
+    """It is settled when its last event is durable, not when that is in flight, whatever else waits."""
+    buffer = filled(10, 5)
+    ticket = buffer.issue_ticket(3)
+    buffer.take(2)
+    buffer.stored(())
+    assert [] == buffer.settle()
+    buffer.take(1)
+    assert [] == buffer.settle()
+    buffer.stored(())
+
+    assert [ticket] == buffer.settle()
+    assert (0, 0, 0, {}) == raised_by(ticket)
 
 
 def test_concurrent_flushes_both_see_a_loss() -> None:

@@ -29,7 +29,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli._envelopes import STDIN, EnvelopeFile, Line
 from trio_eventlog.cli._signals import stopping_on_signals
-from trio_eventlog.cli._terminal import ReaderGone, complain, counted, error_console, write
+from trio_eventlog.cli._terminal import ReaderGone, complain, counted, error_console, is_terminal, write
 
 _BATCH: Final = 1024
 _CAP: Final = 4096
@@ -229,7 +229,7 @@ async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: i
 
 async def _read_files(log: EventLog, names: Sequence[str], tally: _Tally) -> None:
     files = [EnvelopeFile(name) for name in names]
-    if STDIN in names and sys.stdin is not None and sys.stdin.isatty():
+    if STDIN in names and is_terminal(sys.stdin):
         complain("reading from the terminal; end with Ctrl-D", tally.console)
     async with _progress_bar(files, log, tally):
         for file in files:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TextIO
 
 import trio
 from rich.console import Console
@@ -90,7 +90,23 @@ class HelpConsole(Console):
 
 def error_console() -> Console:
     """Where progress and complaints go."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return Console(
+        stderr=True,
+        force_terminal=is_terminal(sys.stderr),
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody looks at ``stream``.
+
+    The console would also take variables such as ``FORCE_COLOR`` for an answer; but what goes into a pipe
+    must not depend on them.
+    """
+    return stream is not None and stream.isatty()
 
 
 def complain(message: str, console: Console | None = None) -> None:
@@ -100,7 +116,7 @@ def complain(message: str, console: Console | None = None) -> None:
 
 def output_console() -> Console:
     """What lays out text for standard output; :func:`write` then writes it."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(force_terminal=is_terminal(sys.stdout), highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         # Nobody looks at the edge of a file: do not cut what would not fit into 80 columns.
         console.width = 200
