@@ -17,8 +17,8 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.register_profile(
     "nightly",
     deadline=None,
-    max_examples=5_000,
-    stateful_step_count=200,
+    max_examples=2_000,
+    stateful_step_count=50,
     print_blob=True,
     phases=set(Phase) - {Phase.explain},
     suppress_health_check=[HealthCheck.too_slow],

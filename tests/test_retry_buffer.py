@@ -264,6 +264,8 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.buffer.stored(duplicates)
         self.model.stored(duplicates)
         self.batch = ()
+        # As the log does after each append. After the other outcomes a rule does it, or does not.
+        self.settle()
 
     @precondition(lambda self: self.is_in_flight)
     @rule(in_doubt=st.booleans())
