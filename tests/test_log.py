@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -301,9 +303,11 @@ async def test_a_healthy_store_loses_nothing_that_fits_the_cap(cap: int, autojum
 
 async def test_a_hung_append_costs_the_oldest_waiting(autojump_clock: Clock) -> None:
     """The batch in flight is not touched; beside it ``cap`` events wait, and older ones fall."""
-    store, reports = FakeStore([hang]), Reports()
+    store, reports = FakeStore([take, hang]), Reports()
     with pytest.raises(EventsLost) as caught:
         async with open_event_log(store, batch_size=4, retry_buffer_cap=8, on_failure=reports) as log:
+            burst(log, 1)
+            await log.flush()
             burst(log, 4)
             await trio.testing.wait_all_tasks_blocked()
             burst(log, 20)
@@ -312,10 +316,10 @@ async def test_a_hung_append_costs_the_oldest_waiting(autojump_clock: Clock) -> 
 
     # When the hung append is given up, its four rejoin at the front, and the front is what the cap cuts.
     assert caught.value.by_reason == {LossReason.CAP: 4}
-    assert store.seqs == list(range(17, 25))
-    assert sorted(reports.lost) == list(range(1, 17))
+    assert store.seqs == [1, *range(18, 26)]
+    assert sorted(reports.lost) == list(range(2, 18))
     doubt = {event.seq: loss.in_doubt for loss in reports.losses for event in loss.events}
-    assert [seq for seq, in_doubt in doubt.items() if in_doubt] == [1, 2, 3, 4]
+    assert [seq for seq, in_doubt in doubt.items() if in_doubt] == [2, 3, 4, 5]
 
 
 # --- L4: one append at a time, in order -----------------------------------------------------------
@@ -553,7 +557,7 @@ async def test_flush_waits_for_what_was_ingested_before_it(autojump_clock: Clock
 
 async def test_flush_through_a_seq(autojump_clock: Clock) -> None:
     """It returns once that seq is durable, though later events are still on their way."""
-    store = FakeStore([delay(1.0), hang])
+    store = FakeStore([take, hang])
     async with open_event_log(store, batch_size=2, on_failure=Reports(), grace_period=1) as log:
         burst(log, 2)
         await trio.testing.wait_all_tasks_blocked()
@@ -841,9 +845,10 @@ async def test_without_on_failure_reports_go_to_the_logger(
             await trio.sleep(60.5)
 
     records = [record for record in caplog.records if record.name == "trio_eventlog"]
-    assert [record.levelname for record in records] == ["WARNING"] * 3 + ["ERROR"]
+    assert [record.levelname for record in records] == ["WARNING"] * 4 + ["ERROR"]
     assert "29 failed appends" in records[1].getMessage()
-    assert "lost 1 events" in records[3].getMessage()
+    assert "no further attempt" in records[3].getMessage()
+    assert "lost 1 events" in records[4].getMessage()
 
 
 # --- L12: unusable stores, rejected events, stores that break the contract -------------------------
@@ -1129,3 +1134,318 @@ async def test_query_asks_the_store(autojump_clock: Clock) -> None:
         assert [event.seq for event in await log.query(EventQuery(after_seq=1))] == [2, 3]
         with pytest.raises(TypeError, match="query"):
             await log.query({"limit": 1})  # type: ignore[arg-type]
+
+
+# --- what attacks found ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["cancelled first", "served first"])
+async def test_who_is_cancelled_while_being_served_gets_one_of_both(
+    order: str, autojump_clock: Clock
+) -> None:
+    """A wait for room ends with a seq, or cancelled and not ingested; never with both or neither."""
+    for _ in range(20):  # Trio runs tasks of one moment in an order that it draws
+        store, seqs = FakeStore([delay(1.0)]), []
+        async with open_event_log(store, batch_size=1, retry_buffer_cap=1) as log:
+            burst(log, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(1.0 if order == "served first" else 0.5):
+                seqs.append(await log.ingest_wait(numbered(7)))
+
+        assert len(store.held) == 1 + len(seqs)
+        assert log.statistics().ingested == 1 + len(seqs)
+
+
+async def test_tasks_that_wait_may_be_cancelled_as_the_block_ends(autojump_clock: Clock) -> None:
+    """In the same moment, by the body's last statement."""
+    async with trio.open_nursery() as nursery:
+        async with open_event_log(FakeStore([delay(1.0)]), batch_size=1, retry_buffer_cap=1) as log:
+            burst(log, 1)
+            nursery.start_soon(log.ingest_wait, numbered(1))  # noqa: ASYNC111 - it is cancelled with the nursery
+            await trio.sleep(0.5)
+            nursery.cancel_scope.cancel(reason="test")
+
+    assert log.statistics().ingested == 1
+
+
+async def test_a_flush_cancelled_at_the_moment_of_a_loss_does_not_swallow_it(autojump_clock: Clock) -> None:
+    """Either it raises the loss, or the next flush does."""
+    for _ in range(20):
+        store, told = FakeStore([delay(5.0)]), 0
+        async with open_event_log(
+            store, batch_size=1, retry_buffer_cap=1, append_timeout=5.0, on_failure=Reports()
+        ) as log:
+            burst(log, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            burst(log, 1)
+            with trio.move_on_after(5.0):
+                try:
+                    await log.flush()
+                except EventsLost as exc:
+                    told += exc.count
+            try:
+                await log.flush()
+            except EventsLost as exc:
+                told += exc.count
+
+        assert told == log.statistics().lost_total
+
+
+@pytest.mark.parametrize("named", [[1, 2], ["1"], [None]])
+async def test_a_rejection_that_names_no_events_is_a_fault_of_the_store(
+    named: Any, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Naming seqs instead of events is an easy slip; it must not cost the log."""
+    store = FakeStore([fail_with(EventRejected(named, "too big"))])
+    async with open_event_log(store, on_failure=Reports()) as log:
+        burst(log, 2)
+
+    assert store.seqs == [1, 2]
+    assert "broke its contract" in caplog.text
+
+
+async def test_a_store_with_a_nursery_that_is_cut_off(autojump_clock: Clock) -> None:
+    """What it raises beside being cancelled is told, and the body's exception leaves as it is."""
+    own, closing = KeyError("of the body"), StoreError("connection reset while closing")
+
+    async def connection() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise closing
+
+    async def with_nursery(_store: FakeStore, _events: Sequence[PersistedEvent]) -> tuple[()]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection)
+            await trio.sleep_forever()
+        return ()
+
+    reports = Reports()
+    with pytest.raises(KeyError) as caught:
+        async with open_event_log(FakeStore(otherwise=with_nursery), on_failure=reports) as log:
+            burst(log, 1)
+            raise own
+
+    assert caught.value is own
+    (failure,) = reports.failures
+    assert isinstance(failure.error, ExceptionGroup)
+    assert failure.error.exceptions == (closing,)
+    assert [loss.reason for loss in reports.losses] == [LossReason.SHUTDOWN]
+
+
+class Raising(logging.Handler):
+    """A handler that does not handle its own errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Raise."""
+        msg = "of the handler"
+        raise ValueError(msg)
+
+
+async def test_a_handler_that_raises_changes_nothing(
+    autojump_clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither for whoever ingests, nor for the exception of the body; its traceback goes to stderr."""
+    own, logger, handler = KeyError("of the body"), logging.getLogger("trio_eventlog"), Raising()
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(KeyError) as caught:
+            async with open_event_log(FakeStore(otherwise=fail), batch_size=1, retry_buffer_cap=1) as log:
+                burst(log, 2000)
+                raise own
+    finally:
+        logger.removeHandler(handler)
+
+    assert caught.value is own
+    assert "of the handler" in capsys.readouterr().err
+
+
+async def test_on_failure_may_exit_in_vain(autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """What it raises is logged, SystemExit included; the body's exception leaves as it is."""
+
+    def leave(_report: object) -> None:
+        raise SystemExit(3)
+
+    own = KeyError("of the body")
+    with pytest.raises(KeyError) as caught:
+        async with open_event_log(FakeStore(otherwise=fail), on_failure=leave) as log:
+            burst(log, 1)
+            raise own
+
+    assert caught.value is own
+    assert "on_failure raised" in caplog.text
+
+
+async def test_an_event_per_lost_event_keeps_the_order(autojump_clock: Clock) -> None:
+    """on_failure may ingest as much as it is told, and seqs still ascend and the books still balance."""
+    sums = set()
+
+    def ingest(report: AppendFailure | EventLoss) -> None:
+        books = log.statistics()
+        sums.add(books.ingested - books.persisted - books.duplicate - books.pending - books.lost_total)
+        if isinstance(report, EventLoss) and books.ingested < 10_000:
+            burst(log, report.count)
+
+    store = FakeStore()
+    async with open_event_log(store, batch_size=1, retry_buffer_cap=4, on_failure=ingest) as log:
+        burst(log, 5000)
+
+    assert sums == {0}
+    assert store.seqs == sorted(store.seqs)
+    assert all(list(append.seqs) == sorted(append.seqs) for append in store.appends)
+
+
+@pytest.mark.parametrize("seconds", [4.91, 4.95, 4.99])
+async def test_a_slow_append_is_not_cut_for_another_one(seconds: float, autojump_clock: Clock) -> None:
+    """A healthy store that needs nearly the whole grace period loses nothing."""
+    store = FakeStore(otherwise=delay(seconds))
+    async with open_event_log(store, grace_period=5.0) as log:
+        burst(log, 1)
+
+    assert store.seqs == [1]
+    assert len(store.appends) == 1
+
+
+async def test_many_slow_appends_in_the_drain(autojump_clock: Clock) -> None:
+    """They have all of the grace period."""
+    store = FakeStore(otherwise=delay(0.45))
+    store.max_batch = 10
+    async with open_event_log(store, batch_size=200, grace_period=5.0) as log:
+        burst(log, 110)
+
+    assert len(store.held) == 110
+
+
+async def test_the_end_of_a_store_is_logged_at_once(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also shortly after a record of something else."""
+    gone = StoreUnusable("gone for good")
+    store = FakeStore([fail, take, fail_with(gone)])
+    with pytest.raises(StoreUnusable):
+        async with open_event_log(store, batch_size=1) as log:
+            burst(log, 1)
+            await trio.sleep(1)
+            burst(log, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert "gone for good" in caplog.text
+            assert "reason: unusable" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["flush_interval", "append_timeout", "grace_period"])
+async def test_seconds_beyond_every_float_are_refused(name: str, autojump_clock: Clock) -> None:
+    """An int can be, and compares as less than infinity."""
+    with pytest.raises(ValueError, match=name):
+        async with open_event_log(FakeStore(), **{name: 10**400}):  # type: ignore[arg-type]
+            pytest.fail("opened")
+
+
+@pytest.mark.parametrize("name", ["filter", "on_failure"])
+async def test_async_callbacks_are_refused(name: str, autojump_clock: Clock) -> None:
+    """Nobody would await them, and a coroutine is true."""
+
+    async def callback(_argument: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+    with pytest.raises(TypeError, match=f"{name}: expected a plain function"):
+        async with open_event_log(FakeStore(), **{name: callback}):  # type: ignore[arg-type]
+            pytest.fail("opened")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        AgentEvent("w", "x", {"n": [10**5000]}),
+        AgentEvent(10**5000, "x"),  # type: ignore[arg-type]
+        AgentEvent([10**5000], "x"),  # type: ignore[arg-type]
+        EventEnvelope("e", "agent", 10**5000, AgentEvent("w", "x")),
+        EventEnvelope("e", 10**5000, 1, AgentEvent("w", "x")),  # type: ignore[arg-type]
+    ],
+    ids=["payload", "agent_id", "in a list", "timestamp_ms", "source"],
+)
+async def test_integers_too_long_to_print_are_refused_by_name(event: Any, autojump_clock: Clock) -> None:
+    """Python refuses to turn them into text; the error must not trip over that."""
+    async with open_event_log(FakeStore()) as log:
+        with pytest.raises(CodecError) as caught:
+            log.ingest(event)
+
+    assert caught.value.path
+    assert len(str(caught.value)) < 200
+
+
+async def test_failed_appends_leave_no_garbage(autojump_clock: Clock) -> None:
+    """A batch is freed when it is settled, not when the collector of cycles comes round."""
+    errors = []
+
+    async def fresh_error(_store: FakeStore, _events: Sequence[PersistedEvent]) -> tuple[()]:
+        error = StoreError("down")
+        errors.append(weakref.ref(error))
+        try:
+            raise error
+        finally:
+            del error
+
+    gc.collect()
+    gc.disable()
+    try:
+        store = FakeStore([fresh_error] * 5)
+        async with open_event_log(store, batch_size=1, retry=STEADY, on_failure=lambda _: None) as log:
+            burst(log, 1)
+            await log.flush()
+        assert len(errors) == 5
+        assert [error for error in errors if error() is not None] == []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("drawn", [math.nan, None, -7.0, 2.0, ZeroDivisionError])
+async def test_a_broken_source_of_randomness_costs_the_jitter_alone(
+    drawn: Any, autojump_clock: Clock
+) -> None:
+    """Never the wait, and never the log."""
+
+    def source() -> Any:
+        if isinstance(drawn, type):
+            raise drawn
+        return drawn
+
+    store = FakeStore(otherwise=fail)
+    retry = RetryPolicy(initial=1.0, maximum=1.0, jitter=1.0, random=source)
+    with pytest.raises(EventsLost):
+        async with open_event_log(
+            store, batch_size=1, retry=retry, grace_period=0, on_failure=Reports()
+        ) as log:
+            burst(log, 1)
+            await trio.sleep(10.5)
+
+    assert len(store.appends) == 11
+
+
+async def test_notes_that_are_no_list_do_not_replace_the_error(autojump_clock: Clock) -> None:
+    """The body's exception is more important than our note on it."""
+    own = KeyError("of the body")
+    own.__notes__ = ("a tuple",)  # type: ignore[assignment]
+    with pytest.raises(KeyError) as caught:
+        async with open_event_log(FakeStore(otherwise=fail), on_failure=Reports()) as log:
+            burst(log, 1)
+            raise own
+
+    assert caught.value is own
+
+
+async def test_many_flushes_at_once(autojump_clock: Clock) -> None:
+    """Each is settled, and none looks at all the others."""
+    store, done = FakeStore([delay(1.0)]), 0
+
+    async def flush() -> None:
+        nonlocal done
+        await log.flush()
+        done += 1
+
+    async with open_event_log(store, batch_size=1) as log, trio.open_nursery() as nursery:
+        burst(log, 1)
+        for _ in range(5000):
+            nursery.start_soon(flush)
+
+    assert done == 5000

@@ -346,7 +346,8 @@ class RetryBufferMachine(RuleBasedStateMachine):
         settled = self.buffer.settle()
         expected = self.model.settle()
 
-        assert [id(waiter.ticket) for waiter in expected] == [id(ticket) for ticket in settled]
+        assert {id(waiter.ticket) for waiter in expected} == {id(ticket) for ticket in settled}
+        assert len(expected) == len(settled)
         for waiter in expected:
             assert numbers(self.model.owed(waiter)) == raised_by(waiter.ticket)
 

@@ -50,7 +50,7 @@ def fail(subject: Scheduler, *, times: int = 1, now: float = 0.0) -> float:
 def store(subject: Scheduler, *, left: int = 0, now: float = 0.0) -> None:
     """Offer all but ``left`` and succeed, in no time."""
     subject.taken(left, now)
-    subject.succeeded()
+    subject.succeeded(now)
 
 
 policies = st.builds(
@@ -126,7 +126,7 @@ def test_interval_runs_during_an_append() -> None:
     subject.arrived(0.0)
     subject.taken(0, 1.0)
     subject.arrived(2.0)
-    subject.succeeded()
+    subject.succeeded(2.0)
 
     assert 12.0 == subject.due(1, awaited=False)
 
@@ -303,7 +303,7 @@ def test_nothing_but_a_flush_shortens_a_wait(
             retry_at = None
             if step == "store":
                 waiting -= offered
-                subject.succeeded()
+                subject.succeeded(now)
             elif step == "reject one":
                 waiting -= 1
                 subject.rejected(offered - 1)
@@ -338,11 +338,25 @@ def test_nothing_but_a_flush_shortens_a_wait(
 def test_append_is_cut_for_a_last_attempt(started: float, timeout: float, expected: float) -> None:
     """An append has its timeout, and while the log closes only until the last attempt must start (L6)."""
     subject = scheduler(retry=steady(initial=1.0))
+    store(subject)
     subject.taken(0, started)
     assert started + timeout == subject.append_until(timeout)
     subject.close(0.0, 10.0)
 
     assert expected == subject.append_until(timeout)
+
+
+@pytest.mark.parametrize(("took", "expected"), [(None, 30.0), (1.5, 30.0), (1.0, 9.0), (0.0, 9.0)])
+def test_slow_store_is_left_alone(took: float | None, expected: float) -> None:
+    """An append is cut for another one only if the store has shown that it can do it in that time (L3)."""
+    subject = scheduler(retry=steady(initial=1.0))
+    if took is not None:
+        subject.taken(0, -10.0)
+        subject.succeeded(-10.0 + took)
+    subject.taken(0, 0.0)
+    subject.close(0.0, 10.0)
+
+    assert expected == subject.append_until(30.0)
 
 
 # --- closing --------------------------------------------------------------------------------------
@@ -373,8 +387,9 @@ def attempts_of_a_drain(
     subject: Scheduler, start: float, deadline: float, append: float, flushes: Iterable[bool] = ()
 ) -> list[float]:
     """When the log appends, from ``start`` on, to a store that fails after ``append`` seconds, or when it is
-    cancelled. ``flushes`` says which waits are cut short half way.
+    cancelled, and that was quick before. ``flushes`` says which waits are cut short half way.
     """
+    store(subject, now=start)
     subject.close(start, deadline)
     hurries = iter(flushes)
     attempts: list[float] = []
@@ -533,7 +548,7 @@ def simulate(
             assert len(run.appends) < 10_000, "this scheduler never waits"
             subject.taken(0, now)
             if store_takes(len(run.appends) - 1):
-                subject.succeeded()
+                subject.succeeded(now)
                 run.waiting = 0
             else:
                 subject.failed(now)

@@ -68,7 +68,7 @@ def _check_payload(value: object, depth: int, *, text: bool) -> None:
             _check_text(cast("str", value))
     elif kind is int:
         if not MIN_INT <= cast("int", value) <= MAX_U64:
-            msg = f"integer {value} is outside -2**63 to 2**64 - 1"
+            msg = f"{_integer(cast('int', value))} is outside -2**63 to 2**64 - 1"
             raise _Flaw(msg)
     elif kind is float:
         if not math.isfinite(cast("float", value)):
@@ -170,11 +170,25 @@ def _require_int(value: object, path: str, maximum: int = MAX_U64) -> None:
     if type(value) is not int:
         raise CodecError(path, f"expected an integer, got {_named(value)}")
     if not 0 <= value <= maximum:
-        raise CodecError(path, f"expected 0 to 2**{maximum.bit_length()} - 1, got {value}")
+        raise CodecError(path, f"expected 0 to 2**{maximum.bit_length()} - 1, got {_integer(value)}")
 
 
 def _named(value: object) -> str:
-    return "null" if value is None else f"{type(value).__name__} ({value!a:.50})"
+    if value is None:
+        return "null"
+    try:
+        return f"{type(value).__name__} ({value!a:.50})"
+    except Exception:  # noqa: BLE001 - whatever the repr of a stranger raises, or of an integer in it
+        return type(value).__name__
+
+
+def _integer(value: int) -> str:
+    # Python refuses to turn very long integers into text.
+    bits = value.bit_length()
+    return f"integer {value}" if bits <= _MOST_BITS_SHOWN else f"an integer of {bits} bits"
+
+
+_MOST_BITS_SHOWN: Final = 128
 
 
 # The generated constructors of frozen attrs classes set every field through object.__setattr__, about
@@ -355,7 +369,7 @@ def _structure_int(value: object, _type: object) -> int:
         msg = f"expected an integer, got {_named(value)}"
         raise TypeError(msg)
     if not 0 <= value <= MAX_U64:
-        msg = f"expected 0 to 2**64 - 1, got {value}"
+        msg = f"expected 0 to 2**64 - 1, got {_integer(value)}"
         raise ValueError(msg)
     return value
 

@@ -28,12 +28,15 @@ ours, and nobody has to search groups for it.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import asynccontextmanager, contextmanager
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from functools import wraps
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 import attrs
 import trio
@@ -59,7 +62,7 @@ from trio_eventlog._events import (
     new_event_id,
     wall_clock_ms,
 )
-from trio_eventlog._failure_log import FailureLog, logger
+from trio_eventlog._failure_log import FailureLog, log
 from trio_eventlog._policy import RetryPolicy
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import AppendFailure, EventLoss, LogState, LogStatistics, LossReason
@@ -79,6 +82,9 @@ from trio_eventlog.abc import EventStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _LOSSES_TOGETHER: Final = 1024
 """So many losses are reported at once,"""
 
@@ -92,8 +98,8 @@ _NO_SEQ: Final = 0
 class _Waiter:
     """A task in ``ingest_wait``, and what it waits to hand in."""
 
-    prepared: PersistedEvent
-    served: trio.Event = attrs.Factory(trio.Event)
+    task: trio.lowlevel.Task
+    event: PersistedEvent
     seq: int | None = None
     error: Exception | None = None
 
@@ -144,8 +150,8 @@ class EventLog(metaclass=NoPublicConstructor):
         self._failed_appends = 0
         self._peak_batch = 0
 
-        capacity = max(4 * settings.batch_size, 4)
-        self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
+        self._capacity = max(4 * settings.batch_size, 4)
+        self._send, self._receive = trio.open_memory_channel[PersistedEvent](self._capacity)
         self._staged = 0  # events in the channel
         self._attention = 1  # so many events in the channel are a reason to look up
         self._buffer = RetryBuffer(settings.retry_buffer_cap)
@@ -161,8 +167,8 @@ class EventLog(metaclass=NoPublicConstructor):
         self._append_scope: trio.CancelScope | None = None
         self._running = 2  # the tasks of the log
         self._is_done = trio.Event()
-        self._waiters: dict[_Waiter, None] = {}
-        self._flushes: dict[FlushTicket, trio.Event] = {}
+        self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
+        self._flushes: dict[FlushTicket, trio.lowlevel.Task] = {}
 
         self._failure_log = FailureLog()
         self._report_at = math.inf
@@ -199,6 +205,9 @@ class EventLog(metaclass=NoPublicConstructor):
     def ingest(self, event: EventEnvelope | UnifiedEvent) -> int | None:
         """Hand an event to the log. Never blocks, and is not a checkpoint.
 
+        Not to be called from a signal handler or a finalizer (``__del__``), which can interrupt the log in
+        the middle of its own work: these go through ``trio.lowlevel.TrioToken.run_sync_soon``.
+
         The filter runs first, on the bare event. Then the event is checked and its payload encoded: what
         the caller changes later changes nothing here. Then it gets the next seq and waits for the store. If
         more than ``retry_buffer_cap`` events wait, the oldest of them are lost, and reported.
@@ -215,6 +224,7 @@ class EventLog(metaclass=NoPublicConstructor):
           CodecError: the event is malformed or its payload is no JSON; the message names the field.
           TypeError: ``event`` is neither an envelope nor an event.
           RuntimeError: called from another thread than the log's.
+          EventLogError: the log has given out its last seq, 2**63 - 1.
           Exception: whatever the filter raises. The log goes on.
         """
         prepared = self._prepare(event)
@@ -243,15 +253,17 @@ class EventLog(metaclass=NoPublicConstructor):
         """Wait until events are durable.
 
         Starts an append at once instead of waiting for a full batch, and once per wait it cuts the wait after
-        a failure short. It waits as long as the store fails: bound it with ``trio.move_on_after`` or
-        ``trio.fail_after``. Always a checkpoint. Cancelling it changes nothing but the hurry.
+        a failure short, so that a program which flushes often calls a failing store often. It waits as long
+        as the store fails: bound it with ``trio.move_on_after`` or ``trio.fail_after``. Always a checkpoint.
+        Cancelling it changes nothing but the hurry.
 
         Args:
           through: the last seq that matters; by default all that was ingested before this call.
 
         Raises:
-          EventsLost: some of those events were lost, and no flush that completed before this one began has
+          EventsLost: some of those events were lost, and no flush that was done before this one began has
             raised them. All others are durable.
+          TypeError: ``through`` is no integer.
           ValueError: ``through`` is higher than any seq given out, or negative.
           trio.ClosedResourceError: the log is closed. A flush that waits when the body ends gets the
             result of the drain.
@@ -338,6 +350,9 @@ class EventLog(metaclass=NoPublicConstructor):
     def _accept(self, event: PersistedEvent) -> int:
         """Give out the next seq and hand the event over."""
         self._require_open()
+        # Room comes before the number: making it can lead to a report, and whoever is told may ingest.
+        while self._staged >= self._capacity:
+            self._absorb()
         seq = self._last_seq + 1
         if seq > MAX_STORED:
             msg = f"the log has given out its last seq, {MAX_STORED}"
@@ -348,11 +363,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._buffer.refuse(event, self._doom)
             self._note_losses()
             return seq
-        try:
-            self._send.send_nowait(event)
-        except trio.WouldBlock:
-            self._absorb()
-            self._send.send_nowait(event)
+        self._send.send_nowait(event)
         self._staged += 1
         if self._staged >= self._attention:
             self._look_up()
@@ -389,14 +400,16 @@ class EventLog(metaclass=NoPublicConstructor):
             seq = self._accept(prepared)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return seq
-        waiter = _Waiter(prepared)
+        waiter = _Waiter(trio.lowlevel.current_task(), prepared)
         self._waiters[waiter] = None
-        try:
-            # Once the event is set, the wait returns whatever happens: nobody is served and cancelled.
-            await waiter.served.wait()
-        except BaseException:
+
+        # Who is cancelled leaves the queue at that moment, and not when its task runs again: in between it
+        # could be served.
+        def give_up(_raise_cancel: object) -> trio.lowlevel.Abort:
             del self._waiters[waiter]
-            raise
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
         if waiter.error is not None:
             raise waiter.error
         if waiter.seq is None:
@@ -411,27 +424,29 @@ class EventLog(metaclass=NoPublicConstructor):
 
     def _serve_waiters(self) -> None:
         while self._waiters and self._has_room():
-            waiter = next(iter(self._waiters))
-            del self._waiters[waiter]
+            waiter, _ = self._waiters.popitem(last=False)
             try:
-                waiter.seq = self._accept(waiter.prepared)
+                waiter.seq = self._accept(waiter.event)
             except EventLogError as exc:  # no seq is left; its caller is to know
                 waiter.error = exc
-            waiter.served.set()
+            trio.lowlevel.reschedule(waiter.task)
 
     async def _wait_for_flush(self, ticket: FlushTicket) -> None:
-        settled = self._flushes[ticket] = trio.Event()
-        try:
-            await settled.wait()
-        except BaseException:
+        self._flushes[ticket] = trio.lowlevel.current_task()
+
+        # As in ingest_wait: a ticket that is settled belongs to somebody who will be told.
+        def give_up(_raise_cancel: object) -> trio.lowlevel.Abort:
             del self._flushes[ticket]
             self._buffer.withdraw_ticket(ticket)
-            raise
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
 
     def _settle_flushes(self) -> None:
         for ticket in self._buffer.settle():
-            if (settled := self._flushes.pop(ticket, None)) is not None:
-                settled.set()
+            # None: its flush has not begun to wait, and need not.
+            if (task := self._flushes.pop(ticket, None)) is not None:
+                trio.lowlevel.reschedule(task)
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -493,9 +508,9 @@ class EventLog(metaclass=NoPublicConstructor):
     def _give_up_after_a_bug(self) -> None:
         try:
             self._give_up(LossReason.BROKEN)
-        except Exception:  # noqa: BLE001 - logged; the first bug is raised
+        except Exception as exc:  # noqa: BLE001 - logged; the first bug is raised
             # The books themselves may be what is broken.
-            logger.exception("the event log broke, and could not report everything that it lost")
+            log(logging.ERROR, "the event log broke, and could not report all that it lost", error=exc)
 
     async def _write(self) -> None:  # noqa: ASYNC910 - awaited by the writer alone, which may be done at once
         while True:
@@ -520,30 +535,37 @@ class EventLog(metaclass=NoPublicConstructor):
         error: Exception | None = None
         duplicates: Collection[int] = ()
         # Foreign code from here to the end of this block: it may raise, hang or lie.
+        scope = self._append_scope = trio.CancelScope(deadline=self._append_deadline())
         try:
-            scope = self._append_scope = trio.CancelScope(deadline=self._append_deadline())
             with scope:
                 duplicates = _checked_duplicates(await self._store.append_batch(batch), batch)
             if scope.cancelled_caught:
                 error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
         except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
             error = exc
-            self._log_if_foreign(exc, batch)
         except BaseException as exc:
             # Cancelled when the grace period is over, or KeyboardInterrupt raised by the store.
-            cut_off = TimeoutError("the append was cut off by the end of the grace period")
             self._buffer.failed()
-            error_told = cut_off if isinstance(exc, trio.Cancelled) else exc
-            self._tell_failure(error_told, batch, math.inf)
-            raise
+            cancelled, other = _split_cancelled(exc)
+            cut_off = TimeoutError("the append was cut off by the end of the grace period")
+            self._tell_failure(other or cut_off, batch, math.inf)
+            if cancelled is None or not isinstance(other, Exception):
+                raise
+            # What a store raises beside being cancelled is told, and is no error of the log.
+            raise cancelled from None  # noqa: ASYNC104 - it is what was Cancelled
         finally:
             self._append_scope = None
         self._absorb()
-        if error is None:
-            self._buffer.stored(duplicates)
-            self._scheduler.succeeded()
-        else:
-            self._handle(error, batch)
+        try:
+            if error is None:
+                self._buffer.stored(duplicates)
+                self._scheduler.succeeded(trio.current_time())
+            else:
+                self._handle(error, batch, timed_out=scope.cancelled_caught)
+        finally:
+            # The error holds this frame, and this frame must not hold the error: with it a whole batch would
+            # wait for the collector of cycles.
+            del error, batch
         self._settle_flushes()
         self._note_losses()
         self._serve_waiters()
@@ -551,22 +573,26 @@ class EventLog(metaclass=NoPublicConstructor):
     def _append_deadline(self) -> float:
         return self._scheduler.append_until(self._settings.append_timeout)
 
-    def _handle(self, error: Exception, batch: tuple[PersistedEvent, ...]) -> None:
+    def _handle(self, error: Exception, batch: tuple[PersistedEvent, ...], *, timed_out: bool) -> None:
         if isinstance(error, StoreUnusable):
             self._fatal = error
             self._state = LogState.UNUSABLE
             self._lose_everything(LossReason.UNUSABLE, in_doubt=not isinstance(error, SequenceConflict))
             self._tell_failure(error, batch, math.inf)
             self._report_losses()
-        elif isinstance(error, EventRejected) and (rejected := _rejected(error, batch)):
+            return
+        rejected = _rejected(error, batch)
+        if rejected:
             self._buffer.rejected(rejected)
             self._scheduler.rejected(len(batch) - len(rejected))
             self._tell_failure(error, batch, 0.0)
             self._report_losses()
-        else:
-            self._buffer.failed()
-            retry_in = self._scheduler.failed(trio.current_time())
-            self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures)
+            return
+        if not timed_out and (isinstance(error, EventRejected) or not isinstance(error, StoreError)):
+            self._log_foreign(error)
+        self._buffer.failed()
+        retry_in = self._scheduler.failed(trio.current_time())
+        self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures)
 
     def _tell_failure(
         self,
@@ -588,24 +614,22 @@ class EventLog(metaclass=NoPublicConstructor):
             )
         )
 
-    def _log_if_foreign(self, error: Exception, batch: tuple[PersistedEvent, ...]) -> None:
-        """A store that breaks its contract is a defect of its own: say so, once."""
-        is_foreign = not isinstance(error, StoreError)
-        if isinstance(error, EventRejected):
-            is_foreign = not _rejected(error, batch)
-        if is_foreign and not self._logged_foreign_error:
+    def _log_foreign(self, error: Exception) -> None:
+        """A store that breaks its contract has a defect: say so, once."""
+        if not self._logged_foreign_error:
             self._logged_foreign_error = True
-            logger.error(
+            log(
+                logging.ERROR,
                 "the store %r broke its contract; the append will be tried again",
                 self._store,
-                exc_info=error,
+                error=error,
             )
 
     # --- losses and reports -----------------------------------------------------------------------
 
     def _lose_everything(self, reason: LossReason, *, in_doubt: bool = True) -> None:
         """All that is pending, and all that may still come."""
-        self._doom = reason
+        self._doom = self._doom or reason
         self._absorb()
         self._buffer.abandon(reason, in_doubt=in_doubt)
         self._settle_flushes()
@@ -644,8 +668,8 @@ class EventLog(metaclass=NoPublicConstructor):
             return
         try:
             self._settings.on_failure(report)
-        except Exception:  # noqa: BLE001 - promised: logged, and changes nothing
-            logger.exception("on_failure raised; %s goes on", self)
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - promised: logged; it awaits nothing
+            log(logging.ERROR, "on_failure raised; %s goes on", self, error=exc)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -654,9 +678,9 @@ class EventLog(metaclass=NoPublicConstructor):
         account = self._buffer.open_final_account()
         self._is_closed = True
         self._send.close()
-        for waiter in self._waiters:
-            waiter.served.set()
-        self._waiters.clear()
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
+            trio.lowlevel.reschedule(waiter.task)
         if self._state is LogState.OPEN:
             self._state = LogState.DRAINING
         now = trio.current_time()
@@ -693,10 +717,7 @@ class EventLog(metaclass=NoPublicConstructor):
             msg = "a defect in trio_eventlog; please report this traceback"
             broken = EventLogBroken(msg)
             _add_notes(broken, lost)
-            # The body was cancelled for this, so that its being cancelled says nothing; an error of its own
-            # becomes the context.
-            if body_error is not None and not isinstance(body_error, trio.Cancelled):
-                broken.__context__ = body_error
+            # What the body raised becomes the context by itself: it is being handled where this goes.
             raise broken from self._bug
         if interrupt is not None:
             _add_notes(interrupt, lost, self._fatal)
@@ -719,9 +740,19 @@ class EventLog(metaclass=NoPublicConstructor):
             self._state = LogState.CLOSED
 
 
-def _rejected(error: EventRejected, batch: tuple[PersistedEvent, ...]) -> set[int]:
-    """The seqs of those events that a store rejects and that it was offered."""
-    return {event.seq for event in error.events} & {event.seq for event in batch}
+def _split_cancelled(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """What of ``exc`` is being cancelled, and what is not: a store may have a nursery, and raise both."""
+    if isinstance(exc, BaseExceptionGroup):
+        return exc.split(trio.Cancelled)
+    return (exc, None) if isinstance(exc, trio.Cancelled) else (None, exc)
+
+
+def _rejected(error: Exception, batch: tuple[PersistedEvent, ...]) -> set[int]:
+    """The seqs of those events that a store rejects and that it was offered; none if it names none."""
+    if not isinstance(error, EventRejected) or not isinstance(error.events, tuple):
+        return set()
+    named = {event.seq for event in error.events if isinstance(event, PersistedEvent)}
+    return named & {event.seq for event in batch}
 
 
 def _checked_duplicates(returned: object, batch: tuple[PersistedEvent, ...]) -> Collection[int]:
@@ -742,7 +773,9 @@ def _checked_duplicates(returned: object, batch: tuple[PersistedEvent, ...]) -> 
 def _add_notes(error: BaseException, *notes: Exception | None) -> None:
     for note in notes:
         if note is not None:
-            error.add_note(f"trio_eventlog: {type(note).__name__}: {note}")
+            # An error may come with notes that are no list; it is more important than ours.
+            with suppress(TypeError):
+                error.add_note(f"trio_eventlog: {type(note).__name__}: {note}")
 
 
 def _kind(event: object, bare: object) -> str:
@@ -781,8 +814,41 @@ async def _ask_last_seq(store: EventStore) -> int:
     return last_seq
 
 
+class _KIProtected(AbstractAsyncContextManager[T]):
+    """Holds KeyboardInterrupt back while a context manager is entered and left.
+
+    One that hits contextlib's own frames would leave the generator where it is. It arrives at a checkpoint
+    instead.
+    """
+
+    def __init__(self, inner: AbstractAsyncContextManager[T]) -> None:
+        self._inner = inner
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> T:
+        return await self._inner.__aenter__()
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._inner.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - the exit itself
+
+
+def _ki_protected(
+    make: Callable[P, AbstractAsyncContextManager[T]],
+) -> Callable[P, AbstractAsyncContextManager[T]]:
+    """Let what ``make`` makes be a :class:`_KIProtected`."""
+
+    @wraps(make)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[T]:
+        return _KIProtected(make(*args, **kwargs))
+
+    return wrapper
+
+
+@_ki_protected
 @asynccontextmanager
-@trio.lowlevel.enable_ki_protection
 async def open_event_log(
     store: EventStore,
     *,
@@ -812,8 +878,8 @@ async def open_event_log(
     of the body, shielded from outside cancellation. What is not stored by then is lost, and reported.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
-    added as a note. A failing store is never an error here, only lost events are. KeyboardInterrupt during
-    the drain ends it at once.
+    added as a note. A failing store is never an error here, only lost events are. KeyboardInterrupt ends
+    the drain at once where Trio raises it in the task of the block, which is so if that is the main task.
 
     Args:
       store: where events go. The log does not close it. One log at a time for each store.

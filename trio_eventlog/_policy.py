@@ -5,6 +5,7 @@ from __future__ import annotations
 import random as _random
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -68,4 +69,12 @@ class RetryPolicy:
             base = min(self.maximum, self.initial * float(self.multiplier) ** (failures - 1))
         except OverflowError:
             base = self.maximum
-        return base * (1 - self.jitter * self.random())
+        return base * (1 - self.jitter * self._drawn())
+
+    def _drawn(self) -> float:
+        # A source that fails or is wrong costs the jitter, never the wait.
+        with suppress(Exception):
+            drawn = self.random()
+            if 0 <= drawn <= 1:
+                return drawn
+        return 0.0

@@ -21,7 +21,9 @@ def _check_u64(_query: EventQuery, field: attrs.Attribute[int | None], value: ob
         msg = f"{field.name}: expected an integer, got {type(value).__name__}"
         raise TypeError(msg)
     if not 0 <= value <= MAX_U64:
-        msg = f"{field.name}: expected 0 to 2**64 - 1, got {value}"
+        # Python refuses to turn very long integers into text.
+        shown = str(value) if value.bit_length() < 128 else f"one of {value.bit_length()} bits"  # noqa: PLR2004 - long enough
+        msg = f"{field.name}: expected 0 to 2**64 - 1, got {shown}"
         raise ValueError(msg)
 
 

@@ -10,6 +10,7 @@ always a prefix of them, so that one mark (``_offered_through``) says which ones
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter, deque
 from collections.abc import Collection
 from typing import Final
@@ -41,14 +42,27 @@ class LossAccount:
         self.count += count
         self.by_reason.update(reasons)
 
+    def add_one(self, seq: int, reason: LossReason) -> None:
+        """Count the loss of one event."""
+        self.first_seq = min(self.first_seq, seq) if self.count else seq
+        self.last_seq = max(self.last_seq, seq) if self.count else seq
+        self.count += 1
+        self.by_reason[reason] += 1
+
+    def add_all(self, other: LossAccount) -> None:
+        """Count all that ``other`` has."""
+        if other.count:
+            self.add(other.first_seq, other.last_seq, other.count, other.by_reason)
+
 
 @attrs.define
 class _LostRange:
-    """Lost seqs. All of ``first`` to ``last`` unless ranges were merged to bound their number."""
+    """Lost seqs: all of ``first`` to ``last``, or some if ranges were merged to bound their number."""
 
     first: int
     last: int
     reasons: Counter[LossReason]
+    is_exact: bool = True
 
     @property
     def count(self) -> int:
@@ -56,7 +70,7 @@ class _LostRange:
 
     def grow(self, seq: int, reason: LossReason) -> bool:
         """Take in ``seq`` if it continues this range."""
-        if seq != self.last + 1 or reason not in self.reasons or not self._is_exact:
+        if seq != self.last + 1 or reason not in self.reasons or not self.is_exact:
             return False
         self.last = seq
         self.reasons[reason] += 1
@@ -64,7 +78,7 @@ class _LostRange:
 
     def split(self, through: int) -> tuple[_LostRange | None, _LostRange | None]:
         """The part up to ``through`` and the part beyond it."""
-        if self.last <= through or (self.first <= through and not self._is_exact):
+        if self.last <= through or (self.first <= through and not self.is_exact):
             return self, None
         if self.first > through:
             return None, self
@@ -75,10 +89,6 @@ class _LostRange:
             _LostRange(through + 1, self.last, Counter({reason: high})),
         )
 
-    @property
-    def _is_exact(self) -> bool:
-        return len(self.reasons) == 1 and self.count == self.last - self.first + 1
-
 
 @attrs.define(eq=False)
 class FlushTicket:
@@ -88,8 +98,8 @@ class FlushTicket:
     """The last seq that matters to it."""
 
     outcome: LossAccount | None = None
-    """Once it is settled: what was lost of these, and that no flush completed before this one began has
-    raised. None while it is unsettled."""
+    """Once it is settled: what was lost of these, except for what tickets settled before this one was issued
+    already had in theirs. None while it is unsettled."""
 
     _raised_by_others: LossAccount = attrs.Factory(LossAccount)
     """Losses that another flush raised while this one was waiting: they count for this one too."""
@@ -107,7 +117,7 @@ class RetryBuffer:
         self._waiting: deque[PersistedEvent] = deque()
         self._in_flight: tuple[PersistedEvent, ...] = ()
         self._offered_through = 0
-        self._tickets: list[FlushTicket] = []
+        self._tickets: list[FlushTicket] = []  # ascending by what they reach through
         self._unraised: deque[_LostRange] = deque()
         self._unreported: dict[tuple[LossReason, bool], list[PersistedEvent]] = {}
         self._final_account: LossAccount | None = None
@@ -218,7 +228,7 @@ class RetryBuffer:
         self._unreported.setdefault((reason, in_doubt), []).append(event)
         self.unreported += 1
         if self._final_account is not None:
-            self._final_account.add(event.seq, event.seq, 1, Counter({reason: 1}))
+            self._final_account.add_one(event.seq, reason)
         if not (self._unraised and self._unraised[-1].grow(event.seq, reason)):
             self._unraised.append(_LostRange(event.seq, event.seq, Counter({reason: 1})))
             if len(self._unraised) > MAX_RANGES:
@@ -227,6 +237,7 @@ class RetryBuffer:
                     min(oldest.first, older.first),
                     max(oldest.last, older.last),
                     oldest.reasons + older.reasons,
+                    is_exact=False,
                 )
                 self._unraised.appendleft(merged)
 
@@ -255,39 +266,52 @@ class RetryBuffer:
     def issue_ticket(self, through: int) -> FlushTicket:
         """A ticket for everything put so far with a seq up to ``through``; :meth:`settle` settles it."""
         ticket = FlushTicket(through)
-        self._tickets.append(ticket)
+        bisect.insort(self._tickets, ticket, key=_through)
         return ticket
 
     def withdraw_ticket(self, ticket: FlushTicket) -> None:
         """Nobody waits for ``ticket`` any more. It must not be settled."""
-        self._tickets.remove(ticket)
+        index = bisect.bisect_left(self._tickets, ticket.through, key=_through)
+        del self._tickets[self._tickets.index(ticket, index)]
 
     def settle(self) -> list[FlushTicket]:
         """Settle the tickets that wait for nothing any more, and return them."""
         oldest = next(iter(self._in_flight or self._waiting), None)
-        settled: list[FlushTicket] = []
-        unsettled: list[FlushTicket] = []
-        for ticket in self._tickets:
-            (settled if oldest is None or ticket.through < oldest.seq else unsettled).append(ticket)
-        if settled:
-            self._tickets = unsettled
-            for ticket in settled:
-                ticket.outcome = ticket._raised_by_others
-                for lost in self._unraised:
-                    low, _ = lost.split(ticket.through)
-                    if low is not None:
-                        ticket.outcome.add(low.first, low.last, low.count, low.reasons)
-            self._mark_raised(max(ticket.through for ticket in settled))
+        count = (
+            len(self._tickets)
+            if oldest is None
+            else bisect.bisect_left(self._tickets, oldest.seq, key=_through)
+        )
+        if not count:
+            return []
+        settled, self._tickets = self._tickets[:count], self._tickets[count:]
+        # Each of them reaches at least as far as the one before, so that all it raises counts for this one.
+        raised = LossAccount()
+        for ticket in settled:
+            self._take_unraised(ticket.through, raised)
+            ticket.outcome = ticket._raised_by_others
+            ticket.outcome.add_all(raised)
+        if raised.count:
+            # Tickets that still wait reach further than any of these.
+            for ticket in self._tickets:
+                ticket._raised_by_others.add_all(raised)
         return settled
 
-    def _mark_raised(self, through: int) -> None:
-        parts = [lost.split(through) for lost in self._unraised]
-        self._unraised = deque(high for _, high in parts if high is not None)
-        # Tickets that still wait reach further than any that was settled: all of it counts for them.
-        for ticket in self._tickets:
-            for low, _ in parts:
-                if low is not None:
-                    ticket._raised_by_others.add(low.first, low.last, low.count, low.reasons)
+    def _take_unraised(self, through: int, account: LossAccount) -> None:
+        """Move the losses up to ``through`` into ``account``."""
+        kept: list[_LostRange] = []
+        # Ranges may stand out of order: an old batch can be rejected after younger events were cut.
+        while self._unraised:
+            low, high = self._unraised.popleft().split(through)
+            if low is not None:
+                account.add(low.first, low.last, low.count, low.reasons)
+            if high is not None:
+                kept.append(high)
+        self._unraised.extend(kept)
+
+
+def _through(ticket: FlushTicket) -> int:
+    return ticket.through
 
 
 def _seq(event: PersistedEvent) -> int:

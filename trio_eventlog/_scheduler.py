@@ -45,6 +45,12 @@ class Scheduler:
     _started: float = attrs.field(default=-math.inf, init=False)
     """When the last append started."""
 
+    _last_took: float = attrs.field(default=math.inf, init=False)
+    """How many seconds the last append that succeeded took."""
+
+    _margin: float = attrs.field(default=0.0, init=False)
+    """Seconds between the last attempt and the end."""
+
     _last_at: float | None = attrs.field(default=None, init=False)
     """When the last attempt before the end of the log starts; None while the log is open."""
 
@@ -86,14 +92,18 @@ class Scheduler:
     def append_until(self, timeout: float) -> float:
         """When the append under way has taken too long.
 
-        That is after ``timeout`` seconds, but while the log closes early enough for a last attempt: a call
-        that hangs must not cost the events what a new call might save.
+        That is after ``timeout`` seconds. But while the log closes, a call that hangs must not cost the
+        events what a new call might save: it ends early enough for a last attempt, if the store last took a
+        batch in the time that this attempt would have. A store that is merely slow is left alone.
         """
         end = self._started + timeout
-        return end if self._last_at is None or self._started >= self._last_at else min(end, self._last_at)
+        if self._last_at is None or self._started >= self._last_at or self._last_took > self._margin:
+            return end
+        return min(end, self._last_at)
 
-    def succeeded(self) -> None:
+    def succeeded(self, now: float) -> None:
         """The store took the batch."""
+        self._last_took = now - self._started
         self.failures = 0
         self._retry_at = None
         self._hurried = False
@@ -126,8 +136,8 @@ class Scheduler:
         A last attempt comes before the deadline, as late as leaves the store the time of a first retry, or
         half of what there is.
         """
-        margin = min(self.retry.initial, (deadline - now) / 2)
-        self._last_at = min(deadline - margin, math.nextafter(deadline, -math.inf))
+        self._margin = min(self.retry.initial, (deadline - now) / 2)
+        self._last_at = min(deadline - self._margin, math.nextafter(deadline, -math.inf))
         self._deadline = deadline
         self.failures = 0
         self._retry_at = None

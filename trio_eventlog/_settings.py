@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -13,7 +14,7 @@ from trio_eventlog._policy import RetryPolicy
 from trio_eventlog._reports import AppendFailure, EventLoss
 from trio_eventlog.abc import EventStore
 
-Filter: TypeAlias = Callable[[UnifiedEvent], object]
+Filter: TypeAlias = Callable[[UnifiedEvent], bool]
 OnFailure: TypeAlias = Callable[[AppendFailure | EventLoss], object]
 
 DEFAULT_RETRY: Final = RetryPolicy()
@@ -52,17 +53,25 @@ def _check_seconds(name: str, value: object, *, zero: bool = True, infinite: boo
     if isinstance(value, bool) or not isinstance(value, int | float):
         msg = f"{name}: expected seconds as a number, got {type(value).__name__}"
         raise TypeError(msg)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        msg = f"{name}: expected seconds, got an integer that is too large for a float"
+        raise ValueError(msg) from None
     # NaN fails every comparison, and so this one.
-    if not (0 <= value <= math.inf) or (value == 0 and not zero) or (value == math.inf and not infinite):
-        bounds = f"{'0' if zero else 'more than 0'} or more" if infinite else "0 or more, and finite"
-        msg = f"{name}: expected seconds, {bounds}, got {value}"
+    if not seconds >= 0 or (seconds == 0 and not zero) or (seconds == math.inf and not infinite):
+        bounds = "0 or more" if zero else "more than 0"
+        msg = f"{name}: expected seconds, {bounds}{'' if infinite else ' and finite'}, got {seconds}"
         raise ValueError(msg)
-    return value
+    return seconds
 
 
 def _check_callable(name: str, value: object) -> None:
     if value is not None and not callable(value):
         msg = f"{name}: expected a function or None, got {type(value).__name__}"
+        raise TypeError(msg)
+    if inspect.iscoroutinefunction(value):
+        msg = f"{name}: expected a plain function, got an async one, which nobody would await"
         raise TypeError(msg)
 
 
