@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import weakref
 
 import apsw
 import pytest
@@ -24,7 +25,7 @@ from trio_eventlog import (
     StoreError,
     StoreUnusable,
 )
-from trio_eventlog.stores import SqliteStore, _lockfile, _sqlite
+from trio_eventlog.stores import SqliteStore, _lockfile, _sqlite, _sqlite_files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
 
@@ -129,6 +130,14 @@ async def line(other):
         assert more, "the process ended"
         text += more
     return text.decode().strip()
+
+
+async def lines(other):
+    """All that it has to say, to its end."""
+    text = b""
+    async for more in other.stdout:
+        text += more
+    return text.decode().splitlines()
 
 
 HOLD = """
@@ -320,6 +329,92 @@ async def test_closing_that_ends_just_when_the_bound_passes(path, monkeypatch):
         pass
 
 
+STUCK = """
+import threading
+from trio_eventlog.stores import _sqlite
+
+_sqlite._CLOSE_SECONDS = 0.05
+gate = threading.Event()
+
+async def main():
+    token = trio.lowlevel.current_trio_token()
+    async with SqliteStore.open(path) as store, trio.open_nursery() as nursery:
+        for worker in (store._writer, store._reader):
+            begun = trio.Event()
+
+            def job(db):
+                token.run_sync_soon(begun.set)
+                gate.wait()
+
+            nursery.start_soon(worker.run, job)
+            await begun.wait()
+        nursery.cancel_scope.cancel()
+
+sys.stderr = sys.stdout
+trio.run(main)
+threads = [thread for thread in threading.enumerate() if "apsw" in thread.name]
+gate.set()
+for thread in threads:
+    thread.join()
+say("ended")
+"""
+
+
+async def test_a_job_that_outlives_the_loop(path):
+    """Its thread ends without a traceback."""
+    async with process(path, STUCK) as other:
+        first, second, *others = await lines(other)
+        assert "closing gave up" in first
+        assert "closing gave up" in second
+        assert others == ["ended"]
+    async with SqliteStore.open(path):
+        pass
+
+
+async def test_leaving_has_one_bound_for_both_connections(path, monkeypatch, caplog):
+    """A reader that is stuck uses it up; a writer that does nothing is closed all the same."""
+    monkeypatch.setattr(_sqlite, "_CLOSE_SECONDS", 0.05)
+    gate = Gate()
+    deadlines = []
+    aclose = _sqlite._Worker.aclose
+
+    async def note_deadline(worker, deadline):
+        deadlines.append(deadline)
+        await aclose(worker, deadline)
+
+    monkeypatch.setattr(_sqlite._Worker, "aclose", note_deadline)
+    with caplog.at_level(logging.WARNING, logger="trio_eventlog"):
+        async with SqliteStore.open(path) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(store._reader.run, gate)
+            await gate.reached.wait()
+            nursery.cancel_scope.cancel()
+    assert len(caplog.records) == 1
+    assert deadlines[0] == deadlines[1]
+    async with SqliteStore.open(path, log="other"):
+        pass
+    gate.open()
+
+
+async def test_closing_that_is_never_heard_of_is_given_up(path, monkeypatch, caplog):
+    """As if the thread had gone: after a few attempts, leaving ends."""
+    monkeypatch.setattr(_sqlite, "_CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr(_sqlite, "_GRACE_SECONDS", 0.05)
+    async with SqliteStore.open(path) as store:
+        worker = store._writer
+        send, calls = worker._send, []
+
+        async def into_the_void(job):
+            calls.append(job)
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(worker, "_send", into_the_void)
+    assert len(calls) == 3
+    assert "closing gave up" in caplog.text
+    await send(calls[0])
+    async with SqliteStore.open(path):
+        pass
+
+
 async def test_s13_a_file_system_without_locks(path, monkeypatch):
     import fcntl
 
@@ -331,6 +426,79 @@ async def test_s13_a_file_system_without_locks(path, monkeypatch):
         async with SqliteStore.open(path):
             pytest.fail("opened")  # pragma: no cover
     assert not _lockfile._registry.held
+
+
+async def test_memory_for_a_lock_may_be_there_later(path, monkeypatch):
+    import fcntl
+
+    def exhausted(_fd, _operation):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", exhausted)
+        error = await refused(StoreError, "Cannot allocate", path)
+    assert type(error) is StoreError
+    assert not path.exists()
+
+
+async def test_the_lock_file_has_the_mode_of_the_database(path):
+    """In spite of the umask: who may write to the one may lock the other."""
+    path.touch()
+    path.chmod(0o666)
+    before = os.umask(0o077)
+    try:
+        async with SqliteStore.open(path):
+            pass
+    finally:
+        os.umask(before)
+    (lock,) = path.parent.glob("*.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+    lock.chmod(0o640)
+    async with SqliteStore.open(path):
+        pass
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o640
+
+
+CHILD = """
+from trio_eventlog.stores import _sqlite_files
+
+async def main():
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1)])
+        child = os.fork() == 0
+        if child:
+            for call in (lambda: store.append_batch([agent(2)]), store.last_seq, store.describe):
+                try:
+                    await call()
+                except StoreUnusable as exc:
+                    say(exc)
+        else:
+            os.wait()
+            await store.append_batch([agent(3)])
+    if child:
+        say("left")
+        os._exit(0)
+    # As if another thread was just creating a file.
+    _sqlite_files._creating.acquire()
+
+async def child_main():
+    async with SqliteStore.open(path) as store:
+        say([event.seq for event in await store.query(EventQuery())])
+
+trio.run(main)
+if os.fork() == 0:
+    trio.run(child_main)
+    os._exit(0)
+os.wait()
+"""
+
+
+async def test_a_forked_child_leaves_the_store_and_opens_its_own(path):
+    async with process(path, CHILD) as other:
+        *refusals, left, found = await lines(other)
+    assert len(refusals) == 3
+    assert all("belongs to the process that forked this one" in text for text in refusals)
+    assert (left, found) == ("left", "[1, 3]")
 
 
 def test_locks_are_forgotten_in_a_forked_child(tmp_path):
@@ -493,6 +661,157 @@ async def test_a_deadline_around_a_call_is_a_cancellation(path):
         gate.open()
 
 
+# --- S13 and S15: Ctrl-C --------------------------------------------------------------------------
+
+
+class InterruptAtStep(trio.abc.Instrument):
+    """Sends this process a SIGINT when the task that made it is about to run for the given time."""
+
+    def __init__(self, step):
+        self._task = trio.lowlevel.current_task()
+        self.left = step
+
+    def before_task_step(self, task):
+        if task is self._task:
+            self.left -= 1
+            if self.left == 0:
+                signal.raise_signal(signal.SIGINT)
+
+
+async def opened_again(path):
+    async with SqliteStore.open(path) as store:
+        return await store.last_seq()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_s15_interrupted_at_every_step_of_opening_and_leaving(tmp_path, read_only):
+    """No shield keeps Ctrl-C out of the main task. The lock is free, and no thread keeps the process."""
+
+    async def main(path, step):
+        instrument = InterruptAtStep(step)
+        trio.lowlevel.add_instrument(instrument)
+        async with SqliteStore.open(path, read_only=read_only) as store:
+            await store.last_seq()
+        trio.lowlevel.remove_instrument(instrument)
+        return instrument.left > 0
+
+    unharmed = False
+    step = 0
+    while not unharmed:
+        step += 1
+        path = tmp_path / f"{step}.db"
+        if read_only:
+            assert trio.run(opened_again, path) == 0
+        with contextlib.suppress(KeyboardInterrupt):
+            unharmed = trio.run(main, path, step)
+        assert not workers()
+        assert not _lockfile._registry.held
+        assert trio.run(opened_again, path) == 0
+    assert step > 8
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_s15_interrupted_between_two_lines(tmp_path, monkeypatch, moment):
+    """Right before the thread is asked, and right after it has answered."""
+    send, calls = _sqlite._Controller.send, []
+
+    async def interrupting(controller, call):
+        calls.append(call)
+        if moment == "before" and len(calls) == chosen:
+            signal.raise_signal(signal.SIGINT)
+        result = await send(controller, call)
+        if moment == "after" and len(calls) == chosen:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    for chosen in range(1, 7):
+        path = tmp_path / f"{chosen}.db"
+        calls.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(_sqlite._Controller, "send", interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                trio.run(opened_again, path)
+        assert not workers()
+        assert not _lockfile._registry.held
+        assert trio.run(opened_again, path) == 0
+
+
+def test_s15_interrupted_while_leaving_waits_for_an_append(path, monkeypatch):
+    """It waits on, however often; then the lock is free and the interrupt is raised."""
+    insert = schema.insert
+    gates = []
+
+    def stuck(*arguments):
+        gates[0]()
+        return insert(*arguments)
+
+    async def interrupt():
+        for _ in range(3):
+            await trio.testing.wait_all_tasks_blocked()
+            signal.raise_signal(signal.SIGINT)
+        await trio.testing.wait_all_tasks_blocked()
+        gates[0].open()
+
+    async def main():
+        gates.append(Gate())
+        async with SqliteStore.open(path) as store:
+            monkeypatch.setattr(schema, "insert", stuck)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.append_batch, [agent(1)])
+                await gates[0].reached.wait()
+                nursery.cancel_scope.cancel()
+            # Not in a nursery of ours, which would group the interrupt.
+            trio.lowlevel.spawn_system_task(interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert not workers()
+    assert not _lockfile._registry.held
+    monkeypatch.setattr(schema, "insert", insert)
+    assert trio.run(opened_again, path) == 1
+
+
+def test_s15_interrupted_while_the_connection_is_being_closed(path, monkeypatch):
+    """The close has begun: it is waited for, not asked for again."""
+
+    async def main():
+        gate = Gate()
+
+        async def interrupt():
+            await gate.reached.wait()
+            signal.raise_signal(signal.SIGINT)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.open()
+
+        async with SqliteStore.open(path) as store:
+            release = store._writer._at_end
+
+            def late():
+                gate()
+                release()
+
+            monkeypatch.setattr(store._writer, "_at_end", late)
+            trio.lowlevel.spawn_system_task(interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert not _lockfile._registry.held
+
+
+async def test_closing_that_fails_still_ends(path, monkeypatch):
+    """The driver refuses to close: the lock is freed, and leaving is no error."""
+    async with SqliteStore.open(path) as store:
+        at_end = store._writer._at_end
+
+        def fail():
+            at_end()
+            raise apsw.IOError("no close")
+
+        monkeypatch.setattr(store._writer, "_at_end", fail)
+    async with SqliteStore.open(path):
+        pass
+
+
 # --- S15: leaving ---------------------------------------------------------------------------------
 
 
@@ -598,7 +917,7 @@ async def test_making_a_log_is_all_or_nothing(path, monkeypatch):
 
 
 def test_the_size_of_what_is_not_there(path):
-    assert _sqlite._size_of(str(path)) == 0
+    assert _sqlite_files.size_of(str(path)) == 0
 
 
 async def test_s15_files(path):
@@ -837,6 +1156,167 @@ async def test_s12_damaged_while_open(path):
             await store.query(EventQuery())
 
 
+def damage(path, old, new):
+    """Change a text in the file, as a bad disk would."""
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize("text", [b"MARKED-PAYLOAD", b"MARKED-ID", b"MARKED-TYPE"])
+async def test_s12_a_damaged_text(path, text):
+    async with SqliteStore.open(path) as store:
+        await store.append_batch(
+            [agent(1, event_id="MARKED-ID", event_type="MARKED-TYPE", payload="MARKED-PAYLOAD")]
+        )
+    damage(path, text, text[:-1] + b"\xff")
+    async with SqliteStore.open(path, read_only=True) as store:
+        with pytest.raises(StoreUnusable, match=r"damaged.*utf-8"):
+            await store.query(EventQuery())
+        assert await store.last_seq() == 1
+
+
+async def test_s12_a_damaged_name(path):
+    async with SqliteStore.open(path, log="MARKED"):
+        pass
+    damage(path, b"MARKED", b"MARKE\xff")
+    with pytest.raises(StoreUnusable, match="damaged"):
+        await SqliteStore.logs(path)
+
+
+async def test_s12_the_log_is_gone(path):
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1)])
+        raw(path, "DELETE FROM logs")
+        for call in (
+            lambda: store.append_batch([agent(2)]),
+            lambda: store.append_batch([agent(1)]),
+            store.last_seq,
+            store.describe,
+        ):
+            with pytest.raises(StoreUnusable, match="damaged: a row is missing"):
+                await call()
+        assert [event.seq for event in await store.query(EventQuery())] == [1]
+
+
+async def test_s12_a_last_seq_that_is_no_number(path):
+    async with SqliteStore.open(path):
+        pass
+    raw(
+        path,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT', ''), 'last_seq INTEGER', 'last_seq')",
+        "PRAGMA writable_schema = RESET",
+        "UPDATE logs SET last_seq = 'seven'",
+    )
+    async with SqliteStore.open(path, read_only=True) as store:
+        with pytest.raises(StoreUnusable, match="damaged: the last seq of log 1 is 'seven'"):
+            await store.last_seq()
+
+
+async def test_s12_rows_that_do_not_arrive(path):
+    async with SqliteStore.open(path) as store:
+        raw(path, "CREATE TRIGGER no BEFORE INSERT ON events_1 BEGIN SELECT RAISE(IGNORE); END")
+        with pytest.raises(StoreUnusable, match="damaged: events were neither inserted nor"):
+            await store.append_batch([agent(1)])
+
+
+# --- the file is not where it was -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["remove", "rename", "replace", "remove the write-ahead log"])
+async def test_a_file_that_is_moved_while_open(path, tmp_path, what):
+    """SQLite would go on in a file that nobody finds again."""
+    async with SqliteStore.open(tmp_path / "new.db") as store:
+        await store.append_batch([agent(1, event_id="other")])
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1)])
+        if what == "remove":
+            path.unlink()
+        elif what == "rename":
+            path.rename(tmp_path / "old.db")
+        elif what == "replace":
+            (tmp_path / "new.db").replace(path)
+        else:
+            await trio.Path(f"{path}-wal").unlink()
+
+        for call in (lambda: store.append_batch([agent(2)]), store.last_seq):
+            with pytest.raises(StoreUnusable, match="moved, removed or replaced while"):
+                await call()
+
+
+async def test_a_file_that_is_moved_during_an_append(path, tmp_path):
+    """It is not said to be stored."""
+    async with SqliteStore.open(path) as store:
+
+        def move():
+            path.rename(tmp_path / "old.db")
+            return False
+
+        await store._writer.run(lambda db: db.set_commit_hook(move))
+        with pytest.raises(StoreUnusable, match="moved, removed or replaced"):
+            await store.append_batch([agent(1)])
+
+
+async def test_the_write_ahead_log_may_come_later(path):
+    """A place that was looked at before SQLite has made it."""
+    path.touch()
+    place = _sqlite_files.Place(str(path))
+    place.check()
+    wal = trio.Path(f"{path}-wal")
+    await wal.touch()
+    place.check()
+    await wal.unlink()
+    with pytest.raises(StoreUnusable, match="-wal was moved"):
+        place.check()
+
+
+def test_a_place_that_cannot_be_looked_at():
+    with pytest.raises(StoreError, match="too long") as caught:
+        _sqlite_files.Place("x" * 300)
+    assert type(caught.value) is StoreError
+
+
+async def test_hooks_of_the_program_do_not_change_rows(path, monkeypatch):
+    """apsw has hooks for all connections; a program may want dictionaries for rows."""
+
+    def hook(db):
+        db.row_trace = lambda cursor, row: {"row": row}
+        db.exec_trace = lambda cursor, sql, bindings: False
+
+    monkeypatch.setattr(apsw, "connection_hooks", [hook])
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1)])
+        assert [event.seq for event in await store.query(EventQuery())] == [1]
+        assert await store.last_seq() == 1
+
+
+def test_long_payloads_go_into_small_statements():
+    """While values are bound, no other thread runs."""
+
+    def sizes(*payloads):
+        rows = [(seq, payload) for seq, payload in enumerate(payloads)]
+        chunks = list(schema._chunks(rows))
+        assert [row for chunk in chunks for row in chunk] == rows
+        return [len(chunk) for chunk in chunks]
+
+    assert sizes(*["x"] * 1_100) == [512, 512, 64, 8, 1, 1, 1, 1]
+    assert sizes(*[None] * 64) == [64]
+    assert max(sizes(*["x" * 65_536] * 600)) == 8
+    assert sizes("x" * 10**7, *["x"] * 8) == [1, 8]
+    assert sizes() == []
+
+
+async def test_a_result_is_not_remembered(path):
+    """The driver's thread remembers its last call, but not a result of hundreds of megabytes."""
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1, event_type="t")])
+        found = await store.query(EventQuery())
+        gone = weakref.ref(found[0])
+        del found
+        assert gone() is None
+
+
 async def test_every_error_of_the_driver_is_mapped():
     names = [name for name in dir(apsw) if name.endswith("Error") and name != "Error"]
     mapped = {name: type(_sqlite._store_error("x.db", getattr(apsw, name)("why"))) for name in names}
@@ -929,26 +1409,170 @@ async def test_a_directory_that_cannot_be_written(path):  # pragma: no cover - n
 
 
 @pytest.mark.parametrize(
-    ("failure", "kind"),
+    ("number", "kind"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "x"), StoreUnusable),
-        (OSError(errno.EMFILE, "Too many open files"), StoreError),
+        *(
+            (number, StoreUnusable)
+            for number in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP", "EISDIR")
+        ),
+        *(
+            (number, StoreError)
+            for number in ("EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EFBIG", "EDQUOT", "EIO")
+        ),
     ],
 )
-async def test_files_that_the_system_refuses(path, monkeypatch, failure, kind):
-    def refuse(*_arguments):
-        raise failure
+async def test_files_that_the_system_refuses(path, monkeypatch, number, kind):
+    code = getattr(errno, number)
 
-    monkeypatch.setattr(_sqlite, "_claim", refuse)
-    error = await refused(kind, failure.strerror, path)
+    def refuse(*_arguments):
+        raise OSError(code, os.strerror(code), "which.lock")
+
+    monkeypatch.setattr(_sqlite_files, "claim", refuse)
+    error = await refused(kind, f"{os.strerror(code)} .which.lock", path)
     assert type(error) is kind
+    assert str(path) in str(error)
+
+
+async def test_names_that_are_too_long_or_lead_nowhere(tmp_path):
+    """What cannot be locked is not created."""
+    await refused(StoreUnusable, "too long.*lock", tmp_path / ("x" * 250))
+    await refused(StoreUnusable, "too long", tmp_path / ("x" * 300))
+    (tmp_path / "loop.db").symlink_to("loop.db")
+    await refused(StoreUnusable, "symbolic links", tmp_path / "loop.db")
+    await refused(StoreUnusable, "symbolic links", tmp_path / "loop.db", read_only=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["loop.db"]
+
+
+async def test_something_else_than_a_lock_file(path):
+    async with SqliteStore.open(path):
+        pass
+    (lock,) = path.parent.glob("*.lock")
+    lock.unlink()
+    lock.symlink_to("elsewhere")
+    await refused(StoreUnusable, f"symbolic links .*{lock.name}", path)
+    lock.unlink()
+    lock.mkdir()
+    await refused(StoreUnusable, f"directory .*{lock.name}", path)
+
+
+async def test_a_file_that_another_process_creates_just_now(path, monkeypatch):
+    """For another log, so that the lock does not keep it out."""
+    acquire = _lockfile.WriterLock.acquire
+
+    def meanwhile(*arguments):
+        path.touch()
+        return acquire(*arguments)
+
+    monkeypatch.setattr(_lockfile.WriterLock, "acquire", meanwhile)
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1)])
+
+
+async def test_a_directory_that_takes_the_lock_but_not_the_file(path, monkeypatch):
+    os_open = os.open
+
+    def full(name, *arguments):
+        if os.fspath(name) == str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        return os_open(name, *arguments)
+
+    monkeypatch.setattr(os, "open", full)
+    error = await refused(StoreError, "No space left", path)
+    assert type(error) is StoreError
+    assert not _lockfile._registry.held
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_file_that_may_not_be_opened(path, monkeypatch, read_only):
+    """Asked beforehand: SQLite does not say why it could not open a file."""
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_arguments, **_options: False)
+    error = await refused(StoreUnusable, "Permission denied", path, read_only=read_only)
+    assert type(error) is StoreUnusable
+
+
+LIMITED = """
+import resource
+
+async def attempt():
+    try:
+        async with SqliteStore.open(path) as store:
+            await store.append_batch([agent(1)])
+    except StoreError as exc:
+        return type(exc).__name__
+    return "opened"
+
+async def main():
+    outcomes = set()
+    for number in range(len(os.listdir("/proc/self/fd")), 60):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, 4_096))
+        outcomes.add(await attempt())
+    say(sorted(outcomes))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, -1))
+    path_before, globals()["path"] = path, path + "2"
+    say(await attempt())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    say(await attempt())
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+async def test_limits_that_may_be_lifted(path):
+    """Too many open files, however many are to spare; no byte that can be written."""
+    async with process(path, LIMITED) as other:
+        assert await lines(other) == ["['StoreError', 'opened']", "StoreError", "opened"]
+
+
+@pytest.mark.parametrize("which", [1, 2])
+async def test_no_thread_for_a_connection(path, monkeypatch, which):
+    start, calls = threading.Thread.start, []
+
+    def refuse(thread):
+        if "apsw" in thread.name:
+            calls.append(thread)
+            if len(calls) == which:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        error = await refused(StoreError, "can't start new thread", path)
+    assert type(error) is StoreError
+    async with SqliteStore.open(path):
+        pass
+
+
+async def test_no_thread_for_the_files(path, monkeypatch):
+    async def refuse(*_arguments, **_options):
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    error = await refused(StoreError, "can't start new thread", path)
+    assert type(error) is StoreError
+
+
+async def test_a_link_to_a_name_that_is_not_utf_8(path, tmp_path):
+    try:
+        path.symlink_to(os.fsdecode(b"caf\xe9.db"))
+    except OSError:  # pragma: no cover - not every file system has such names
+        pytest.skip("no such names")
+    await refused(StoreUnusable, "not UTF-8", path)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 async def test_the_driver_does_not_open_the_file(path, monkeypatch):
-    monkeypatch.setattr(
-        _sqlite, "_claim", lambda path, log: (f"{path}/x", _lockfile.WriterLock(f"{path}.lock", -1))
-    )
-    await refused(StoreUnusable, "unable to open", path)
+    """It may be opened as far as one can see, so that the reason is a passing one."""
+
+    def elsewhere(path, _log):
+        place = _sqlite_files.Place(f"{path}/x")
+        return place, _lockfile.WriterLock(f"{path}.lock", -1)
+
+    monkeypatch.setattr(_sqlite_files, "claim", elsewhere)
+    error = await refused(StoreError, "unable to open", path)
+    assert type(error) is StoreError
 
 
 async def test_opening_that_takes_too_long(path, monkeypatch):
@@ -976,6 +1600,8 @@ async def test_a_file_system_without_shared_memory(path, monkeypatch):
         ({"path": ""}, ValueError, "MemoryStore"),
         ({"path": ":memory:"}, ValueError, "MemoryStore"),
         ({"path": "a\0b"}, ValueError, "NUL"),
+        ({"path": os.fsdecode(b"caf\xe9.db")}, ValueError, "not UTF-8"),
+        ({"path": "\ud800", "read_only": True}, ValueError, "not UTF-8"),
         ({"path": b"x.db"}, TypeError, "text"),
         ({"path": 7}, TypeError, "PathLike"),
         ({"log": ""}, ValueError, "1 to 512 bytes"),

@@ -24,7 +24,7 @@ from trio_eventlog import (
     SequenceConflict,
     StoreUnusable,
 )
-from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, _incoming, open_store
 
 CANCELLED = trio.Cancelled
 
@@ -442,6 +442,29 @@ async def test_s11_no_step_blocks_the_loop(opened):
         assert longest.seconds < 0.1
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [{"run_id": "r", "n": [1] * 32_000}, {"run_id": "r", "text": "é😀" * 10_900}],
+    ids=["dense", "astral"],
+)
+async def test_s11_no_step_blocks_the_loop_with_events_of_64_kib(opened, payload):
+    """Not encoded before, so that each costs a millisecond or more."""
+    events = [agent(seq, payload=payload) for seq in range(1, 151)]
+    async with opened as store:
+        longest = LongestStep()
+        trio.lowlevel.add_instrument(longest)
+        gc.disable()
+        try:
+            await store.append_batch(events)
+            assert len(await store.query(EventQuery(run_id="r"))) == 150
+            assert await store.query(EventQuery(run_id="s")) == []
+        finally:
+            gc.enable()
+            trio.lowlevel.remove_instrument(longest)
+
+        assert longest.seconds < 0.1
+
+
 async def test_s11_appends_and_queries_at_the_same_time(opened):
     async with opened as store, trio.open_nursery() as nursery:
         for seq in range(1, 40):
@@ -546,13 +569,26 @@ async def test_describe_shows_the_first_gaps_only(opened):
     assert (described.event_types, described.distinct_event_types) == ((), 1)
 
 
+@pytest.mark.parametrize(
+    ("top", "kind"),
+    [(-1, ValueError), (True, TypeError), ("3", TypeError), (1.0, TypeError), (None, TypeError)],
+)
+async def test_describe_checks_top(opened, top, kind):
+    async with opened as store:
+        with pytest.raises(kind, match="top: expected"):
+            await store.describe(top=top)
+        # More than a database could take.
+        assert (await store.describe(top=2**70)).events == 0
+
+
 # --- memory only ----------------------------------------------------------------------------------
 
 
-async def test_a_long_scan_of_memory_is_a_snapshot():
+async def test_a_long_scan_of_memory_is_a_snapshot(monkeypatch):
     """Appends that come between its steps, at the end or in the middle, do not show."""
     store = MemoryStore()
     await store.append_batch([agent(seq) for seq in range(2, 6_000, 2)])
+    monkeypatch.setattr(_incoming, "_STEP_SECONDS", 0)
     results = []
 
     async def read():
@@ -564,7 +600,67 @@ async def test_a_long_scan_of_memory_is_a_snapshot():
         await trio.lowlevel.checkpoint()
         await store.append_batch([agent(5_999), agent(7_000)])
 
+        assert not results
+        await trio.testing.wait_all_tasks_blocked()
+
     assert [event.seq for event in results[0]] == list(range(2, 6_000, 2))
+    assert len(await store.query(EventQuery())) == 3_001
+
+
+@pytest.mark.parametrize("calls", ["query", "describe"])
+async def test_a_scan_of_memory_goes_by_the_clock(monkeypatch, calls):
+    """What an event costs, nobody knows before: after each of them it looks whether its time is over."""
+    store = MemoryStore()
+    await store.append_batch([agent(seq) for seq in range(1, 101)])
+    monkeypatch.setattr(_incoming, "_STEP_SECONDS", 0)
+    steps = []
+
+    class CountSteps(trio.abc.Instrument):
+        def before_task_step(self, task):
+            steps.append(task)
+
+    instrument = CountSteps()
+    trio.lowlevel.add_instrument(instrument)
+    await (store.query(EventQuery()) if calls == "query" else store.describe())
+    trio.lowlevel.remove_instrument(instrument)
+    assert len(steps) > 100
+
+
+async def test_memory_puts_late_events_in_their_places():
+    store = MemoryStore()
+    await store.append_batch([agent(seq) for seq in range(10, 1_000, 10)])
+    late = [agent(seq) for seq in (1, 2, 15, 16, 17, 500_000, 985, 989, 991)]
+    await store.append_batch(late)
+
+    expected = sorted([*range(10, 1_000, 10), *(event.seq for event in late)])
+    assert [event.seq for event in await store.query(EventQuery())] == expected
+    assert [event.seq for event in await store.query(EventQuery(after_seq=988))] == [989, 990, 991, 500_000]
+    assert await store.last_seq() == 500_000
+
+
+async def test_memory_looks_once_for_one_of_many_types():
+    """Thousands of types cost no more than one."""
+
+    class Counted(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    store = MemoryStore()
+    await store.append_batch([agent(seq, event_type=f"t{seq % 7}") for seq in range(1, 101)])
+    query = EventQuery(event_types=[f"x{n}" for n in range(5_000)] + ["t3", "t4"], limit=20)
+    # Past the check of the query, which takes plain strings only.
+    object.__setattr__(query, "event_types", tuple(map(Counted, query.event_types)))
+
+    found = await store.query(query)
+
+    assert [event.seq for event in found] == [seq for seq in range(1, 101) if seq % 7 in (3, 4)][:20]
+    assert Counted.compared < 1_000
 
 
 def test_memory_store_says_what_it_is():

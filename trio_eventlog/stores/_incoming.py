@@ -1,8 +1,9 @@
-"""What every store does first with a batch: copy it in, and find what it can never hold."""
+"""What the stores have in common: taking a batch in, and letting other tasks run meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Final
 
 import trio
@@ -11,12 +12,35 @@ from trio_eventlog._codec import seal_persisted
 from trio_eventlog._errors import CodecError, EventRejected
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 
-# A step stays well below the 100 ms for which a store may block the loop: an event that the log has
-# sealed takes 2 us, one to be encoded 5 us to 1 ms (64 KiB). Not more steps than that, because beside
-# busy tasks each costs a turn of the loop.
-_STEP: Final = 5_000
-_COST_SEALED: Final = 1
-_COST_ENCODED: Final = 100
+_STEP_SECONDS: Final = 0.01
+"""How long a step may take; far below the 100 ms for which a store may block the loop."""
+
+
+class Steps:
+    """Cuts a long computation into steps, by the clock: what an event costs, nobody knows before."""
+
+    def __init__(self) -> None:
+        self._end = perf_counter() + _STEP_SECONDS
+
+    def is_over(self) -> bool:
+        """Whether it is time for :meth:`rest`."""
+        return perf_counter() >= self._end
+
+    async def rest(self) -> None:
+        """Let other tasks run. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        self._end = perf_counter() + _STEP_SECONDS
+
+
+def checked_top(top: int) -> int:
+    """The argument ``top`` of ``describe``, no higher than a database takes it."""
+    if type(top) is not int:
+        msg = f"top: expected an integer, got {type(top).__name__}"
+        raise TypeError(msg)
+    if top < 0:
+        msg = f"top: expected 0 or more, got {top}"
+        raise ValueError(msg)
+    return min(top, MAX_STORED)
 
 
 async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
@@ -25,8 +49,7 @@ async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent
     Done in the caller's task before anything else happens to the batch, so that a program which
     changes a payload during the append, or after cancelling it, changes nothing that is stored.
 
-    A checkpoint at the start and then as often as it takes not to block the loop: every 50 events, or
-    every 5,000 if they were sealed before, as those from a log are.
+    A checkpoint at the start and then as often as it takes not to block the loop.
 
     Raises:
       EventRejected: some events can never be stored. Names all of them.
@@ -35,12 +58,10 @@ async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent
     sealed: list[PersistedEvent] = []
     flawed: list[PersistedEvent] = []
     reasons: dict[str, None] = {}
-    cost = 0
+    steps = Steps()
     for event in tuple(events):
-        if cost >= _STEP:
-            await trio.lowlevel.checkpoint()
-            cost = 0
-        cost += _COST_SEALED if _is_sealed(event) else _COST_ENCODED
+        if steps.is_over():
+            await steps.rest()
         try:
             sealed.append(_sealed(event))
         except CodecError as exc:
@@ -53,10 +74,6 @@ async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent
 
 def _joined(reasons: Sequence[str]) -> str:
     return reasons[0] + (f"; and {len(reasons) - 1} other reasons" if len(reasons) > 1 else "")
-
-
-def _is_sealed(event: PersistedEvent) -> bool:
-    return getattr(event.event, "_encoded", None) is not None
 
 
 def _sealed(event: PersistedEvent) -> PersistedEvent:

@@ -8,9 +8,9 @@ block for a moment and belong in a worker thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-import stat
 import threading
 from typing import Final
 
@@ -25,8 +25,14 @@ class WriterLock:
         self._fd = fd
 
     @classmethod
-    def acquire(cls, database: str, log: str) -> WriterLock:
-        """Take the lock for ``log`` in the file ``database``, which exists and is a real path.
+    def acquire(cls, database: str, log: str, mode: int = 0o600) -> WriterLock:
+        """Take the lock for ``log`` in the file ``database``, a real path.
+
+        Args:
+          database: the file, which need not be there yet.
+          log: name of the log.
+          mode: permissions of the database. Whoever may write to it may lock it, as with SQLite's own
+            side files.
 
         Raises:
           LogBusy: somebody holds it, in this process or another.
@@ -43,23 +49,24 @@ class WriterLock:
             if path in _registry.held:
                 msg = f"log {log!r} in {database} is open for writing already, in this process"
                 raise LogBusy(msg)
-            # Whoever may write to the database may lock it, as with SQLite's own side files.
-            mode = stat.S_IMODE(os.stat(database).st_mode)  # noqa: PTH116 - a str all along
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+            fd = _open(path, mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.ftruncate(fd, 0)
-                os.write(fd, f"{os.getpid()}\n".encode())
             except BlockingIOError:
-                holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
+                by = _holder(fd)
                 os.close(fd)
-                by = f" (process {holder})" if holder.isdigit() else ""
                 msg = f"log {log!r} in {database} is open for writing elsewhere{by}"
                 raise LogBusy(msg) from None
             except OSError as exc:
                 os.close(fd)
+                if exc.errno == errno.ENOMEM:
+                    raise
                 msg = f"{path} cannot be locked: {exc.strerror}"
                 raise StoreUnusable(msg) from exc
+            # For people; the lock is held without it.
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+                os.write(fd, f"{os.getpid()}\n".encode())
             _registry.held[path] = fd
         return cls(path, fd)
 
@@ -72,6 +79,27 @@ class WriterLock:
             if _registry.held.get(self.path) == self._fd:
                 del _registry.held[self.path]
                 os.close(self._fd)
+
+
+def _open(path: str, mode: int) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        return os.open(path, flags)
+    # Not every file system has modes.
+    with contextlib.suppress(OSError):
+        # The umask has taken from the mode what the database has.
+        os.fchmod(fd, mode)
+    return fd
+
+
+def _holder(fd: int) -> str:
+    with contextlib.suppress(OSError):
+        holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
+        if holder.isdigit():
+            return f" (process {holder})"
+    return ""
 
 
 class _Registry:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Final
 
+import attrs
 import trio
 
 from trio_eventlog._codec import reseal
@@ -14,12 +15,7 @@ from trio_eventlog._errors import SequenceConflict
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import SCOPES, EventQuery
 from trio_eventlog._reports import StoreDescription
-from trio_eventlog.stores._incoming import sealed_copies
-
-# How much of a scan runs between two checkpoints. Most filters cost less than 1 us an event; one for
-# a scope decodes the payload, 1 ms if it has 64 KiB.
-_EVENTS_PER_STEP: Final = 1_000
-_PAYLOADS_PER_STEP: Final = 50
+from trio_eventlog.stores._incoming import Steps, checked_top, sealed_copies
 
 _GAPS_SHOWN: Final = 10
 
@@ -84,6 +80,7 @@ class MemoryStore:
         index = bisect_right(self._seqs, seq)
         return index > 0 and self._seqs[index - 1] == seq
 
+    @trio.lowlevel.enable_ki_protection
     def _insert(self, added: list[PersistedEvent]) -> None:
         if not added:
             return
@@ -91,16 +88,25 @@ class MemoryStore:
             self._events.extend(added)
             self._seqs.extend(event.seq for event in added)
         else:
-            self._events = sorted([*self._events, *added], key=lambda event: event.seq)
-            self._seqs = [event.seq for event in self._events]
+            events: list[PersistedEvent] = []
+            seqs: list[int] = []
+            done = 0
+            for event in added:
+                index = bisect_left(self._seqs, event.seq, done)
+                events += self._events[done:index]
+                seqs += self._seqs[done:index]
+                events.append(event)
+                seqs.append(event.seq)
+                done = index
+            self._events = events + self._events[done:]
+            self._seqs = seqs + self._seqs[done:]
         self._seq_of.update((event.id, event.seq) for event in added)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
 
-        Reads the log as it is when the call begins. A checkpoint at the start and then every thousand
-        events, or every 50 if the query asks for a scope, which needs the payload. ``after_seq`` is
-        found at once; every other filter is a scan.
+        Reads the log as it is when the call begins. A checkpoint at the start and then as often as it
+        takes not to block the loop. ``after_seq`` is found at once; every other filter is a scan.
         """
         await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
@@ -108,16 +114,21 @@ class MemoryStore:
         if limit == 0:
             return found
         scoped = any(getattr(query, scope) is not None for scope in SCOPES)
-        step = _PAYLOADS_PER_STEP if scoped else _EVENTS_PER_STEP
+        # There may be thousands of types, to be looked for once an event.
+        types = frozenset(query.event_types)
+        others = attrs.evolve(query, event_types=())
         events, stop = self._events, len(self._events)
         start = 0 if query.after_seq is None else bisect_right(self._seqs, query.after_seq)
+        steps = Steps()
         for index in range(start, stop):
-            if (index - start) % step == step - 1:
-                await trio.lowlevel.checkpoint()
+            if steps.is_over():
+                await steps.rest()
+            if types and events[index].event.event_type not in types:
+                continue
             # A filter for a scope decodes the payload, and an event remembers what it has decoded: let
             # that be the reader's copy.
             event = reseal(events[index]) if scoped else events[index]
-            if query.matches(event):
+            if others.matches(event):
                 found.append(event if scoped else reseal(event))
                 if len(found) == limit:
                     break
@@ -131,21 +142,23 @@ class MemoryStore:
     async def describe(self, *, top: int = 10) -> StoreDescription:
         """What the log holds, in numbers.
 
-        A checkpoint at the start and then every thousand events.
+        A checkpoint at the start and then as often as it takes not to block the loop.
 
         Args:
           top: how many event types and members to name, the most frequent first; 0 or more.
         """
+        top = checked_top(top)
         await trio.lowlevel.checkpoint()
         events, stop = self._events, len(self._events)
+        steps = Steps()
         types: Counter[str] = Counter()
         members: Counter[str] = Counter()
         gaps: list[tuple[int, int]] = []
         missing = 0
         first_timestamp = last_timestamp = None
         for index in range(stop):
-            if index % _EVENTS_PER_STEP == _EVENTS_PER_STEP - 1:
-                await trio.lowlevel.checkpoint()
+            if steps.is_over():
+                await steps.rest()
             event = events[index]
             types[event.event.event_type] += 1
             if event.member_id is not None:
@@ -179,4 +192,4 @@ class MemoryStore:
 
 def _most_common(counts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(ranked[: max(top, 0)])
+    return tuple(ranked[:top])

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-import stat
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -22,9 +21,10 @@ from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription
 from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
-from trio_eventlog.stores._incoming import sealed_copies
+from trio_eventlog.stores._incoming import checked_top, sealed_copies
 from trio_eventlog.stores._lockfile import WriterLock
 
 T = TypeVar("T")
@@ -33,6 +33,12 @@ _logger: Final = logging.getLogger("trio_eventlog")
 
 _OPEN_SECONDS: Final = 10.0
 _CLOSE_SECONDS: Final = 10.0
+"""For both connections together."""
+
+_GRACE_SECONDS: Final = 1.0
+"""For each attempt to close a connection that does nothing when that time is over."""
+
+_CLOSE_ATTEMPTS: Final = 3
 
 _MOST_LOG_NAME_BYTES: Final = 512
 
@@ -67,6 +73,16 @@ def _store_error(path: str, exc: BaseException) -> StoreError:
 # --- the connections ------------------------------------------------------------------------------
 
 
+class _Controller(apsw.aio.Trio):
+    """The driver's thread and the way into it."""
+
+    def worker_thread_run(self) -> None:
+        """Run jobs until the connection is closed."""
+        # A job that outlives the loop has nobody left to hear of it.
+        with suppress(trio.RunFinishedError):
+            super().worker_thread_run()  # type: ignore[no-untyped-call] # the driver's
+
+
 class _Worker:
     """One connection, and the thread in which everything that touches it runs.
 
@@ -78,6 +94,9 @@ class _Worker:
         self.path: Final = path
         self._db = db
         self._at_end = at_end
+        self._pid = os.getpid()
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
         self._closing = False
         # Guards the three below, which both threads use. Never held for longer than a few statements.
         self._mutex = threading.Lock()
@@ -91,30 +110,39 @@ class _Worker:
     ) -> _Worker:
         """Open the file."""
         await trio.lowlevel.checkpoint()
-        controllers: list[apsw.aio.Trio] = []
+        controllers: list[_Controller] = []
 
-        def control() -> apsw.aio.Trio:
-            controllers.append(apsw.aio.Trio())
+        def control() -> _Controller:
+            try:
+                controllers.append(_Controller())
+            except RuntimeError as exc:
+                # No thread is to be had.
+                msg = f"{path}: {exc}"
+                raise StoreError(msg) from exc
             return controllers[0]
 
-        with (
-            # Opening takes milliseconds, no page of the file is read yet: simpler to have it than to
-            # cancel it.
-            trio.move_on_after(_OPEN_SECONDS, shield=True),
-            _set(apsw.aio.deadline, math.inf),
-            _set(apsw.async_controller, control),
-            _set(apsw.aio.check_progress_steps, progress_steps),
-        ):
-            try:
+        db: apsw.AsyncConnection | None = None
+        try:
+            with (
+                # Opening takes milliseconds, no page of the file is read yet: simpler to have it than to
+                # cancel it.
+                trio.move_on_after(_OPEN_SECONDS, shield=True),
+                _set(apsw.aio.deadline, math.inf),
+                _set(apsw.async_controller, control),
+                _set(apsw.aio.check_progress_steps, progress_steps),
+            ):
                 db = await apsw.Connection.as_async(path, flags=flags)
-            except apsw.Error as exc:
-                msg = f"{path}: {exc}"
-                raise StoreUnusable(msg) from exc
-            return cls(path, db, at_end)
-        # When an opening is cancelled, apsw leaves its thread waiting, and the process cannot end.
-        controllers[0].close()  # type: ignore[no-untyped-call] # the driver's
-        msg = f"{path}: opening the file took more than {_OPEN_SECONDS:.0f} seconds"
-        raise StoreError(msg)
+        except (apsw.Error, MemoryError) as exc:
+            raise _store_error(path, exc) from exc
+        finally:
+            # The time is over, or a KeyboardInterrupt came, which no shield keeps out: then apsw leaves its
+            # thread waiting, and the process could not end.
+            if db is None and controllers:
+                controllers[0].close()  # type: ignore[no-untyped-call] # the driver's
+        if db is None:
+            msg = f"{path}: opening the file took more than {_OPEN_SECONDS:.0f} seconds"
+            raise StoreError(msg)
+        return cls(path, db, at_end)
 
     async def run(self, job: Callable[[apsw.Connection], T]) -> T:
         """Run ``job`` in the thread, after all that was asked for before.
@@ -122,6 +150,9 @@ class _Worker:
         Cancelled, it raises at once: a job that has not begun is then dropped, one that has goes on, on
         its own. So that nothing begins for a caller who is cancelled already, they check first.
         """
+        if os.getpid() != self._pid:
+            msg = f"{self.path}: the store belongs to the process that forked this one; open it anew"
+            raise StoreUnusable(msg)
         if self._closing:
             raise StoreUnusable(_CLOSED.format(self.path))
         return await self._send(job)
@@ -130,14 +161,21 @@ class _Worker:
         # Without this, apsw would translate deadlines of the caller's cancel scopes to the real clock
         # and raise TooSlowError in addition to the cancellation; infinity has to be this very object.
         with _set(apsw.aio.deadline, math.inf):
+            # apsw's thread remembers its last call and what that returned until the next one.
+            result: list[T] = []
             try:
-                return cast("T", await self._db.async_run(self._work, job))
+                await self._db.async_run(self._work, job, result)
+                return result.pop()
             except (apsw.Error, MemoryError) as exc:
                 if self._closing:
                     raise StoreUnusable(_CLOSED.format(self.path)) from exc
                 raise _store_error(self.path, exc) from exc
+            except UnicodeDecodeError as exc:
+                # SQLite hands out what is in the file.
+                msg = f"{self.path}: damaged: {exc}"
+                raise StoreUnusable(msg) from exc
 
-    def _work(self, job: Callable[[apsw.Connection], T]) -> T:
+    def _work(self, job: Callable[[apsw.Connection], T], result: list[T]) -> None:
         # In the thread, where apsw's asynchronous connection is an ordinary one.
         db = cast("apsw.Connection", self._db)
         with self._mutex:
@@ -145,7 +183,7 @@ class _Worker:
                 raise StoreUnusable(_CLOSED.format(self.path))
             self._running = True
         try:
-            return job(db)
+            result.append(job(db))
         finally:
             with self._mutex:
                 self._running = self._abandoned
@@ -160,7 +198,11 @@ class _Worker:
         try:
             db.close(True)
         finally:
-            self._at_end()
+            try:
+                self._at_end()
+            finally:
+                with suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self._ended.set)
 
     def is_closing(self) -> bool:
         """For SQLite, which asks every so often while a statement runs: stop it?
@@ -169,25 +211,51 @@ class _Worker:
         """
         return self._closing
 
-    async def aclose(self) -> bool:
+    async def aclose(self, deadline: float) -> None:
         """Close the connection after what runs now; refuse what comes later. Never cancelled.
 
-        Returns:
-          Whether it is closed. False if that took too long: then it will be as soon as what runs
-          now ends.
+        What takes beyond ``deadline`` is left to the thread, with a warning: the connection is closed as
+        soon as what runs now ends. A KeyboardInterrupt that comes meanwhile is raised at the end.
         """
+        if os.getpid() != self._pid:
+            # Thread, connection and lock are those of the process that forked this one.
+            return  # noqa: ASYNC910 - there is nothing to wait for
         self._closing = True
-        while True:
-            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await self._send(self._finish)
-                return True
-            with self._mutex:
-                if self._running:
-                    self._abandoned = True
-                    return False
-                if self._finished:
-                    return True
-            # Between two jobs just now, so that the thread is not stuck: try again.
+        interrupts: list[KeyboardInterrupt] = []
+        if not await self._wait_closed(deadline, interrupts):
+            _logger.warning(
+                "%s: closing gave up after %.0f seconds because a statement is still running; what it holds,"
+                " a writer's lock included, is freed when it ends",
+                self.path,
+                _CLOSE_SECONDS,
+            )
+        if interrupts:
+            raise interrupts[0]
+
+    async def _wait_closed(self, deadline: float, interrupts: list[KeyboardInterrupt]) -> bool:
+        closed = False
+        attempts = 0
+        while not closed and not self._abandoned and attempts < _CLOSE_ATTEMPTS:
+            try:
+                with trio.CancelScope(deadline=deadline, shield=True):
+                    await (self._ended.wait() if self._finished else self._send(self._finish))
+                    closed = True
+            except KeyboardInterrupt as exc:
+                # No shield keeps it out, and apsw has dropped the job if it had not begun.
+                interrupts.append(exc)
+                continue
+            except StoreError:
+                # It had begun: now wait for its end.
+                attempts += 1
+                continue
+            if not closed:
+                with self._mutex:
+                    self._abandoned = self._running
+                    closed = self._finished and not self._running
+                # If neither, then between two jobs just now, so that the thread is not stuck: try again.
+                attempts += 1
+                deadline = trio.current_time() + _GRACE_SECONDS
+        return closed  # noqa: ASYNC910 - flake8-async cannot know that the first round waits
 
 
 _CLOSED: Final = "{}: the store is closed"
@@ -232,9 +300,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
     """
 
     def __init__(
-        self, path: str, log: str, writer: _Worker | None, reader: _Worker, log_id: int | None
+        self, place: files.Place, log: str, writer: _Worker | None, reader: _Worker, log_id: int | None
     ) -> None:
-        self._path = path
+        self._place = place
+        self._path = place.path
         self._log = log
         self._writer = writer
         self._reader = reader
@@ -246,6 +315,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
     @staticmethod
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection  # not of the body of the block
     async def open(
         path: str | os.PathLike[str],
         *,
@@ -281,7 +351,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             this library; or it may not be opened.
           StoreError: the file cannot be opened now; it is busy, or the disk is full.
         """
-        path = _checked_path(path)
+        path = files.checked_path(path)
         _check_log_name(log)
         if synchronous not in schema.SYNCHRONOUS:
             msg = f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
@@ -290,18 +360,20 @@ class SqliteStore(metaclass=NoPublicConstructor):
         lock: WriterLock | None = None
         try:
             if read_only:
-                real = await _in_thread(path, partial(_existing, path))
+                place = await files.in_thread(path, partial(files.existing, path))
                 log_id = None
             else:
-                real, claimed = await _in_thread(path, partial(_claim, path, log))
+                place, claimed = await files.in_thread(path, partial(files.claim, path, log))
                 lock = claimed
-                workers.append(await _Worker.start(real, apsw.SQLITE_OPEN_READWRITE, _NEVER, claimed.release))
-                log_id = await _first_run(
-                    workers[0], partial(schema.prepare_writer, log=log, synchronous=synchronous)
+                workers.append(
+                    await _Worker.start(place.path, apsw.SQLITE_OPEN_READWRITE, _NEVER, claimed.release)
                 )
-            workers.append(await _Worker.start(real, apsw.SQLITE_OPEN_READONLY, None, _nothing))
+                log_id = await _first_run(
+                    workers[0], partial(_prepare_writer, place=place, log=log, synchronous=synchronous)
+                )
+            workers.append(await _Worker.start(place.path, apsw.SQLITE_OPEN_READONLY, None, _nothing))
             await _first_run(workers[-1], partial(_prepare_reader, workers[-1].is_closing))
-            yield SqliteStore._create(real, log, None if read_only else workers[0], workers[-1], log_id)
+            yield SqliteStore._create(place, log, None if read_only else workers[0], workers[-1], log_id)
         finally:
             await _close(workers, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -327,7 +399,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if not copies:
             await self._writer.run(_nothing)
             return ()
-        return await self._writer.run(partial(_append, log_id=cast("int", self._log_id), events=copies))
+        return await self._writer.run(
+            partial(_append, place=self._place, log_id=cast("int", self._log_id), events=copies)
+        )
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
@@ -364,6 +438,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
         return await (self._writer or self._reader).run(self._last_seq)
 
     def _last_seq(self, db: apsw.Connection) -> int:
+        if self._writer is not None:
+            self._place.check()
         log_id = self._find_log(db)
         return 0 if log_id is None else schema.last_seq(db, log_id)
 
@@ -380,11 +456,12 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreError: the file cannot be read now.
           StoreUnusable: the store is closed, or the file is damaged.
         """
+        top = checked_top(top)
         await trio.lowlevel.checkpoint()
-        return await self._reader.run(partial(self._describe, max(top, 0)))
+        return await self._reader.run(partial(self._describe, top))
 
     def _describe(self, top: int, db: apsw.Connection) -> StoreDescription:
-        size_bytes = sum(_size_of(self._path + suffix) for suffix in ("", "-wal"))
+        size_bytes = sum(files.size_of(self._path + suffix) for suffix in ("", "-wal"))
         log_id = self._find_log(db)
         if log_id is None:
             return queries.blank_description(size_bytes)
@@ -412,29 +489,29 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
 
 async def _first_run(worker: _Worker, job: Callable[[apsw.Connection], T]) -> T:
-    await trio.lowlevel.checkpoint()
-    try:
-        return await worker.run(job)
-    except StoreError as exc:
-        if isinstance(exc.__cause__, apsw.CantOpenError):
+    def run(db: apsw.Connection) -> T:
+        try:
+            return job(db)
+        except apsw.CantOpenError as exc:
+            if db.system_errno in files.PASSING_ERRNOS:
+                raise
             # Only now does SQLite look at the file and make its side files.
-            msg = f"{exc}: may the file, and its directory, be written?"
-            raise StoreUnusable(msg) from exc.__cause__
-        raise
+            msg = f"{worker.path}: {exc}: may the file, and its directory, be written?"
+            raise StoreUnusable(msg) from exc
+
+    await trio.lowlevel.checkpoint()
+    return await worker.run(run)
 
 
 async def _close(workers: Sequence[_Worker], lock: WriterLock | None) -> None:  # noqa: ASYNC910 - with nothing open there is nothing to wait for
-    # The reader first: SQLite folds its log into the file when the last connection that may write goes.
-    for worker in reversed(workers):
-        if not await worker.aclose():
-            _logger.warning(
-                "%s: closing gave up after %.0f seconds because a statement is still running; what it holds,"
-                " a writer's lock included, is freed when it ends",
-                worker.path,
-                _CLOSE_SECONDS,
-            )
     if lock is not None and not workers:
         lock.release()
+    deadline = trio.current_time() + _CLOSE_SECONDS
+    # Every one of them, whatever another raises. The reader first: SQLite folds its log into the file when
+    # the last connection that may write goes.
+    async with AsyncExitStack() as stack:
+        for worker in workers:
+            stack.push_async_callback(worker.aclose, deadline)
 
 
 # --- what runs in the threads ---------------------------------------------------------------------
@@ -444,14 +521,23 @@ def _nothing(*_args: object) -> None:
     """A job for a connection that only waits its turn."""
 
 
+def _prepare_writer(db: apsw.Connection, place: files.Place, log: str, synchronous: str) -> int:
+    log_id = schema.prepare_writer(db, log, synchronous)
+    place.check()
+    return log_id
+
+
 def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None:
     db.set_progress_handler(is_closing, _STEPS_TO_CLOSE, id="closing")
     schema.harden(db)
     schema.is_initialised(db)
 
 
-def _append(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -> Collection[int]:
+def _append(
+    db: apsw.Connection, place: files.Place, log_id: int, events: Sequence[PersistedEvent]
+) -> Collection[int]:
     rows = [schema.row_of(event) for event in events]
+    place.check()
     # Should an earlier rollback have failed, its transaction is still open.
     schema.roll_back(db)
     try:
@@ -461,6 +547,8 @@ def _append(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) 
             highest = max(event.seq for event in events)
         else:
             held = schema.held_seqs(db, log_id, [event.id for event in events])
+            if not all(event.id in held for event in events):
+                raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
             elsewhere = [event.seq for event in events if held[event.id] != event.seq]
             highest = max(held.values())
         schema.raise_last_seq(db, log_id, highest)
@@ -472,6 +560,8 @@ def _append(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) 
         if isinstance(exc, apsw.TooBigError):
             _raise_rejected(db, log_id, events, rows, exc)
         raise
+    # What went into a file that nobody will find again is not stored.
+    place.check()
     return tuple(elsewhere)
 
 
@@ -515,23 +605,6 @@ def _raise_rejected(
         raise EventRejected(too_big, msg) from exc
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
-def _checked_path(path: str | os.PathLike[str]) -> str:
-    name = os.fspath(path)
-    if not isinstance(name, str):
-        msg = f"path must be text, got {type(name).__name__}"
-        raise TypeError(msg)
-    if name in ("", ":memory:"):
-        msg = f"{name!r} names no file; for a log in memory use MemoryStore"
-        raise ValueError(msg)
-    if "\0" in name:
-        msg = f"path {name!r} has a NUL character"
-        raise ValueError(msg)
-    return name
-
-
 def _check_log_name(log: str) -> None:
     if not isinstance(log, str):
         msg = f"log must be text, got {type(log).__name__}"
@@ -544,57 +617,3 @@ def _check_log_name(log: str) -> None:
     if not 1 <= size <= _MOST_LOG_NAME_BYTES:
         msg = f"a log name has 1 to {_MOST_LOG_NAME_BYTES} bytes, got {size}"
         raise ValueError(msg)
-
-
-async def _in_thread(path: str, work: Callable[[], T]) -> T:
-    # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
-    try:
-        return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        msg = f"{path}: no such file or directory"
-        raise StoreUnusable(msg) from exc
-    except PermissionError as exc:
-        msg = f"{path}: {exc.strerror} ({exc.filename})"
-        raise StoreUnusable(msg) from exc
-    except OSError as exc:
-        msg = f"{path}: {exc.strerror}"
-        raise StoreError(msg) from exc
-
-
-# A process loses its POSIX locks on a file when it closes any descriptor of it, those of SQLite
-# included, and then the file can be damaged. So a database is opened here only when it is certainly
-# new, and nobody else of this process looks at it meanwhile.
-_creating: Final = threading.Lock()
-
-
-def _existing(path: str) -> str:
-    with _creating:
-        real = os.path.realpath(path, strict=True)
-        _check_regular(real)
-        return real
-
-
-def _claim(path: str, log: str) -> tuple[str, WriterLock]:
-    real = os.path.realpath(path)
-    with _creating:
-        try:
-            os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        except FileExistsError:
-            _check_regular(real)
-        except FileNotFoundError as exc:
-            msg = f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
-            raise StoreUnusable(msg) from exc
-    return real, WriterLock.acquire(real, log)
-
-
-def _check_regular(path: str) -> None:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - str all along
-        msg = f"{path} is no regular file"
-        raise StoreUnusable(msg)
-
-
-def _size_of(path: str) -> int:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116 - str all along
-    except FileNotFoundError:
-        return 0

@@ -13,8 +13,9 @@ connection, on which ``apsw.Connection`` then is synchronous.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Final, cast
 
 import apsw
 
@@ -139,6 +140,9 @@ def harden(db: apsw.Connection) -> None:
     # The file may come from anywhere: nothing in its schema gets to run code.
     db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    # The program may have hooks for all connections of its own, which change what a row is.
+    db.row_trace = None
+    db.exec_trace = None
 
 
 def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> int:
@@ -214,8 +218,20 @@ def roll_back(db: apsw.Connection) -> None:
 
 
 def first_row(db: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> Any:
-    """The first row of a statement that always has one."""
-    return next(iter(db.execute(sql, bindings).fetchall()))
+    """The first row of a statement that always has one.
+
+    Raises:
+      StoreUnusable: it has none, in a damaged file.
+    """
+    rows = db.execute(sql, bindings).fetchall()
+    if not rows:
+        raise damaged(db, "a row is missing")
+    return rows[0]
+
+
+def damaged(db: apsw.Connection, what: str) -> StoreUnusable:
+    """The error for a file that does not hold what it must."""
+    return StoreUnusable(f"{db.filename}: damaged: {what}")
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -255,6 +271,9 @@ def event_of(row: Any) -> PersistedEvent:
 # statements only below 16 KB of text. 512 rows are 13 KB.
 _CHUNKS: Final = (512, 64, 8, 1)
 
+# While values are bound to a statement, no other thread runs Python.
+_CHUNK_CHARACTERS: Final = 1024 * 1024
+
 
 def insert(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> int:
     """Insert ``rows`` except those whose id is held; within a transaction.
@@ -266,15 +285,27 @@ def insert(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> int:
       apsw.ConstraintError: a row with a new id has a seq that is taken. The transaction is spoilt.
     """
     before = db.total_changes()
-    start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            bindings: list[str | int | None] = []
-            for row in rows[start : start + size]:
-                bindings += row
-            db.execute(_insert_sql(log_id, size), bindings)
-            start += size
+    for chunk in _chunks(rows):
+        bindings: list[str | int | None] = []
+        for row in chunk:
+            bindings += row
+        db.execute(_insert_sql(log_id, len(chunk)), bindings)
     return db.total_changes() - before
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    # Payloads are what is long; one character has up to four bytes, as a rule one.
+    ends = [0, *accumulate(len(cast("str | None", row[-1]) or "") for row in rows)]
+    start = 0
+    while start < len(rows):
+        size = next(
+            size
+            for size in _CHUNKS
+            if size == 1
+            or (start + size <= len(rows) and ends[start + size] - ends[start] <= _CHUNK_CHARACTERS)
+        )
+        yield rows[start : start + size]
+        start += size
 
 
 def _insert_sql(log_id: int, size: int) -> str:
@@ -311,8 +342,14 @@ def taken_seqs(db: apsw.Connection, log_id: int, seqs: Sequence[int]) -> set[int
 def raise_last_seq(db: apsw.Connection, log_id: int, seq: int) -> None:
     """Note that ``seq`` was stored."""
     db.execute("UPDATE logs SET last_seq = ? WHERE log_id = ? AND last_seq < ?", (seq, log_id, seq))
+    if not db.changes():
+        # It is as high already, unless the log is gone.
+        last_seq(db, log_id)
 
 
 def last_seq(db: apsw.Connection, log_id: int) -> int:
     """The highest seq ever stored."""
-    return int(first_row(db, "SELECT last_seq FROM logs WHERE log_id = ?", (log_id,))[0])
+    (seq,) = first_row(db, "SELECT last_seq FROM logs WHERE log_id = ?", (log_id,))
+    if type(seq) is not int:
+        raise damaged(db, f"the last seq of log {log_id} is {seq!r:.50}")
+    return seq
