@@ -1189,7 +1189,9 @@ def test_demo_stores_everything_and_says_how_to_look_further(tmp_path):
     types = {event.event.event_type for event in events}
     assert {"opened", "spawned", "run_started", "run_completed", "retired", "closed"} <= types
 
-    commands = re.findall(r"^  trio-eventlog (.*)$", done.out, re.MULTILINE)
+    # As whoever has no trio-eventlog on the path of the shell can call it.
+    shown = r"^  (?:\S+ -m trio_eventlog|\S*trio-eventlog) (.*)$"
+    commands = re.findall(shown, done.out, re.MULTILINE)
     assert len(commands) == 3
     for command in commands:
         looked = process(*shlex.split(command), cwd=tmp_path)
@@ -1226,3 +1228,27 @@ def test_demo_tells_what_it_could_not_store(cli, use_store):
     assert done.status == 1
     assert "lost" in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("on_path", "called_as", "program"),
+    [
+        ("/usr/bin/trio-eventlog", "/usr/bin/trio-eventlog", "trio-eventlog"),
+        (None, ".venv/bin/trio-eventlog", ".venv/bin/trio-eventlog"),
+        (None, "/x/trio_eventlog/__main__.py", f"{shlex.quote(sys.executable)} -m trio_eventlog"),
+    ],
+)
+def test_demo_shows_commands_that_this_shell_finds(monkeypatch, on_path, called_as, program):
+    from trio_eventlog.cli import _demo
+
+    monkeypatch.setattr(_demo.shutil, "which", lambda _: on_path)
+    monkeypatch.setattr(sys, "argv", [called_as])
+
+    assert _demo._program() == program
+
+
+@pytest.mark.parametrize("option", ["--since", "--until"])
+def test_eight_digits_that_may_be_a_date_are_refused(cli, filled, option):
+    done = cli("query", "--store", filled, option, "20260714")
+    assert done.status == 2
+    assert "write 2026-07-14 or 020260714" in done.err

@@ -878,8 +878,9 @@ async def open_event_log(
     of the body, shielded from outside cancellation. What is not stored by then is lost, and reported.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
-    added as a note. A failing store is never an error here, only lost events are. KeyboardInterrupt ends
-    the drain at once where Trio raises it in the task of the block, which is so if that is the main task.
+    added as a note. A store that fails in passing is no error here; events lost in the drain are, and a store
+    that became unusable. KeyboardInterrupt ends the drain at once where Trio raises it in the task of the
+    block, which is so if that is the main task.
 
     Args:
       store: where events go. The log does not close it. One log at a time for each store.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 import shlex
+import shutil
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -256,10 +258,19 @@ def _findings(events: Sequence[PersistedEvent]) -> str:
 def _further(url: str) -> str:
     if sqlite_path(url) is None:
         return "Nothing of it is left, for that store keeps nothing.\n"
-    store = shlex.quote(url)
+    store, program = shlex.quote(url), _program()
     return (
         "Look further with:\n\n"
-        f"  {PROGRAM} query --store {store} --run-id run-1\n"
-        f"  {PROGRAM} query --store {store} --event-type run_failed --limit 10\n"
-        f"  {PROGRAM} stats --store {store}\n"
+        f"  {program} query --store {store} --run-id run-1\n"
+        f"  {program} query --store {store} --event-type run_failed --limit 10\n"
+        f"  {program} stats --store {store}\n"
     )
+
+
+def _program() -> str:
+    """How to call the command line again from here, for a shell that may not have it on its path."""
+    if shutil.which(PROGRAM) is not None:
+        return PROGRAM
+    if Path(sys.argv[0]).name == PROGRAM:
+        return shlex.quote(sys.argv[0])
+    return f"{shlex.quote(sys.executable)} -m trio_eventlog"

@@ -67,6 +67,9 @@ def _time(_type: Any, tokens: Sequence[Token]) -> int:
     """Milliseconds since 1970, from themselves or from an ISO 8601 time."""
     text = tokens[0].value.strip()
     if text.isascii() and text.isdecimal():
+        if len(text) == _DIGITS_OF_A_DATE and _is_date(text):
+            msg = f"{text} may be a date or milliseconds; write {text[:4]}-{text[4:6]}-{text[6:]} or 0{text}"
+            raise ValueError(msg)
         return int(text)
     try:
         moment = datetime.fromisoformat(text)
@@ -83,6 +86,17 @@ def _time(_type: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(msg)
     # Rounded up: events have whole milliseconds, and both bounds mean "from here on".
     return -((_EPOCH - moment) // timedelta(milliseconds=1))
+
+
+_DIGITS_OF_A_DATE: Final = 8
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _number(_type: Any, tokens: Sequence[Token]) -> int:
