@@ -462,6 +462,8 @@ async def test_the_lock_file_has_the_mode_of_the_database(path):
 CHILD = """
 from trio_eventlog.stores import _sqlite_files
 
+sys.stderr = sys.stdout
+
 async def main():
     async with SqliteStore.open(path) as store:
         await store.append_batch([agent(1)])
@@ -734,6 +736,29 @@ def test_s15_interrupted_between_two_lines(tmp_path, monkeypatch, moment):
         assert not workers()
         assert not _lockfile._registry.held
         assert trio.run(opened_again, path) == 0
+
+
+@pytest.mark.parametrize("where", [(_sqlite._Worker, "start"), (_sqlite_files, "in_thread")])
+@pytest.mark.parametrize("chosen", [1, 2])
+def test_s15_interrupted_before_a_result_is_noted(path, monkeypatch, where, chosen):
+    """The lock is taken or the thread runs, and nobody has a name for it yet."""
+    original, calls = getattr(*where), []
+
+    async def interrupting(*arguments):
+        calls.append(arguments)
+        result = await original(*arguments)
+        if len(calls) == chosen:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, interrupting)
+        with contextlib.suppress(KeyboardInterrupt):
+            trio.run(opened_again, path)
+    assert calls
+    assert not workers()
+    assert not _lockfile._registry.held
+    assert trio.run(opened_again, path) == 0
 
 
 def test_s15_interrupted_while_leaving_waits_for_an_append(path, monkeypatch):
@@ -1243,6 +1268,7 @@ async def test_a_file_that_is_moved_while_open(path, tmp_path, what):
         for call in (lambda: store.append_batch([agent(2)]), store.last_seq):
             with pytest.raises(StoreUnusable, match="moved, removed or replaced while"):
                 await call()
+        assert [event.seq for event in await store.query(EventQuery())] == [1]
 
 
 async def test_a_file_that_is_moved_during_an_append(path, tmp_path):
