@@ -146,6 +146,10 @@ class MemoryStore:
 
         Args:
           top: how many event types and members to name, the most frequent first; 0 or more.
+
+        Raises:
+          TypeError: ``top`` is no integer.
+          ValueError: ``top`` is negative.
         """
         top = checked_top(top)
         await trio.lowlevel.checkpoint()

@@ -331,7 +331,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         append ends.
 
         Entering is a checkpoint and can be cancelled; leaving waits in spite of a cancellation, for as
-        long as said above.
+        long as said above. It does so in spite of Ctrl-C, too, and raises the KeyboardInterrupt then.
 
         Args:
           path: the database file. Its directory must exist, and be writable to readers too: SQLite keeps
@@ -343,13 +343,14 @@ class SqliteStore(metaclass=NoPublicConstructor):
             ``"normal"`` (now and then), ``"off"`` (leave it to the system) or ``"extra"``.
 
         Raises:
-          ValueError: ``path``, ``log`` or ``synchronous`` is not as described. SQLite's ``":memory:"`` is
-            none of ours: use :class:`MemoryStore`.
+          ValueError: ``path``, ``log`` or ``synchronous`` is not as described, or ``path`` is not UTF-8,
+            which SQLite needs. Its ``":memory:"`` is none of ours: use :class:`MemoryStore`.
           TypeError: an argument is of the wrong type.
           LogBusy: somebody else has the log open for writing.
           StoreUnusable: the file is missing, not a database, of another program, or of a newer version of
             this library; or it may not be opened.
-          StoreError: the file cannot be opened now; it is busy, or the disk is full.
+          StoreError: the file cannot be opened now: it is busy, the disk is full, or there are too many open
+            files or threads.
         """
         path = files.checked_path(path)
         _check_log_name(log)
@@ -389,7 +390,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
             bytes. Names all such events; nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
           StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
-          StoreUnusable: the store is closed or read-only, or the file is damaged.
+          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; or the file is
+            damaged, or was moved, removed or replaced.
         """
         if self._writer is None:
             await trio.lowlevel.checkpoint()
@@ -428,11 +430,12 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """The highest seq ever stored, 0 before the first.
 
         A checkpoint. In a writer it comes after every append that began before, also one that was
-        cancelled.
+        cancelled; in a reader it waits for the queries before it.
 
         Raises:
           StoreError: the file cannot be read now.
-          StoreUnusable: the store is closed, or the file is damaged.
+          StoreUnusable: the store is closed, or the file is damaged; or a writer's file was moved, removed or
+            replaced.
         """
         await trio.lowlevel.checkpoint()
         return await (self._writer or self._reader).run(self._last_seq)
@@ -453,6 +456,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
           top: how many event types and members to name, the most frequent first; 0 or more.
 
         Raises:
+          TypeError: ``top`` is no integer.
+          ValueError: ``top`` is negative.
           StoreError: the file cannot be read now.
           StoreUnusable: the store is closed, or the file is damaged.
         """
