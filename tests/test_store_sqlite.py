@@ -70,6 +70,11 @@ class Gate:
         self._open.set()
 
 
+def connections_of(path):
+    """Those to a file that are open in this process."""
+    return [db for db in apsw.connections() if db.filename == str(path)]
+
+
 def raw(path, *statements):
     """Run statements on a connection of its own, and return the rows of the last one."""
     db = apsw.Connection(str(path))
@@ -1616,6 +1621,8 @@ async def test_opening_that_takes_too_long(path, monkeypatch):
         await refused(StoreError, "took more than", path)
     gate.open()
     assert not workers()
+    # The thread has closed what it opened, and left nothing for a collection of garbage.
+    assert connections_of(path) == []
     async with SqliteStore.open(path):
         pass
 

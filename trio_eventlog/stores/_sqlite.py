@@ -76,11 +76,22 @@ def _store_error(path: str, exc: BaseException) -> StoreError:
 class _Controller(apsw.aio.Trio):
     """The driver's thread and the way into it."""
 
+    _opened: apsw.Connection | None = None
+
+    def configure(self, db: apsw.Connection) -> None:
+        """Take over a connection that was opened just now, in the thread."""
+        self._opened = db
+        super().configure(db)
+
     def worker_thread_run(self) -> None:
-        """Run jobs until the connection is closed."""
+        """Run jobs until the connection is closed, or nobody is there any more to use it."""
         # A job that outlives the loop has nobody left to hear of it.
         with suppress(trio.RunFinishedError):
             super().worker_thread_run()  # type: ignore[no-untyped-call] # the driver's
+        # Whoever opened it may have given up meanwhile.
+        db, self._opened = self._opened, None
+        if db is not None:
+            db.close(True)
 
 
 class _Worker:
