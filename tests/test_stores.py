@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import store_oracle as oracle
@@ -419,25 +419,31 @@ class LongestStep(trio.abc.Instrument):
         self.seconds = max(self.seconds, time.thread_time() - self.start)
 
 
+@contextmanager
+def measured_steps():
+    longest = LongestStep()
+    trio.lowlevel.add_instrument(longest)
+    # A full collection takes time for everything that all the tests before have left, in whose step it
+    # happens to fall.
+    gc.disable()
+    try:
+        yield longest
+    finally:
+        gc.enable()
+        trio.lowlevel.remove_instrument(longest)
+
+
 async def test_s11_no_step_blocks_the_loop(opened):
     events = [
         agent(seq, payload={"run_id": "r", "text": "x" * 500, "n": list(range(20))})
         for seq in range(1, 5_001)
     ]
     async with opened as store:
-        longest = LongestStep()
-        trio.lowlevel.add_instrument(longest)
-        # A full collection takes time for everything that all the tests before have left, in whose step it
-        # happens to fall.
-        gc.disable()
-        try:
+        with measured_steps() as longest:
             await store.append_batch(events)
             assert len(await store.query(EventQuery(run_id="r"))) == 5_000
             assert len(await store.query(EventQuery())) == 5_000
             await store.append_batch(events)
-        finally:
-            gc.enable()
-            trio.lowlevel.remove_instrument(longest)
 
         assert longest.seconds < 0.1
 
@@ -451,16 +457,10 @@ async def test_s11_no_step_blocks_the_loop_with_events_of_64_kib(opened, payload
     """Not encoded before, so that each costs a millisecond or more."""
     events = [agent(seq, payload=payload) for seq in range(1, 151)]
     async with opened as store:
-        longest = LongestStep()
-        trio.lowlevel.add_instrument(longest)
-        gc.disable()
-        try:
+        with measured_steps() as longest:
             await store.append_batch(events)
             assert len(await store.query(EventQuery(run_id="r"))) == 150
             assert await store.query(EventQuery(run_id="s")) == []
-        finally:
-            gc.enable()
-            trio.lowlevel.remove_instrument(longest)
 
         assert longest.seconds < 0.1
 

@@ -265,32 +265,26 @@ def seal_event(event: UnifiedEvent, prefix: str = "") -> UnifiedEvent:
     # Exact classes: the fields that a subclass adds have no place on the wire.
     if type(event) is AgentEvent:
         _require_text(event.agent_id, f"{prefix}agent_id")
-        _require_text(event.event_type, f"{prefix}event_type")
-        encoded = encoded_payload(event, f"{prefix}payload")
-        return sealed_agent_event(event.agent_id, event.event_type, encoded)
-    if type(event) is not ModuleEvent:
+    elif type(event) is ModuleEvent:
+        _require_text(event.module, f"{prefix}module")
+    else:
         raise CodecError(
             prefix.removesuffix("."), f"expected an AgentEvent or a ModuleEvent, got {_named(event)}"
         )
-    _require_text(event.module, f"{prefix}module")
     _require_text(event.event_type, f"{prefix}event_type")
-    encoded = encoded_payload(event, f"{prefix}payload")
+    return _sealed(event, encoded_payload(event, f"{prefix}payload"))
+
+
+def _sealed(event: UnifiedEvent, encoded: bytes | str) -> UnifiedEvent:
+    if isinstance(event, AgentEvent):
+        return sealed_agent_event(event.agent_id, event.event_type, encoded)
     return sealed_module_event(event.module, event.event_type, encoded)
 
 
 def reseal(event: PersistedEvent) -> PersistedEvent:
     """A copy of a sealed event that shares nothing mutable with it."""
-    inner = event.event
-    encoded = encoded_payload(inner)
-    return persisted_event(
-        event.id,
-        event.seq,
-        event.timestamp_ms,
-        event.member_id,
-        sealed_agent_event(inner.agent_id, inner.event_type, encoded)
-        if isinstance(inner, AgentEvent)
-        else sealed_module_event(inner.module, inner.event_type, encoded),
-    )
+    inner = _sealed(event.event, encoded_payload(event.event))
+    return persisted_event(event.id, event.seq, event.timestamp_ms, event.member_id, inner)
 
 
 def check_envelope(envelope: EventEnvelope) -> None:

@@ -17,7 +17,7 @@ INTERVAL: Final = 30.0
 """Seconds between two records."""
 
 
-def log(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+def write_record(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
     """Write a log record; a handler that raises changes nothing.
 
     Handlers are foreign code, and the books of the log must not depend on it. What they raise goes where
@@ -59,7 +59,7 @@ class FailureLog:
         since = f" ({self._unwritten()})" if self._failures or self._lost else ""
         if isinstance(report, AppendFailure):
             # Losses are errors, also those that come with this record.
-            log(
+            write_record(
                 logging.ERROR if self._lost else logging.WARNING,
                 "append of %d events (seq %d to %d) failed, failure %d in a row, %s: %r%s",
                 report.events,
@@ -73,7 +73,7 @@ class FailureLog:
                 since,
             )
         else:
-            log(
+            write_record(
                 logging.ERROR,
                 "lost %d events (seq %d to %d, reason: %s%s)%s",
                 report.count,
@@ -89,7 +89,7 @@ class FailureLog:
         """Write what was counted since the last record, if anything."""
         if self._failures or self._lost:
             level = logging.ERROR if self._lost else logging.WARNING
-            log(level, "until the log closed: %s", self._unwritten())
+            write_record(level, "until the log closed: %s", self._unwritten())
             self._failures = self._lost = 0
 
     def _unwritten(self) -> str:

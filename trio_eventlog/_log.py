@@ -62,7 +62,7 @@ from trio_eventlog._events import (
     new_event_id,
     wall_clock_ms,
 )
-from trio_eventlog._failure_log import FailureLog, log
+from trio_eventlog._failure_log import FailureLog, write_record
 from trio_eventlog._policy import RetryPolicy
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import AppendFailure, EventLoss, LogState, LogStatistics, LossReason
@@ -510,7 +510,9 @@ class EventLog(metaclass=NoPublicConstructor):
             self._give_up(LossReason.BROKEN)
         except Exception as exc:  # noqa: BLE001 - logged; the first bug is raised
             # The books themselves may be what is broken.
-            log(logging.ERROR, "the event log broke, and could not report all that it lost", error=exc)
+            write_record(
+                logging.ERROR, "the event log broke, and could not report all that it lost", error=exc
+            )
 
     async def _write(self) -> None:  # noqa: ASYNC910 - awaited by the writer alone, which may be done at once
         while True:
@@ -618,7 +620,7 @@ class EventLog(metaclass=NoPublicConstructor):
         """A store that breaks its contract has a defect: say so, once."""
         if not self._logged_foreign_error:
             self._logged_foreign_error = True
-            log(
+            write_record(
                 logging.ERROR,
                 "the store %r broke its contract; the append will be tried again",
                 self._store,
@@ -643,7 +645,11 @@ class EventLog(metaclass=NoPublicConstructor):
         """See to it that losses are reported: now if they are many, otherwise soon."""
         if self._buffer.unreported >= _LOSSES_TOGETHER:
             self._report_losses()
-        elif self._buffer.unreported and self._report_at == math.inf:
+        else:
+            self._report_soon()
+
+    def _report_soon(self) -> None:
+        if self._buffer.unreported and self._report_at == math.inf:
             self._report_at = trio.current_time() + _LOSS_DELAY
             self._report_alarm.ring_by(self._report_at)
 
@@ -658,9 +664,7 @@ class EventLog(metaclass=NoPublicConstructor):
                 self._tell(loss)
         finally:
             self._is_reporting = False
-        if self._buffer.unreported:
-            self._report_at = trio.current_time() + _LOSS_DELAY
-            self._report_alarm.ring_by(self._report_at)
+        self._report_soon()
 
     def _tell(self, report: AppendFailure | EventLoss) -> None:
         if self._settings.on_failure is None:
@@ -669,7 +673,7 @@ class EventLog(metaclass=NoPublicConstructor):
         try:
             self._settings.on_failure(report)
         except BaseException as exc:  # noqa: BLE001, ASYNC103 - promised: logged; it awaits nothing
-            log(logging.ERROR, "on_failure raised; %s goes on", self, error=exc)
+            write_record(logging.ERROR, "on_failure raised; %s goes on", self, error=exc)
 
     # --- the end ----------------------------------------------------------------------------------
 

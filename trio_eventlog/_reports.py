@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 import attrs
 
@@ -161,6 +162,10 @@ class LogStatistics:
     def lost_total(self) -> int:
         """Events lost, for whatever reason."""
         return sum(self.lost.values())
+
+
+GAPS_SHOWN: Final = 10
+"""Most gaps that a description names."""
 
 
 @attrs.frozen(kw_only=True)

@@ -37,15 +37,13 @@ class LossAccount:
 
     def add(self, first: int, last: int, count: int, reasons: Counter[LossReason]) -> None:
         """Count losses with seqs from ``first`` to ``last``."""
-        self.first_seq = min(self.first_seq, first) if self.count else first
-        self.last_seq = max(self.last_seq, last) if self.count else last
+        self._stretch(first, last)
         self.count += count
         self.by_reason.update(reasons)
 
     def add_one(self, seq: int, reason: LossReason) -> None:
         """Count the loss of one event."""
-        self.first_seq = min(self.first_seq, seq) if self.count else seq
-        self.last_seq = max(self.last_seq, seq) if self.count else seq
+        self._stretch(seq, seq)
         self.count += 1
         self.by_reason[reason] += 1
 
@@ -53,6 +51,10 @@ class LossAccount:
         """Count all that ``other`` has."""
         if other.count:
             self.add(other.first_seq, other.last_seq, other.count, other.by_reason)
+
+    def _stretch(self, first: int, last: int) -> None:
+        self.first_seq = min(self.first_seq, first) if self.count else first
+        self.last_seq = max(self.last_seq, last) if self.count else last
 
 
 @attrs.define

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Final
 
 import attrs
 import trio
@@ -14,10 +13,8 @@ from trio_eventlog._codec import reseal
 from trio_eventlog._errors import SequenceConflict
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import SCOPES, EventQuery
-from trio_eventlog._reports import StoreDescription
+from trio_eventlog._reports import GAPS_SHOWN, StoreDescription
 from trio_eventlog.stores._incoming import Steps, checked_top, sealed_copies
-
-_GAPS_SHOWN: Final = 10
 
 
 class MemoryStore:
@@ -188,7 +185,7 @@ class MemoryStore:
             members=_most_common(members, top),
             gaps=len(gaps),
             missing=missing,
-            first_gaps=tuple(gaps[:_GAPS_SHOWN]),
+            first_gaps=tuple(gaps[:GAPS_SHOWN]),
             size_bytes=None,
             schema_version=None,
         )

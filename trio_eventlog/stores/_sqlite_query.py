@@ -15,7 +15,7 @@ import attrs
 
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._query import EventQuery
-from trio_eventlog._reports import StoreDescription
+from trio_eventlog._reports import GAPS_SHOWN, StoreDescription
 from trio_eventlog.stores._sqlite_schema import (
     READ,
     SCHEMA_VERSION,
@@ -159,8 +159,6 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
 
 # --- what the log holds, in numbers ---------------------------------------------------------------
 
-_GAPS_SHOWN: Final = 10
-
 
 def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> StoreDescription:
     """See :meth:`SqliteStore.describe`. All numbers are of one moment."""
@@ -237,6 +235,6 @@ def _gaps(db: apsw.Connection, table: str) -> tuple[int, tuple[tuple[int, int], 
     count = 0
     for row in db.execute(gaps):
         count += 1
-        if count <= _GAPS_SHOWN:
+        if count <= GAPS_SHOWN:
             shown.append(cast("tuple[int, int]", row))
     return count, tuple(shown)
