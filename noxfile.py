@@ -25,7 +25,7 @@ def install_group(session: nox.Session, group: str) -> None:
 
 def install_package(session: nox.Session) -> None:
     """Install the package as users get it: as a wheel, built now."""
-    session.install(".[cli]")
+    session.install(".[testing]")
 
 
 def run_tests(session: nox.Session) -> None:
@@ -51,12 +51,20 @@ def tests_all(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the tests and report which branches none of them took."""
-    session.install("-e", ".[cli]")
+    session.install("-e", ".[testing]")
     install_group(session, "tests")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session
+def harness(session: nox.Session) -> None:
+    """Run the harness for stores on every broken store, with twenty seeds each."""
+    install_package(session)
+    install_group(session, "tests")
+    session.run("pytest", "tests/deep_harness.py", *session.posargs)
 
 
 @nox.session

@@ -43,6 +43,11 @@ class EventStore(Protocol):
     A store may have an attribute ``max_batch: int | None``, the most events of one atomic append. The
     log never offers more at once. None, the default, means at least 1,000 and what fits its memory.
 
+    Two more attributes are for those who check a store. ``has_lock: bool``, True by default: False for a
+    durable store without the lock of S13, where the deployment alone guarantees that there is one
+    appender. ``lock_timeout: float``, 0 by default: the seconds of S13 within which the lock of a process
+    that was killed is gone.
+
     Every store holds strings of 512 bytes in UTF-8, events of 64 KiB of JSON, and 32 levels of
     nesting; what goes beyond that it may reject.
     """

@@ -9,18 +9,26 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
 
+import trio
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from trio_eventlog import EventsLost, StoreError
 from trio_eventlog.cli._envelopes import STDIN
 from trio_eventlog.cli._options import USAGE_STATUS, Filters, StoreUrl, opened_store
-from trio_eventlog.cli._terminal import PROGRAM, CommandError, HelpConsole, ReaderGone, complain
+from trio_eventlog.cli._terminal import (
+    PROGRAM,
+    CommandError,
+    HelpConsole,
+    ReaderGone,
+    complain,
+    write,
+)
 
 _STATUSES: Final = """\
-Exit status: 0 if all is well; 1 if the command failed, or if events were rejected or lost; 2 if the command
-line was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the output that goes away, such as
-`head`, ends the command quietly, with 0.
+Exit status: 0 if all is well; 1 if the command failed, if events were rejected or lost, or if a store breaks
+a clause; 2 if the command line was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the
+output that goes away, such as `head`, ends the command quietly, with 0.
 """
 
 _INGEST_EXAMPLES: Final = """\
@@ -57,6 +65,15 @@ Examples:
 ```
 trio-eventlog demo
 trio-eventlog demo --store sqlite:demo.db --seconds 10
+```
+"""
+
+_CHECK_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog check mypackage.stores:open_store
+trio-eventlog check mypackage.stores:open_memory --in-memory --clause S5 --clause S6
 ```
 """
 
@@ -169,6 +186,49 @@ async def demo(
     from trio_eventlog.cli._demo import run_demo  # noqa: PLC0415 - as above
 
     return await run_demo(store, seconds=seconds)
+
+
+@app.command(help_epilogue=_CHECK_EXAMPLES)
+def check(
+    target: Annotated[str, Parameter(metavar="MODULE:NAME")],
+    /,
+    *,
+    in_memory: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    reader: Annotated[str | None, Parameter(metavar="MODULE:NAME")] = None,
+    drop: Annotated[str | None, Parameter(metavar="MODULE:NAME")] = None,
+    clause: Annotated[
+        tuple[str, ...], Parameter(metavar="CLAUSE", negative=(), show_default=False, consume_multiple=False)
+    ] = (),
+    budget: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 30.0,
+    op_timeout: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 5.0,
+    max_examples: Annotated[int, Parameter(metavar="N", validator=Number(gte=1))] = 100,
+    seed: Annotated[int | None, Parameter(metavar="N")] = None,
+) -> int:
+    """Check a store against the contract: for those who write one.
+
+    The function takes a directory and returns an async context manager that yields the store. Each clause of
+    the contract is tried with examples; those that fail are printed as small programs. Needs the extra
+    `testing`.
+
+    Args:
+      target: The function that opens the store.
+      in_memory: The store keeps nothing when it is left.
+      reader: The function that opens it read-only.
+      drop: An async function that removes what the store keeps outside of the directory.
+      clause: Only this clause, such as S5; give it several times for several.
+      budget: How long to look for failures.
+      op_timeout: When an operation of the store counts as hung.
+      max_examples: Most examples of a check.
+      seed: Try the examples of a run before, which printed it.
+    """
+    from trio_eventlog.cli import _check  # noqa: PLC0415 - as above
+
+    limits = _check.Limits(budget=budget, op_timeout=op_timeout, max_examples=max_examples, seed=seed)
+    status, report = _check.check(
+        target, in_memory=in_memory, reader=reader, drop=drop, clauses=clause, limits=limits
+    )
+    trio.run(write, report)
+    return status
 
 
 def run(arguments: Sequence[str]) -> int:

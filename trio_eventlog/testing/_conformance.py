@@ -1,0 +1,137 @@
+"""The harness as a test class for pytest."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import ClassVar
+
+import trio
+
+from trio_eventlog import EventStore
+from trio_eventlog.testing._check_store import (
+    DEFAULT_BUDGET,
+    DEFAULT_MAX_EXAMPLES,
+    DEFAULT_OP_TIMEOUT,
+    check_store,
+    clause_shares,
+)
+from trio_eventlog.testing._session import OpenStore
+
+
+class StoreConformance:
+    """Tests for your store, one per clause: subclass it, and override :meth:`open_store`.
+
+    pytest collects the subclass if its name begins with ``Test``. The tests are plain functions that run
+    Trio themselves; no plugin is needed. A clause that cannot be checked is skipped, with the reason.
+
+    Attributes:
+      durable: whether opening a location again shows the same data.
+      budget: seconds for all clauses together.
+      op_timeout: seconds after which an operation counts as hung.
+      max_examples: most examples of a check.
+      seed: draws the examples of a run before; None for new ones.
+
+    They mean the same as the arguments of :func:`check_store`.
+    """
+
+    durable: ClassVar[bool] = True
+    budget: ClassVar[float] = DEFAULT_BUDGET
+    op_timeout: ClassVar[float] = DEFAULT_OP_TIMEOUT
+    max_examples: ClassVar[int] = DEFAULT_MAX_EXAMPLES
+    seed: ClassVar[int | None] = None
+
+    open_reader: OpenStore | None = None
+    """Override it as a method, like :meth:`open_store`, if your store can be opened read-only."""
+
+    def open_store(self, location: Path) -> AbstractAsyncContextManager[EventStore]:
+        """Open your store at ``location``; see :func:`check_store`.
+
+        For kills a child process must be able to call it: the class stands at the top level of a module,
+        and has no ``__init__``.
+        """
+        raise NotImplementedError
+
+    async def drop_store(self, location: Path) -> None:
+        """Remove what the store keeps for ``location`` outside of its directory."""
+        del location
+        await trio.lowlevel.checkpoint()
+
+    def _check(self, clause: str) -> None:
+        __tracebackhide__ = True  # pytest shows the report, not how it came about
+        report = check_store(
+            self.open_store,
+            durable=self.durable,
+            open_reader=self.open_reader,
+            drop_store=self.drop_store,
+            clauses=[clause],
+            budget=self.budget * clause_shares()[clause],
+            op_timeout=self.op_timeout,
+            max_examples=self.max_examples,
+            seed=self.seed,
+        )
+        report.raise_if_failed()
+        for skipped in report.skipped:
+            import pytest  # noqa: PLC0415 - who does not run pytest need not have it
+
+            pytest.skip(skipped.reason)
+
+    def test_s1(self) -> None:
+        """A repeat changes nothing."""
+        self._check("S1")
+
+    def test_s2(self) -> None:
+        """Any order of seqs, and gaps."""
+        self._check("S2")
+
+    def test_s3(self) -> None:
+        """A seq that is taken is a conflict."""
+        self._check("S3")
+
+    def test_s4(self) -> None:
+        """All or nothing."""
+        self._check("S4")
+
+    def test_s5(self) -> None:
+        """Filters, order and limit."""
+        self._check("S5")
+
+    def test_s6(self) -> None:
+        """Strings compare exactly."""
+        self._check("S6")
+
+    def test_s7(self) -> None:
+        """What is read equals what was written."""
+        self._check("S7")
+
+    def test_s8(self) -> None:
+        """Nothing is shared."""
+        self._check("S8")
+
+    def test_s9(self) -> None:
+        """The end of the log."""
+        self._check("S9")
+
+    def test_s10(self) -> None:
+        """Durable means readable and kept."""
+        self._check("S10")
+
+    def test_s11(self) -> None:
+        """Every call is a checkpoint and can be cancelled."""
+        self._check("S11")
+
+    def test_s12(self) -> None:
+        """Errors say what to do."""
+        self._check("S12")
+
+    def test_s13(self) -> None:
+        """One appender."""
+        self._check("S13")
+
+    def test_s14(self) -> None:
+        """Logs do not see each other."""
+        self._check("S14")
+
+    def test_s15(self) -> None:
+        """Leaving frees everything."""
+        self._check("S15")

@@ -1,0 +1,296 @@
+"""Looking for an example that fails, and for the smallest, within a bound of time.
+
+Hypothesis finds and shrinks. What is ours: the time, a thread per example so that a store that blocks or
+never ends cannot take the harness along, and the verdict whether a failure repeats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeAlias
+
+import attrs
+import trio
+from hypothesis import HealthCheck, Phase, Verbosity, find, settings
+from hypothesis.errors import Flaky, NoSuchExample, Unsatisfiable
+from hypothesis.strategies import SearchStrategy
+
+from trio_eventlog.testing._session import ClauseViolation, Session, Subject
+
+CheckRun: TypeAlias = Callable[[Session, Any], Awaitable[None]]
+
+_SETTINGS: Final = settings(
+    database=None,
+    deadline=None,
+    derandomize=False,
+    phases=(Phase.generate, Phase.shrink),
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType] - its metaclass iterates
+    verbosity=Verbosity.quiet,
+)
+
+
+def shrink_seconds(allotted: float) -> float:
+    """How long to look for a smaller example, where looking for the first one may take ``allotted``."""
+    return max(2.0, allotted)
+
+
+_REPEATS: Final = 3
+
+
+@attrs.frozen(kw_only=True)
+class Check:
+    """One way to try a clause.
+
+    Attributes:
+      clause: which clause.
+      name: what is tried, in a few words.
+      cases: from the subject to the strategy that draws what :attr:`run` gets.
+      run: tries one case.
+      share: how many of the examples of a run it gets, 1.0 being all of them.
+      needs: what the subject must have: ``durable``, ``children``, ``reader``, ``lock``.
+      confirm: how often a failure must repeat to count. More than once where time is measured: the
+        machine may have been busy.
+    """
+
+    clause: str
+    name: str
+    cases: Callable[[Subject], SearchStrategy[Any]]
+    run: CheckRun
+    share: float = 1.0
+    needs: frozenset[str] = frozenset()
+    confirm: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """An example that fails."""
+
+    check: str
+    message: str
+    program: str
+    intermittent: bool
+
+
+@attrs.frozen(kw_only=True)
+class Searched:
+    """What became of a check."""
+
+    examples: int
+    finding: Finding | None
+
+
+class _Case:
+    """A case that Hypothesis does not try to print: some are large, and nobody reads them."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<case>"
+
+
+class _TimeIsUp(BaseException):
+    """Ends a search from within. No Exception: that would be a failing example to Hypothesis."""
+
+
+@attrs.define
+class Workplace:
+    """Where examples keep their data: a directory of its own for each, and what removes them."""
+
+    root: Path
+    subject: Subject
+    opening: str
+    reading: str | None = None
+
+    def new_location(self) -> Path:
+        """A fresh empty directory with a name that no run before had."""
+        location = self.root / f"te_{os.urandom(10).hex()}"
+        location.mkdir()
+        return location
+
+    async def drop(self, locations: list[Path]) -> None:
+        """Remove what the store keeps for ``locations``, and the directories."""
+        if self.subject.drop_store is not None:
+            for location in locations:
+                await self.subject.drop_store(location)
+        for location in locations:
+            shutil.rmtree(location, ignore_errors=True)
+
+
+class Searcher:
+    """Runs checks on one subject."""
+
+    def __init__(self, workplace: Workplace, seed: int) -> None:
+        self._workplace = workplace
+        self._subject = workplace.subject
+        self._seed = seed
+
+    def search(self, check: Check, *, max_examples: int, seconds: float) -> Searched:
+        """Try cases of ``check`` until one fails, the number is reached or the time is up.
+
+        One case at least is tried, whatever it takes. The smallest failing case gets some time more.
+        """
+        until = time.monotonic() + seconds
+        tried = 0
+        worst: tuple[ClauseViolation, Any, str] | None = None
+        defect: Exception | None = None
+
+        def fails(drawn: _Case) -> bool:
+            nonlocal tried, worst, until, defect
+            case = drawn.value
+            # Hypothesis tries the smallest again in the end; whether it repeats is judged by us.
+            if worst is not None and repr(case) == repr(worst[1]):
+                return True
+            if tried and time.monotonic() > until:
+                raise _TimeIsUp
+            if worst is None:
+                tried += 1
+            try:
+                outcome = self._confirmed(check, case)
+            except Exception as exc:  # noqa: BLE001 - raised again below
+                # Not the store's: nothing to be shrunk.
+                defect = exc
+                raise _TimeIsUp from None
+            if outcome is None:
+                return False
+            violation, program = outcome
+            if worst is None:
+                until = time.monotonic() + shrink_seconds(seconds)
+            if worst is None or len(program) <= len(worst[2]):
+                worst = violation, case, program
+            if violation.out_of_reach:
+                # Each further one would leave a thread behind that never ends.
+                raise _TimeIsUp
+            return True
+
+        strategy = check.cases(self._subject).map(_Case)
+        limits = settings(_SETTINGS, max_examples=max_examples)
+        random = Random(f"{self._seed}:{check.clause}:{check.name}")  # noqa: S311 - for examples, not for secrets
+        with contextlib.suppress(_TimeIsUp, NoSuchExample, Unsatisfiable, Flaky):
+            find(strategy, fails, settings=limits, random=random)
+        if defect is not None:
+            raise defect
+        if worst is None:
+            return Searched(examples=tried, finding=None)
+        return Searched(examples=tried, finding=self._judged(check, *worst))
+
+    def _judged(self, check: Check, violation: ClauseViolation, case: Any, program: str) -> Finding:
+        """Whether the failure repeats."""
+        if violation.out_of_reach or check.confirm > 1:
+            return Finding(check=check.name, message=violation.message, program=program, intermittent=False)
+        for _ in range(_REPEATS):
+            again = self._example(check, case)
+            if again is not None:
+                return Finding(
+                    check=check.name, message=again[0].message, program=again[1], intermittent=False
+                )
+        return Finding(check=check.name, message=violation.message, program=program, intermittent=True)
+
+    def _confirmed(self, check: Check, case: Any) -> tuple[ClauseViolation, str] | None:
+        outcome = None
+        for _ in range(check.confirm):
+            outcome = self._example(check, case)
+            if outcome is None or outcome[0].out_of_reach:
+                return outcome
+        return outcome
+
+    def _example(self, check: Check, case: Any) -> tuple[ClauseViolation, str] | None:
+        """Try one case. Returns what it violated and the program; None if nothing."""
+        location = self._workplace.new_location()
+        session = Session(self._subject, check.clause, location)
+
+        async def example() -> None:
+            try:
+                await check.run(session, case)
+            finally:
+                session.alive("dropping the store", expected_seconds=_DROP_SECONDS)
+                with trio.move_on_after(_DROP_SECONDS, shield=True):
+                    await self._workplace.drop([location, *session.siblings])
+
+        try:
+            run_watched(example, session)
+        except BaseException as exc:  # noqa: ASYNC103 - Trio has ended: no Cancelled comes here
+            # Whatever came with it: a store that is broken may fail on the way out, too.
+            if session.violation is None or isinstance(exc, KeyboardInterrupt):
+                raise
+        if session.violation is None:
+            return None
+        why = f"{check.clause}: {session.violation.message}"
+        program = session.script.program(self._workplace.opening, why, self._workplace.reading)
+        return session.violation, program
+
+
+_DROP_SECONDS: Final = 60.0
+
+
+def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> None:
+    """Run an example in a thread of its own, and give it up if it does not even let the harness run.
+
+    Raises:
+      ClauseViolation: nothing came from the example for too long.
+    """
+    error: BaseException | None = None
+    token: trio.lowlevel.TrioToken | None = None
+    scope = trio.CancelScope()
+    done = threading.Event()
+
+    async def main() -> None:
+        nonlocal token
+        token = trio.lowlevel.current_trio_token()
+        with scope:
+            await example()
+
+    def run() -> None:
+        nonlocal error
+        try:
+            trio.run(main)
+        except BaseException as exc:  # noqa: ASYNC103, BLE001 - Trio has ended; carried into the thread that waits
+            error = exc
+        finally:
+            done.set()
+
+    # A daemon: one that never ends must not keep the interpreter from ending.
+    thread = threading.Thread(target=run, name="trio_eventlog.testing", daemon=True)
+    thread.start()
+    try:
+        for remaining in _remaining(session):
+            if done.wait(remaining):
+                break
+        else:
+            _give_up(session)
+    except KeyboardInterrupt:
+        if token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(scope.cancel)
+        done.wait(session.subject.patience)
+        raise
+    if error is not None:
+        raise error
+
+
+def _remaining(session: Session) -> Iterator[float]:
+    """Seconds to wait, again and again, until the last sign of life is too long ago."""
+    while True:
+        remaining = session.last_sign_of_life + session.subject.patience - time.monotonic()
+        if remaining <= 0:
+            return
+        yield remaining
+
+
+def _give_up(session: Session) -> None:
+    message = (
+        f"{session.in_progress}: for {session.subject.patience:.1f} s neither an end nor a reaction to being"
+        " cancelled; the store blocks the event loop or swallows Cancelled"
+    )
+    if session.violation is None:
+        session.violation = ClauseViolation(session.clause, message)
+    session.violation.out_of_reach = True
+    raise session.violation
