@@ -19,6 +19,7 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
 import trio_eventlog
+import trio_eventlog.testing
 
 project = "trio-eventlog"
 author = "The trio-eventlog contributors"
@@ -59,11 +60,11 @@ intersphinx_mapping = (
 )
 # Names of others, which only intersphinx could resolve.
 nitpick_ignore_regex = [
-    ("py:.*", r"(trio|collections|contextlib|logging|math|os|types|typing)\..*"),
+    ("py:.*", r"(trio|collections|contextlib|hypothesis|logging|math|os|pathlib|types|typing)\..*"),
     ("py:.*", r"[a-z]+"),
     ("py:.*", r"(AsyncIterator|Callable|Collection|Mapping|Sequence|PathLike|Any)"),
     # Of this library, and not public: what they stand for is in the text.
-    ("py:class", r"(Filter|OnFailure|trio_eventlog\._codec\.T)"),
+    ("py:class", r"(Filter|OnFailure|PosArgs|trio_eventlog\.(_codec|testing\._faults)\.T)"),
     ("py:exc", r"(Exception|KeyboardInterrupt|RuntimeError|TimeoutError|TypeError|ValueError)"),
     ("py:.*", r"enum\.StrEnum|StrEnum|Protocol"),
 ]
@@ -75,17 +76,17 @@ def adopt_attribute_docs() -> None:
     It looks for them in the source of the module that a class says it is of, which for public classes is the
     package, not the private module that defines them.
     """
-    home = ModuleAnalyzer.for_module("trio_eventlog")
-    home.analyze()
-    for found in pkgutil.iter_modules(trio_eventlog.__path__, "trio_eventlog._"):
-        name = "trio_eventlog." + found.name.removeprefix("trio_eventlog._")
-        if name.startswith("trio_eventlog._") and not name.endswith("__main__"):
-            importlib.import_module(name)
-            module = ModuleAnalyzer.for_module(name)
-            module.analyze()
-            home.attr_docs.update(module.attr_docs)
-            home.overloads.update(module.overloads)
-            home.tagorder.update(module.tagorder)
+    for package in (trio_eventlog, trio_eventlog.testing):
+        home = ModuleAnalyzer.for_module(package.__name__)
+        home.analyze()
+        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            if found.name.startswith(f"{package.__name__}._") and not found.name.endswith("__main__"):
+                importlib.import_module(found.name)
+                module = ModuleAnalyzer.for_module(found.name)
+                module.analyze()
+                home.attr_docs.update(module.attr_docs)
+                home.overloads.update(module.overloads)
+                home.tagorder.update(module.tagorder)
 
 
 def resolve_public_name(
@@ -98,7 +99,12 @@ def resolve_public_name(
     for private in ("trio_eventlog._events.", "trio_eventlog._reports.", "trio_eventlog._query."):
         target = target.removeprefix(private)
     objects = env.domains.python_domain.objects
-    found = [name for name in objects if name == target or name.endswith(f".{target}")]
+    found = [
+        name
+        for name, entry in objects.items()
+        # An alias is the name by which the private module knows it.
+        if not entry.aliased and (name == target or name.endswith(f".{target}"))
+    ]
     if len(found) != 1:
         return None
     entry = objects[found[0]]

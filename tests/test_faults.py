@@ -38,7 +38,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.stores import MemoryStore, NullStore
-from trio_eventlog.testing._faults import (
+from trio_eventlog.testing import (
     AppendCall,
     Fails,
     FailureReports,

@@ -10,7 +10,6 @@ from typing import Any, assert_never
 
 import attrs
 from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
@@ -171,13 +170,10 @@ def _failure(failure: ClauseFailure, console: Console) -> list[RenderableType]:
     ]
     if failure.intermittent:
         parts.append(Text("It passed when it was repeated. This is the history of the run that failed:"))
+    parts.append(Text(""))
     # The programs are ASCII, and go into a file as they are.
-    code = (
-        Text(failure.example)
-        if not console.is_terminal
-        else Syntax(failure.example, "python", word_wrap=True)
-    )
-    parts.append(Padding(code, (1, 0, 0, 0)))
+    colours = console.is_terminal
+    parts.append(Syntax(failure.example, "python", word_wrap=True) if colours else Text(failure.example))
     return parts
 
 

@@ -70,7 +70,8 @@ def check_store(
         longer. A failure takes time beyond the budget, 2 s or more, to shrink it.
       op_timeout: seconds after which an operation of the store counts as hung. One that was cancelled has
         to end within a fifth of that; with the default, within the second of S11.
-      max_examples: most examples of a check. Checks whose examples are costly get a share of that.
+      max_examples: most examples of a check. Checks whose examples are costly get a share of that; those
+        that have a few fixed examples try all of them.
       seed: draws the same examples as a run before, whose report has it; None for new ones.
       on_result: called with the result of each clause as soon as it is known.
 
@@ -266,9 +267,7 @@ def _run(
             # The first way in which a clause is broken is enough: others cost time, and are often the same.
             if finding is None:
                 started = time.monotonic()
-                searched = searcher.search(
-                    check, max_examples=max(1, round(max_examples * check.share)), seconds=allotted
-                )
+                searched = searcher.search(check, max_examples=check.examples(max_examples), seconds=allotted)
                 examples += searched.examples
                 finding = searched.finding
                 # Shrinking has time of its own.
@@ -314,7 +313,7 @@ def _left_out(clause: str, lacking: dict[str, str]) -> list[tuple[str, str]]:
 
 def _weight(check: Check) -> float:
     # Few examples do not mean little time: those with a small share are the costly ones.
-    return max(check.share, 0.3)
+    return 0.3 if check.fixed is not None else max(check.share, 0.3)
 
 
 def clause_shares() -> dict[str, float]:

@@ -35,8 +35,8 @@ class Children:
 
 def import_statement(function: Callable[..., Any], name: str = "open_store") -> str | None:
     """Statements that bring ``function`` into a program as ``name``; None if no import does."""
-    module = getattr(function, "__module__", None)
-    qualname = getattr(function, "__qualname__", None)
+    module: object = getattr(function, "__module__", None)
+    qualname: object = getattr(function, "__qualname__", None)
     owner = getattr(function, "__self__", None)
     if isinstance(owner, type):
         module, qualname = owner.__module__, f"{owner.__qualname__}.{function.__name__}"
@@ -75,6 +75,9 @@ def opening_statements(function: Callable[..., Any], name: str = "open_store") -
     statement = import_statement(function, name)
     if statement is not None:
         return statement
+    if getattr(function, "__module__", None) == "__main__":
+        # Pickle would only say that it is found in a module of this name, and another process has its own.
+        return None
     try:
         pickled = pickle.dumps(function)
     except Exception:  # noqa: BLE001 - it is not picklable, for whatever reason

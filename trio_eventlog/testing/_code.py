@@ -26,6 +26,9 @@ class Series(list[PersistedEvent]):
             f" for n in range({first}, {first + count})]"
         )
 
+    def __repr__(self) -> str:
+        return self.code
+
 
 def event_code(event: PersistedEvent) -> str:
     """An event as Python."""
@@ -132,6 +135,8 @@ class Script:
         imports = ["import tempfile", "from pathlib import Path", "", "import trio", ""]
         optional = [name for name in ("gc", "os", "subprocess", "sys", "threading") if f"{name}." in body]
         imports = [*(f"import {name}" for name in optional), *imports]
+        if "suppress(" in body:
+            imports.insert(imports.index("from pathlib import Path"), "from contextlib import suppress")
         names = [name for name in _PACKAGE_NAMES if f"{name}" in body]
         if names:
             imports.append(f"from trio_eventlog import {', '.join(names)}")
@@ -140,7 +145,9 @@ class Script:
         if "trio.testing." in body:
             imports.insert(imports.index("import trio") + 1, "import trio.testing")
         openers = [open_store] if open_reader is None else [open_store, open_reader]
-        comment = [f"# {line}" for line in why.splitlines()]
+        # What a store raised may have any characters.
+        ascii_only = why.encode("ascii", "backslashreplace").decode()
+        comment = [f"# {line}" for line in ascii_only.splitlines()]
         head = [
             "async def main() -> None:",
             '    location = Path(tempfile.mkdtemp()) / f"te_{os.urandom(10).hex()}"',

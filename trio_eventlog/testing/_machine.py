@@ -203,10 +203,13 @@ class StoreStateMachine(RuleBasedStateMachine):
         """Append anything: new events, repeats, some on seqs that are taken."""
         self._do("S1", self._append, batch)
 
-    @rule(content=st.lists(events(), min_size=1, max_size=5))
-    def append_as_a_log(self, content: list[UnifiedEvent]) -> None:
-        """Append new events on ascending seqs."""
-        self._do("S2", self._append, self._next(content))
+    @rule(content=st.lists(events(), min_size=1, max_size=5), twice=st.booleans())
+    def append_as_a_log(self, content: list[UnifiedEvent], twice: bool) -> None:
+        """Append new events on ascending seqs, perhaps one of them twice in the batch."""
+        batch = self._next(content)
+        if twice:
+            batch = [*batch, *batch[:1]][-self.most_per_batch :]
+        self._do("S1", self._append, batch)
 
     @precondition(lambda self: self._given)
     @rule(index=st.integers(0, 20), start=st.integers(0, 3), content=st.lists(events(), max_size=3))
@@ -325,6 +328,7 @@ class StoreStateMachine(RuleBasedStateMachine):
         """Leave the store, and open it again."""
         self._do("S15", self._close)
         self._do("S15", self._open)
+        self._do("S9", self._last_seq)
         self._do("S10", self._query, EventQuery())
 
     @precondition(lambda self: self._can_kill())

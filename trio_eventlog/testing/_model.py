@@ -164,8 +164,8 @@ _SHOWN = 12
 def _shown(seqs: Sequence[int]) -> str:
     if len(seqs) <= _SHOWN:
         return str(list(seqs))
-    return f"[{seqs[0]}, {seqs[1]}, …, {seqs[-1]}] ({len(seqs)} of them)"
+    return f"[{seqs[0]}, {seqs[1]}, ..., {seqs[-1]}] ({len(seqs)} of them)"
 
 
 def _cut(text: str, most: int = 600) -> str:
-    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

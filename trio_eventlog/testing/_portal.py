@@ -57,15 +57,18 @@ class Portal:
         Args:
           last: awaited once everything else has ended.
 
+        Does nothing if the run has ended already.
+
         Raises:
           PortalStuck: it does not end.
         """
-        if self._run_outcome is None:
-            assert self._token is not None
-            assert self._send is not None
-            self._last = last
-            self._token.run_sync_soon(self._send.close)
-            self._pump(lambda: self._run_outcome is not None)
+        if self._run_outcome is not None:
+            return
+        assert self._token is not None
+        assert self._send is not None
+        self._last = last
+        self._token.run_sync_soon(self._send.close)
+        self._pump(lambda: self._run_outcome is not None)
         assert self._run_outcome is not None
         self._run_outcome.unwrap()
 
@@ -110,7 +113,8 @@ class Portal:
         """Let the run go on until ``ready``."""
         while not ready():
             if self._run_outcome is not None:
-                self._run_outcome.unwrap()
+                ended, self._run_outcome = self._run_outcome, outcome.Value(None)
+                ended.unwrap()
                 msg = "the run has ended"
                 raise PortalStuck(msg)
             remaining = self._patience()

@@ -144,6 +144,8 @@ async def wait_for_lock(session: Session) -> None:
                 return
         except LogBusy:
             await trio.sleep(0.05)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it is not due
+            session.violated(f"opening the store after a kill raised {exc!r}; expected LogBusy at most", exc)
 
 
 @asynccontextmanager
@@ -174,7 +176,8 @@ async def held_by_child(session: Session) -> AsyncIterator[None]:
             while not printed.endswith(b"\n") and (piece := await process.stdout.receive_some()):
                 printed += piece
         session.expect(
-            printed == b"opened\n", "another process could not open the log, though nobody had it open"
+            printed == b"opened\n",
+            f"another process could not open the log, which nobody had open: it printed {bytes(printed)!r}",
         )
         yield
     finally:

@@ -129,6 +129,7 @@ class ConformanceReport:
         Raises:
           ConformanceError: a clause is broken; the message has every failure with its example.
         """
+        __tracebackhide__ = True  # for pytest
         if self.failures:
             raise ConformanceError(self)
 

@@ -55,6 +55,7 @@ class Check:
       cases: from the subject to the strategy that draws what :attr:`run` gets.
       run: tries one case.
       share: how many of the examples of a run it gets, 1.0 being all of them.
+      fixed: how many cases there are, if they are few enough to try all of them, whatever the run gets.
       needs: what the subject must have: ``durable``, ``children``, ``reader``, ``lock``.
       confirm: how often a failure must repeat to count. More than once where time is measured: the
         machine may have been busy.
@@ -65,8 +66,13 @@ class Check:
     cases: Callable[[Subject], SearchStrategy[Any]]
     run: CheckRun
     share: float = 1.0
+    fixed: int | None = None
     needs: frozenset[str] = frozenset()
     confirm: int = 1
+
+    def examples(self, max_examples: int) -> int:
+        """How many to try at most, where the run has ``max_examples``."""
+        return max(1, round(max_examples * self.share)) if self.fixed is None else self.fixed
 
 
 @attrs.frozen(kw_only=True)
@@ -85,6 +91,15 @@ class Searched:
 
     examples: int
     finding: Finding | None
+
+
+@attrs.frozen
+class _Failing:
+    """A case that failed."""
+
+    case: Any
+    violation: ClauseViolation
+    program: str
 
 
 class _Case:
@@ -140,33 +155,31 @@ class Searcher:
         """
         until = time.monotonic() + seconds
         tried = 0
-        worst: tuple[ClauseViolation, Any, str] | None = None
+        failing: dict[str, _Failing] = {}
         defect: Exception | None = None
 
         def fails(drawn: _Case) -> bool:
-            nonlocal tried, worst, until, defect
-            case = drawn.value
-            # Hypothesis tries the smallest again in the end; whether it repeats is judged by us.
-            if worst is not None and repr(case) == repr(worst[1]):
+            nonlocal tried, until, defect
+            key = repr(drawn.value)
+            if key in failing:
+                # Hypothesis tries the smallest again in the end; whether it repeats is judged by us.
                 return True
             if tried and time.monotonic() > until:
                 raise _TimeIsUp
-            if worst is None:
+            if not failing:
                 tried += 1
             try:
-                outcome = self._confirmed(check, case)
+                found = self._confirmed(check, drawn.value)
             except Exception as exc:  # noqa: BLE001 - raised again below
                 # Not the store's: nothing to be shrunk.
                 defect = exc
                 raise _TimeIsUp from None
-            if outcome is None:
+            if found is None:
                 return False
-            violation, program = outcome
-            if worst is None:
+            if not failing:
                 until = time.monotonic() + shrink_seconds(seconds)
-            if worst is None or len(program) <= len(worst[2]):
-                worst = violation, case, program
-            if violation.out_of_reach:
+            failing[key] = found
+            if found.violation.out_of_reach:
                 # Each further one would leave a thread behind that never ends.
                 raise _TimeIsUp
             return True
@@ -174,36 +187,42 @@ class Searcher:
         strategy = check.cases(self._subject).map(_Case)
         limits = settings(_SETTINGS, max_examples=max_examples)
         random = Random(f"{self._seed}:{check.clause}:{check.name}")  # noqa: S311 - for examples, not for secrets
+        smallest: str | None = None
         with contextlib.suppress(_TimeIsUp, NoSuchExample, Unsatisfiable, Flaky):
-            find(strategy, fails, settings=limits, random=random)
+            smallest = repr(find(strategy, fails, settings=limits, random=random).value)
         if defect is not None:
             raise defect
-        if worst is None:
+        if not failing:
             return Searched(examples=tried, finding=None)
-        return Searched(examples=tried, finding=self._judged(check, *worst))
+        # Cut short, shrinking has come as far as the last one that failed.
+        worst = failing[smallest if smallest is not None else list(failing)[-1]]
+        return Searched(examples=tried, finding=self._judged(check, worst))
 
-    def _judged(self, check: Check, violation: ClauseViolation, case: Any, program: str) -> Finding:
+    def _judged(self, check: Check, failing: _Failing) -> Finding:
         """Whether the failure repeats."""
-        if violation.out_of_reach or check.confirm > 1:
-            return Finding(check=check.name, message=violation.message, program=program, intermittent=False)
-        for _ in range(_REPEATS):
-            again = self._example(check, case)
+        repeats = failing.violation.out_of_reach or check.confirm > 1
+        for _ in range(0 if repeats else _REPEATS):
+            again = self._example(check, failing.case)
             if again is not None:
-                return Finding(
-                    check=check.name, message=again[0].message, program=again[1], intermittent=False
-                )
-        return Finding(check=check.name, message=violation.message, program=program, intermittent=True)
+                failing, repeats = again, True
+                break
+        return Finding(
+            check=check.name,
+            message=failing.violation.message,
+            program=failing.program,
+            intermittent=not repeats,
+        )
 
-    def _confirmed(self, check: Check, case: Any) -> tuple[ClauseViolation, str] | None:
-        outcome = None
+    def _confirmed(self, check: Check, case: Any) -> _Failing | None:
+        failing = None
         for _ in range(check.confirm):
-            outcome = self._example(check, case)
-            if outcome is None or outcome[0].out_of_reach:
-                return outcome
-        return outcome
+            failing = self._example(check, case)
+            if failing is None or failing.violation.out_of_reach:
+                return failing
+        return failing
 
-    def _example(self, check: Check, case: Any) -> tuple[ClauseViolation, str] | None:
-        """Try one case. Returns what it violated and the program; None if nothing."""
+    def _example(self, check: Check, case: Any) -> _Failing | None:
+        """Try one case. Returns None if nothing fails."""
         location = self._workplace.new_location()
         session = Session(self._subject, check.clause, location)
 
@@ -225,7 +244,7 @@ class Searcher:
             return None
         why = f"{check.clause}: {session.violation.message}"
         program = session.script.program(self._workplace.opening, why, self._workplace.reading)
-        return session.violation, program
+        return _Failing(case, session.violation, program)
 
 
 _DROP_SECONDS: Final = 60.0

@@ -226,20 +226,29 @@ class Session:
     def _deadline(self) -> float:
         return trio.current_time() + self.subject.op_timeout
 
-    async def call(self, what: str, function: Callable[..., Awaitable[T]], *args: object) -> T:
+    async def call(
+        self,
+        what: str,
+        function: Callable[..., Awaitable[T]],
+        *args: object,
+        passes: type[Exception] | tuple[()] = (),
+    ) -> T:
         """Await a method of the store; it must end in time, and what it raises breaks the clause.
+
+        Args:
+          what: its name, for messages.
+          function: the method.
+          args: its arguments.
+          passes: errors that may be due; they come out.
 
         Returns:
           What it returned.
-
-        Raises:
-          SequenceConflict: passed on, since whoever appends knows whether it is due.
         """
         try:
             return await self.call_raw(what, function, *args)
-        except SequenceConflict:
-            raise
         except ClauseViolation:
+            raise
+        except passes:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is not due
             self.violated(f"{what} raised {exc!r}", exc)
@@ -346,7 +355,9 @@ class Tested:
 
     async def _append(self, batch: Sequence[PersistedEvent]) -> Collection[int]:
         try:
-            returned = await self.session.call("append_batch", self.store.append_batch, list(batch))
+            returned = await self.session.call(
+                "append_batch", self.store.append_batch, list(batch), passes=SequenceConflict
+            )
         except SequenceConflict as exc:
             self.session.violated(
                 f"append_batch raised {exc!r}, though no new event sits on a seq that is taken", exc
@@ -365,7 +376,9 @@ class Tested:
             "except SequenceConflict:\n    pass\nelse:\n    raise AssertionError('no SequenceConflict')"
         )
         try:
-            await self.session.call("append_batch", self.store.append_batch, list(batch))
+            await self.session.call(
+                "append_batch", self.store.append_batch, list(batch), passes=SequenceConflict
+            )
         except SequenceConflict as exc:
             named = tuple(exc.seqs)
             if not named or not set(named) <= set(outcome.seqs):
