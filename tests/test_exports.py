@@ -12,6 +12,7 @@ import pytest
 import trio_eventlog
 import trio_eventlog.abc
 import trio_eventlog.stores
+import trio_eventlog.testing
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +44,7 @@ NAMES = reexports(trio_eventlog)
 CLASSES = [name for name in NAMES if isinstance(getattr(trio_eventlog, name), type)]
 FUNCTIONS = [name for name in NAMES if isinstance(getattr(trio_eventlog, name), types.FunctionType)]
 STORES = reexports(trio_eventlog.stores)
+TESTING = reexports(trio_eventlog.testing)
 
 
 def test_every_public_name_is_exported_as_itself():
@@ -66,6 +68,23 @@ def test_every_store_can_be_imported(name):
     """Also those that are loaded on first use."""
     assert getattr(trio_eventlog.stores, name).__doc__
     assert name in dir(trio_eventlog.stores)
+
+
+def test_every_name_of_the_harness_is_exported_as_itself():
+    seen = {
+        name
+        for name, value in vars(trio_eventlog.testing).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+
+    assert seen == set(TESTING)
+
+
+@pytest.mark.parametrize("name", TESTING)
+def test_every_name_of_the_harness_has_a_docstring(name):
+    value = getattr(trio_eventlog.testing, name)
+
+    assert value.__doc__ or name in ("CLAUSES", "Fault")
 
 
 def test_public_names_come_sorted_by_module():
@@ -108,7 +127,9 @@ def reference():
     return "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
 
 
-@pytest.mark.parametrize("name", [*NAMES, *(f"stores.{name}" for name in STORES)])
+@pytest.mark.parametrize(
+    "name", [*NAMES, *(f"stores.{name}" for name in STORES), *(f"testing.{name}" for name in TESTING)]
+)
 def test_public_names_are_documented(name):
     """Each has its entry in the API reference, by a directive of autodoc."""
     pattern = rf"auto\w+(::|\}})\s+(trio_eventlog\.)?{re.escape(name)}(\(|\s|$)"

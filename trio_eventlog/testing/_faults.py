@@ -321,7 +321,7 @@ class FaultyStore:
 
     @property
     def max_batch(self) -> int | None:
-        """The most events of one append: what the inner store says."""
+        """The largest batch of the inner store, None if it declares none."""
         max_batch: int | None = getattr(self._inner, "max_batch", None)
         return max_batch
 
