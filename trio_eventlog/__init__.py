@@ -39,21 +39,7 @@ from trio_eventlog._reports import LogState as LogState
 from trio_eventlog._reports import LogStatistics as LogStatistics
 from trio_eventlog._reports import LossReason as LossReason
 from trio_eventlog._reports import StoreDescription as StoreDescription
+from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import EventStore as EventStore
 
-
-def _adopt_public_names() -> None:
-    """Let public names say where they are imported from: in tracebacks, reprs, pickles and the docs."""
-    from types import FunctionType  # noqa: PLC0415 - keeps the namespace of this package to its own names
-    from typing import get_type_hints  # noqa: PLC0415
-
-    for value in globals().values():
-        if isinstance(value, type | FunctionType) and value.__module__.startswith(f"{__name__}._"):
-            if "__annotations__" in vars(value):
-                # As text they would be looked up in the new module, which does not know every name.
-                hints = get_type_hints(value)
-                value.__annotations__ = {name: hints[name] for name in value.__annotations__}
-            value.__module__ = __name__
-
-
-_adopt_public_names()
+_adopt_public_names(globals())

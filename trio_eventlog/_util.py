@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import get_annotations
+from types import FunctionType
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
@@ -18,3 +20,20 @@ class NoPublicConstructor(type):
     def _create(cls: type[T], *args: Any, **kwargs: Any) -> T:
         # super() here is the metaclass' own: this is what calling the class would have done.
         return super().__call__(*args, **kwargs)  # type: ignore[misc, no-any-return]
+
+
+def adopt_public_names(namespace: dict[str, Any]) -> None:
+    """Let the public names of a package say where they are imported from.
+
+    In tracebacks, reprs, pickles and the docs.
+
+    Args:
+      namespace: what ``globals()`` is in the package.
+    """
+    package: str = namespace["__name__"]
+    for value in namespace.values():
+        if isinstance(value, type | FunctionType) and value.__module__.startswith(f"{package}._"):
+            if "__annotations__" in vars(value):
+                # As text they would be looked up in the new module, which does not know every name.
+                value.__annotations__ = get_annotations(value, eval_str=True)
+            value.__module__ = package

@@ -4,6 +4,7 @@ Needs Hypothesis: ``pip install "trio-eventlog[testing]"``. Nothing here imports
 :class:`StoreConformance` when it skips a test.
 """
 
+from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.testing._check_store import check_store as check_store
 from trio_eventlog.testing._conformance import StoreConformance as StoreConformance
 from trio_eventlog.testing._contract import CLAUSES as CLAUSES
@@ -35,3 +36,5 @@ from trio_eventlog.testing._strategies import payloads as payloads
 from trio_eventlog.testing._strategies import persisted_events as persisted_events
 from trio_eventlog.testing._strategies import queries as queries
 from trio_eventlog.testing._strategies import texts as texts
+
+_adopt_public_names(globals())
