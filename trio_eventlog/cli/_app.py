@@ -199,7 +199,7 @@ def check(
     clause: Annotated[
         tuple[str, ...], Parameter(metavar="CLAUSE", negative=(), show_default=False, consume_multiple=False)
     ] = (),
-    budget: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 30.0,
+    budget: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 45.0,
     op_timeout: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 5.0,
     max_examples: Annotated[int, Parameter(metavar="N", validator=Number(gte=1))] = 100,
     seed: Annotated[int | None, Parameter(metavar="N")] = None,

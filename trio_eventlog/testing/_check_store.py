@@ -28,7 +28,7 @@ from trio_eventlog.testing._report import (
 from trio_eventlog.testing._search import Check, Finding, Searcher, Workplace
 from trio_eventlog.testing._session import DropStore, OpenStore, Subject
 
-DEFAULT_BUDGET: Final = 30.0
+DEFAULT_BUDGET: Final = 45.0
 DEFAULT_OP_TIMEOUT: Final = 5.0
 DEFAULT_MAX_EXAMPLES: Final = 100
 

@@ -11,7 +11,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeAlias
@@ -45,6 +46,10 @@ def shrink_seconds(allotted: float) -> float:
 _REPEATS: Final = 3
 
 
+def _no_table(_subject: Subject) -> Sequence[Any]:
+    return ()
+
+
 @attrs.frozen(kw_only=True)
 class Check:
     """One way to try a clause.
@@ -54,6 +59,9 @@ class Check:
       name: what is tried, in a few words.
       cases: from the subject to the strategy that draws what :attr:`run` gets.
       run: tries one case.
+      table: cases that are tried before any is drawn. What stores are known to get wrong must not be left
+        to chance.
+      smaller: draws cases smaller than one of the table that failed; None for :attr:`cases`.
       share: how many of the examples of a run it gets, 1.0 being all of them.
       fixed: how many cases there are, if they are few enough to try all of them, whatever the run gets.
       needs: what the subject must have: ``durable``, ``children``, ``reader``, ``lock``.
@@ -65,6 +73,8 @@ class Check:
     name: str
     cases: Callable[[Subject], SearchStrategy[Any]]
     run: CheckRun
+    table: Callable[[Subject], Sequence[Any]] = _no_table
+    smaller: Callable[[Any], SearchStrategy[Any]] | None = None
     share: float = 1.0
     fixed: int | None = None
     needs: frozenset[str] = frozenset()
@@ -140,6 +150,51 @@ class Workplace:
             shutil.rmtree(location, ignore_errors=True)
 
 
+class _Hunt:
+    """The cases of a check that were tried, and the time that is left."""
+
+    def __init__(self, attempt: Callable[[Any], _Failing | None], seconds: float) -> None:
+        self._attempt = attempt
+        self._seconds = seconds
+        self._until = time.monotonic() + seconds
+        self.tried = 0
+        """Until the first one failed."""
+        self.failing: dict[str, _Failing] = {}
+        """By what they look like, in the order in which they were found."""
+        self.defect: Exception | None = None
+        """What went wrong that is not the store's."""
+
+    def fails(self, drawn: _Case) -> bool:
+        """Try a case, if there is time.
+
+        Raises:
+          _TimeIsUp: there is none, or no use in going on.
+        """
+        key = repr(drawn.value)
+        if key in self.failing:
+            # Hypothesis tries the smallest again in the end; whether it repeats is judged by us.
+            return True
+        if self.tried and time.monotonic() > self._until:
+            raise _TimeIsUp
+        if not self.failing:
+            self.tried += 1
+        try:
+            found = self._attempt(drawn.value)
+        except Exception as exc:  # noqa: BLE001 - raised again by the search
+            # Nothing to be shrunk.
+            self.defect = exc
+            raise _TimeIsUp from None
+        if found is None:
+            return False
+        if not self.failing:
+            self._until = time.monotonic() + shrink_seconds(self._seconds)
+        self.failing[key] = found
+        if found.violation.out_of_reach:
+            # Each further one would leave a thread behind that never ends.
+            raise _TimeIsUp
+        return True
+
+
 class Searcher:
     """Runs checks on one subject."""
 
@@ -153,50 +208,24 @@ class Searcher:
 
         One case at least is tried, whatever it takes. The smallest failing case gets some time more.
         """
-        until = time.monotonic() + seconds
-        tried = 0
-        failing: dict[str, _Failing] = {}
-        defect: Exception | None = None
-
-        def fails(drawn: _Case) -> bool:
-            nonlocal tried, until, defect
-            key = repr(drawn.value)
-            if key in failing:
-                # Hypothesis tries the smallest again in the end; whether it repeats is judged by us.
-                return True
-            if tried and time.monotonic() > until:
-                raise _TimeIsUp
-            if not failing:
-                tried += 1
-            try:
-                found = self._confirmed(check, drawn.value)
-            except Exception as exc:  # noqa: BLE001 - raised again below
-                # Not the store's: nothing to be shrunk.
-                defect = exc
-                raise _TimeIsUp from None
-            if found is None:
-                return False
-            if not failing:
-                until = time.monotonic() + shrink_seconds(seconds)
-            failing[key] = found
-            if found.violation.out_of_reach:
-                # Each further one would leave a thread behind that never ends.
-                raise _TimeIsUp
-            return True
-
-        strategy = check.cases(self._subject).map(_Case)
+        hunt = _Hunt(partial(self._confirmed, check), seconds)
+        strategy = check.cases(self._subject)
         limits = settings(_SETTINGS, max_examples=max_examples)
         random = Random(f"{self._seed}:{check.clause}:{check.name}")  # noqa: S311 - for examples, not for secrets
         smallest: str | None = None
         with contextlib.suppress(_TimeIsUp, NoSuchExample, Unsatisfiable, Flaky):
-            smallest = repr(find(strategy, fails, settings=limits, random=random).value)
-        if defect is not None:
-            raise defect
-        if not failing:
-            return Searched(examples=tried, finding=None)
+            for case in check.table(self._subject):
+                if hunt.fails(_Case(case)):
+                    strategy = strategy if check.smaller is None else check.smaller(case)
+                    break
+            smallest = repr(find(strategy.map(_Case), hunt.fails, settings=limits, random=random).value)
+        if hunt.defect is not None:
+            raise hunt.defect
+        if not hunt.failing:
+            return Searched(examples=hunt.tried, finding=None)
         # Cut short, shrinking has come as far as the last one that failed.
-        worst = failing[smallest if smallest is not None else list(failing)[-1]]
-        return Searched(examples=tried, finding=self._judged(check, worst))
+        worst = hunt.failing[smallest if smallest is not None else list(hunt.failing)[-1]]
+        return Searched(examples=hunt.tried, finding=self._judged(check, worst))
 
     def _judged(self, check: Check, failing: _Failing) -> Finding:
         """Whether the failure repeats."""

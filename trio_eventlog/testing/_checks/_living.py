@@ -397,6 +397,12 @@ def _extremes(subject: Subject) -> SearchStrategy[list[Extreme]]:
     return st.lists(extreme, min_size=1, max_size=max(1, most))
 
 
+def _extremes_table(subject: Subject) -> list[list[Extreme]]:
+    # Several in a batch, since all must be named.
+    most = max(1, min(3, (subject.max_batch or 5) - 1))
+    return [[Extreme(where, size) for size in sizes[-most:]] for where, sizes in _PLACES.items()]
+
+
 def _extreme_event(seq: int, extreme: Extreme) -> PersistedEvent:
     # A long text whose every prefix is unlike that of its neighbours, so that ids differ.
     text = chr(ord("a") + seq % 26) * extreme.size
@@ -748,7 +754,14 @@ CHECKS: tuple[Check, ...] = (
     Check(clause="S11", name="blocking the event loop", cases=_sizes, run=_try_steps, fixed=1, confirm=3),
     Check(clause="S11", name="appends beside queries", cases=_counts, run=_try_together, share=0.1),
     Check(clause="S12", name="after leaving", cases=_calls, run=_try_after_leaving, fixed=7),
-    Check(clause="S12", name="events that are too large", cases=_extremes, run=_try_extremes, share=0.4),
+    Check(
+        clause="S12",
+        name="events that are too large",
+        cases=_extremes,
+        run=_try_extremes,
+        table=_extremes_table,
+        share=0.3,
+    ),
     Check(
         clause="S12",
         name="a reader that appends",

@@ -47,6 +47,11 @@ async def _try_reads(session: Session, case: Reads, *, values: bool) -> None:
             await store.query(query, values=values)
 
 
+def _asking(field: str, asked: Any) -> EventQuery:
+    value: Any = (asked,) if field == "event_types" else asked
+    return EventQuery(**{field: value})
+
+
 def _some(items: Sequence[T], *, of_four: int = 3) -> SearchStrategy[list[T]]:
     """Most of ``items``, in order; shrinks to few.
 
@@ -56,17 +61,7 @@ def _some(items: Sequence[T], *, of_four: int = 3) -> SearchStrategy[list[T]]:
     return kept.map(lambda numbers: [item for item, n in zip(items, numbers, strict=True) if n > 3 - of_four])
 
 
-def _asking(field: str, text: str) -> EventQuery:
-    value: Any = (text,) if field == "event_types" else text
-    return EventQuery(**{field: value})
-
-
 _FIELDS = ("member_id", "event_types", *_SCOPES)
-
-
-def _bounded(field: str, number: int) -> EventQuery:
-    value: Any = number
-    return EventQuery(**{field: value})
 
 
 # --- S5 -------------------------------------------------------------------------------------------
@@ -114,22 +109,64 @@ def _plain_queries(count: int) -> SearchStrategy[EventQuery]:
 _ALONE = ("after_seq", "limit", "since_ms", "until_ms", "member_id", "event_types", *_SCOPES)
 
 
-@st.composite
-def _alone(draw: DrawFn, _subject: Subject) -> Reads:
-    """One filter, on events of both kinds that pass it and that do not."""
-    field = draw(st.sampled_from(_ALONE))
-    batch: list[PersistedEvent] = []
-    for seq, (kind, word) in enumerate(draw(_some([(k, w) for w in _WORDS for k in _KINDS])), start=1):
-        member = word if kind is AgentEvent else None
-        batch.append(
-            PersistedEvent(f"id-{seq}", seq, seq, member, kind(word, word, dict.fromkeys(_SCOPES, word)))
+@attrs.frozen
+class Alone:
+    """One filter, with a limit and without, on events of both kinds that pass it and that do not."""
+
+    field: str
+    events: tuple[tuple[type[UnifiedEvent], str], ...]
+    values: tuple[Any, ...]
+    limits: tuple[int | None, ...]
+
+
+_ALL_EVENTS = tuple((kind, word) for word in _WORDS for kind in _KINDS)
+
+
+def _limits(field: str) -> tuple[int | None, ...]:
+    return (None,) if field == "limit" else (None, 1, 2)
+
+
+def _alone_table(_subject: Subject) -> list[Alone]:
+    return [
+        Alone(
+            field,
+            _ALL_EVENTS,
+            _WORDS if field in _FIELDS else (0, 3, 6),
+            _limits(field),
         )
-    queries = (
-        [_asking(field, word) for word in draw(_some(_WORDS))]
-        if field in _FIELDS
-        else [_bounded(field, number) for number in draw(_some(range(8)))]
+        for field in _ALONE
+    ]
+
+
+def _alone(_subject: Subject) -> SearchStrategy[Alone]:
+    return st.sampled_from(_ALONE).flatmap(_alone_by)
+
+
+def _alone_by(field: str) -> SearchStrategy[Alone]:
+    values: Sequence[Any] = _WORDS if field in _FIELDS else range(8)
+    limits = _some(_limits(field))
+    return st.builds(
+        Alone, st.just(field), _some(_ALL_EVENTS).map(tuple), _some(values).map(tuple), limits.map(tuple)
     )
-    return Reads((tuple(batch),) if batch else (), tuple(queries))
+
+
+async def _try_alone(session: Session, case: Alone) -> None:
+    batch = tuple(
+        PersistedEvent(
+            f"id-{seq}",
+            seq,
+            seq,
+            word if kind is AgentEvent else None,
+            kind(word, word, dict.fromkeys(_SCOPES, word)),
+        )
+        for seq, (kind, word) in enumerate(case.events, start=1)
+    )
+    queries = [
+        _asking(case.field, value) if limit is None else attrs.evolve(_asking(case.field, value), limit=limit)
+        for limit in case.limits
+        for value in case.values
+    ]
+    await _try_seqs(session, Reads((batch,) if batch else (), tuple(queries)))
 
 
 def _page_sizes(_subject: Subject) -> SearchStrategy[int]:
@@ -184,26 +221,60 @@ def _named(seq: int, text: str) -> PersistedEvent:
     return PersistedEvent(f"id-{seq}", seq, 0, text, AgentEvent(text, text, dict.fromkeys(_SCOPES, text)))
 
 
-@st.composite
-def _similar(draw: DrawFn, _subject: Subject) -> Reads:
-    family = draw(st.sampled_from(FAMILIES))
-    stored, asked = draw(_some(family)), draw(_some(family))
-    fields = draw(_some(_FIELDS, of_four=2))
-    batch = tuple(_named(seq, text) for seq, text in enumerate(stored, start=1))
-    queries = tuple(_asking(field, text) for text in asked for field in fields)
-    return Reads((batch,) if batch else (), queries)
+@attrs.frozen
+class Similar:
+    """Texts of a family that are stored, and texts of it that are asked for, by some fields."""
+
+    family: tuple[str, ...]
+    stored: tuple[str, ...]
+    asked: tuple[str, ...]
+    fields: tuple[str, ...]
 
 
-@st.composite
-def _lookalikes(draw: DrawFn, _subject: Subject) -> Reads:
-    pairs = draw(_some(_LOOKALIKES))
-    scopes = draw(_some(_SCOPES, of_four=2))
+def _similar_table(_subject: Subject) -> list[Similar]:
+    # A few fields at a time: a slow store must come to the end of one.
+    pairs = [_FIELDS[start : start + 2] for start in range(0, len(_FIELDS), 2)]
+    return [Similar(family, family, family, pair) for pair in pairs for family in FAMILIES]
+
+
+def _similar(_subject: Subject) -> SearchStrategy[Similar]:
+    return st.sampled_from(FAMILIES).flatmap(_similar_in)
+
+
+def _similar_in(family: tuple[str, ...]) -> SearchStrategy[Similar]:
+    texts_of_it = _some(family).map(tuple)
+    return st.builds(Similar, st.just(family), texts_of_it, texts_of_it, _some(_FIELDS, of_four=2).map(tuple))
+
+
+async def _try_similar(session: Session, case: Similar) -> None:
+    batch = tuple(_named(seq, text) for seq, text in enumerate(case.stored, start=1))
+    queries = tuple(_asking(field, text) for text in case.asked for field in case.fields)
+    await _try_seqs(session, Reads((batch,) if batch else (), queries))
+
+
+def _lookalikes(_subject: Subject) -> SearchStrategy[Reads]:
+    return st.builds(_lookalike_reads, _some(_LOOKALIKES), _some(_SCOPES, of_four=2))
+
+
+def _lookalike_reads(pairs: Sequence[tuple[str, Any]], scopes: Sequence[str]) -> Reads:
     batch = tuple(
         PersistedEvent(f"id-{seq}", seq, 0, None, ModuleEvent("m", "t", dict.fromkeys(_SCOPES, value)))
         for seq, (_, value) in enumerate(pairs, start=1)
     )
     queries = tuple(_asking(scope, text) for text, _ in pairs for scope in scopes)
     return Reads((batch,) if batch else (), queries)
+
+
+def _lookalike_table(_subject: Subject) -> list[Reads]:
+    return [_lookalike_reads(_LOOKALIKES, (scope,)) for scope in _SCOPES]
+
+
+def _similar_ids_table(_subject: Subject) -> list[list[str]]:
+    return [list(family) for family in FAMILIES]
+
+
+def _fewer(items: Sequence[T]) -> SearchStrategy[list[T]]:
+    return _some(items)
 
 
 def _similar_ids(_subject: Subject) -> SearchStrategy[list[str]]:
@@ -237,21 +308,38 @@ def _payloads(draw: DrawFn, _subject: Subject) -> Reads:
     return Reads((batch,), (EventQuery(),))
 
 
-def _values(_subject: Subject) -> SearchStrategy[Reads]:
-    """Numbers, or texts that are alike, as payloads, in lists, as values and as keys."""
-    drawn: SearchStrategy[list[Any]] = st.sampled_from((NUMBERS, *FAMILIES)).flatmap(_some)
-    return st.builds(_holding, drawn, st.sampled_from(("payload", "list", "value", "key")))
+@attrs.frozen
+class Values:
+    """Numbers, or texts that are alike, in one place of a payload."""
+
+    values: tuple[Any, ...]
+    place: str
 
 
-def _holding(values: list[Any], place: str) -> Reads:
-    wrap: Callable[[Any], Any] = {
-        "payload": lambda value: value,
-        "list": lambda value: [[value]],
-        "value": lambda value: {"a": value},
-        "key": lambda value: {str(value): 1},
-    }[place]
-    batch = tuple(plain(seq, payload=wrap(value)) for seq, value in enumerate(values, start=1))
-    return Reads((batch,) if batch else (), (EventQuery(),))
+_PLACES: dict[str, Callable[[Any], Any]] = {
+    "payload": lambda value: value,
+    "list": lambda value: [[value]],
+    "value": lambda value: {"a": value},
+    "key": lambda value: {str(value): 1},
+}
+
+
+def _values_table(_subject: Subject) -> list[Values]:
+    return [Values(tuple(values), place) for place in _PLACES for values in (NUMBERS, *FAMILIES)]
+
+
+def _values(subject: Subject) -> SearchStrategy[Values]:
+    return st.sampled_from(_values_table(subject)).flatmap(_fewer_values)
+
+
+def _fewer_values(case: Values) -> SearchStrategy[Values]:
+    return st.builds(Values, _some(case.values).map(tuple), st.just(case.place))
+
+
+async def _try_payload_values(session: Session, case: Values) -> None:
+    wrap = _PLACES[case.place]
+    batch = tuple(plain(seq, payload=wrap(value)) for seq, value in enumerate(case.values, start=1))
+    await _try_values(session, Reads((batch,) if batch else (), (EventQuery(),)))
 
 
 @st.composite
@@ -408,13 +496,52 @@ async def _try_numbers(session: Session, case: Numbers) -> None:
 
 CHECKS: tuple[Check, ...] = (
     Check(clause="S5", name="filters, order and limit", cases=_filtered, run=_try_seqs),
-    Check(clause="S5", name="each filter alone", cases=_alone, run=_try_seqs, share=0.5),
+    Check(
+        clause="S5",
+        name="each filter alone",
+        cases=_alone,
+        run=_try_alone,
+        table=_alone_table,
+        smaller=lambda case: _alone_by(case.field),
+        share=0.3,
+    ),
     Check(clause="S5", name="large results", cases=_page_sizes, run=_try_page_size, fixed=3),
     Check(clause="S5", name="many event types", cases=_type_counts, run=_try_many_types, fixed=4),
-    Check(clause="S6", name="texts that look alike", cases=_similar, run=_try_seqs),
-    Check(clause="S6", name="values that look like texts", cases=_lookalikes, run=_try_seqs, share=0.3),
-    Check(clause="S6", name="ids that look alike", cases=_similar_ids, run=_try_similar_ids, share=0.6),
-    Check(clause="S7", name="numbers and texts", cases=_values, run=_try_values),
+    Check(
+        clause="S6",
+        name="texts that look alike",
+        cases=_similar,
+        run=_try_similar,
+        table=_similar_table,
+        smaller=lambda case: _similar_in(case.family),
+        share=0.3,
+    ),
+    Check(
+        clause="S6",
+        name="values that look like texts",
+        cases=_lookalikes,
+        run=_try_seqs,
+        table=_lookalike_table,
+        share=0.1,
+    ),
+    Check(
+        clause="S6",
+        name="ids that look alike",
+        cases=_similar_ids,
+        run=_try_similar_ids,
+        table=_similar_ids_table,
+        smaller=_fewer,
+        share=0.2,
+    ),
+    Check(
+        clause="S7",
+        name="numbers and texts",
+        cases=_values,
+        run=_try_payload_values,
+        table=_values_table,
+        smaller=_fewer_values,
+        share=0.2,
+    ),
     Check(clause="S7", name="payloads", cases=_payloads, run=_try_values),
     Check(clause="S7", name="other fields", cases=_fields, run=_try_values),
     Check(clause="S7", name="bounds of queries", cases=_bounds, run=_try_seqs, share=0.4),
