@@ -36,6 +36,7 @@ import trio
 
 import trio_eventlog
 from trio_eventlog.stores import MemoryStore, _sqlite
+from trio_eventlog.testing._checks import CHECKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -259,6 +260,17 @@ def test_no_command_is_left_out():
     _, text = run_command("trio-eventlog --help", terminal=False)
 
     assert set(re.findall(r"^│ ([a-z]+) ", text, flags=re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_table_of_checks_is_that_of_the_code():
+    """Of every clause, in order."""
+    _, _, table = page_text("reference/testing.md").partition("| clause | check | ")
+    rows = re.findall(r"^\| (?:\[(S\d+)\]\(#S\d+\) )?\| ([^|]+?) \|", table, flags=re.MULTILINE)
+    documented = []
+    for clause, name in rows:
+        documented.append((clause or documented[-1][0], name))
+
+    assert [(check.clause, check.name) for check in CHECKS] == documented
 
 
 def test_the_table_of_driver_errors_is_that_of_the_code():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any, assert_type
+
+from hypothesis.strategies import SearchStrategy
 
 from trio_eventlog import (
     AgentEvent,
@@ -33,6 +37,25 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+from trio_eventlog.testing import (
+    ClauseFailure,
+    ClausePassed,
+    ClauseSkipped,
+    ConformanceReport,
+    Fails,
+    FailureReports,
+    FaultyStore,
+    Hangs,
+    Rejects,
+    Slow,
+    StoreConformance,
+    StoreStateMachine,
+    Works,
+    batches,
+    check_accounts,
+    check_store,
+    queries,
+)
 
 # --- the model ------------------------------------------------------------------------------------
 
@@ -181,3 +204,65 @@ def explain(error: EventLogError) -> None:
             raise error
         case _:
             pass
+
+
+# --- the harness ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def open_memory(location: Path) -> AsyncIterator[EventStore]:
+    """As an implementer writes it."""
+    yield MemoryStore()
+
+
+async def drop(location: Path) -> None:
+    """As an implementer writes it."""
+
+
+def use_the_harness() -> None:
+    report = check_store(open_memory, durable=False, drop_store=drop, clauses=["S1"], budget=1, seed=1)
+    assert_type(report, ConformanceReport)
+    assert_type(report.failures, tuple[ClauseFailure, ...])
+    for result in report.results():
+        if isinstance(result, ClauseFailure):
+            assert_type(result.example, str)
+        elif isinstance(result, ClauseSkipped):
+            assert_type(result.reason, str)
+        else:
+            assert_type(result, ClausePassed)
+    assert_type(report.raise_if_failed(), None)
+    check_store(MemoryStore)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class TestMemory(StoreConformance):
+    """Attributes and methods of the class can be overridden as the documentation says."""
+
+    durable = False
+    max_examples = 7
+
+    def open_store(self, location: Path) -> AbstractAsyncContextManager[EventStore]:
+        return open_memory(location)
+
+    def open_reader(self, location: Path) -> AbstractAsyncContextManager[EventStore]:
+        return open_memory(location)
+
+
+class MemoryMachine(StoreStateMachine):
+    durable = False
+
+    def open_store(self, location: Path) -> AbstractAsyncContextManager[EventStore]:
+        return open_memory(location)
+
+
+async def use_the_faults() -> None:
+    reports = FailureReports()
+    faulty = FaultyStore(MemoryStore(), [Fails(), Slow(1.5, Works())], otherwise=Hangs())
+    faulty.otherwise = Rejects(["id"])
+    store: EventStore = faulty
+    async with open_event_log(store, on_failure=reports) as log:
+        seq = log.ingest(agent)
+    check_accounts([seq], await faulty.query(EventQuery()), reports)
+
+
+assert_type(batches(max_batch=3), SearchStrategy[list[PersistedEvent]])
+assert_type(queries(), SearchStrategy[EventQuery])

@@ -16,7 +16,6 @@ from trio_eventlog.testing._check_store import (
     check_store,
     clause_shares,
 )
-from trio_eventlog.testing._session import OpenStore
 
 
 class StoreConformance:
@@ -41,14 +40,17 @@ class StoreConformance:
     max_examples: ClassVar[int] = DEFAULT_MAX_EXAMPLES
     seed: ClassVar[int | None] = None
 
-    open_reader: OpenStore | None = None
-    """Override it as a method, like :meth:`open_store`, if your store can be opened read-only."""
-
     def open_store(self, location: Path) -> AbstractAsyncContextManager[EventStore]:
         """Open your store at ``location``; see :func:`check_store`.
 
         For kills a child process must be able to call it: the class stands at the top level of a module,
         and has no ``__init__``.
+        """
+        raise NotImplementedError
+
+    def open_reader(self, location: Path) -> AbstractAsyncContextManager[EventStore]:
+        """Open your store at ``location`` read-only. Override it if your store can be; what readers do is
+        checked then.
         """
         raise NotImplementedError
 
@@ -62,7 +64,7 @@ class StoreConformance:
         report = check_store(
             self.open_store,
             durable=self.durable,
-            open_reader=self.open_reader,
+            open_reader=None if type(self).open_reader is StoreConformance.open_reader else self.open_reader,
             drop_store=self.drop_store,
             clauses=[clause],
             budget=self.budget * clause_shares()[clause],
