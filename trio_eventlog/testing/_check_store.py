@@ -25,8 +25,8 @@ from trio_eventlog.testing._report import (
     ClauseSkipped,
     ConformanceReport,
 )
-from trio_eventlog.testing._search import Check, Finding, Searcher, Workplace
-from trio_eventlog.testing._session import DropStore, OpenStore, Subject
+from trio_eventlog.testing._search import Check, Finding, Searcher, Workplace, run_watched
+from trio_eventlog.testing._session import DropStore, OpenStore, Session, Subject
 
 DEFAULT_BUDGET: Final = 45.0
 DEFAULT_OP_TIMEOUT: Final = 5.0
@@ -82,6 +82,7 @@ def check_store(
       TypeError: ``open_store`` is no function, or does not return an async context manager of a store.
       ValueError: an unknown clause; a number out of range.
       RuntimeError: called from within :func:`trio.run`.
+      TimeoutError: opening or leaving the store on a fresh location did not end.
       Exception: what opening the store on a fresh location raised, before any clause was checked; what
         ``drop_store`` raised.
     """
@@ -180,8 +181,11 @@ class _Declared:
 def _first_look(place: Workplace) -> _Declared:
     """Open the store once. What goes wrong here is no clause but the way in which it is opened."""
     location = place.new_location()
+    session = Session(place.subject, "", location)
+    declared: _Declared | None = None
 
-    async def look() -> _Declared:
+    async def look() -> None:
+        nonlocal declared
         context: Any = place.subject.open_store(location)
         if not isinstance(context, AbstractAsyncContextManager):
             if hasattr(context, "close"):
@@ -197,14 +201,19 @@ def _first_look(place: Workplace) -> _Declared:
                 msg = f"open_store: expected a store with append_batch, query and last_seq, got {kind}"
                 raise TypeError(msg)
             declared = declarations(store)
+            session.alive("leaving the store")
         await place.drop([location])
-        return declared
 
-    try:
-        return trio.run(look)
-    except Exception as exc:
-        exc.add_note("Raised by open_store on a fresh location, before any clause was checked.")
-        raise
+    error = run_watched(look, session)
+    if session.violation is not None:
+        raise TimeoutError(
+            f"{session.in_progress} on a fresh location did not end: {session.violation.message}"
+        )
+    if error is not None:
+        error.add_note("Raised by opening the store on a fresh location, before any clause was checked.")
+        raise error
+    assert declared is not None
+    return declared
 
 
 def declarations(store: EventStore) -> _Declared:

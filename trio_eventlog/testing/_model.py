@@ -5,7 +5,6 @@ An oracle that shared code with what it judges would share its mistakes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -121,12 +120,18 @@ def canonical(event: PersistedEvent) -> tuple[Any, ...]:
     inner = event.event
     actor = inner.agent_id if isinstance(inner, AgentEvent) else inner.module
     fields = (event.id, event.seq, event.timestamp_ms, event.member_id, actor, inner.event_type)
-    # JSON tells 1, 1.0 and true apart, which == does not.
-    return (type(inner).__name__, *((type(f).__name__, f) for f in fields), _canonical_json(inner.payload))
+    return (type(inner).__name__, *((type(field).__name__, field) for field in fields), _typed(inner.payload))
 
 
-def _canonical_json(payload: Any) -> str:
-    return json.dumps(payload, sort_keys=True, default=lambda value: f"not JSON: {value!r}")
+def _typed(value: Any) -> Any:
+    """``value`` with the types that ``==`` and JSON do not tell apart: 1, 1.0, true; lists and tuples."""
+    if isinstance(value, dict):
+        items = [(type(key).__name__, str(key), _typed(item)) for key, item in value.items()]
+        return type(value).__name__, sorted(items, key=lambda item: item[:2])
+    if isinstance(value, list | tuple):
+        return type(value).__name__, [_typed(item) for item in value]
+    # repr, because 0.0 equals -0.0.
+    return type(value).__name__, repr(value)
 
 
 def difference(found: Sequence[PersistedEvent], expected: Sequence[PersistedEvent]) -> str | None:

@@ -137,6 +137,12 @@ async def run_killed(session: Session, batches: Sequence[Sequence[PersistedEvent
 async def wait_for_lock(session: Session) -> None:
     """Until the lock of a process that was killed is gone, as long as the store says it may take."""
     deadline = trio.current_time() + session.subject.lock_timeout
+    if session.subject.lock_timeout:
+        with session.script.block(f"with trio.move_on_after({session.subject.lock_timeout}):"):
+            session.script.add(
+                "while True:\n    try:\n        async with open_store(location):\n            break"
+            )
+            session.script.add("    except LogBusy:\n        await trio.sleep(0.05)")
     while trio.current_time() < deadline:
         session.alive("waiting for the lock", expected_seconds=1)
         try:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
+from random import seed as seed_random
 from typing import Any, Final, TypeAlias
 
 import attrs
@@ -202,6 +203,7 @@ class Searcher:
         self._workplace = workplace
         self._subject = workplace.subject
         self._seed = seed
+        self._examples = 0
 
     def search(self, check: Check, *, max_examples: int, seconds: float) -> Searched:
         """Try cases of ``check`` until one fails, the number is reached or the time is up.
@@ -263,14 +265,18 @@ class Searcher:
                 with trio.move_on_after(_DROP_SECONDS, shield=True):
                     await self._workplace.drop([location, *session.siblings])
 
-        try:
-            run_watched(example, session)
-        except BaseException as exc:  # noqa: ASYNC103 - Trio has ended: no Cancelled comes here
-            # Whatever came with it: a store that is broken may fail on the way out, too.
-            if session.violation is None or isinstance(exc, KeyboardInterrupt):
-                raise
+        # Hypothesis makes the global generator start anew for each example: what a store does one time in a
+        # hundred would never be seen.
+        self._examples += 1
+        seed_random(f"{self._seed}:{self._examples}")
+        error = run_watched(example, session)
         if session.violation is None:
-            return None
+            if error is None:
+                return None
+            if isinstance(error, Exception):
+                raise error
+            # SystemExit and the like end a program, and so must not end the harness in silence.
+            session.violation = ClauseViolation(check.clause, f"{session.in_progress} raised {error!r}")
         why = f"{check.clause}: {session.violation.message}"
         program = session.script.program(self._workplace.opening, why, self._workplace.reading)
         return _Failing(case, session.violation, program)
@@ -279,11 +285,13 @@ class Searcher:
 _DROP_SECONDS: Final = 60.0
 
 
-def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> None:
+def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> BaseException | None:
     """Run an example in a thread of its own, and give it up if it does not even let the harness run.
 
-    Raises:
-      ClauseViolation: nothing came from the example for too long.
+    The session then has a violation that is out of reach.
+
+    Returns:
+      What the example raised.
     """
     error: BaseException | None = None
     token: trio.lowlevel.TrioToken | None = None
@@ -320,8 +328,7 @@ def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> Non
                 token.run_sync_soon(scope.cancel)
         done.wait(session.subject.patience)
         raise
-    if error is not None:
-        raise error
+    return error
 
 
 def _remaining(session: Session) -> Iterator[float]:
@@ -341,4 +348,3 @@ def _give_up(session: Session) -> None:
     if session.violation is None:
         session.violation = ClauseViolation(session.clause, message)
     session.violation.out_of_reach = True
-    raise session.violation

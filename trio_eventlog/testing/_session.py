@@ -17,7 +17,14 @@ from typing import Any, Final, Never, TypeAlias, TypeVar
 import attrs
 import trio
 
-from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict
+from trio_eventlog import (
+    AgentEvent,
+    EventQuery,
+    EventStore,
+    ModuleEvent,
+    PersistedEvent,
+    SequenceConflict,
+)
 from trio_eventlog.testing._children import Children
 from trio_eventlog.testing._code import Script, batch_code, query_code
 from trio_eventlog.testing._model import Conflict, Model, Stored, difference
@@ -362,7 +369,8 @@ class Tested:
             self.session.violated(
                 f"append_batch raised {exc!r}, though no new event sits on a seq that is taken", exc
             )
-        if not isinstance(returned, Collection):
+        whole = isinstance(returned, Collection) and not isinstance(returned, str | bytes)
+        if not whole or not all(type(seq) is int for seq in returned):
             self.session.violated(f"append_batch returned {returned!r}, which is no collection of seqs")
         return returned
 
@@ -418,7 +426,7 @@ class Tested:
         """What a query returns, unjudged but for its type."""
         found = await self.session.call("query", self.store.query, query)
         self.session.expect(
-            isinstance(found, list) and all(isinstance(event, PersistedEvent) for event in found),
+            isinstance(found, list) and all(map(_is_event, found)),
             f"{query_code(query)} returned {_kind(found)}, expected a list of PersistedEvent",
         )
         return found
@@ -480,6 +488,12 @@ def _set_code(seqs: Collection[int]) -> str:
 
 def _listed(value: Collection[int]) -> str:
     return str(sorted(value)) if all(type(item) is int for item in value) else repr(value)
+
+
+def _is_event(value: object) -> bool:
+    if not isinstance(value, PersistedEvent) or not isinstance(value.event, AgentEvent | ModuleEvent):
+        return False
+    return type(value.seq) is int
 
 
 def _kind(found: Any) -> str:
