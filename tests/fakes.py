@@ -9,12 +9,11 @@ import trio
 
 from trio_eventlog import (
     AgentEvent,
-    AppendFailure,
-    EventLoss,
     EventQuery,
     PersistedEvent,
     StoreError,
 )
+from trio_eventlog.testing import FailureReports
 
 Behaviour = Callable[["FakeStore", Sequence[PersistedEvent]], Awaitable[Collection[int]]]
 
@@ -118,26 +117,13 @@ class FakeStore:
         return max(self.seqs, default=self.first_last_seq)
 
 
-class Reports:
+class Reports(FailureReports):
     """An ``on_failure`` that keeps what it is told, with the times."""
-
-    def __init__(self) -> None:
-        self.failures: list[AppendFailure] = []
-        self.losses: list[EventLoss] = []
-        self.times: list[float] = []
-
-    def __call__(self, report: AppendFailure | EventLoss) -> None:
-        """Keep ``report``."""
-        self.times.append(trio.current_time())
-        if isinstance(report, AppendFailure):
-            self.failures.append(report)
-        else:
-            self.losses.append(report)
 
     @property
     def lost(self) -> list[int]:
         """Seqs of all lost events, in the order reported."""
-        return [event.seq for loss in self.losses for event in loss.events]
+        return list(self.lost_seqs)
 
 
 def numbered(number: int) -> AgentEvent:

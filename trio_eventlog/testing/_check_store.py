@@ -26,7 +26,7 @@ from trio_eventlog.testing._report import (
     ConformanceReport,
 )
 from trio_eventlog.testing._search import Check, Finding, Searcher, Workplace, run_watched
-from trio_eventlog.testing._session import DropStore, OpenStore, Session, Subject
+from trio_eventlog.testing._session import DropStore, OpenStore, Session, Subject, fresh_location
 
 DEFAULT_BUDGET: Final = 45.0
 DEFAULT_OP_TIMEOUT: Final = 5.0
@@ -180,7 +180,7 @@ class _Declared:
 
 def _first_look(place: Workplace) -> _Declared:
     """Open the store once. What goes wrong here is no clause but the way in which it is opened."""
-    location = place.new_location()
+    location = fresh_location(place.root)
     session = Session(place.subject, "", location)
     declared: _Declared | None = None
 
@@ -279,11 +279,9 @@ def _run(
                 searched = searcher.search(check, max_examples=check.examples(max_examples), seconds=allotted)
                 examples += searched.examples
                 finding = searched.finding
+                spent = time.monotonic() - started
                 # Shrinking has time of its own.
-                remaining -= (
-                    min(time.monotonic() - started, allotted) if finding else time.monotonic() - started
-                )
-                remaining = max(0.0, remaining)
+                remaining = max(0.0, remaining - (min(spent, allotted) if finding else spent))
         common = {"clause": clause, "sentence": CLAUSES[clause]}
         seconds = time.monotonic() - began
         result: ClauseResult

@@ -120,9 +120,6 @@ class Script:
                 self.add("pass")
             self._depth -= 1
 
-    def __len__(self) -> int:
-        return len(self._lines)
-
     def program(self, open_store: str, why: str, open_reader: str | None = None) -> str:
         """The whole program.
 
@@ -132,12 +129,12 @@ class Script:
           open_reader: the same for ``open_reader``.
         """
         body = "\n".join(self._lines)
-        imports = ["import tempfile", "from pathlib import Path", "", "import trio", ""]
-        optional = [name for name in ("gc", "os", "subprocess", "sys", "threading") if f"{name}." in body]
-        imports = [*(f"import {name}" for name in optional), *imports]
+        optional = [name for name in ("gc", "subprocess", "sys", "threading") if f"{name}." in body]
+        imports = [f"import {name}" for name in sorted([*optional, "os", "tempfile"])]
+        imports += ["from pathlib import Path", "", "import trio", ""]
         if "suppress(" in body:
             imports.insert(imports.index("from pathlib import Path"), "from contextlib import suppress")
-        names = [name for name in _PACKAGE_NAMES if f"{name}" in body]
+        names = [name for name in _PACKAGE_NAMES if name in body]
         if names:
             imports.append(f"from trio_eventlog import {', '.join(names)}")
         if "assert_same_events(" in body:
@@ -153,8 +150,6 @@ class Script:
             '    location = Path(tempfile.mkdtemp()) / f"te_{os.urandom(10).hex()}"',
             "    location.mkdir()",
         ]
-        if "import os" not in imports:
-            imports.insert(0, "import os")
         return "\n".join([*comment, *imports, *openers, "", "", *head, body, "", "", "trio.run(main)", ""])
 
 

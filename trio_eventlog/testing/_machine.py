@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,7 +22,7 @@ from trio_eventlog.testing._children import Children, find_children, opening_sta
 from trio_eventlog.testing._model import Conflict
 from trio_eventlog.testing._portal import Portal, PortalStuck
 from trio_eventlog.testing._processes import run_killed
-from trio_eventlog.testing._session import ClauseViolation, Cut, Session, Subject, Tested
+from trio_eventlog.testing._session import ClauseViolation, Cut, Session, Subject, Tested, fresh_location
 from trio_eventlog.testing._strategies import MAX_STORED, batches, events, queries
 
 T = TypeVar("T")
@@ -94,8 +93,7 @@ class StoreStateMachine(RuleBasedStateMachine):
         """Open the store on a fresh location."""
         super().__init__()
         self._root = tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True)
-        location = Path(self._root.name) / f"te_{os.urandom(10).hex()}"
-        location.mkdir()
+        location = fresh_location(Path(self._root.name))
         opener = _Opener(type(self))
         self._subject = Subject(open_store=opener, durable=self.durable, op_timeout=self.op_timeout)
         self._session = Session(self._subject, "S10", location)
@@ -116,9 +114,9 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     def _do(self, clause: str, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Carry out a step of a rule; what goes wrong breaks ``clause``."""
-        self._session.clause = clause
-        self._session.alive(getattr(function, "__name__", "a step").strip("_"))
         session = self._session
+        session.clause = clause
+        session.alive(getattr(function, "__name__", "a step").strip("_"))
         try:
             return self._portal.call(function, *args)
         except PortalStuck as exc:

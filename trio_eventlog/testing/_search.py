@@ -7,7 +7,6 @@ never ends cannot take the harness along, and the verdict whether a failure repe
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import threading
 import time
@@ -24,7 +23,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, find, settings
 from hypothesis.errors import Flaky, NoSuchExample, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from trio_eventlog.testing._session import ClauseViolation, Session, Subject
+from trio_eventlog.testing._session import ClauseViolation, Session, Subject, fresh_location
 
 CheckRun: TypeAlias = Callable[[Session, Any], Awaitable[None]]
 
@@ -135,12 +134,6 @@ class Workplace:
     subject: Subject
     opening: str
     reading: str | None = None
-
-    def new_location(self) -> Path:
-        """A fresh empty directory with a name that no run before had."""
-        location = self.root / f"te_{os.urandom(10).hex()}"
-        location.mkdir()
-        return location
 
     async def drop(self, locations: list[Path]) -> None:
         """Remove what the store keeps for ``locations``, and the directories."""
@@ -254,7 +247,7 @@ class Searcher:
 
     def _example(self, check: Check, case: Any) -> _Failing | None:
         """Try one case. Returns None if nothing fails."""
-        location = self._workplace.new_location()
+        location = fresh_location(self._workplace.root)
         session = Session(self._subject, check.clause, location)
 
         async def example() -> None:

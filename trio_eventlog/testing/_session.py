@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, Never, TypeAlias, TypeVar
 
@@ -26,7 +26,7 @@ from trio_eventlog import (
     SequenceConflict,
 )
 from trio_eventlog.testing._children import Children
-from trio_eventlog.testing._code import Script, batch_code, query_code
+from trio_eventlog.testing._code import Script, Series, batch_code, query_code
 from trio_eventlog.testing._model import Conflict, Model, Stored, difference
 
 T = TypeVar("T")
@@ -140,6 +140,13 @@ class Ended:
 # --- the example ----------------------------------------------------------------------------------
 
 
+def fresh_location(parent: Path) -> Path:
+    """A fresh empty directory in ``parent``, with a name that no run before had."""
+    location = parent / f"te_{os.urandom(10).hex()}"
+    location.mkdir()
+    return location
+
+
 class Session:
     """One example."""
 
@@ -156,8 +163,7 @@ class Session:
 
     def sibling(self) -> Path:
         """A second fresh location beside the first."""
-        other = self.location.with_name(f"te_{os.urandom(10).hex()}")
-        other.mkdir()
+        other = fresh_location(self.location.parent)
         self.siblings.append(other)
         return other
 
@@ -167,18 +173,15 @@ class Session:
         # What is known to take long may take its time.
         self.last_sign_of_life = time.monotonic() + expected_seconds
 
-    def violated(
-        self, message: str, cause: BaseException | None = None, *, clause: str | None = None
-    ) -> Never:
+    def violated(self, message: str, cause: BaseException | None = None) -> Never:
         """End the example: the store broke the clause.
 
         Raises:
           ClauseViolation: always.
         """
-        violation = ClauseViolation(clause or self.clause, message)
         # Leaving the store may fail, too, or wrap this into a group: the first word counts.
         if self.violation is None:
-            self.violation = violation
+            self.violation = ClauseViolation(self.clause, message)
         raise self.violation from cause
 
     def expect(self, condition: bool, message: str) -> None:
@@ -197,7 +200,7 @@ class Session:
         assert opener is not None
         function = "open_reader" if reader else "open_store"
         place = "location" if location is None else f"location.parent / {location.name!a}"
-        in_body = False
+        entered = False
         body_error: BaseException | None = None
         # One scope around everything, its deadline moved: a scope around opening alone would be left
         # while the scopes that the store has opened are still entered.
@@ -207,28 +210,23 @@ class Session:
                 with self.script.block(f"async with {function}({place}) as {name}:"):
                     async with opener(location or self.location) as store:
                         guard.deadline = math.inf
-                        in_body = True
+                        entered = True
                         try:
                             yield Tested(self, store, self.model, name)
                         except BaseException as exc:
                             body_error = exc
                             raise
                         finally:
-                            in_body = False
                             guard.deadline = self._deadline()
                             self.alive("leaving the store")
             except Exception as exc:
                 if self.violation is not None:
                     raise self.violation from exc
-                if exc is body_error or in_body or (body_error is not None and holds(exc, body_error)):
+                if body_error is not None and holds(exc, body_error):
                     raise
-                what = "opening" if body_error is None and not self._was_entered(guard) else "leaving"
-                self.violated(f"{what} the store raised {exc!r}", exc)
+                self.violated(f"{'leaving' if entered else 'opening'} the store raised {exc!r}", exc)
         if guard.cancelled_caught:
             self.violated(f"opening or leaving the store took longer than {self.subject.op_timeout} s")
-
-    def _was_entered(self, guard: trio.CancelScope) -> bool:
-        return self.in_progress != "opening the store" or guard.deadline == math.inf
 
     def _deadline(self) -> float:
         return trio.current_time() + self.subject.op_timeout
@@ -271,6 +269,13 @@ class Session:
             self.violated(f"{what} took longer than {self.subject.op_timeout} s")
         return results[0]
 
+    def note_cut(self, call: str, cut: Cut) -> None:
+        """Write down that ``call``, arguments of ``start_soon``, is started and cancelled."""
+        with self.script.block("async with trio.open_nursery() as nursery:"):
+            self.script.add(f"nursery.start_soon({call})")
+            self.script.add(cut.code())
+            self.script.add("nursery.cancel_scope.cancel()")
+
     async def cut(self, what: str, cut: Cut, function: Callable[..., Awaitable[Any]], *args: object) -> Ended:
         """Call a method, cancel it, and wait for its end, which must come in time.
 
@@ -297,10 +302,7 @@ class Session:
             with trio.CancelScope(shield=True), trio.move_on_after(self.subject.reaction_time):
                 await done.wait()
             if not done.is_set():
-                self.violated(
-                    f"{what}, cancelled, did not end within {self.subject.reaction_time} s",
-                    clause=self.clause,
-                )
+                self.violated(f"{what}, cancelled, did not end within {self.subject.reaction_time} s")
         return Ended(cancelled=True) if ended is None else ended
 
 
@@ -322,11 +324,6 @@ class Tested:
         self.store = store
         self.model = model
         self.name = name
-
-    @contextmanager
-    def _line(self, code: str) -> Any:
-        self.session.script.add(code)
-        yield
 
     def pieces(self, batch: Sequence[PersistedEvent]) -> list[Sequence[PersistedEvent]]:
         """``batch`` in appends that the store declares it can take."""
@@ -373,6 +370,27 @@ class Tested:
         if not whole or not all(type(seq) is int for seq in returned):
             self.session.violated(f"append_batch returned {returned!r}, which is no collection of seqs")
         return returned
+
+    async def append_series(self, first: int, count: int) -> None:
+        """Append so many events, a thousand at a time, on the seqs from ``first`` on."""
+        for start in range(first, first + count, 1_000):
+            await self.append(Series(start, min(1_000, first + count - start)))
+
+    async def is_refused(self, batch: Sequence[PersistedEvent]) -> bool:
+        """Append events that meet others on their seqs, and say whether that raised anything at all.
+
+        For checks to which it does not matter what: that is the business of S3.
+        """
+        script = self.session.script
+        script.add(f"try:\n    await {self.name}.append_batch({batch_code(batch)})")
+        script.add("except Exception:\n    pass")
+        try:
+            await self.session.call_raw("append_batch", self.store.append_batch, list(batch))
+        except ClauseViolation:
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            return True
+        return False
 
     async def conflicting(self, batch: Sequence[PersistedEvent]) -> None:
         """Append events of which the model says that they meet others on their seqs."""
@@ -442,11 +460,7 @@ class Tested:
 
     async def append_cut(self, batch: Sequence[PersistedEvent], cut: Cut) -> Ended:
         """Append and cancel. The outcome is unknown afterwards: see :meth:`settle`."""
-        script = self.session.script
-        with script.block("async with trio.open_nursery() as nursery:"):
-            script.add(f"nursery.start_soon({self.name}.append_batch, {batch_code(batch)})")
-            script.add(cut.code())
-            script.add("nursery.cancel_scope.cancel()")
+        self.session.note_cut(f"{self.name}.append_batch, {batch_code(batch)}", cut)
         return await self.session.cut("append_batch", cut, self.store.append_batch, list(batch))
 
     async def settle(self, batch: Sequence[PersistedEvent], *, must_be_there: bool) -> None:

@@ -24,9 +24,9 @@ from trio_eventlog import (
     PersistedEvent,
     StoreUnusable,
 )
-from trio_eventlog.testing._checks._appending import cuts, plain
+from trio_eventlog.testing._checks._appending import cuts, nested, plain
 from trio_eventlog.testing._code import Series, batch_code
-from trio_eventlog.testing._model import canonical, difference
+from trio_eventlog.testing._model import Model, canonical, difference
 from trio_eventlog.testing._processes import (
     held_by_child,
     last_line,
@@ -45,7 +45,7 @@ def _counts(_subject: Subject) -> SearchStrategy[list[int]]:
     return st.lists(st.integers(1, 3), min_size=1, max_size=4)
 
 
-def make_batches(sizes: Sequence[int]) -> list[list[PersistedEvent]]:
+def _batches(sizes: Sequence[int]) -> list[list[PersistedEvent]]:
     batches: list[list[PersistedEvent]] = []
     first = 1
     for size in sizes:
@@ -54,16 +54,21 @@ def make_batches(sizes: Sequence[int]) -> list[list[PersistedEvent]]:
     return batches
 
 
+def _prefixes(batches: Sequence[Sequence[PersistedEvent]]) -> list[list[int]]:
+    """The seqs that may be stored: of none of the batches, the first, the first two and so on."""
+    return [[event.seq for batch in batches[:count] for event in batch] for count in range(len(batches) + 1)]
+
+
 async def _try_read_back(session: Session, sizes: list[int]) -> None:
     async with session.opened() as store:
         await store.query()
-        for batch in make_batches(sizes):
+        for batch in _batches(sizes):
             await store.append(batch)
             await store.query()
 
 
 async def _try_reopened(session: Session, sizes: list[int]) -> None:
-    for batch in make_batches(sizes):
+    for batch in _batches(sizes):
         async with session.opened() as store:
             await store.query()
             await store.append(batch)
@@ -94,14 +99,12 @@ def _killed(subject: Subject) -> SearchStrategy[Killed]:
 
 
 async def _try_killed(session: Session, case: Killed) -> None:
-    batches = make_batches(case.sizes)
+    batches = _batches(case.sizes)
     acknowledged = await run_killed(session, batches, case.cut)
     session.model.adopt(event for batch in batches[:acknowledged] for event in batch)
     async with session.opened() as store:
         found = [event.seq for event in await store.found()]
-        whole = [
-            [event.seq for batch in batches[:count] for event in batch] for count in range(len(batches) + 1)
-        ]
+        whole = _prefixes(batches)
         session.script.add(
             f"assert [event.seq for event in await store.query(EventQuery())] in {whole[acknowledged:]}"
         )
@@ -113,10 +116,8 @@ async def _try_killed(session: Session, case: Killed) -> None:
 
 
 async def _try_readers(session: Session, sizes: list[int]) -> None:
-    batches = make_batches(sizes)
-    prefixes = [
-        [event.seq for batch in batches[:count] for event in batch] for count in range(len(batches) + 1)
-    ]
+    batches = _batches(sizes)
+    prefixes = _prefixes(batches)
     async with session.opened() as store, session.opened(name="reader", reader=True) as reader:
         seen = 0
         ends = [0, *(batch[-1].seq for batch in batches)]
@@ -242,10 +243,7 @@ async def _try_cancelled_later(session: Session, case: Later) -> None:
         script.add("returned = []")
         with script.block("async def call() -> None:"):
             script.add(f"returned.append(await store.{call})")
-        with script.block("async with trio.open_nursery() as nursery:"):
-            script.add("nursery.start_soon(call)")
-            script.add(case.cut.code())
-            script.add("nursery.cancel_scope.cancel()")
+        session.note_cut("call", case.cut)
         ended = await session.cut(case.name, case.cut, getattr(store.store, case.name), *arguments)
         if ended.error is not None:
             session.violated(
@@ -342,7 +340,7 @@ async def _try_steps(session: Session, size: int) -> None:
 async def _try_together(session: Session, sizes: list[int]) -> None:
     async with session.opened() as store:
         script = session.script
-        for batch in make_batches([size * 20 for size in sizes]):
+        for batch in _batches([size * 20 for size in sizes]):
             for piece in store.pieces(batch):
                 session.model.append(piece)
                 with script.block("async with trio.open_nursery() as nursery:"):
@@ -401,18 +399,21 @@ _PLACES: Final = {
 }
 
 
+def _most_extremes(subject: Subject) -> int:
+    return max(1, min(3, (subject.max_batch or 5) - 1))
+
+
 def _extremes(subject: Subject) -> SearchStrategy[list[Extreme]]:
     places = st.sampled_from(list(_PLACES))
     extreme = places.flatmap(
         lambda where: st.builds(Extreme, st.just(where), st.sampled_from(_PLACES[where]))
     )
-    most = min(3, (subject.max_batch or 5) - 1)
-    return st.lists(extreme, min_size=1, max_size=max(1, most))
+    return st.lists(extreme, min_size=1, max_size=_most_extremes(subject))
 
 
 def _extremes_table(subject: Subject) -> list[list[Extreme]]:
     # Several in a batch, since all must be named.
-    most = max(1, min(3, (subject.max_batch or 5) - 1))
+    most = _most_extremes(subject)
     return [[Extreme(where, size) for size in sizes[-most:]] for where, sizes in _PLACES.items()]
 
 
@@ -423,10 +424,7 @@ def _extreme_event(seq: int, extreme: Extreme) -> PersistedEvent:
         case "payload":
             return plain(seq, payload=text)
         case "levels":
-            value: list[Any] = []
-            for _ in range(extreme.size - 1):
-                value = [value]
-            return plain(seq, payload=value)
+            return plain(seq, payload=nested(extreme.size))
         case "id":
             return plain(seq, event_id=text)
         case "member_id":
@@ -476,7 +474,7 @@ async def _rejected(
 ) -> list[PersistedEvent]:
     """The events that the store names when it rejects ``batch``, none if it takes it."""
     session = store.session
-    session.script.add(f"try:\n    await store.append_batch({batch_code(batch)})".replace("\n    ", "\n    "))
+    session.script.add(f"try:\n    await store.append_batch({batch_code(batch)})")
     session.script.add("except EventRejected as exc:\n    print([event.seq for event in exc.events])")
     try:
         await session.call_raw("append_batch", store.store.append_batch, list(batch))
@@ -611,7 +609,7 @@ async def _try_two_logs(session: Session, case: TwoLogs) -> None:
         session.opened(name="first") as first,
         session.opened(location=sibling, name="second") as second,
     ):
-        second.model = type(second.model)()
+        second.model = Model()
         stores = (first, second)
         for log, seq, event_id in case.turns:
             event = PersistedEvent(
@@ -646,7 +644,7 @@ async def _try_leaving(session: Session, way: str) -> None:
     script.add("# It can be opened again at once.")
     async with session.opened() as store:
         if not session.subject.durable:
-            session.model = type(session.model)()
+            session.model = Model()
             store.model = session.model
         script.add("before = await store.query(EventQuery())\nawait trio.sleep(0.05)")
         before = await store.found()
