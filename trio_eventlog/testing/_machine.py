@@ -307,16 +307,9 @@ class StoreStateMachine(RuleBasedStateMachine):
         counts = {len(session.model), len(session.model) + len(batch)}
         appending = True
 
-        async def read() -> None:
-            while appending:
-                found = len(await store.found())
-                session.expect(
-                    found in counts, f"a reader saw {found} events, expected one of {sorted(counts)}"
-                )
-
         async with trio.open_nursery() as nursery:
             for _ in range(readers):
-                nursery.start_soon(read)
+                nursery.start_soon(store.watch, counts, lambda: appending)
             await self._append(batch)
             appending = False
 

@@ -376,6 +376,20 @@ class Tested:
         for start in range(first, first + count, 1_000):
             await self.append(Series(start, min(1_000, first + count - start)))
 
+    async def watch(self, allowed: Collection[int], going: Callable[[], bool]) -> None:
+        """Count the events again and again while ``going``, as a reader does beside an append."""
+        reads = 0
+        while going():
+            found = len(await self.found())
+            self.session.expect(
+                found in allowed,
+                f"a reader saw {found} events while batches were appended, expected one of {sorted(allowed)}",
+            )
+            # A reader that is never idle keeps Python's lock for itself: a store that writes in a thread
+            # was seen to wait for it for ten seconds. The first reads find what lies between two ticks.
+            reads += 1
+            await trio.sleep(0.001 if reads > _READS_WITHOUT_PAUSE else 0)
+
     async def is_refused(self, batch: Sequence[PersistedEvent]) -> bool:
         """Append events that meet others on their seqs, and say whether that raised anything at all.
 
@@ -488,6 +502,7 @@ class Tested:
         self.model.adopt(there)
 
 
+_READS_WITHOUT_PAUSE: Final = 50
 _SHOWN_EVENTS: Final = 6
 _SHOWN_SEQS: Final = 40
 
