@@ -15,6 +15,8 @@ nox.options.error_on_external_run = True
 
 ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+# Two processes, whatever the machine has: a store that must answer in time is tested beside what runs.
+IN_PARALLEL = ("--numprocesses", "2", "--dist", "worksteal")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -33,7 +35,7 @@ def run_tests(session: nox.Session) -> None:
     install_package(session)
     install_group(session, "tests")
     # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -64,7 +66,7 @@ def harness(session: nox.Session) -> None:
     """Run the harness for stores on every broken store, with twenty seeds each."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", "tests/deep_harness.py", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "tests/deep_harness.py", *session.posargs)
 
 
 @nox.session

@@ -3,8 +3,10 @@
 import pytest
 
 from tests.broken_stores import BROKEN
-from tests.test_harness import check_clause
+from tests.test_harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
 from trio_eventlog.testing import check_store
+
+pytestmark = pytest.mark.usefixtures("hardly_shrunk")
 
 broken_stores = pytest.mark.parametrize(
     "broken", BROKEN, ids=lambda broken: f"{broken.clause}: {broken.name}"

@@ -854,7 +854,7 @@ def test_query_prints_json_lines(cli, filled, db, monkeypatch):
         (["--until", "2023-11-14 22:13:20.1"], lambda n: n < 100),
         (["--since", "2023-11-14", "--until", "2023-11-15"], lambda n: True),
     ],
-    ids=str,
+    ids=lambda part: " ".join(part) if isinstance(part, list) else "",
 )
 def test_query_has_every_filter(cli, filled, options, wanted):
     done = cli("query", "--store", filled, *options)

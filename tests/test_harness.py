@@ -26,12 +26,12 @@ def check_clause(broken, *, seed):
 
 
 @pytest.fixture
-def _hardly_shrunk(monkeypatch):
+def hardly_shrunk(monkeypatch):
     """What is found is the point here, not how small it is."""
     monkeypatch.setattr(_search, "shrink_seconds", lambda allotted: 0.2)
 
 
-@pytest.mark.usefixtures("_hardly_shrunk")
+@pytest.mark.usefixtures("hardly_shrunk")
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.clause}: {broken.name}")
 def test_a_broken_store_is_caught_by_its_clause(broken):
     report = check_clause(broken, seed=0)

@@ -183,9 +183,9 @@ async def main():
     async with SqliteStore.open(path) as store:
         await store.append_batch([agent(1)])
         if os.fork() == 0:
+            say("forked")
             wait_for_end_of_input()
             os._exit(0)
-        say("forked")
         wait_for_end_of_input()
 
 trio.run(main)
