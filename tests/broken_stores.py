@@ -1003,19 +1003,19 @@ def reader(clause: str, name: str, cls: type[CorrectFileReader], *also: str) -> 
 
 
 # Whatever looks again after a reopen.
-REOPENED = ("S1", "S9", "S13", "S15")
+REOPENED = ("S1", "S5", "S6", "S7", "S9", "S13", "S15")
 # Whatever reads more than once, or more than one event, may notice.
 ANY = tuple(f"S{number}" for number in range(1, 16))
 
 BROKEN: tuple[Broken, ...] = (
-    memory("S1", "idempotent only within a batch", OnlyWithinABatch, "S3", "S4", "S9"),
+    memory("S1", "idempotent only within a batch", OnlyWithinABatch, "S3", "S4", "S9", "S11"),
     memory("S1", "idempotent only between batches", OnlyBetweenBatches, "S3"),
     memory("S1", "a duplicate drops its whole batch", DuplicateDropsBatch),
     memory("S1", "last write wins", LastWriteWins),
-    memory("S1", "ids known for 1,000 newer events", WindowInCount),
-    memory("S1", "ids known for 0.1 s", WindowInTime),
+    memory("S1", "ids known for 1,000 newer events", WindowInCount, "S11"),
+    memory("S1", "ids known for 0.1 s", WindowInTime, "S11"),
     file("S1", "ids forgotten on reopen", IdsForgottenOnReopen),
-    memory("S1", "a repeat is an error", RepeatIsAnError, "S3", "S4", "S9"),
+    memory("S1", "a repeat is an error", RepeatIsAnError, "S3", "S4", "S9", "S11"),
     memory("S1", "repeats on another seq not returned", ElsewhereNotReturned),
     memory("S1", "all repeats returned", AllRepeatsReturned),
     memory("S2", "lower seqs refused", LowerSeqsRefused, "S5", "S9"),
@@ -1024,7 +1024,7 @@ BROKEN: tuple[Broken, ...] = (
     memory("S2", "a batch must be sorted", BatchMustBeSorted, "S5", "S9"),
     memory("S3", "a taken seq is overwritten", TakenSeqOverwritten),
     memory("S3", "a newcomer on a taken seq is ignored", TakenSeqIgnored),
-    memory("S3", "a conflict stores the rest of the batch", ConflictStoresTheRest, "S4"),
+    memory("S3", "a conflict stores the rest of the batch", ConflictStoresTheRest, "S4", "S9"),
     memory("S3", "conflicts looked for before known ids are set aside", ConflictBeforeIds, "S1"),
     memory("S3", "conflicts within a batch unnoticed", ConflictWithinBatchUnnoticed),
     memory("S3", "a conflict is a plain StoreError", ConflictIsAPlainError),
