@@ -15,11 +15,11 @@ import trio
 
 from trio_eventlog import (
     AgentEvent,
-    AppendFailure,
     EventEnvelope,
     EventLog,
     EventLoss,
     PersistedEvent,
+    Report,
     open_event_log,
 )
 from trio_eventlog.stores import MemoryStore
@@ -41,7 +41,7 @@ class SlowStore(MemoryStore):
 async def small_log() -> AsyncIterator[EventLog]:
     """A log that keeps little waiting."""
 
-    def on_failure(report: AppendFailure | EventLoss) -> None:
+    def on_failure(report: Report) -> None:
         if isinstance(report, EventLoss):
             print(f"  lost seq {report.first_seq} to {report.last_seq} ({report.reason})")
 

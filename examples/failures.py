@@ -20,6 +20,7 @@ from trio_eventlog import (
     EventStore,
     ModuleEvent,
     PersistedEvent,
+    Report,
     RetryPolicy,
     StoreError,
     open_event_log,
@@ -65,13 +66,16 @@ class Operator:
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[str](100)
 
-    def on_failure(self, report: AppendFailure | EventLoss) -> None:
+    def on_failure(self, report: Report) -> None:
         """Called by the log where the failure happened."""
         if isinstance(report, AppendFailure):
             message = f"{report.events} events wait, next attempt in {report.retry_in:.2f} s: {report.error}"
-        else:
+        elif isinstance(report, EventLoss):
             # Each lost event comes here once, in full: the place to write them somewhere else.
             message = f"{report.count} events lost for good ({report.reason})"
+        else:
+            # Only a log with a spill file has more to say.
+            message = f"the spill file: {report}"
         # A hundred messages that nobody has read yet say enough.
         with suppress(trio.WouldBlock):
             self._send.send_nowait(message)

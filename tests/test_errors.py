@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from trio_eventlog import (
     LossReason,
     PersistedEvent,
     SequenceConflict,
+    SpillError,
     StaleCursor,
     StoreError,
     StoreUnusable,
@@ -32,6 +34,7 @@ ERRORS = [
         EventsLost(5, 1, 9, {LossReason.CAP: 2, LossReason.SHUTDOWN: 3}),
         "5 events lost (seq 1 to 9: 2 cap, 3 shutdown)",
     ),
+    (SpillError(Path("a.spill"), "not ours"), "a.spill: not ours"),
     (StaleCursor(9, 3), "cursor 9 lies beyond the last seq of the log, 3"),
     (EventRejected(EVENTS[:2], "too large"), "too large (seq 1, 2)"),
     (EventRejected(EVENTS, "too large"), "too large (seq 1, 2, 3, 4, 5 and 2 more)"),
@@ -64,6 +67,7 @@ def test_the_tree():
         CodecError: EventLogError,
         EventsLost: EventLogError,
         EventLogBroken: EventLogError,
+        SpillError: EventLogError,
         StaleCursor: EventLogError,
         StoreError: EventLogError,
         EventRejected: StoreError,

@@ -121,6 +121,8 @@ def test_the_lower_floors_are_free_of_trio(module):
     """The engine takes time and chance as arguments, so that it needs no event loop to be tested."""
     allowed = {"attrs"} if floor_of(module) == 0 else {"attrs", "cattrs", "msgspec"}
     allowed |= set(sys.stdlib_module_names) - {"asyncio", "socket", "sqlite3", "threading"}
+    if module == "_lockfile":
+        allowed.add("threading")  # a lock of the process, for whatever thread works with files
     if module == "_events":
         allowed.add("uuid_utils")  # on first use: see new_event_id()
     if floor_of(module):

@@ -28,7 +28,6 @@ from tests.fakes import (
 )
 from trio_eventlog import (
     AgentEvent,
-    AppendFailure,
     CodecError,
     EventEnvelope,
     EventLog,
@@ -41,6 +40,7 @@ from trio_eventlog import (
     LossReason,
     ModuleEvent,
     PersistedEvent,
+    Report,
     RetryPolicy,
     SequenceConflict,
     StoreError,
@@ -772,7 +772,7 @@ async def test_reports_come_with_the_books_in_order(autojump_clock: Clock) -> No
     """Conservation holds inside on_failure, too."""
     seen = []
 
-    def check(_report: AppendFailure | EventLoss) -> None:
+    def check(_report: Report) -> None:
         books = log.statistics()
         seen.append(books.ingested - books.persisted - books.duplicate - books.pending - books.lost_total)
 
@@ -813,7 +813,7 @@ async def test_on_failure_may_ingest(autojump_clock: Clock) -> None:
     """A program that logs its failures into the log that fails does not run in circles."""
     reports = Reports()
 
-    def ingest(report: AppendFailure | EventLoss) -> None:
+    def ingest(report: Report) -> None:
         reports(report)
         log.ingest(AgentEvent("log", "failure"))
 
@@ -1110,7 +1110,10 @@ async def test_statistics_are_a_snapshot_of_everything(autojump_clock: Clock) ->
         "persisted": 0,
         "duplicate": 0,
         "lost": {},
+        "recovered": 0,
         "pending": 0,
+        "spilled": 0,
+        "spill_bytes": 0,
         "appends": 0,
         "failures": 0,
         "last_assigned_seq": 0,
@@ -1280,7 +1283,7 @@ async def test_an_event_per_lost_event_keeps_the_order(autojump_clock: Clock) ->
     """on_failure may ingest as much as it is told, and seqs still ascend and the books still balance."""
     sums = set()
 
-    def ingest(report: AppendFailure | EventLoss) -> None:
+    def ingest(report: Report) -> None:
         books = log.statistics()
         sums.add(books.ingested - books.persisted - books.duplicate - books.pending - books.lost_total)
         if isinstance(report, EventLoss) and books.ingested < 10_000:

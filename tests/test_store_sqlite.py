@@ -24,8 +24,9 @@ from trio_eventlog import (
     SequenceConflict,
     StoreError,
     StoreUnusable,
+    _lockfile,
 )
-from trio_eventlog.stores import SqliteStore, _lockfile, _sqlite, _sqlite_files
+from trio_eventlog.stores import SqliteStore, _sqlite, _sqlite_files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
 
@@ -518,11 +519,11 @@ def test_locks_are_forgotten_in_a_forked_child(tmp_path):
     """The same in this process, without the fork: the descriptors are closed and the names are free."""
     database = tmp_path / "events.db"
     database.touch()
-    lock = _lockfile.WriterLock.acquire(str(database), "default")
+    lock = _lockfile.FileLock.acquire(f"{database}.lock", "it")
     _lockfile._registry.forget()
     lock.release()
 
-    again = _lockfile.WriterLock.acquire(str(database), "default")
+    again = _lockfile.FileLock.acquire(f"{database}.lock", "it")
     again.release()
     again.release()
 
@@ -1494,13 +1495,13 @@ async def test_something_else_than_a_lock_file(path):
 
 async def test_a_file_that_another_process_creates_just_now(path, monkeypatch):
     """For another log, so that the lock does not keep it out."""
-    acquire = _lockfile.WriterLock.acquire
+    acquire = _lockfile.FileLock.acquire
 
     def meanwhile(*arguments):
         path.touch()
         return acquire(*arguments)
 
-    monkeypatch.setattr(_lockfile.WriterLock, "acquire", meanwhile)
+    monkeypatch.setattr(_lockfile.FileLock, "acquire", meanwhile)
     async with SqliteStore.open(path) as store:
         await store.append_batch([agent(1)])
 
@@ -1605,7 +1606,7 @@ async def test_the_driver_does_not_open_the_file(path, monkeypatch):
 
     def elsewhere(path, _log):
         place = _sqlite_files.Place(f"{path}/x")
-        return place, _lockfile.WriterLock(f"{path}.lock", -1)
+        return place, _lockfile.FileLock(f"{path}.lock", -1)
 
     monkeypatch.setattr(_sqlite_files, "claim", elsewhere)
     error = await refused(StoreError, "unable to open", path)

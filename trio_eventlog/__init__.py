@@ -2,11 +2,13 @@
 
 Floors; a lower one never imports an upper one, and a test walks the imports:
 
-* 0, values (attrs and the standard library): ``_events _query _errors _policy _reports _util``
+* 0, values (attrs and the standard library): ``_events _query _errors _lockfile _policy
+  _reports _util``
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _retry_buffer
   _scheduler``
 * 2, the contract: ``abc``
-* 3, Trio: ``_settings _failure_log _log``; ``_log`` is the only place that awaits ``append_batch``
+* 3, Trio: ``_settings _failure_log _spill_file _log``; ``_log`` is the only place that awaits
+  ``append_batch``
 * 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
   ``open_store`` alone knows them all
 * beside them, on the public names alone: ``cli testing __main__``
@@ -21,6 +23,7 @@ from trio_eventlog._errors import EventRejected as EventRejected
 from trio_eventlog._errors import EventsLost as EventsLost
 from trio_eventlog._errors import LogBusy as LogBusy
 from trio_eventlog._errors import SequenceConflict as SequenceConflict
+from trio_eventlog._errors import SpillError as SpillError
 from trio_eventlog._errors import StaleCursor as StaleCursor
 from trio_eventlog._errors import StoreError as StoreError
 from trio_eventlog._errors import StoreUnusable as StoreUnusable
@@ -35,9 +38,13 @@ from trio_eventlog._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._query import EventQuery as EventQuery
 from trio_eventlog._reports import AppendFailure as AppendFailure
 from trio_eventlog._reports import EventLoss as EventLoss
+from trio_eventlog._reports import EventsSpilled as EventsSpilled
 from trio_eventlog._reports import LogState as LogState
 from trio_eventlog._reports import LogStatistics as LogStatistics
 from trio_eventlog._reports import LossReason as LossReason
+from trio_eventlog._reports import Report as Report
+from trio_eventlog._reports import SpillDamage as SpillDamage
+from trio_eventlog._reports import SpillFailure as SpillFailure
 from trio_eventlog._reports import StoreDescription as StoreDescription
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import EventStore as EventStore

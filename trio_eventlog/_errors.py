@@ -7,6 +7,7 @@
     ├── EventsLost            events that a caller waited for will not become durable
     ├── EventLogBroken        a defect in this library: please report it
     ├── StaleCursor           a cursor that this log never reached
+    ├── SpillError            a spill file that cannot be used
     └── StoreError            a store failed; trying again may help
         ├── EventRejected     a store can never hold these events
         └── StoreUnusable     a store failed; trying again will not help
@@ -19,6 +20,7 @@ Floor 0: attrs and the standard library only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -110,6 +112,25 @@ class StaleCursor(EventLogError):
 
     def __str__(self) -> str:
         return f"cursor {self.after_seq} lies beyond the last seq of the log, {self.last_seq}"
+
+
+class SpillError(EventLogError):
+    """A spill file cannot be used: it has events of another log, it is no spill file, or it cannot be opened.
+
+    Raised on entering :func:`open_event_log`; nothing was changed. The message says what to do.
+
+    Attributes:
+      path: of the file.
+      reason: what is wrong.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 class StoreError(EventLogError):

@@ -9,7 +9,7 @@ import sys
 import traceback
 from typing import Final
 
-from trio_eventlog._reports import AppendFailure, EventLoss
+from trio_eventlog._reports import AppendFailure, EventLoss, EventsSpilled, Report, SpillDamage, SpillFailure
 
 logger: Final = logging.getLogger("trio_eventlog")
 
@@ -34,7 +34,8 @@ def write_record(level: int, message: str, *args: object, error: BaseException |
 class FailureLog:
     """Writes the first report of each kind at once, then at most one record per :data:`INTERVAL`.
 
-    Kinds are a failure, a final failure, and a loss for each of the reasons.
+    Kinds are a failure and a final failure, of the store and of the spill file, and a loss for each of the
+    reasons. What there is once, at the end or when damage is found, is always written.
 
     What comes in between is counted; the count goes with the next record, or with the summary at the end.
     """
@@ -43,20 +44,42 @@ class FailureLog:
         self._next_at = -math.inf
         self._kinds_seen: set[object] = set()
         self._failures = 0
+        self._spill_failures = 0
         self._lost = 0
 
-    def note(self, report: AppendFailure | EventLoss, now: float) -> None:
+    def note(self, report: Report, now: float) -> None:
         """Write ``report``, or count it."""
-        kind = report.reason if isinstance(report, EventLoss) else math.isinf(report.retry_in)
+        if isinstance(report, EventsSpilled):
+            write_record(
+                logging.WARNING,
+                "%d events are left in the spill file %s; the next log with this file delivers them",
+                report.events,
+                report.path,
+            )
+            return
+        if isinstance(report, SpillDamage):
+            write_record(
+                logging.ERROR,
+                "lost %d events (about seq %d to %d): their lines in the spill file %s are damaged",
+                report.events,
+                report.first_seq,
+                report.last_seq,
+                report.path,
+            )
+            return
+        kind = report.reason if isinstance(report, EventLoss) else (type(report), math.isinf(report.retry_in))
         if now < self._next_at and kind in self._kinds_seen:
             if isinstance(report, AppendFailure):
                 self._failures += 1
+            elif isinstance(report, SpillFailure):
+                self._spill_failures += 1
             else:
                 self._lost += report.count
             return
         self._kinds_seen.add(kind)
         self._next_at = now + INTERVAL
-        since = f" ({self._unwritten()})" if self._failures or self._lost else ""
+        unwritten = self._unwritten()
+        since = f" ({unwritten})" if unwritten else ""
         if isinstance(report, AppendFailure):
             # Losses are errors, also those that come with this record.
             write_record(
@@ -66,9 +89,16 @@ class FailureLog:
                 report.first_seq,
                 report.last_seq,
                 report.failures,
-                "no further attempt"
-                if math.isinf(report.retry_in)
-                else f"next attempt in {report.retry_in:.3g} s",
+                _next_attempt(report.retry_in),
+                report.error,
+                since,
+            )
+        elif isinstance(report, SpillFailure):
+            write_record(
+                logging.ERROR if self._lost else logging.WARNING,
+                "the spill file %s failed, %s: %r%s",
+                report.path,
+                _next_attempt(report.retry_in),
                 report.error,
                 since,
             )
@@ -83,14 +113,21 @@ class FailureLog:
                 "; they may be stored all the same" if report.in_doubt else "",
                 since,
             )
-        self._failures = self._lost = 0
+        self._failures = self._spill_failures = self._lost = 0
 
     def close(self) -> None:
         """Write what was counted since the last record, if anything."""
-        if self._failures or self._lost:
+        if unwritten := self._unwritten():
             level = logging.ERROR if self._lost else logging.WARNING
-            write_record(level, "until the log closed: %s", self._unwritten())
-            self._failures = self._lost = 0
+            write_record(level, "until the log closed: %s", unwritten)
+            self._failures = self._spill_failures = self._lost = 0
 
     def _unwritten(self) -> str:
-        return f"not logged since: {self._failures} failed appends, {self._lost} lost events"
+        if not (self._failures or self._spill_failures or self._lost):
+            return ""
+        spill = f" {self._spill_failures} failures of the spill file," if self._spill_failures else ""
+        return f"not logged since: {self._failures} failed appends,{spill} {self._lost} lost events"
+
+
+def _next_attempt(retry_in: float) -> str:
+    return "no further attempt" if math.isinf(retry_in) else f"next attempt in {retry_in:.3g} s"

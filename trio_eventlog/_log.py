@@ -18,10 +18,12 @@ The channel belongs to what waits: whenever channel and buffer together would ex
 itself moves the channel's content on, and the buffer drops its oldest. So the channel never refuses an
 event, and its capacity bounds nothing but how often that happens.
 
-A second task reports losses in time even while an append takes long.
+A second task reports losses in time even while an append takes long. With a spill file there is a third, the
+spiller: once more events wait than the low mark while the store is slow or down, it writes the oldest to the
+file, and at the end whatever is left. It alone writes there, and the writer alone reads.
 
-Both tasks are shielded for all their life, because events may still come while the body is being cancelled;
-the writer's scope gets a deadline when the body ends, and the reporter ends with the writer. The body's own
+The tasks are shielded for all their life, because events may still come while the body is being cancelled;
+the writer's scope gets a deadline when the body ends, and the others end after it. The body's own
 exception is kept in a local and raised after the nursery is gone, so that it is never wrapped in a group of
 ours, and nobody has to search groups for it.
 """
@@ -30,11 +32,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -49,6 +52,7 @@ from trio_eventlog._errors import (
     EventsLost,
     LogBusy,
     SequenceConflict,
+    SpillError,
     StoreError,
     StoreUnusable,
 )
@@ -65,17 +69,29 @@ from trio_eventlog._events import (
 from trio_eventlog._failure_log import FailureLog, write_record
 from trio_eventlog._policy import RetryPolicy
 from trio_eventlog._query import EventQuery
-from trio_eventlog._reports import AppendFailure, EventLoss, LogState, LogStatistics, LossReason
+from trio_eventlog._reports import (
+    AppendFailure,
+    EventsSpilled,
+    LogState,
+    LogStatistics,
+    LossReason,
+    Report,
+    SpillDamage,
+    SpillFailure,
+)
 from trio_eventlog._retry_buffer import FlushTicket, LossAccount, RetryBuffer
 from trio_eventlog._scheduler import Scheduler
 from trio_eventlog._settings import (
     DEFAULT_RETRY,
+    DEFAULT_SPILL_MAX_BYTES,
     Filter,
     OnFailure,
     Settings,
     check_settings,
+    log_id_of,
     most_offered_to,
 )
+from trio_eventlog._spill_file import SpillFile
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import EventStore
 
@@ -92,6 +108,15 @@ _LOSS_DELAY: Final = 1.0
 """and fewer after so many seconds."""
 
 _NO_SEQ: Final = 0
+
+_SPILLED_TOGETHER: Final = 1024
+"""Most events of one write to the spill file."""
+
+_LOADED_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of the spill file after which a batch from it is large enough."""
+
+_SPILL_SECONDS: Final = 5.0
+"""For the last write to the spill file, and again for leaving it in order."""
 
 
 @attrs.define(eq=False)
@@ -132,7 +157,14 @@ class EventLog(metaclass=NoPublicConstructor):
     ``trio.from_thread.run_sync(log.ingest, event)``.
     """
 
-    def __init__(self, store: EventStore, settings: Settings, last_seq: int, most_offered: int) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        settings: Settings,
+        last_seq: int,
+        most_offered: int,
+        spill_file: SpillFile | None,
+    ) -> None:
         self._store = store
         self._settings = settings
         self._thread = threading.get_ident()
@@ -144,7 +176,8 @@ class EventLog(metaclass=NoPublicConstructor):
         self._interrupt: BaseException | None = None
 
         self._first_seq = last_seq + 1
-        self._last_seq = last_seq
+        self._recovered = 0 if spill_file is None else spill_file.recovered
+        self._last_seq = last_seq + self._recovered
         self._filtered = 0
         self._appends = 0
         self._failed_appends = 0
@@ -154,7 +187,9 @@ class EventLog(metaclass=NoPublicConstructor):
         self._send, self._receive = trio.open_memory_channel[PersistedEvent](self._capacity)
         self._staged = 0  # events in the channel
         self._attention = 1  # so many events in the channel are a reason to look up
-        self._buffer = RetryBuffer(settings.retry_buffer_cap)
+        self._buffer = RetryBuffer(
+            settings.retry_buffer_cap, first_seq=self._first_seq, spilled=self._recovered
+        )
         self._scheduler = Scheduler(
             batch_size=settings.batch_size, flush_interval=settings.flush_interval, retry=settings.retry
         )
@@ -165,10 +200,23 @@ class EventLog(metaclass=NoPublicConstructor):
         self._writer_scope = trio.CancelScope(shield=True)
         self._reporter_scope = trio.CancelScope(shield=True)
         self._append_scope: trio.CancelScope | None = None
-        self._running = 2  # the tasks of the log
+        self._running = 2 if spill_file is None else 3  # the tasks of the log
         self._is_done = trio.Event()
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self._flushes: dict[FlushTicket, trio.lowlevel.Task] = {}
+
+        self._spill_file = spill_file
+        # So many events in memory are a reason to write some to the spill file.
+        self._low_mark = settings.retry_buffer_cap // 2 if spill_file else settings.retry_buffer_cap
+        self._spill_alarm = _Alarm()
+        self._spiller_scope = trio.CancelScope(shield=True)
+        self._spill_the_rest = False
+        self._spiller_is_done = trio.Event()
+        self._spill_failures = 0  # in a row
+        self._spill_retry_at = -math.inf
+        self._spill_read_given_up = False
+        self._spill_is_dirty = bool(self._recovered)  # it has events, be they settled
+        self._left_in_spill = 0
 
         self._failure_log = FailureLog()
         self._report_at = math.inf
@@ -188,11 +236,14 @@ class EventLog(metaclass=NoPublicConstructor):
         pending = self._staged + buffer.pending
         return LogStatistics(
             ingested=self._last_seq - self._first_seq + 1,
+            recovered=self._recovered,
             filtered=self._filtered,
             persisted=buffer.persisted,
             duplicate=buffer.duplicate,
             lost=MappingProxyType(dict(buffer.lost)),
             pending=pending,
+            spilled=buffer.spilled,
+            spill_bytes=0 if self._spill_file is None else self._spill_file.size_bytes,
             appends=self._appends,
             failures=self._failed_appends,
             last_assigned_seq=self._last_seq,
@@ -266,7 +317,8 @@ class EventLog(metaclass=NoPublicConstructor):
           TypeError: ``through`` is no integer.
           ValueError: ``through`` is higher than any seq given out, or negative.
           trio.ClosedResourceError: the log is closed. A flush that waits when the body ends gets the
-            result of the drain.
+            result of the drain; this error if some of those events are left in the spill file.
+          StoreUnusable: with a spill file, the store can no longer take those events; they are spilled.
         """
         if through is None:
             through = self._last_seq
@@ -281,13 +333,21 @@ class EventLog(metaclass=NoPublicConstructor):
         self._absorb()
         ticket = self._buffer.issue_ticket(through)
         self._settle_flushes()
-        if ticket.outcome is None:
+        if ticket.outcome is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        elif self._fatal is not None:
+            self._buffer.withdraw_ticket(ticket)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
             self._scheduler.hurry()
             self._flush_alarm.ring_by(-math.inf)
             await self._wait_for_flush(ticket)
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        assert ticket.outcome is not None, "waited for a settled ticket"
+        if ticket.outcome is None:
+            # Only a spill file leaves tickets open: what they wait for is in it.
+            if self._fatal is not None:
+                raise self._fatal
+            msg = "flush: the event log was closed before all was stored; the rest is in its spill file"
+            raise trio.ClosedResourceError(msg)
         if ticket.outcome.count:
             raise _events_lost(ticket.outcome) from self._fatal
 
@@ -376,12 +436,15 @@ class EventLog(metaclass=NoPublicConstructor):
         if self._scheduler.is_idle:
             self._scheduler.arrived(trio.current_time())
         self._flush_alarm.ring_by(self._due())
-        if waiting + self._staged > cap:
+        total = waiting + self._staged
+        if total > self._low_mark or self._fatal is not None:
+            self._spill_alarm.ring_by(self._spill_due())
+        if total > cap:
             self._absorb()
         else:
-            # Next when a batch is full, or else when the cap is reached.
-            next_total = batch_size if waiting + self._staged < batch_size else cap + 1
-            self._attention = next_total - waiting
+            # Next when a batch is full, the low mark passed, or the cap reached.
+            marks = (batch_size, self._low_mark + 1, cap + 1)
+            self._attention = min(mark for mark in marks if mark > total) - waiting
 
     def _absorb(self) -> None:
         """Move the content of the channel into the buffer, where the cap is kept."""
@@ -420,7 +483,7 @@ class EventLog(metaclass=NoPublicConstructor):
     def _has_room(self) -> bool:
         if self._doom is not None:
             return True
-        return self._staged + self._buffer.pending < self._settings.retry_buffer_cap
+        return self._staged + self._buffer.in_memory < self._settings.retry_buffer_cap
 
     def _serve_waiters(self) -> None:
         while self._waiters and self._has_room():
@@ -448,6 +511,13 @@ class EventLog(metaclass=NoPublicConstructor):
             if (task := self._flushes.pop(ticket, None)) is not None:
                 trio.lowlevel.reschedule(task)
 
+    def _release_flushes(self) -> None:
+        """Nothing more will settle these: what they wait for stays in the spill file."""
+        while self._flushes:
+            ticket, task = self._flushes.popitem()
+            self._buffer.withdraw_ticket(ticket)
+            trio.lowlevel.reschedule(task)
+
     def _require_open(self) -> None:
         if self._is_closed:
             msg = "the event log is closed: the block of open_event_log has ended"
@@ -461,14 +531,19 @@ class EventLog(metaclass=NoPublicConstructor):
     # --- from the buffer to the store -------------------------------------------------------------
 
     def _due(self) -> float:
-        waiting = self._staged + self._buffer.waiting
-        return self._scheduler.due(waiting, awaited=self._buffer.is_awaited)
+        if self._fatal is not None:
+            return math.inf
+        available = self._buffer.available
+        if self._buffer.is_filing and not available:
+            # The oldest are on their way to the spill file; the spiller rings when they are there.
+            return math.inf
+        return self._scheduler.due(self._staged + available, awaited=self._buffer.is_awaited)
 
     @trio.lowlevel.enable_ki_protection
     async def _run(  # noqa: ASYNC910 - a task of its own, awaited by nobody
         self, work: Callable[[], Awaitable[None]], nursery_scope: trio.CancelScope
     ) -> None:
-        """One of the two tasks of the log: nothing leaves it, whatever happens in it."""
+        """One of the tasks of the log: nothing leaves it, whatever happens in it."""
         try:
             await work()
         except Exception as bug:  # noqa: BLE001 - kept, and raised from open_event_log
@@ -493,8 +568,18 @@ class EventLog(metaclass=NoPublicConstructor):
         self._reporter_scope.cancel(reason=reason)
 
     async def _run_writer(self) -> None:
-        with self._writer_scope:
-            await self._write()
+        try:
+            with self._writer_scope:
+                await self._write()
+        finally:
+            if self._spill_file is not None:
+                self._spill_the_rest = True
+                self._spill_alarm.ring_by(-math.inf)
+                with trio.move_on_after(_SPILL_SECONDS, shield=True):
+                    await self._spiller_is_done.wait()
+                self._spiller_scope.cancel(reason="the spill file took too long")
+                with trio.CancelScope(shield=True):
+                    await self._spiller_is_done.wait()
         self._give_up(LossReason.SHUTDOWN)
 
     async def _run_reporter(self) -> None:
@@ -519,11 +604,14 @@ class EventLog(metaclass=NoPublicConstructor):
             self._absorb()
             now = trio.current_time()
             due = self._due()
-            if self._is_closed and (due == math.inf or self._writer_scope.cancel_called):
+            is_over = due == math.inf and (self._fatal is not None or not self._buffer.is_filing)
+            if self._is_closed and (is_over or self._writer_scope.cancel_called):
                 # Nothing is left, or the last attempt was made, or there is no time for one.
                 return  # noqa: ASYNC910 - as above
             if now < due:
                 await self._flush_alarm.sleep_until(due)
+            elif self._buffer.must_load:
+                await self._load()
             else:
                 await self._append()
 
@@ -532,6 +620,7 @@ class EventLog(metaclass=NoPublicConstructor):
         started = trio.current_time()
         self._scheduler.taken(self._buffer.waiting, started)
         self._attention = 1
+        self._spill_alarm.ring_by(self._spill_due())
         self._appends += 1
         self._peak_batch = max(self._peak_batch, len(batch))
         error: Exception | None = None
@@ -571,6 +660,8 @@ class EventLog(metaclass=NoPublicConstructor):
         self._settle_flushes()
         self._note_losses()
         self._serve_waiters()
+        if self._spill_is_dirty and self._buffer.is_file_settled:
+            await self._forget_spilled()
 
     def _append_deadline(self) -> float:
         return self._scheduler.append_until(self._settings.append_timeout)
@@ -579,7 +670,13 @@ class EventLog(metaclass=NoPublicConstructor):
         if isinstance(error, StoreUnusable):
             self._fatal = error
             self._state = LogState.UNUSABLE
-            self._lose_everything(LossReason.UNUSABLE, in_doubt=not isinstance(error, SequenceConflict))
+            in_doubt = not isinstance(error, SequenceConflict)
+            if self._spill_file is None:
+                self._lose_everything(LossReason.UNUSABLE, in_doubt=in_doubt)
+            else:
+                self._buffer.failed(in_doubt=in_doubt)
+                self._release_flushes()
+                self._spill_alarm.ring_by(self._spill_due())
             self._tell_failure(error, batch, math.inf)
             self._report_losses()
             return
@@ -594,6 +691,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._log_foreign(error)
         self._buffer.failed()
         retry_in = self._scheduler.failed(trio.current_time())
+        self._spill_alarm.ring_by(self._spill_due())
         self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures)
 
     def _tell_failure(
@@ -626,6 +724,127 @@ class EventLog(metaclass=NoPublicConstructor):
                 self._store,
                 error=error,
             )
+
+    # --- the spill file ---------------------------------------------------------------------------
+
+    async def _run_spiller(self) -> None:
+        try:
+            with self._spiller_scope:
+                await self._spill()
+        finally:
+            self._spiller_is_done.set()
+
+    async def _spill(self) -> None:  # noqa: ASYNC910 - awaited by the spiller alone, which may be done at once
+        while True:
+            self._absorb()
+            if self._spill_the_rest and not self._buffer.has_unfiled:
+                return  # noqa: ASYNC910 - as above
+            due = self._spill_due()
+            if trio.current_time() < due:
+                await self._spill_alarm.sleep_until(due)
+            else:
+                await self._file()
+
+    def _spill_due(self) -> float:
+        """When the next write to the spill file may start."""
+        if self._spill_file is None or self._buffer.is_filing:
+            return math.inf
+        waiting = self._staged + self._buffer.waiting
+        if self._spill_the_rest:
+            wanted = True
+        elif self._fatal is not None:
+            wanted = waiting > 0
+        else:
+            # A store that is well takes them all with its next append.
+            is_behind = (
+                self._append_scope is not None or self._scheduler.failures > 0 or self._buffer.must_load
+            )
+            wanted = is_behind and waiting > self._low_mark
+        return self._spill_retry_at if wanted else math.inf
+
+    async def _file(self) -> None:  # noqa: ASYNC910 - the checkpoint is the thread's
+        """Write the oldest events that are in memory alone."""
+        assert self._spill_file is not None, "the spiller has a file"
+        events = self._buffer.start_filing(_SPILLED_TOGETHER)
+        try:
+            await _in_thread(partial(self._spill_file.append, events))
+        except (OSError, RuntimeError) as exc:  # RuntimeError: no thread is to be had
+            self._buffer.not_filed()
+            self._spill_failures += 1
+            retry_in = self._settings.retry.delay(self._spill_failures)
+            self._spill_retry_at = trio.current_time() + retry_in
+            self._tell_spill_failure(exc, len(events), retry_in)
+        else:
+            self._buffer.filed()
+            self._spill_is_dirty = True
+            self._spill_failures = 0
+            self._spill_retry_at = -math.inf
+        self._absorb()
+        self._settle_flushes()
+        self._note_losses()
+        self._serve_waiters()
+        self._flush_alarm.ring_by(self._due())
+
+    async def _load(self) -> None:
+        """Read the next batch from the spill file."""
+        assert self._spill_file is not None, "it has events"
+        try:
+            load = await _in_thread(partial(self._spill_file.read, self._most_offered, _LOADED_BYTES))
+        except (OSError, RuntimeError) as exc:
+            now = trio.current_time()
+            self._scheduler.taken(self._buffer.available, now)
+            self._tell_spill_failure(exc, 0, self._scheduler.failed(now))
+            return  # noqa: ASYNC910 - the checkpoint is the thread's
+        except trio.Cancelled:
+            self._spill_read_given_up = True
+            raise
+        is_last = load.end == self._spill_file.size_bytes and not self._buffer.is_filing
+        missing = self._buffer.loaded(load.events, is_last=is_last)
+        if missing.count:
+            self._tell(
+                SpillDamage(
+                    path=self._spill_file.path,
+                    events=missing.count,
+                    first_seq=missing.first_seq,
+                    last_seq=missing.last_seq,
+                )
+            )
+        self._settle_flushes()
+
+    async def _forget_spilled(self) -> None:  # noqa: ASYNC910 - as _file
+        """All that the spill file has is settled: make it small again."""
+        assert self._spill_file is not None, "it was written to"
+        self._spill_is_dirty = False
+        try:
+            await _in_thread(partial(self._spill_file.settle, self._spill_file.size_bytes))
+        except (OSError, RuntimeError) as exc:
+            # It goes with the next write, or at the end.
+            self._tell_spill_failure(exc, 0, math.inf)
+
+    async def _close_spill(self) -> None:  # noqa: ASYNC910 - as _file
+        """Leave the spill file to the next run, or remove it."""
+        assert self._spill_file is not None, "asked by who has one"
+        self._left_in_spill = self._buffer.spilled
+        self._release_flushes()
+        close = partial(
+            self._spill_file.close,
+            self._buffer.kept if self._left_in_spill else None,
+            is_exact=not self._spill_read_given_up,
+        )
+        with trio.move_on_after(_SPILL_SECONDS, shield=True) as scope:  # noqa: ASYNC912 - as _file
+            try:
+                await _in_thread(close)
+            except (OSError, RuntimeError) as exc:
+                self._tell_spill_failure(exc, 0, math.inf)
+        if scope.cancelled_caught:
+            late = TimeoutError(f"closing it took longer than {_SPILL_SECONDS} s")
+            self._tell_spill_failure(late, 0, math.inf)
+        if self._left_in_spill:
+            self._tell(EventsSpilled(path=self._spill_file.path, events=self._left_in_spill))
+
+    def _tell_spill_failure(self, error: Exception, events: int, retry_in: float) -> None:
+        assert self._spill_file is not None, "it failed"
+        self._tell(SpillFailure(path=self._spill_file.path, error=error, events=events, retry_in=retry_in))
 
     # --- losses and reports -----------------------------------------------------------------------
 
@@ -666,7 +885,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._is_reporting = False
         self._report_soon()
 
-    def _tell(self, report: AppendFailure | EventLoss) -> None:
+    def _tell(self, report: Report) -> None:
         if self._settings.on_failure is None:
             self._failure_log.note(report, trio.current_time())
             return
@@ -818,6 +1037,33 @@ async def _ask_last_seq(store: EventStore) -> int:
     return last_seq
 
 
+async def _in_thread(work: Callable[[], T], *, abandon: bool = True) -> T:
+    """Run ``work``, which waits for a disk.
+
+    A disk can hang like any store. Who waits for it gives up when cancelled, and the spill file itself sees
+    to it that what comes after waits for what was given up on.
+    """
+    # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
+    limiter = trio.CapacityLimiter(1)
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=abandon, limiter=limiter)
+
+
+async def _open_spill_file(settings: Settings, log_id: str | None, last_seq: int) -> SpillFile | None:
+    """Open the spill file, and let what an earlier run left in it follow the last seq of the store."""
+    if settings.spill is None:
+        await trio.lowlevel.checkpoint()
+        return None
+    # Not given up on: nobody would close it.
+    open_it = partial(SpillFile, settings.spill, log_id, settings.spill_max_bytes)
+    spill_file = await _in_thread(open_it, abandon=False)
+    if last_seq + spill_file.recovered > MAX_STORED:
+        spill_file.close((), is_exact=False)
+        msg = f"its {spill_file.recovered} events find no seq after {last_seq}"
+        raise SpillError(spill_file.path, msg)
+    spill_file.number_from(last_seq + 1)
+    return spill_file
+
+
 class _KIProtected(AbstractAsyncContextManager[T]):
     """Holds KeyboardInterrupt back while a context manager is entered and left.
 
@@ -864,6 +1110,8 @@ async def open_event_log(
     grace_period: float = 5.0,
     retry: RetryPolicy = DEFAULT_RETRY,
     on_failure: OnFailure | None = None,
+    spill: str | os.PathLike[str] | None = None,
+    spill_max_bytes: int = DEFAULT_SPILL_MAX_BYTES,
 ) -> AsyncIterator[EventLog]:
     """Open an event log on a store, for the length of an ``async with`` block.
 
@@ -873,13 +1121,17 @@ async def open_event_log(
             log.ingest(AgentEvent("worker-7", "run_started", {"run_id": "r-1"}))
 
     Tasks: the log owns a nursery with two tasks. One writes to the store, one append at a time and in the
-    order of seqs; the other reports losses. Like everything that owns a nursery, the block must not be
-    yielded out of in an async generator (unless that is a context manager itself).
+    order of seqs; the other reports losses. With ``spill`` a third writes to the spill file. Like everything
+    that owns a nursery, the block must not be yielded out of in an async generator (unless that is a context
+    manager itself).
 
-    Entering asks the store once for its last seq; that is a checkpoint, and cancellable.
+    Entering asks the store once for its last seq; that is a checkpoint, and cancellable. With ``spill`` it
+    then opens the spill file in a thread, which is not. Events that an earlier run left there get the next
+    seqs, in their order and with their ids, before the body starts, and are stored before all others.
 
     Leaving drains: it goes on until all events are stored or ``grace_period`` is over, counted from the end
-    of the body, shielded from outside cancellation. What is not stored by then is lost, and reported.
+    of the body, shielded from outside cancellation. What is not stored by then is lost, and reported; with
+    ``spill`` it is written to the spill file instead, which takes 5 s at most, and again for closing it.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
     added as a note. A store that fails in passing is no error here; events lost in the drain are, and a store
@@ -903,12 +1155,19 @@ async def open_event_log(
         the books of the log in order, and must be quick; whoever needs async work sends into a channel of
         their own. What it raises is logged and changes nothing. Without it, reports go to the logger
         ``trio_eventlog``: the first of each kind at once, then at most one every 30 seconds, the rest summed
-        up with the next and at the end.
+        up with the next and at the end. With ``spill`` there also are :class:`SpillFailure`,
+        :class:`SpillDamage` and :class:`EventsSpilled`.
+      spill: path of the spill file, made with mode 0600 if it is not there and removed when nothing is left
+        in it. While the store fails or takes long, events beyond half of ``retry_buffer_cap`` go there; so
+        does what would be lost to an unusable store or at the end. One log at a time for each file.
+      spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
     Raises:
       TypeError: an argument is of the wrong type.
       ValueError: an argument is out of range; the message names it.
-      LogBusy: another log is open on the same store object.
+      LogBusy: another log is open on the same store object, or has the spill file open.
+      SpillError: the spill file has events of another log, is no spill file, or cannot be opened, on
+        entering.
       StoreError: the store could not say its last seq, on entering.
       EventsLost: on leaving, the body succeeded but events that were pending when it ended are lost.
       StoreUnusable: on leaving, the body succeeded but the store became unusable: the error of the store
@@ -924,21 +1183,29 @@ async def open_event_log(
         grace_period=grace_period,
         retry=retry,
         on_failure=on_failure,
+        spill=spill,
+        spill_max_bytes=spill_max_bytes,
     )
-    most_offered = most_offered_to(store)
+    most_offered, log_id = most_offered_to(store), log_id_of(store)
     with _claim(store):
-        log = EventLog._create(store, settings, await _ask_last_seq(store), most_offered)
+        last_seq = await _ask_last_seq(store)
+        spill_file = await _open_spill_file(settings, log_id, last_seq)
+        log = EventLog._create(store, settings, last_seq, most_offered, spill_file)
         body_error: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(log._run, log._run_writer, nursery.cancel_scope)
                 nursery.start_soon(log._run, log._run_reporter, nursery.cancel_scope)
+                if spill_file is not None:
+                    nursery.start_soon(log._run, log._run_spiller, nursery.cancel_scope)
                 try:
                     yield log
                 except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, once the nursery is gone
                     body_error = exc
                 account = log._close()
                 interrupt = await log._join()
+                if spill_file is not None:
+                    await log._close_spill()
             log._conclude()
             log._raise_outcome(body_error, interrupt, account)
         finally:

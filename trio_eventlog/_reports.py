@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -32,6 +33,10 @@ class LossReason(StrEnum):
     BROKEN = "broken"
     """The log itself failed (:class:`EventLogBroken`)."""
 
+    DAMAGED = "damaged"
+    """Their lines in the spill file could not be read back. What they were is unknown, so that a
+    :class:`SpillDamage` reports them, and no :class:`EventLoss`."""
+
 
 class LogState(StrEnum):
     """What a log is doing."""
@@ -46,7 +51,7 @@ class LogState(StrEnum):
     """It is over; every event is stored, or was reported lost."""
 
     UNUSABLE = "unusable"
-    """Its store can no longer be written to; every further event is lost."""
+    """Its store can no longer be written to; every further event is lost, or spilled."""
 
     BROKEN = "broken"
     """It failed by a defect of its own; every further event is lost."""
@@ -113,6 +118,62 @@ class EventLoss:
 
 
 @attrs.frozen(kw_only=True)
+class SpillFailure:
+    """A write or a read of the spill file that did not succeed. It is tried again.
+
+    Its events stay in memory, or in the file; what the cap then takes is reported in an
+    :class:`EventLoss`.
+
+    Attributes:
+      path: of the spill file.
+      error: what the operating system said, or that ``spill_max_bytes`` is reached.
+      events: how many events were to be written; 0 for a read.
+      retry_in: seconds until the next attempt.
+    """
+
+    path: Path
+    error: Exception
+    events: int
+    retry_in: float
+
+
+@attrs.frozen(kw_only=True)
+class SpillDamage:
+    """Lines of the spill file that could not be read back. What they held is lost.
+
+    Attributes:
+      path: of the spill file. Once the rest of it is delivered, the file is kept beside it under a name
+        that goes on with ``.damaged-``.
+      events: how many events are lost.
+      first_seq: lowest seq that they can have had.
+      last_seq: the same and ``events - 1``.
+    """
+
+    path: Path
+    events: int
+    first_seq: int
+    last_seq: int
+
+
+@attrs.frozen(kw_only=True)
+class EventsSpilled:
+    """What a log left in its spill file when it closed: not lost, and not yet in the store. The next log
+    that is opened with that file delivers it first.
+
+    Attributes:
+      path: of the spill file.
+      events: how many events.
+    """
+
+    path: Path
+    events: int
+
+
+Report: TypeAlias = AppendFailure | EventLoss | SpillFailure | SpillDamage | EventsSpilled
+"""What ``on_failure`` is called with."""
+
+
+@attrs.frozen(kw_only=True)
 class LogStatistics:
     """A snapshot of a log's books, from :meth:`EventLog.statistics`.
 
@@ -120,7 +181,10 @@ class LogStatistics:
     """
 
     ingested: int
-    """Events that were given a seq since the log was opened."""
+    """Events that were given a seq since the log was opened, those of an earlier run included."""
+
+    recovered: int
+    """Those of them that an earlier run had left in the spill file."""
 
     filtered: int
     """Events that the filter kept out; they have no seq."""
@@ -135,7 +199,13 @@ class LogStatistics:
     """Events lost, per reason; reasons without a loss are left out. Read-only."""
 
     pending: int
-    """Events accepted and not yet settled; they are in the channel, in the buffer, or in flight."""
+    """Events accepted and not yet settled; they are in the channel, in the buffer, in flight, or spilled."""
+
+    spilled: int
+    """Those of them that are in the spill file."""
+
+    spill_bytes: int
+    """Size of the spill file in bytes; 0 without one."""
 
     appends: int
     """Calls of the store's ``append_batch`` that have begun."""

@@ -1,4 +1,4 @@
-"""What waits for the store: order, cap, losses and flush tickets.
+"""What waits for the store: order, cap, what is spilled, losses and flush tickets.
 
 Floor 1: pure. No Trio and no clock, so that a state machine can try every order of operations.
 
@@ -6,6 +6,11 @@ Events enter by :meth:`RetryBuffer.put` in ascending seq. The oldest of them lea
 (:meth:`RetryBuffer.take`), which then succeeds, fails or is partly rejected. Two facts make the rest
 simple: pending events always are, in order, the batch in flight and then those that wait; and a batch is
 always a prefix of them, so that one mark (``_offered_through``) says which ones a store has seen.
+
+With a spill file the order is: the batch in flight, events in the file, those that are being written to it,
+those that wait in memory. So the batch in flight goes to the file before anything younger, and events in
+memory are taken only once the file has none. A batch that came from the file, or went there while it was in
+flight, is *kept* in memory until it is settled, and its lines in the file are dead from then on.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter, deque
 from collections.abc import Collection
+from enum import Enum, auto
 from typing import Final
 
 import attrs
@@ -24,6 +30,14 @@ from trio_eventlog._reports import EventLoss, LossReason
 MAX_RANGES: Final = 1024
 """Most ranges of lost seqs that are kept for a flush to raise. Beyond it the oldest are merged, and what is
 merged is raised together, by the first flush that reaches any of it."""
+
+
+class _Filed(Enum):
+    """Whether the batch in flight is in the spill file."""
+
+    NO = auto()
+    ON_ITS_WAY = auto()
+    YES = auto()
 
 
 @attrs.define
@@ -112,12 +126,20 @@ class RetryBuffer:
 
     Args:
       cap: most events that wait beside the batch in flight, 1 or more. Beyond it the oldest waiting go.
+      first_seq: the lowest seq that an event may have.
+      spilled: events that are in the spill file already.
     """
 
-    def __init__(self, cap: int) -> None:
+    def __init__(self, cap: int, *, first_seq: int = 1, spilled: int = 0) -> None:
         self._cap = cap
         self._waiting: deque[PersistedEvent] = deque()
         self._in_flight: tuple[PersistedEvent, ...] = ()
+        self._in_flight_is: _Filed = _Filed.NO
+        self._kept: tuple[PersistedEvent, ...] = ()
+        self._filing: tuple[PersistedEvent, ...] | None = None
+        self._in_file = spilled
+        self._dead: set[int] = set()  # rejected, but in the file, or on their way to it
+        self._settled_through = first_seq - 1
         self._offered_through = 0
         self._tickets: list[FlushTicket] = []  # ascending by what they reach through
         self._unraised: deque[_LostRange] = deque()
@@ -138,13 +160,31 @@ class RetryBuffer:
 
     @property
     def waiting(self) -> int:
-        """Events that wait, without the batch in flight."""
-        return len(self._waiting)
+        """Events that wait in memory, without the batch in flight and one that is kept."""
+        return len(self._waiting) + len(self._filing or ())
+
+    @property
+    def available(self) -> int:
+        """Events that could be taken, now or after a read of the spill file."""
+        if not (self._kept or self._in_file) and self._filing:
+            return 0
+        return len(self._kept) + self._in_file + self.waiting
+
+    @property
+    def in_memory(self) -> int:
+        """Pending events that are not in the spill file alone."""
+        return self.waiting + len(self._kept) + len(self._in_flight)
 
     @property
     def pending(self) -> int:
-        """Events that wait, and those of the batch in flight."""
-        return len(self._waiting) + len(self._in_flight)
+        """Events that wait, wherever, and those of the batch in flight."""
+        return self.in_memory + self._in_file
+
+    @property
+    def spilled(self) -> int:
+        """Pending events that are in the spill file."""
+        filed = len(self._in_flight) if self._in_flight_is is _Filed.YES else 0
+        return self._in_file + len(self._kept) + filed
 
     # --- events come, and go out in batches -------------------------------------------------------
 
@@ -161,6 +201,13 @@ class RetryBuffer:
     def take(self, most: int) -> tuple[PersistedEvent, ...]:
         """Put the oldest events, at most ``most``, in flight as one batch. There must be none already."""
         assert not self._in_flight, "one append at a time"
+        if self._kept:
+            self._in_flight, self._kept = self._kept, ()
+            self._in_flight_is = _Filed.YES
+            return self._in_flight
+        assert not self.must_load, "what is in the file is older"
+        assert not self._filing, "what is on its way to the file is older"
+        self._in_flight_is = _Filed.NO
         count = min(most, len(self._waiting))
         self._in_flight = tuple(self._waiting.popleft() for _ in range(count))
         return self._in_flight
@@ -174,6 +221,7 @@ class RetryBuffer:
         self.persisted += len(stored)
         if stored:
             self.last_durable_seq = max(self.last_durable_seq, stored[-1])
+        self._settle_batch()
         self._in_flight = ()
 
     def failed(self, *, in_doubt: bool = True) -> None:
@@ -193,31 +241,140 @@ class RetryBuffer:
             if event.seq in seqs:
                 # Resealed as in _rejoin: the store was given it.
                 self._lose(reseal(event), LossReason.REJECTED, in_doubt=False)
-        self._in_flight = tuple(event for event in self._in_flight if event.seq not in seqs)
+                if self._in_flight_is is _Filed.ON_ITS_WAY:
+                    self._dead.add(event.seq)
+        remaining = tuple(event for event in self._in_flight if event.seq not in seqs)
+        if not remaining:
+            self._settle_batch()
+        self._in_flight = remaining
         self.failed(in_doubt=False)
 
+    def _settle_batch(self) -> None:
+        if self._in_flight:
+            self._settled_through = max(self._settled_through, self._in_flight[-1].seq)
+
     def abandon(self, reason: LossReason, *, in_doubt: bool = True) -> None:
-        """Give up everything pending.
+        """Give up everything pending, except for what is in the spill file.
+
+        What is on its way there may have arrived, and so may reach the store after all.
 
         Args:
           reason: why.
           in_doubt: whether the store may hold the batch in flight, if there is one.
         """
         self._rejoin(in_doubt=in_doubt)
+        filing, self._filing = self._filing or (), None
+        for event in filing:
+            self._lose(event, reason, in_doubt=True)
         while self._waiting:
             self._lose_oldest(reason)
 
     def _rejoin(self, *, in_doubt: bool) -> None:
-        if self._in_flight:
-            if in_doubt:
-                self._offered_through = max(self._offered_through, self._in_flight[-1].seq)
-            # What the store was given may have been changed by it; what goes on from here must not be.
-            self._waiting.extendleft(reseal(event) for event in reversed(self._in_flight))
-            self._in_flight = ()
+        if not self._in_flight:
+            return
+        if in_doubt:
+            self._offered_through = max(self._offered_through, self._in_flight[-1].seq)
+        # What the store was given may have been changed by it; what goes on from here must not be.
+        batch = tuple(reseal(event) for event in self._in_flight)
+        self._in_flight = ()
+        if self._in_flight_is is _Filed.YES:
+            self._kept = batch
+        elif self._in_flight_is is _Filed.ON_ITS_WAY:
+            assert self._filing is not None, "it is on its way"
+            self._filing = batch + self._filing
+        else:
+            self._waiting.extendleft(reversed(batch))
 
     def _trim(self) -> None:
-        while len(self._waiting) > self._cap:
+        while self._waiting and self.waiting > self._cap:
             self._lose_oldest(LossReason.CAP)
+
+    # --- the spill file ---------------------------------------------------------------------------
+
+    @property
+    def must_load(self) -> bool:
+        """Whether the oldest events are in the spill file alone."""
+        return bool(self._in_file) and not self._kept and not self._in_flight
+
+    @property
+    def kept(self) -> tuple[PersistedEvent, ...]:
+        """The oldest pending events, if they are in the file and in memory both, between two attempts."""
+        return self._kept
+
+    @property
+    def is_filing(self) -> bool:
+        """Whether events are on their way to the file."""
+        return self._filing is not None
+
+    @property
+    def has_unfiled(self) -> bool:
+        """Whether there are events that would be lost with this process."""
+        return bool(self.waiting or (self._in_flight and self._in_flight_is is not _Filed.YES))
+
+    @property
+    def is_file_settled(self) -> bool:
+        """Whether nothing that is pending is in the file, or on its way."""
+        return not self.spilled and self._filing is None
+
+    def start_filing(self, most: int) -> tuple[PersistedEvent, ...]:
+        """The oldest events that are not in the file, for it: the batch in flight, or else at most ``most``
+        of those that wait. They stay pending in memory until the outcome is told.
+        """
+        assert self._filing is None, "one write at a time"
+        if self._in_flight and self._in_flight_is is _Filed.NO:
+            self._filing = ()
+            self._in_flight_is = _Filed.ON_ITS_WAY
+            return self._in_flight
+        count = min(most, len(self._waiting))
+        self._filing = tuple(self._waiting.popleft() for _ in range(count))
+        return self._filing
+
+    def filed(self) -> None:
+        """What was on its way to the file is there, and durable."""
+        assert self._filing is not None, "something was on its way"
+        self._in_file += len(self._filing)
+        self._filing = None
+        if self._in_flight_is is _Filed.ON_ITS_WAY:
+            self._in_flight_is = _Filed.YES
+
+    def not_filed(self) -> None:
+        """The write failed: what was on its way waits again."""
+        assert self._filing is not None, "something was on its way"
+        self._waiting.extendleft(reversed(self._filing))
+        self._filing = None
+        if self._in_flight_is is _Filed.ON_ITS_WAY:
+            self._in_flight_is = _Filed.NO
+        self._trim()
+
+    def loaded(self, events: Collection[PersistedEvent], *, is_last: bool) -> LossAccount:
+        """The oldest events of the file: keep them for the next batch.
+
+        Args:
+          events: what was intact of them; dead ones are left out here.
+          is_last: whether the file has no others.
+
+        Returns:
+          What the file should still have had and did not.
+        """
+        self._kept = tuple(
+            event for event in events if event.seq > self._settled_through and event.seq not in self._dead
+        )
+        self._in_file -= len(self._kept)
+        missing = LossAccount()
+        if is_last:
+            self._dead.clear()
+            if count := self._in_file:
+                # How many is certain, which ones is not: their numbers went with them.
+                first = self._settled_through + 1
+                missing.add(first, first + count - 1, count, Counter({LossReason.DAMAGED: count}))
+                self._in_file = 0
+                self.lost.update(missing.by_reason)
+                self._keep_for_tickets(
+                    _LostRange(missing.first_seq, missing.last_seq, missing.by_reason, is_exact=False)
+                )
+                if self._final_account is not None:
+                    self._final_account.add_all(missing)
+        return missing
 
     # --- losses -----------------------------------------------------------------------------------
 
@@ -232,16 +389,19 @@ class RetryBuffer:
         if self._final_account is not None:
             self._final_account.add_one(event.seq, reason)
         if not (self._unraised and self._unraised[-1].grow(event.seq, reason)):
-            self._unraised.append(_LostRange(event.seq, event.seq, Counter({reason: 1})))
-            if len(self._unraised) > MAX_RANGES:
-                oldest, older = self._unraised.popleft(), self._unraised.popleft()
-                merged = _LostRange(
-                    min(oldest.first, older.first),
-                    max(oldest.last, older.last),
-                    oldest.reasons + older.reasons,
-                    is_exact=False,
-                )
-                self._unraised.appendleft(merged)
+            self._keep_for_tickets(_LostRange(event.seq, event.seq, Counter({reason: 1})))
+
+    def _keep_for_tickets(self, lost: _LostRange) -> None:
+        self._unraised.append(lost)
+        if len(self._unraised) > MAX_RANGES:
+            oldest, older = self._unraised.popleft(), self._unraised.popleft()
+            merged = _LostRange(
+                min(oldest.first, older.first),
+                max(oldest.last, older.last),
+                oldest.reasons + older.reasons,
+                is_exact=False,
+            )
+            self._unraised.appendleft(merged)
 
     def collect_losses(self) -> list[EventLoss]:
         """Losses not yet handed out, each event once, together where reason and doubt agree."""
@@ -278,11 +438,9 @@ class RetryBuffer:
 
     def settle(self) -> list[FlushTicket]:
         """Settle the tickets that wait for nothing any more, and return them."""
-        oldest = next(iter(self._in_flight or self._waiting), None)
+        oldest = self._oldest()
         count = (
-            len(self._tickets)
-            if oldest is None
-            else bisect.bisect_left(self._tickets, oldest.seq, key=_through)
+            len(self._tickets) if oldest is None else bisect.bisect_left(self._tickets, oldest, key=_through)
         )
         if not count:
             return []
@@ -298,6 +456,17 @@ class RetryBuffer:
             for ticket in self._tickets:
                 ticket._raised_by_others.add_all(raised)
         return settled
+
+    def _oldest(self) -> int | None:
+        """The lowest seq that may be pending."""
+        for batch in (self._in_flight, self._kept):
+            if batch:
+                return batch[0].seq
+        if self._in_file:
+            return self._settled_through + 1
+        if self._filing:
+            return self._filing[0].seq
+        return self._waiting[0].seq if self._waiting else None
 
     def _take_unraised(self, through: int, account: LossAccount) -> None:
         """Move the losses up to ``through`` into ``account``."""

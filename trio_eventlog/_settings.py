@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import attrs
 
 from trio_eventlog._events import UnifiedEvent
 from trio_eventlog._policy import RetryPolicy
-from trio_eventlog._reports import AppendFailure, EventLoss
+from trio_eventlog._reports import Report
 from trio_eventlog.abc import EventStore
 
 Filter: TypeAlias = Callable[[UnifiedEvent], bool]
-OnFailure: TypeAlias = Callable[[AppendFailure | EventLoss], object]
+OnFailure: TypeAlias = Callable[[Report], object]
 
 DEFAULT_RETRY: Final = RetryPolicy()
+
+DEFAULT_SPILL_MAX_BYTES: Final = 1024 * 1024 * 1024
 
 _MOST_OFFERED: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
 
 _MIN_FLUSH_INTERVAL: Final = 0.001
+
+_LEAST_SPILL_BYTES: Final = 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +43,8 @@ class Settings:
     grace_period: float
     retry: RetryPolicy
     on_failure: OnFailure | None
+    spill: Path | None
+    spill_max_bytes: int
 
 
 def _check_count(name: str, value: object, minimum: int) -> int:
@@ -66,6 +74,29 @@ def _check_seconds(name: str, value: object, *, zero: bool = True, infinite: boo
     return seconds
 
 
+def _check_path(name: str, value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        msg = f"{name}: expected the path of a file as str or PathLike, got {type(value).__name__}"
+        raise TypeError(msg)
+    path = os.fspath(value)
+    if not path or "\0" in path:
+        msg = f"{name}: expected the path of a file, got {path!r}"
+        raise ValueError(msg)
+    return Path(path)
+
+
+def _check_bytes(name: str, value: object, minimum: int) -> int:
+    if type(value) is not int:
+        msg = f"{name}: expected bytes as an int, got {type(value).__name__}"
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"{name}: expected {minimum} or more bytes, got {value}"
+        raise ValueError(msg)
+    return value
+
+
 def _check_callable(name: str, value: object) -> None:
     if value is not None and not callable(value):
         msg = f"{name}: expected a function or None, got {type(value).__name__}"
@@ -85,6 +116,8 @@ def check_settings(
     grace_period: float,
     retry: RetryPolicy,
     on_failure: OnFailure | None,
+    spill: str | os.PathLike[str] | None,
+    spill_max_bytes: int,
 ) -> Settings:
     _check_callable("filter", filter)
     _check_callable("on_failure", on_failure)
@@ -105,6 +138,8 @@ def check_settings(
         grace_period=_check_seconds("grace_period", grace_period),
         retry=retry,
         on_failure=on_failure,
+        spill=_check_path("spill", spill),
+        spill_max_bytes=_check_bytes("spill_max_bytes", spill_max_bytes, _LEAST_SPILL_BYTES),
     )
 
 
@@ -117,3 +152,12 @@ def most_offered_to(store: object) -> int:
     if max_batch is None:
         return _MOST_OFFERED
     return _check_count("max_batch of the store", max_batch, 1)
+
+
+def log_id_of(store: object) -> str | None:
+    """Returns what tells the log of ``store`` from all others; None if the store does not say."""
+    log_id: object = getattr(store, "log_id", None)
+    if log_id is not None and not isinstance(log_id, str):
+        msg = f"log_id of the store: expected a str, got {type(log_id).__name__}"
+        raise TypeError(msg)
+    return log_id

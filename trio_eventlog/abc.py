@@ -48,6 +48,9 @@ class EventStore(Protocol):
     appender. ``lock_timeout: float``, 0 by default: the seconds of S13 within which the lock of a process
     that was killed is gone.
 
+    ``log_id: str | None``, None by default, tells this log from every other, and is the same each time it is
+    opened. A spill file with events of one log is refused by another.
+
     Every store holds strings of 512 bytes in UTF-8, events of 64 KiB of JSON, and 32 levels of
     nesting; what goes beyond that it may reject.
     """

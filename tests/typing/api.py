@@ -20,14 +20,18 @@ from trio_eventlog import (
     EventQuery,
     EventRejected,
     EventsLost,
+    EventsSpilled,
     EventStore,
     LogState,
     LogStatistics,
     LossReason,
     ModuleEvent,
     PersistedEvent,
+    Report,
     RetryPolicy,
     SequenceConflict,
+    SpillDamage,
+    SpillFailure,
     StaleCursor,
     StoreError,
     UnifiedEvent,
@@ -126,15 +130,19 @@ def keep(event: UnifiedEvent) -> bool:
     return event.event_type != "noise"
 
 
-def on_failure(report: AppendFailure | EventLoss) -> None:
+def on_failure(report: Report) -> None:
     if isinstance(report, AppendFailure):
         assert_type(report.error, BaseException)
         assert_type(report.retry_in, float)
-    else:
+    elif isinstance(report, EventLoss):
         assert_type(report.reason, LossReason)
         assert_type(report.events, tuple[PersistedEvent, ...])
         assert_type(report.in_doubt, bool)
         assert_type(report.count, int)
+    else:
+        assert_type(report, SpillFailure | SpillDamage | EventsSpilled)
+        assert_type(report.path, Path)
+        assert_type(report.events, int)
 
 
 async def use_a_log(store: EventStore) -> None:

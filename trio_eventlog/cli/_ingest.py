@@ -24,6 +24,7 @@ from trio_eventlog import (
     LogState,
     LogStatistics,
     LossReason,
+    Report,
     StoreError,
     open_event_log,
 )
@@ -112,11 +113,14 @@ class _Tally:
         for seq in list(self._places)[: max(len(self._places) - needed, 0)]:
             del self._places[seq]
 
-    def on_failure(self, report: AppendFailure | EventLoss) -> None:
+    def on_failure(self, report: Report) -> None:
         """What the log has to tell."""
         if isinstance(report, AppendFailure):
             self._failed(report)
-            return
+        elif isinstance(report, EventLoss):
+            self._lost(report)
+
+    def _lost(self, report: EventLoss) -> None:
         self._told += report.count
         why = self._rejection if report.reason is LossReason.REJECTED else report.reason
         self._unplaced += [

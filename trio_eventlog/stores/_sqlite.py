@@ -18,6 +18,7 @@ import trio
 
 from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
+from trio_eventlog._lockfile import FileLock
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription
 from trio_eventlog._util import NoPublicConstructor
@@ -25,7 +26,6 @@ from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores._incoming import checked_top, sealed_copies
-from trio_eventlog.stores._lockfile import WriterLock
 
 T = TypeVar("T")
 
@@ -369,7 +369,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             msg = f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
             raise ValueError(msg)
         workers: list[_Worker] = []
-        lock: WriterLock | None = None
+        lock: FileLock | None = None
         try:
             if read_only:
                 place = await files.in_thread(path, partial(files.existing, path))
@@ -519,7 +519,7 @@ async def _first_run(worker: _Worker, job: Callable[[apsw.Connection], T]) -> T:
     return await worker.run(run)
 
 
-async def _close(workers: Sequence[_Worker], lock: WriterLock | None) -> None:  # noqa: ASYNC910 - with nothing open there is nothing to wait for
+async def _close(workers: Sequence[_Worker], lock: FileLock | None) -> None:  # noqa: ASYNC910 - with nothing open there is nothing to wait for
     if lock is not None and not workers:
         lock.release()
     deadline = trio.current_time() + _CLOSE_SECONDS

@@ -6,6 +6,7 @@ What reaches for a file here blocks for a moment and belongs in a worker thread.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -15,7 +16,7 @@ from typing import Final, TypeVar
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
-from trio_eventlog.stores._lockfile import WriterLock
+from trio_eventlog._lockfile import FileLock
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def existing(path: str) -> Place:
         return Place(real)
 
 
-def claim(path: str, log: str) -> tuple[Place, WriterLock]:
+def claim(path: str, log: str) -> tuple[Place, FileLock]:
     """Lock ``log`` for writing in a database, which is created if it is not there."""
     real = _real(path)
     with _creating:
@@ -111,7 +112,8 @@ def claim(path: str, log: str) -> tuple[Place, WriterLock]:
             mode = None
         # The lock first: what cannot be locked is not created.
         try:
-            lock = WriterLock.acquire(real, log, 0o600 if mode is None else mode)
+            lock_path = f"{real}.{hashlib.sha256(log.encode()).hexdigest()[:16]}.lock"
+            lock = FileLock.acquire(lock_path, f"log {log!r} in {real}", 0o600 if mode is None else mode)
         except FileNotFoundError as exc:
             msg = f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
             raise StoreUnusable(msg) from exc

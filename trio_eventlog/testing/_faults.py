@@ -23,9 +23,13 @@ from trio_eventlog import (
     EventLoss,
     EventQuery,
     EventRejected,
+    EventsSpilled,
     EventStore,
     PersistedEvent,
+    Report,
     SequenceConflict,
+    SpillDamage,
+    SpillFailure,
     StoreError,
     StoreUnusable,
 )
@@ -438,16 +442,20 @@ class FailureReports:
         """Every append that did not succeed, in the order reported."""
         self.losses: list[EventLoss] = []
         """Every loss, in the order reported."""
+        self.spill_reports: list[SpillFailure | SpillDamage | EventsSpilled] = []
+        """What there was to say of the spill file, in the order reported."""
         self.times: list[float] = []
-        """When each report of either kind came, by ``trio.current_time()``."""
+        """When each report of any kind came, by ``trio.current_time()``."""
 
-    def __call__(self, report: AppendFailure | EventLoss) -> None:
+    def __call__(self, report: Report) -> None:
         """Keep ``report``."""
         self.times.append(trio.current_time())
         if isinstance(report, AppendFailure):
             self.failures.append(report)
-        else:
+        elif isinstance(report, EventLoss):
             self.losses.append(report)
+        else:
+            self.spill_reports.append(report)
 
     def __repr__(self) -> str:
         return f"<FailureReports: {len(self.failures)} failures, {len(self.lost_seqs)} events lost>"

@@ -1,15 +1,14 @@
-"""The lock that lets one appender write to a log of a database file at a time.
+"""The lock that lets one program write to something on disk at a time. Floor 0: the standard library only.
 
-A side file locked with ``flock``, not the database itself: POSIX locks do not exclude the same
-process, and a process loses all of them on a file when it closes any handle of it. All functions here
-block for a moment and belong in a worker thread.
+A side file locked with ``flock``, not what it guards: POSIX locks do not exclude the same process, and a
+process loses all of them on a file when it closes any handle of it. All functions here block for a moment
+and belong in a worker thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import threading
 from typing import Final
@@ -17,7 +16,7 @@ from typing import Final
 from trio_eventlog._errors import LogBusy, StoreUnusable
 
 
-class WriterLock:
+class FileLock:
     """A lock that is held; it ends with :meth:`release` or with the process."""
 
     def __init__(self, path: str, fd: int) -> None:
@@ -25,14 +24,14 @@ class WriterLock:
         self._fd = fd
 
     @classmethod
-    def acquire(cls, database: str, log: str, mode: int = 0o600) -> WriterLock:
-        """Take the lock for ``log`` in the file ``database``, a real path.
+    def acquire(cls, path: str, what: str, mode: int = 0o600) -> FileLock:
+        """Take the lock.
 
         Args:
-          database: the file, which need not be there yet.
-          log: name of the log.
-          mode: permissions of the database. Whoever may write to it may lock it, as with SQLite's own
-            side files.
+          path: of the lock file, a real path; it is made if it is not there.
+          what: what it guards, for messages.
+          mode: permissions of the lock file. Whoever may write to what it guards may lock it, as with
+            SQLite's own side files.
 
         Raises:
           LogBusy: somebody holds it, in this process or another.
@@ -42,12 +41,11 @@ class WriterLock:
         try:
             import fcntl  # noqa: PLC0415 - not there on Windows
         except ImportError as exc:  # pragma: no cover - Windows
-            msg = "writing needs flock, which this platform does not have; open the log with read_only=True"
+            msg = f"{what} cannot be written: this platform does not have flock"
             raise StoreUnusable(msg) from exc
-        path = f"{database}.{hashlib.sha256(log.encode()).hexdigest()[:16]}.lock"
         with _registry.mutex:
             if path in _registry.held:
-                msg = f"log {log!r} in {database} is open for writing already, in this process"
+                msg = f"{what} is open for writing already, in this process"
                 raise LogBusy(msg)
             fd = _open(path, mode)
             try:
@@ -55,7 +53,7 @@ class WriterLock:
             except BlockingIOError:
                 by = _holder(fd)
                 os.close(fd)
-                msg = f"log {log!r} in {database} is open for writing elsewhere{by}"
+                msg = f"{what} is open for writing elsewhere{by}"
                 raise LogBusy(msg) from None
             except OSError as exc:
                 os.close(fd)
