@@ -153,6 +153,7 @@ async def test_what_is_left_is_delivered_by_the_next_run(disk, path, autojump_cl
         await log.flush()
     assert numbers(again) == list(range(1, 102))
     assert again.seqs == list(range(8, 109))
+    assert log.statistics().peak_pending >= 100
     assert not path.exists()
 
 

@@ -155,7 +155,7 @@ class RetryBuffer:
         """Events given up, per reason."""
         self.last_durable_seq = 0
         """Highest seq that the store has taken."""
-        self.peak_pending = 0
+        self.peak_pending = spilled
         """Most events that were pending at once."""
 
     @property
