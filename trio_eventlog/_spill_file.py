@@ -98,7 +98,7 @@ class SpillFile:
             try:
                 self._fd = _open(self.path)
                 try:
-                    self.recovered = self._begin()
+                    self.recovered: int = self._begin()
                 except BaseException:
                     os.close(self._fd)
                     raise
