@@ -186,12 +186,10 @@ class SpillFile:
         lines = b"".join(_line(event) for event in events)
         with self._mutex:
             dead = self._live_from - len(self._header)
-            if dead > max(_MOST_DEAD, self._end - self._live_from) or (
-                dead and self._end + len(lines) > self._max_bytes
-            ):
-                self._rewrite(())
-            elif not self._is_in_place():
-                # Removed under us: what it held is still ours.
+            is_mostly_dead = dead > max(_MOST_DEAD, self._end - self._live_from)
+            needs_room = dead and self._end + len(lines) > self._max_bytes
+            # Removed under us, what it held is still ours.
+            if is_mostly_dead or needs_room or not self._is_in_place():
                 self._rewrite(())
             if self._end + len(lines) > self._max_bytes:
                 msg = (
