@@ -1112,6 +1112,7 @@ async def test_statistics_are_a_snapshot_of_everything(autojump_clock: Clock) ->
         "lost": {},
         "recovered": 0,
         "pending": 0,
+        "pending_bytes": 0,
         "spilled": 0,
         "spill_bytes": 0,
         "appends": 0,

@@ -1,4 +1,5 @@
-"""The retry buffer: order, cap, losses and flush tickets, against a model that spells them out in lists.
+"""The retry buffer: order, bounds, losses, flush tickets and what goes through a spill file, against a model
+that spells them out in lists.
 
 No Trio and no clock anywhere: what is tested is every order of operations, not their timing.
 """
@@ -6,6 +7,7 @@ No Trio and no clock anywhere: what is tested is every order of operations, not 
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from typing import Any
 
@@ -33,7 +35,7 @@ from trio_eventlog._retry_buffer import MAX_RANGES, FlushTicket, LossAccount, Re
 
 def payload_of(seq: int) -> dict[str, Any]:
     """The payload that the event of ``seq`` was ingested with."""
-    return {"seq": seq, "nested": [seq]}
+    return {"seq": seq, "nested": [seq], "pad": "x" * (seq * 37 % 100)}
 
 
 def event(seq: int) -> PersistedEvent:
@@ -61,9 +63,19 @@ def scribble(batch: tuple[PersistedEvent, ...]) -> None:
         each.event.payload["nested"].append("scribble")
 
 
-def pending_seqs(buffer: RetryBuffer) -> list[int]:
-    """Everything pending, in the order in which it would go to the store."""
-    return seqs_of((*buffer._in_flight, *buffer._waiting))
+def memory_seqs(buffer: RetryBuffer) -> list[int]:
+    """What is pending in memory, in the order in which it would go to the store."""
+    return seqs_of((*buffer._in_flight, *buffer._kept, *(buffer._filing or ()), *buffer._waiting))
+
+
+def bytes_of(seqs: list[int]) -> int:
+    """What these events weigh, counted without the code under test."""
+    return sum(
+        len(f"id-{seq}")
+        + len("mt" if seq % 2 else "at")
+        + len(json.dumps(payload_of(seq), separators=(",", ":")))
+        for seq in seqs
+    )
 
 
 def filled(cap: int, count: int) -> RetryBuffer:
@@ -109,8 +121,15 @@ class Waiter:
 class Model:
     """What the buffer must do, from its promises, with nothing but lists and sets of seqs."""
 
-    def __init__(self, cap: int) -> None:
+    def __init__(self, cap: int, max_bytes: int) -> None:
         self.cap = cap
+        self.max_bytes = max_bytes
+        self.lines: list[int] = []  # ever written to the spill file
+        self.lines_read = 0
+        self.settled_through = 0
+        self.filed: set[int] = set()  # pending, and in the file
+        self.filing: list[int] | None = None  # on their way there
+        self.kept = 0  # so many of the pending are in the file and in memory, and not in flight
         self.seen: list[int] = []  # put or refused
         self.pending: list[int] = []
         self.flying = 0  # so many of the pending are in flight
@@ -134,16 +153,32 @@ class Model:
         self.seen.append(seq)
         self.losses.append(Loss(seq, reason, in_doubt=False))
 
+    @property
+    def waiting(self) -> list[int]:
+        """In memory alone, those on their way to the file included, and not in flight."""
+        return [seq for seq in self.pending[self.flying :] if seq not in self.filed]
+
+    @property
+    def in_memory(self) -> list[int]:
+        held = self.pending[: self.flying + self.kept]
+        return held + [seq for seq in self.waiting if seq not in held]
+
     def cut(self) -> None:
-        while len(self.pending) - self.flying > self.cap:
-            self.lose(self.pending[self.flying], LossReason.CAP)
+        while len(self.waiting) > self.cap or bytes_of(self.waiting) > self.max_bytes:
+            left = [seq for seq in self.waiting if seq not in (self.filing or ())]
+            if not left:
+                return
+            self.lose(left[0], LossReason.CAP)
 
     def lose(self, seq: int, reason: LossReason) -> None:
         self.pending.remove(seq)
+        self.filed.discard(seq)
         self.losses.append(Loss(seq, reason, in_doubt=seq in self.doubtful))
 
     def stored(self, duplicates: set[int]) -> None:
+        self.settled_through = max(self.settled_through, *self.pending[: self.flying])
         for seq in self.pending[: self.flying]:
+            self.filed.discard(seq)
             (self.duplicate if seq in duplicates else self.persisted).append(seq)
         self.pending = self.pending[self.flying :]
         self.flying = 0
@@ -151,12 +186,20 @@ class Model:
     def failed(self, *, in_doubt: bool) -> None:
         if in_doubt:
             self.doubtful |= set(self.pending[: self.flying])
-        self.flying = 0
+        self.land()
         self.cut()
+
+    def land(self) -> None:
+        if self.flying and self.pending[0] in self.filed:
+            self.kept = self.flying
+        self.flying = 0
 
     def rejected(self, seqs: set[int]) -> None:
         # The store says that it does not hold them, nor ever will.
         self.doubtful -= seqs
+        if len(seqs) == self.flying:
+            self.settled_through = max(self.settled_through, *seqs)
+        self.flying -= len(seqs)
         for seq in sorted(seqs):
             self.lose(seq, LossReason.REJECTED)
         self.failed(in_doubt=False)
@@ -164,8 +207,11 @@ class Model:
     def abandon(self, reason: LossReason, *, in_doubt: bool) -> None:
         if in_doubt:
             self.doubtful |= set(self.pending[: self.flying])
-        self.flying = 0
-        for seq in list(self.pending):
+        self.land()
+        # What is on its way to the file may reach the store from there.
+        self.doubtful |= set(self.filing or ())
+        self.filing = None
+        for seq in [seq for seq in self.pending if seq not in self.filed]:
             self.lose(seq, reason)
 
     def collect(self) -> dict[tuple[LossReason, bool], list[int]]:
@@ -176,7 +222,11 @@ class Model:
         return {group: sorted(seqs) for group, seqs in groups.items()}
 
     def settle(self) -> list[Waiter]:
-        settled = [w for w in self.waiters if not any(seq <= w.through for seq in self.pending)]
+        oldest = min(self.pending, default=self.seen[-1] + 1 if self.seen else 1)
+        if self.filed and not self.flying and not self.kept:
+            # Nobody remembers which seqs the file has; only that they come after what was settled.
+            oldest = self.settled_through + 1
+        settled = [w for w in self.waiters if w.through < oldest]
         for waiter in settled:
             self.waiters.remove(waiter)
             self.raised |= {loss.seq for loss in self.losses if loss.seq <= waiter.through}
@@ -211,10 +261,10 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     tickets: Bundle[Waiter] = Bundle("tickets")
 
-    @initialize(cap=st.integers(1, 8))
-    def open(self, cap: int) -> None:
-        self.buffer = RetryBuffer(cap)
-        self.model = Model(cap)
+    @initialize(cap=st.integers(1, 8), max_bytes=st.integers(150, 1200))
+    def open(self, cap: int, max_bytes: int) -> None:
+        self.buffer = RetryBuffer(cap, max_bytes=max_bytes)
+        self.model = Model(cap, max_bytes)
         self.last_seq = 0
         self.batch: tuple[PersistedEvent, ...] = ()
         self.offered: list[tuple[PersistedEvent, ...]] = []
@@ -242,15 +292,24 @@ class RetryBufferMachine(RuleBasedStateMachine):
     def is_in_flight(self) -> bool:
         return bool(self.batch)
 
-    @precondition(lambda self: self.model.pending and not self.is_in_flight)
+    @precondition(lambda self: self.can_take)
     @rule(most=st.integers(1, 10))
     def take(self, most: int) -> None:
+        assert self.buffer.available
         self.batch = self.buffer.take(most)
         self.offered.append(self.batch)
-        self.model.flying = min(most, len(self.model.pending))
+        self.model.flying = self.model.kept or min(most, len(self.model.pending))
+        self.model.kept = 0
 
         assert self.model.pending[: self.model.flying] == seqs_of(self.batch)
         assert_untouched(self.batch)
+
+    @property
+    def can_take(self) -> bool:
+        model = self.model
+        if self.is_in_flight or not model.pending:
+            return False
+        return bool(model.kept) or not (model.filed or model.filing)
 
     def draw_from_batch(self, data: st.DataObject, *, at_least: int) -> set[int]:
         drawn = data.draw(st.sets(st.sampled_from(seqs_of(self.batch)), min_size=at_least))
@@ -281,6 +340,60 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.buffer.rejected(seqs)
         self.model.rejected(seqs)
         self.batch = ()
+
+    # To the spill file, and back.
+
+    @precondition(lambda self: self.model.filing is None and self.buffer.has_unfiled)
+    @rule(most=st.integers(1, 10), most_bytes=st.integers(0, 600))
+    def start_filing(self, most: int, most_bytes: int) -> None:
+        model = self.model
+        chosen = model.pending[: model.flying]
+        if not chosen or chosen[0] in model.filed:
+            chosen, model.filing = [], []
+            for seq in model.waiting[:most]:
+                if bytes_of(chosen) < most_bytes:
+                    chosen.append(seq)
+            model.filing = chosen
+        else:
+            model.filing = list(chosen)
+        self.lines = seqs_of(self.buffer.start_filing(most, most_bytes))
+
+        assert chosen == self.lines
+
+    @precondition(lambda self: self.model.filing is not None)
+    @rule()
+    def filed(self) -> None:
+        # Also lines of events that were settled meanwhile.
+        self.buffer.filed()
+        model = self.model
+        assert model.filing is not None
+        model.lines += self.lines
+        on_its_way, model.filing = set(self.lines), None
+        model.filed |= on_its_way & set(model.pending)
+        if not model.flying and not model.kept:
+            model.kept = 0
+
+    @precondition(lambda self: self.model.filing is not None)
+    @rule()
+    def not_filed(self) -> None:
+        self.buffer.not_filed()
+        self.model.filing = None
+        self.model.cut()
+
+    @precondition(lambda self: self.buffer.must_load)
+    @rule(most=st.integers(1, 10))
+    def load(self, most: int) -> None:
+        model = self.model
+        assert model.filed
+        assert not model.kept
+        assert not model.flying
+        lines = model.lines[model.lines_read :][:most]
+        model.lines_read += len(lines)
+        is_last = model.lines_read == len(model.lines) and model.filing is None
+        missing = self.buffer.loaded([event(seq) for seq in lines], is_last=is_last)
+        model.kept = len([seq for seq in lines if seq in model.filed])
+
+        assert not missing.count
 
     # Seldom: after it there is nothing left to go wrong.
     @precondition(lambda self: len(self.model.pending) > self.model.cap)
@@ -357,7 +470,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
     def nothing_is_unaccounted_for(self) -> None:
         model, buffer = self.model, self.buffer
         lost = [loss.seq for loss in model.losses]
-        assert sorted(model.seen) == sorted(model.persisted + model.duplicate + pending_seqs(buffer) + lost)
+        assert sorted(model.seen) == sorted(model.persisted + model.duplicate + model.pending + lost)
         assert len(model.persisted) == buffer.persisted
         assert len(model.duplicate) == buffer.duplicate
         assert Counter(loss.reason for loss in model.losses) == buffer.lost
@@ -365,10 +478,17 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     @invariant()
     def batch_and_then_the_newest_in_order(self) -> None:
-        assert self.model.pending == pending_seqs(self.buffer)
-        assert len(self.model.pending) == self.buffer.pending
-        assert len(self.model.pending) - self.model.flying == self.buffer.waiting
-        assert self.buffer.waiting <= self.model.cap
+        model, buffer = self.model, self.buffer
+        assert model.in_memory == memory_seqs(buffer)
+        assert sorted(model.pending) == model.pending
+        assert len(model.pending) == buffer.pending
+        assert len(model.in_memory) == buffer.in_memory
+        assert len(model.waiting) == buffer.waiting
+        assert len(model.waiting) <= model.cap
+        assert bytes_of(model.waiting) == buffer.waiting_bytes <= model.max_bytes
+        assert bytes_of(model.in_memory) == buffer.bytes_in_memory
+        assert len(model.filed) == buffer.spilled
+        assert buffer.is_file_settled == (not model.filed and model.filing is None)
 
     @invariant()
     def marks_are_right(self) -> None:
@@ -392,10 +512,17 @@ class RetryBufferMachine(RuleBasedStateMachine):
         if self.is_in_flight:
             self.buffer.stored(())
             self.model.stored(set())
-        assert self.model.pending == seqs_of(self.buffer.take(len(self.model.seen)))
-        self.buffer.stored(())
-        self.model.flying = len(self.model.pending)
-        self.model.stored(set())
+        if self.model.filing is not None:
+            self.not_filed()
+        self.batch = ()
+        while self.model.pending:
+            if self.buffer.must_load:
+                self.load(10)
+                continue
+            self.take(10)
+            self.buffer.stored(())
+            self.model.stored(set())
+            self.batch = ()
         self.settle()
         assert not self.buffer.is_awaited
         self.store_scribbles()
@@ -535,11 +662,11 @@ def test_oldest_are_dropped_first(cap: int, count: int, most: int, during: int) 
     for seq in range(count + 1, count + during + 1):
         buffer.put(event(seq))
         waiting.append(seq)
-    assert batch + waiting[-cap:] == pending_seqs(buffer)
+    assert batch + waiting[-cap:] == memory_seqs(buffer)
 
     buffer.failed()
 
-    assert (batch + waiting[-cap:])[-cap:] == pending_seqs(buffer)
+    assert (batch + waiting[-cap:])[-cap:] == memory_seqs(buffer)
 
 
 @given(caps, rounds)
@@ -548,7 +675,7 @@ def test_every_event_is_accounted_for(cap: int, program: list[Round]) -> None:
     buffer = RetryBuffer(cap)
     played = play(buffer, program)
 
-    assert list(range(1, played.count + 1)) == sorted(played.stored + played.lost + pending_seqs(buffer))
+    assert list(range(1, played.count + 1)) == sorted(played.stored + played.lost + memory_seqs(buffer))
     assert played.count == buffer.persisted + buffer.duplicate + buffer.pending + buffer.lost.total()
     assert [] == buffer.collect_losses()
 

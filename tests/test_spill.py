@@ -417,7 +417,11 @@ async def test_more_events_than_seqs(disk, path):
         ({"spill": b"x"}, TypeError, "spill: expected the path"),
         ({"spill": ""}, ValueError, "spill: expected the path of a file, got ''"),
         ({"spill": "a\0b"}, ValueError, "spill: expected the path"),
-        ({"spill_max_bytes": 1.5}, TypeError, "spill_max_bytes: expected bytes as an int, got float"),
+        (
+            {"spill_max_bytes": 1.5},
+            TypeError,
+            "spill_max_bytes: expected a number of bytes as an int, got float",
+        ),
         ({"spill_max_bytes": 4095}, ValueError, "spill_max_bytes: expected 4096 or more bytes, got 4095"),
     ],
 )

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes import numbered
-from trio_eventlog import LogBusy, PersistedEvent, SpillError, _spill_file
+from trio_eventlog import LogBusy, PersistedEvent, SpillError, _spill_file, to_json
 from trio_eventlog._spill_file import SpillFile, SpillFull
 
 ALL = 10**9
@@ -76,6 +76,42 @@ def test_a_read_ends_after_so_many_bytes(path, opened):
 
     assert seqs_of(file.read(100, 2500)) == [1, 2, 3]
     assert seqs_of(file.read(100, 1)) == [4]
+
+
+def test_what_comes_out_cannot_be_changed_by_whom_it_is_given_to(path, opened):
+    """It stays text until somebody looks, and the text is what counts."""
+    file = opened(path)
+    file.append([event(1, {"n": [1]})])
+    (first,) = file.read(1, ALL).events
+    first.event.payload["n"].append("scribble")
+
+    assert to_json(first) == to_json(event(1, {"n": [1]}))
+
+
+@pytest.mark.parametrize("log_id", ["x", "a name that is much longer than null"])
+def test_a_file_begun_without_the_name_of_a_log_goes_on_with_it(path, log_id):
+    """Its first line then has another length than the one that would be written now."""
+    file = SpillFile(path, None, ALL)
+    file.append(events(1, 2, 3))
+    file.close((), is_exact=False)
+
+    file = SpillFile(path, log_id, ALL)
+    file.number_from(11)
+    first = file.read(1, ALL).events
+    file.append(events(14, 15))
+    assert seqs_of(file.read(1, ALL)) == [12]
+    file.close(file.read(1, ALL).events)
+    assert [one.id for one in first] == ["id-1"]
+
+    file = SpillFile(path, log_id, ALL)
+    file.number_from(21)
+    assert [one.id for one in file.read(9, ALL).events] == ["id-3", "id-14", "id-15"]
+    file.close(None)
+    with pytest.raises(SpillError, match="another log"):
+        again = SpillFile(path, log_id, ALL)
+        again.append(events(1))
+        again.close((), is_exact=False)
+        SpillFile(path, "other", ALL)
 
 
 @given(

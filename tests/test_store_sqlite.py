@@ -18,13 +18,16 @@ import trio.testing
 from test_stores import agent, everything
 
 from trio_eventlog import (
+    AgentEvent,
     EventQuery,
     EventRejected,
     LogBusy,
     SequenceConflict,
+    SpillError,
     StoreError,
     StoreUnusable,
     _lockfile,
+    open_event_log,
 )
 from trio_eventlog.stores import SqliteStore, _sqlite, _sqlite_files
 from trio_eventlog.stores import _sqlite_query as queries
@@ -576,6 +579,38 @@ async def test_s14_two_logs_know_nothing_of_each_other(path):
         assert [event.event.payload for event in await x.query(EventQuery())] == ["x"]
         assert "log='x' writing" in repr(x)
     assert await SqliteStore.logs(path) == ["X\0", "x"]
+
+
+async def test_s14_a_log_says_which_one_it_is(path, tmp_path):
+    """Always the same, and never what another log says; a reader writes nowhere, and need not know."""
+    async with SqliteStore.open(path) as store, SqliteStore.open(path, log="x") as other:
+        log_id = store.log_id
+        assert log_id
+        assert other.log_id not in (log_id, None)
+    async with SqliteStore.open(path) as store, SqliteStore.open(path, read_only=True) as reader:
+        assert store.log_id == log_id
+        assert reader.log_id is None
+    async with SqliteStore.open(tmp_path / "elsewhere.db") as store:
+        assert store.log_id not in (log_id, None)
+
+
+async def test_a_spill_file_knows_its_log(path, tmp_path):
+    """Events of one log never come into another."""
+    spill = tmp_path / "log.spill"
+    async with (
+        SqliteStore.open(path) as store,
+        open_event_log(store, spill=spill, grace_period=0, on_failure=lambda _report: None) as log,
+    ):
+        log.ingest(AgentEvent("worker", "step"))
+    async with SqliteStore.open(path, log="x") as other:
+        with pytest.raises(SpillError, match="events of another log"):
+            async with open_event_log(other, spill=spill):
+                pytest.fail("opened")
+    async with SqliteStore.open(path) as store, open_event_log(store, spill=spill) as log:
+        assert log.statistics().recovered == 1
+        await log.flush()
+        assert len(await log.query()) == 1
+    assert not spill.exists()
 
 
 async def test_s9_pruning_does_not_lower_the_last_seq(path):

@@ -287,6 +287,18 @@ def reseal(event: PersistedEvent) -> PersistedEvent:
     return persisted_event(event.id, event.seq, event.timestamp_ms, event.member_id, inner)
 
 
+def size_of(event: PersistedEvent) -> int:
+    """What a sealed event weighs, in bytes: payload, id, agent or module, and type, as UTF-8."""
+    inner = event.event
+    actor = inner.agent_id if isinstance(inner, AgentEvent) else inner.module
+    texts = (encoded_payload(inner), event.id, actor, inner.event_type)
+    return sum(_bytes_in(text) for text in texts)
+
+
+def _bytes_in(text: bytes | str) -> int:
+    return len(text if isinstance(text, bytes) or text.isascii() else text.encode())
+
+
 def check_envelope(envelope: EventEnvelope) -> None:
     """Check what an envelope adds to its event, as strictly as a store needs it.
 

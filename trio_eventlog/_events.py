@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from trio_eventlog._errors import CodecError
+
 MAX_U64: Final = 2**64 - 1
 """The largest integer that the wire form can carry."""
 
@@ -36,7 +38,11 @@ class _SealedPayload:
         if name == "payload":
             encoded = self._encoded
             if encoded is not None:
-                payload = json.loads(encoded)
+                try:
+                    payload = json.loads(encoded)
+                except ValueError as exc:
+                    # A store hands out what it holds, and does not look into it.
+                    raise CodecError("payload", f"not JSON, the store is damaged: {exc}") from exc
                 object.__setattr__(self, "payload", payload)
                 return payload
         elif name == "_encoded":

@@ -44,8 +44,9 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import attrs
 import trio
 
-from trio_eventlog._codec import check_envelope, give_seq, persisted_event, seal_event
+from trio_eventlog._codec import check_envelope, give_seq, persisted_event, seal_event, size_of
 from trio_eventlog._errors import (
+    CodecError,
     EventLogBroken,
     EventLogError,
     EventRejected,
@@ -82,7 +83,9 @@ from trio_eventlog._reports import (
 from trio_eventlog._retry_buffer import FlushTicket, LossAccount, RetryBuffer
 from trio_eventlog._scheduler import Scheduler
 from trio_eventlog._settings import (
+    DEFAULT_MAX_EVENT_BYTES,
     DEFAULT_RETRY,
+    DEFAULT_RETRY_BUFFER_MAX_BYTES,
     DEFAULT_SPILL_MAX_BYTES,
     Filter,
     OnFailure,
@@ -92,7 +95,7 @@ from trio_eventlog._settings import (
     most_offered_to,
 )
 from trio_eventlog._spill_file import SpillFile
-from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog._util import NoPublicConstructor, fork_count
 from trio_eventlog.abc import EventStore
 
 if TYPE_CHECKING:
@@ -109,11 +112,14 @@ _LOSS_DELAY: Final = 1.0
 
 _NO_SEQ: Final = 0
 
+_BATCHES_IN_BUFFER: Final = 8
+"""A share of ``retry_buffer_max_bytes`` as large as this is due at once, as ``batch_size`` events are."""
+
 _SPILLED_TOGETHER: Final = 1024
 """Most events of one write to the spill file."""
 
-_LOADED_BYTES: Final = 8 * 1024 * 1024
-"""Bytes of the spill file after which a batch from it is large enough."""
+_SPILLED_BYTES: Final = 8 * 1024 * 1024
+"""Bytes after which a write to the spill file, or a batch from it, is large enough."""
 
 _SPILL_SECONDS: Final = 5.0
 """For the last write to the spill file, and again for leaving it in order."""
@@ -154,7 +160,8 @@ class EventLog(metaclass=NoPublicConstructor):
     """An open event log; what :func:`open_event_log` yields.
 
     Its methods belong to the thread and the Trio run that opened it. From another thread use
-    ``trio.from_thread.run_sync(log.ingest, event)``.
+    ``trio.from_thread.run_sync(log.ingest, event)``. In a child by ``os.fork`` they raise ``RuntimeError``;
+    store, lock and spill file go on belonging to the parent.
     """
 
     def __init__(
@@ -168,6 +175,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._store = store
         self._settings = settings
         self._thread = threading.get_ident()
+        self._forks = fork_count()
         self._state = LogState.OPEN
         self._is_closed = False  # to ingest: the body has ended
         self._fatal: StoreUnusable | None = None
@@ -179,17 +187,21 @@ class EventLog(metaclass=NoPublicConstructor):
         self._recovered = 0 if spill_file is None else spill_file.recovered
         self._last_seq = last_seq + self._recovered
         self._filtered = 0
-        self._appends = 0
-        self._failed_appends = 0
-        self._peak_batch = 0
+        self._appends = self._failed_appends = self._peak_batch = 0
 
         self._capacity = max(4 * settings.batch_size, 4)
         self._send, self._receive = trio.open_memory_channel[PersistedEvent](self._capacity)
-        self._staged = 0  # events in the channel
-        self._attention = 1  # so many events in the channel are a reason to look up
+        self._staged = self._staged_bytes = 0  # events in the channel
+        # So many events in the channel, or bytes, are a reason to look up.
+        self._attention = self._attention_bytes = 1
         self._buffer = RetryBuffer(
-            settings.retry_buffer_cap, first_seq=self._first_seq, spilled=self._recovered
+            settings.retry_buffer_cap,
+            max_bytes=settings.retry_buffer_max_bytes,
+            first_seq=self._first_seq,
+            spilled=self._recovered,
         )
+        # So many bytes are due at once, or else they might meet their bound beside a store that is well.
+        self._batch_bytes = max(settings.retry_buffer_max_bytes // _BATCHES_IN_BUFFER, 1)
         self._scheduler = Scheduler(
             batch_size=settings.batch_size, flush_interval=settings.flush_interval, retry=settings.retry
         )
@@ -206,8 +218,10 @@ class EventLog(metaclass=NoPublicConstructor):
         self._flushes: dict[FlushTicket, trio.lowlevel.Task] = {}
 
         self._spill_file = spill_file
-        # So many events in memory are a reason to write some to the spill file.
-        self._low_mark = settings.retry_buffer_cap // 2 if spill_file else settings.retry_buffer_cap
+        # So many events in memory, or bytes, are a reason to write some to the spill file.
+        divisor = 1 if spill_file is None else 2
+        self._low_mark = settings.retry_buffer_cap // divisor
+        self._low_mark_bytes = settings.retry_buffer_max_bytes // divisor
         self._spill_alarm = _Alarm()
         self._spiller_scope = trio.CancelScope(shield=True)
         self._spill_the_rest = False
@@ -242,6 +256,7 @@ class EventLog(metaclass=NoPublicConstructor):
             duplicate=buffer.duplicate,
             lost=MappingProxyType(dict(buffer.lost)),
             pending=pending,
+            pending_bytes=self._staged_bytes + buffer.bytes_in_memory,
             spilled=buffer.spilled,
             spill_bytes=0 if self._spill_file is None else self._spill_file.size_bytes,
             appends=self._appends,
@@ -261,7 +276,8 @@ class EventLog(metaclass=NoPublicConstructor):
 
         The filter runs first, on the bare event. Then the event is checked and its payload encoded: what
         the caller changes later changes nothing here. Then it gets the next seq and waits for the store. If
-        more than ``retry_buffer_cap`` events wait, the oldest of them are lost, and reported.
+        more than ``retry_buffer_cap`` events or ``retry_buffer_max_bytes`` wait, the oldest of them are lost,
+        and reported.
 
         Args:
           event: an envelope, or a bare event, which gets a new id (UUIDv7) and the time of the wall clock.
@@ -272,9 +288,11 @@ class EventLog(metaclass=NoPublicConstructor):
 
         Raises:
           trio.ClosedResourceError: the block of :func:`open_event_log` has ended.
-          CodecError: the event is malformed or its payload is no JSON; the message names the field.
+          CodecError: the event is malformed, its payload is no JSON, or it is larger than
+            ``max_event_bytes``; the message names the field.
           TypeError: ``event`` is neither an envelope nor an event.
-          RuntimeError: called from another thread than the log's.
+          RuntimeError: called from another thread than the log's, or in a process that was forked from the
+            log's.
           EventLogError: the log has given out its last seq, 2**63 - 1.
           Exception: whatever the filter raises. The log goes on.
         """
@@ -282,8 +300,8 @@ class EventLog(metaclass=NoPublicConstructor):
         return None if prepared is None else self._accept(prepared)
 
     async def ingest_wait(self, event: EventEnvelope | UnifiedEvent) -> int | None:
-        """Like :meth:`ingest`, but wait while the log holds ``retry_buffer_cap`` events, so that this event
-        makes no other one fall.
+        """Like :meth:`ingest`, but wait while the log holds ``retry_buffer_cap`` events, or too many bytes
+        to take this one, so that it makes no other one fall.
 
         Waiting tasks are served in the order of their calls. Filter and encoding come before the wait, the
         seq after it. Always a checkpoint, unless it raises one of the errors below. If it is cancelled, the
@@ -380,6 +398,7 @@ class EventLog(metaclass=NoPublicConstructor):
 
     def _prepare(self, event: EventEnvelope | UnifiedEvent) -> PersistedEvent | None:
         """Filter, check and seal; the seq comes later. The filter runs in the frame of the caller."""
+        self._require_own_process()
         if threading.get_ident() != self._thread:
             msg = (
                 "an event log belongs to the thread that opened it; from another one call"
@@ -404,7 +423,12 @@ class EventLog(metaclass=NoPublicConstructor):
             event_id, timestamp_ms = envelope.event_id, envelope.timestamp_ms
             sealed = seal_event(bare, "event.")
         member_id = sealed.agent_id if isinstance(sealed, AgentEvent) else None
-        return persisted_event(event_id, _NO_SEQ, timestamp_ms, member_id, sealed)
+        prepared = persisted_event(event_id, _NO_SEQ, timestamp_ms, member_id, sealed)
+        size = size_of(prepared)
+        if size > self._settings.max_event_bytes:
+            msg = f"the event has {size:,} bytes; max_event_bytes is {self._settings.max_event_bytes:,}"
+            raise CodecError("event", msg)
+        return prepared
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, event: PersistedEvent) -> int:
@@ -425,33 +449,35 @@ class EventLog(metaclass=NoPublicConstructor):
             return seq
         self._send.send_nowait(event)
         self._staged += 1
-        if self._staged >= self._attention:
+        self._staged_bytes += size_of(event)
+        if self._staged >= self._attention or self._staged_bytes >= self._attention_bytes:
             self._look_up()
         return seq
 
     def _look_up(self) -> None:
         """The channel holds enough to do something about it."""
-        cap, batch_size = self._settings.retry_buffer_cap, self._settings.batch_size
-        waiting = self._buffer.waiting
+        settings = self._settings
+        waiting, waiting_bytes = self._buffer.waiting, self._buffer.waiting_bytes
         if self._scheduler.is_idle:
             self._scheduler.arrived(trio.current_time())
         self._flush_alarm.ring_by(self._due())
-        total = waiting + self._staged
-        if total > self._low_mark or self._fatal is not None:
-            self._spill_alarm.ring_by(self._spill_due())
-        if total > cap:
+        total, total_bytes = waiting + self._staged, waiting_bytes + self._staged_bytes
+        self._spill_alarm.ring_by(self._spill_due())
+        if total > settings.retry_buffer_cap or total_bytes > settings.retry_buffer_max_bytes:
             self._absorb()
-        else:
-            # Next when a batch is full, the low mark passed, or the cap reached.
-            marks = (batch_size, self._low_mark + 1, cap + 1)
-            self._attention = min(mark for mark in marks if mark > total) - waiting
+            return
+        # Next when a batch is full, the low mark passed, or the bound reached.
+        marks = (settings.batch_size, self._low_mark + 1, settings.retry_buffer_cap + 1)
+        self._attention = min(mark for mark in marks if mark > total) - waiting
+        marks = (self._batch_bytes, self._low_mark_bytes + 1, settings.retry_buffer_max_bytes + 1)
+        self._attention_bytes = min(mark for mark in marks if mark > total_bytes) - waiting_bytes
 
     def _absorb(self) -> None:
         """Move the content of the channel into the buffer, where the cap is kept."""
         for _ in range(self._staged):
             self._buffer.put(self._receive.receive_nowait())
-        self._staged = 0
-        self._attention = 1
+        self._staged = self._staged_bytes = 0
+        self._attention = self._attention_bytes = 1
         if self._buffer.unreported:
             self._settle_flushes()
             self._note_losses()
@@ -459,7 +485,7 @@ class EventLog(metaclass=NoPublicConstructor):
     @trio.lowlevel.enable_ki_protection
     async def _accept_when_there_is_room(self, prepared: PersistedEvent) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._waiters and self._has_room():
+        if not self._waiters and self._has_room(prepared):
             seq = self._accept(prepared)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return seq
@@ -480,13 +506,17 @@ class EventLog(metaclass=NoPublicConstructor):
             raise trio.ClosedResourceError(msg)
         return waiter.seq
 
-    def _has_room(self) -> bool:
+    def _has_room(self, event: PersistedEvent) -> bool:
         if self._doom is not None:
             return True
-        return self._staged + self._buffer.in_memory < self._settings.retry_buffer_cap
+        size = self._staged_bytes + self._buffer.bytes_in_memory + size_of(event)
+        return (
+            self._staged + self._buffer.in_memory < self._settings.retry_buffer_cap
+            and size <= self._settings.retry_buffer_max_bytes
+        )
 
     def _serve_waiters(self) -> None:
-        while self._waiters and self._has_room():
+        while self._waiters and self._has_room(next(iter(self._waiters)).event):
             waiter, _ = self._waiters.popitem(last=False)
             try:
                 waiter.seq = self._accept(waiter.event)
@@ -518,12 +548,21 @@ class EventLog(metaclass=NoPublicConstructor):
             self._buffer.withdraw_ticket(ticket)
             trio.lowlevel.reschedule(task)
 
+    def _require_own_process(self) -> None:
+        if fork_count() != self._forks:
+            msg = (
+                "an event log belongs to the process that opened it, and this one was forked from that: open"
+                " store and log anew in a trio.run of this process"
+            )
+            raise RuntimeError(msg)
+
     def _require_open(self) -> None:
         if self._is_closed:
             msg = "the event log is closed: the block of open_event_log has ended"
             raise trio.ClosedResourceError(msg)
 
     def _require_running(self, what: str) -> None:
+        self._require_own_process()
         if self._is_done.is_set():
             msg = f"{what}: the event log is closed"
             raise trio.ClosedResourceError(msg)
@@ -537,7 +576,10 @@ class EventLog(metaclass=NoPublicConstructor):
         if self._buffer.is_filing and not available:
             # The oldest are on their way to the spill file; the spiller rings when they are there.
             return math.inf
-        return self._scheduler.due(self._staged + available, awaited=self._buffer.is_awaited)
+        is_heavy = self._staged_bytes + self._buffer.bytes_in_memory >= self._batch_bytes
+        return self._scheduler.due(
+            self._staged + available, is_heavy=is_heavy, awaited=self._buffer.is_awaited
+        )
 
     @trio.lowlevel.enable_ki_protection
     async def _run(  # noqa: ASYNC910 - a task of its own, awaited by nobody
@@ -750,6 +792,7 @@ class EventLog(metaclass=NoPublicConstructor):
         if self._spill_file is None or self._buffer.is_filing:
             return math.inf
         waiting = self._staged + self._buffer.waiting
+        waiting_bytes = self._staged_bytes + self._buffer.waiting_bytes
         if self._spill_the_rest:
             wanted = True
         elif self._fatal is not None:
@@ -759,13 +802,14 @@ class EventLog(metaclass=NoPublicConstructor):
             is_behind = (
                 self._append_scope is not None or self._scheduler.failures > 0 or self._buffer.must_load
             )
-            wanted = is_behind and waiting > self._low_mark
+            is_much = waiting > self._low_mark or waiting_bytes > self._low_mark_bytes
+            wanted = is_behind and is_much
         return self._spill_retry_at if wanted else math.inf
 
     async def _file(self) -> None:  # noqa: ASYNC910 - the checkpoint is the thread's
         """Write the oldest events that are in memory alone."""
         assert self._spill_file is not None, "the spiller has a file"
-        events = self._buffer.start_filing(_SPILLED_TOGETHER)
+        events = self._buffer.start_filing(_SPILLED_TOGETHER, _SPILLED_BYTES)
         try:
             await _in_thread(partial(self._spill_file.append, events))
         except (OSError, RuntimeError) as exc:  # RuntimeError: no thread is to be had
@@ -789,7 +833,7 @@ class EventLog(metaclass=NoPublicConstructor):
         """Read the next batch from the spill file."""
         assert self._spill_file is not None, "it has events"
         try:
-            load = await _in_thread(partial(self._spill_file.read, self._most_offered, _LOADED_BYTES))
+            load = await _in_thread(partial(self._spill_file.read, self._most_offered, _SPILLED_BYTES))
         except (OSError, RuntimeError) as exc:
             now = trio.current_time()
             self._scheduler.taken(self._buffer.available, now)
@@ -1106,6 +1150,8 @@ async def open_event_log(
     batch_size: int = 64,
     flush_interval: float = 1.0,
     retry_buffer_cap: int = 4096,
+    retry_buffer_max_bytes: int = DEFAULT_RETRY_BUFFER_MAX_BYTES,
+    max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
     append_timeout: float = 30.0,
     grace_period: float = 5.0,
     retry: RetryPolicy = DEFAULT_RETRY,
@@ -1145,6 +1191,10 @@ async def open_event_log(
       flush_interval: seconds after which a flush is due for even a single event. 0 counts as a millisecond.
       retry_buffer_cap: most events that wait, beside the batch in flight; beyond it the oldest are lost. At
         least 1, and at least ``batch_size``.
+      retry_buffer_max_bytes: most bytes that they have together, counted as for ``max_event_bytes``; beyond
+        it the oldest are lost as well. An eighth of it makes a flush due. At least ``max_event_bytes``.
+      max_event_bytes: most bytes of one event: its payload as JSON, its id, its agent or module and its
+        type, in UTF-8. ``ingest`` refuses more. At least 1.
       append_timeout: seconds after which an append is cancelled and counts as failed, its outcome unknown;
         more than 0, ``math.inf`` for never.
       grace_period: seconds that the drain may take; 0 for no drain at all.
@@ -1179,6 +1229,8 @@ async def open_event_log(
         batch_size=batch_size,
         flush_interval=flush_interval,
         retry_buffer_cap=retry_buffer_cap,
+        retry_buffer_max_bytes=retry_buffer_max_bytes,
+        max_event_bytes=max_event_bytes,
         append_timeout=append_timeout,
         grace_period=grace_period,
         retry=retry,

@@ -19,7 +19,7 @@ class LossReason(StrEnum):
     """Why events were lost."""
 
     CAP = "cap"
-    """More events waited than ``retry_buffer_cap`` allows; the oldest went."""
+    """More events waited than ``retry_buffer_cap`` or ``retry_buffer_max_bytes`` allows; the oldest went."""
 
     REJECTED = "rejected"
     """The store said that it can never hold them."""
@@ -200,6 +200,9 @@ class LogStatistics:
 
     pending: int
     """Events accepted and not yet settled; they are in the channel, in the buffer, in flight, or spilled."""
+
+    pending_bytes: int
+    """Bytes of those of them that are in memory, counted as for ``max_event_bytes``."""
 
     spilled: int
     """Those of them that are in the spill file."""

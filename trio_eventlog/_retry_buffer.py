@@ -16,14 +16,15 @@ flight, is *kept* in memory until it is settled, and its lines in the file are d
 from __future__ import annotations
 
 import bisect
+import math
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import Enum, auto
 from typing import Final
 
 import attrs
 
-from trio_eventlog._codec import reseal
+from trio_eventlog._codec import reseal, size_of
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._reports import EventLoss, LossReason
 
@@ -126,13 +127,19 @@ class RetryBuffer:
 
     Args:
       cap: most events that wait beside the batch in flight, 1 or more. Beyond it the oldest waiting go.
+      max_bytes: most bytes that these have, as :func:`size_of` counts them; the same holds.
       first_seq: the lowest seq that an event may have.
       spilled: events that are in the spill file already.
     """
 
-    def __init__(self, cap: int, *, first_seq: int = 1, spilled: int = 0) -> None:
+    def __init__(
+        self, cap: int, *, max_bytes: float = math.inf, first_seq: int = 1, spilled: int = 0
+    ) -> None:
         self._cap = cap
+        self._max_bytes = max_bytes
         self._waiting: deque[PersistedEvent] = deque()
+        self._waiting_bytes = 0  # what is being filed included
+        self._batch_bytes = 0  # of what is in flight or kept, one of which there is at most
         self._in_flight: tuple[PersistedEvent, ...] = ()
         self._in_flight_is: _Filed = _Filed.NO
         self._kept: tuple[PersistedEvent, ...] = ()
@@ -164,6 +171,16 @@ class RetryBuffer:
         return len(self._waiting) + len(self._filing or ())
 
     @property
+    def waiting_bytes(self) -> int:
+        """Bytes of the events that wait in memory."""
+        return self._waiting_bytes
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Bytes of the pending events that are not in the spill file alone."""
+        return self._waiting_bytes + self._batch_bytes
+
+    @property
     def available(self) -> int:
         """Events that could be taken, now or after a read of the spill file."""
         if not (self._kept or self._in_file) and self._filing:
@@ -191,6 +208,7 @@ class RetryBuffer:
     def put(self, event: PersistedEvent) -> None:
         """Let ``event``, of a higher seq than any before it, wait. The oldest may have to go for it."""
         self._waiting.append(event)
+        self._waiting_bytes += size_of(event)
         self._trim()
         self.peak_pending = max(self.peak_pending, self.pending)
 
@@ -210,6 +228,8 @@ class RetryBuffer:
         self._in_flight_is = _Filed.NO
         count = min(most, len(self._waiting))
         self._in_flight = tuple(self._waiting.popleft() for _ in range(count))
+        self._batch_bytes = _bytes_of(self._in_flight)
+        self._waiting_bytes -= self._batch_bytes
         return self._in_flight
 
     def stored(self, duplicates: Collection[int]) -> None:
@@ -223,6 +243,7 @@ class RetryBuffer:
             self.last_durable_seq = max(self.last_durable_seq, stored[-1])
         self._settle_batch()
         self._in_flight = ()
+        self._batch_bytes = 0
 
     def failed(self, *, in_doubt: bool = True) -> None:
         """The batch in flight was not taken: it waits again, at the front, where the cap cuts.
@@ -247,6 +268,7 @@ class RetryBuffer:
         if not remaining:
             self._settle_batch()
         self._in_flight = remaining
+        self._batch_bytes = _bytes_of(remaining)
         self.failed(in_doubt=False)
 
     def _settle_batch(self) -> None:
@@ -264,6 +286,7 @@ class RetryBuffer:
         """
         self._rejoin(in_doubt=in_doubt)
         filing, self._filing = self._filing or (), None
+        self._waiting_bytes -= _bytes_of(filing)
         for event in filing:
             self._lose(event, reason, in_doubt=True)
         while self._waiting:
@@ -279,14 +302,17 @@ class RetryBuffer:
         self._in_flight = ()
         if self._in_flight_is is _Filed.YES:
             self._kept = batch
-        elif self._in_flight_is is _Filed.ON_ITS_WAY:
+            return
+        self._waiting_bytes += self._batch_bytes
+        self._batch_bytes = 0
+        if self._in_flight_is is _Filed.ON_ITS_WAY:
             assert self._filing is not None, "it is on its way"
             self._filing = batch + self._filing
         else:
             self._waiting.extendleft(reversed(batch))
 
     def _trim(self) -> None:
-        while self._waiting and self.waiting > self._cap:
+        while self._waiting and (self.waiting > self._cap or self._waiting_bytes > self._max_bytes):
             self._lose_oldest(LossReason.CAP)
 
     # --- the spill file ---------------------------------------------------------------------------
@@ -316,23 +342,30 @@ class RetryBuffer:
         """Whether nothing that is pending is in the file, or on its way."""
         return not self.spilled and self._filing is None
 
-    def start_filing(self, most: int) -> tuple[PersistedEvent, ...]:
+    def start_filing(self, most: int, most_bytes: float = math.inf) -> tuple[PersistedEvent, ...]:
         """The oldest events that are not in the file, for it: the batch in flight, or else at most ``most``
-        of those that wait. They stay pending in memory until the outcome is told.
+        of those that wait, and none after ``most_bytes``. They stay pending in memory until the outcome is
+        told.
         """
         assert self._filing is None, "one write at a time"
         if self._in_flight and self._in_flight_is is _Filed.NO:
             self._filing = ()
             self._in_flight_is = _Filed.ON_ITS_WAY
             return self._in_flight
-        count = min(most, len(self._waiting))
-        self._filing = tuple(self._waiting.popleft() for _ in range(count))
+        filing: list[PersistedEvent] = []
+        size = 0
+        while self._waiting and len(filing) < most and size < most_bytes:
+            event = self._waiting.popleft()
+            filing.append(event)
+            size += size_of(event)
+        self._filing = tuple(filing)
         return self._filing
 
     def filed(self) -> None:
         """What was on its way to the file is there, and durable."""
         assert self._filing is not None, "something was on its way"
         self._in_file += len(self._filing)
+        self._waiting_bytes -= _bytes_of(self._filing)
         self._filing = None
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             self._in_flight_is = _Filed.YES
@@ -359,6 +392,7 @@ class RetryBuffer:
         self._kept = tuple(
             event for event in events if event.seq > self._settled_through and event.seq not in self._dead
         )
+        self._batch_bytes = _bytes_of(self._kept)
         self._in_file -= len(self._kept)
         missing = LossAccount()
         if is_last:
@@ -380,6 +414,7 @@ class RetryBuffer:
 
     def _lose_oldest(self, reason: LossReason) -> None:
         event = self._waiting.popleft()
+        self._waiting_bytes -= size_of(event)
         self._lose(event, reason, in_doubt=event.seq <= self._offered_through)
 
     def _lose(self, event: PersistedEvent, reason: LossReason, *, in_doubt: bool) -> None:
@@ -487,3 +522,7 @@ def _through(ticket: FlushTicket) -> int:
 
 def _seq(event: PersistedEvent) -> int:
     return event.seq
+
+
+def _bytes_of(events: Iterable[PersistedEvent]) -> int:
+    return sum(map(size_of, events))

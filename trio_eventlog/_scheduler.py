@@ -66,18 +66,19 @@ class Scheduler:
         """An event came, the first since the last batch went."""
         self._oldest = now
 
-    def due(self, waiting: int, *, awaited: bool) -> float:
+    def due(self, waiting: int, *, awaited: bool, is_heavy: bool = False) -> float:
         """When the next append may start: a time, ``-inf`` for at once, ``inf`` for never.
 
         Args:
           waiting: events that wait.
           awaited: whether somebody waits for them to become durable.
+          is_heavy: whether they are a batch by their bytes, however few they are.
         """
         if not waiting:
             return math.inf
         if self._retry_at is not None:
             return self._retry_at
-        gathered = waiting >= self.batch_size or self._more_at_once
+        gathered = waiting >= self.batch_size or is_heavy or self._more_at_once
         if gathered or awaited or self._last_at is not None or self._oldest is None:
             return -math.inf
         return self._oldest + self.flush_interval

@@ -23,6 +23,10 @@ DEFAULT_RETRY: Final = RetryPolicy()
 
 DEFAULT_SPILL_MAX_BYTES: Final = 1024 * 1024 * 1024
 
+DEFAULT_MAX_EVENT_BYTES: Final = 1024 * 1024
+
+DEFAULT_RETRY_BUFFER_MAX_BYTES: Final = 64 * 1024 * 1024
+
 _MOST_OFFERED: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
 
@@ -39,6 +43,8 @@ class Settings:
     batch_size: int
     flush_interval: float
     retry_buffer_cap: int
+    retry_buffer_max_bytes: int
+    max_event_bytes: int
     append_timeout: float
     grace_period: float
     retry: RetryPolicy
@@ -47,12 +53,12 @@ class Settings:
     spill_max_bytes: int
 
 
-def _check_count(name: str, value: object, minimum: int) -> int:
+def _check_count(name: str, value: object, minimum: int, unit: str = "events") -> int:
     if type(value) is not int:
-        msg = f"{name}: expected a number of events as an int, got {type(value).__name__}"
+        msg = f"{name}: expected a number of {unit} as an int, got {type(value).__name__}"
         raise TypeError(msg)
     if value < minimum:
-        msg = f"{name}: expected {minimum} or more events, got {value}"
+        msg = f"{name}: expected {minimum} or more {unit}, got {value}"
         raise ValueError(msg)
     return value
 
@@ -87,16 +93,6 @@ def _check_path(name: str, value: object) -> Path | None:
     return Path(path)
 
 
-def _check_bytes(name: str, value: object, minimum: int) -> int:
-    if type(value) is not int:
-        msg = f"{name}: expected bytes as an int, got {type(value).__name__}"
-        raise TypeError(msg)
-    if value < minimum:
-        msg = f"{name}: expected {minimum} or more bytes, got {value}"
-        raise ValueError(msg)
-    return value
-
-
 def _check_callable(name: str, value: object) -> None:
     if value is not None and not callable(value):
         msg = f"{name}: expected a function or None, got {type(value).__name__}"
@@ -112,6 +108,8 @@ def check_settings(
     batch_size: int,
     flush_interval: float,
     retry_buffer_cap: int,
+    retry_buffer_max_bytes: int,
+    max_event_bytes: int,
     append_timeout: float,
     grace_period: float,
     retry: RetryPolicy,
@@ -126,6 +124,14 @@ def check_settings(
     if batch_size > retry_buffer_cap:
         msg = f"batch_size: expected at most retry_buffer_cap ({retry_buffer_cap}) events, got {batch_size}"
         raise ValueError(msg)
+    _check_count("max_event_bytes", max_event_bytes, 1, "bytes")
+    _check_count("retry_buffer_max_bytes", retry_buffer_max_bytes, 1, "bytes")
+    if max_event_bytes > retry_buffer_max_bytes:
+        msg = (
+            f"max_event_bytes: expected at most retry_buffer_max_bytes ({retry_buffer_max_bytes}), got"
+            f" {max_event_bytes}"
+        )
+        raise ValueError(msg)
     if not isinstance(retry, RetryPolicy):
         msg = f"retry: expected a RetryPolicy, got {type(retry).__name__}"
         raise TypeError(msg)
@@ -134,12 +140,14 @@ def check_settings(
         batch_size=batch_size,
         flush_interval=_check_seconds("flush_interval", flush_interval) or _MIN_FLUSH_INTERVAL,
         retry_buffer_cap=retry_buffer_cap,
+        retry_buffer_max_bytes=retry_buffer_max_bytes,
+        max_event_bytes=max_event_bytes,
         append_timeout=_check_seconds("append_timeout", append_timeout, zero=False, infinite=True),
         grace_period=_check_seconds("grace_period", grace_period),
         retry=retry,
         on_failure=on_failure,
         spill=_check_path("spill", spill),
-        spill_max_bytes=_check_bytes("spill_max_bytes", spill_max_bytes, _LEAST_SPILL_BYTES),
+        spill_max_bytes=_check_count("spill_max_bytes", spill_max_bytes, _LEAST_SPILL_BYTES, "bytes"),
     )
 
 

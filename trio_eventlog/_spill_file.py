@@ -34,10 +34,11 @@ from typing import Any, Final
 
 import attrs
 
-from trio_eventlog._codec import from_json, give_seq, to_json
+from trio_eventlog._codec import from_json, give_seq, seal_persisted, to_json
 from trio_eventlog._errors import CodecError, SpillError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._lockfile import FileLock
+from trio_eventlog._util import fork_count
 
 VERSION: Final = 1
 """Of the layout above."""
@@ -90,6 +91,7 @@ class SpillFile:
         self._log_id = log_id
         self._max_bytes = max_bytes
         self._mutex = threading.Lock()
+        self._forks = fork_count()
         self._closing = False
         self._header = _header(log_id)
         self._damaged = False
@@ -131,7 +133,7 @@ class SpillFile:
             return 0
         lines, end = _count_lines(self._fd, end_of_header)
         os.ftruncate(self._fd, end)
-        self._live_from = self._read_to = end_of_header
+        self._first = self._live_from = self._read_to = end_of_header
         self._end = end
         return lines
 
@@ -162,7 +164,7 @@ class SpillFile:
         _write(self._fd, self._header, 0)
         os.fsync(self._fd)
         _sync_directory(self.path)
-        self._live_from = self._read_to = self._end = len(self._header)
+        self._first = self._live_from = self._read_to = self._end = len(self._header)
         self._old_unread = 0
 
     @property
@@ -174,6 +176,12 @@ class SpillFile:
         """Let the events of an earlier run have new seqs, ``first_seq`` and up, line by line."""
         self._base = first_seq + self.recovered
 
+    def _require_own_process(self) -> None:
+        # Who forked this process goes on writing there, and may have held the mutex.
+        if fork_count() != self._forks:
+            msg = "the spill file belongs to the process that forked this one"
+            raise OSError(errno.EPERM, msg)
+
     # --- in and out -------------------------------------------------------------------------------
 
     def append(self, events: Sequence[PersistedEvent]) -> None:
@@ -184,8 +192,9 @@ class SpillFile:
           OSError: the write failed; nothing was written.
         """
         lines = b"".join(_line(event) for event in events)
+        self._require_own_process()
         with self._mutex:
-            dead = self._live_from - len(self._header)
+            dead = self._live_from - self._first
             is_mostly_dead = dead > max(_MOST_DEAD, self._end - self._live_from)
             needs_room = dead and self._end + len(lines) > self._max_bytes
             # Removed under us, what it held is still ours.
@@ -216,6 +225,7 @@ class SpillFile:
         Raises:
           OSError: the file cannot be read; nothing has changed.
         """
+        self._require_own_process()
         with self._mutex:
             raw, at = self._raw_lines(most, most_bytes)
             self._live_from = self._read_to
@@ -257,6 +267,7 @@ class SpillFile:
 
         Does nothing if more was written since.
         """
+        self._require_own_process()
         with self._mutex:
             if through == self._end:
                 self._forget_all()
@@ -305,7 +316,7 @@ class SpillFile:
         self._fd = fd
         self._damaged = False
         moved = len(head) - start
-        self._live_from = len(self._header)
+        self._first = self._live_from = len(self._header)
         self._read_to = max(self._read_to + moved, len(self._header))
         self._end += moved
 
@@ -316,6 +327,7 @@ class SpillFile:
           first: of the events that were read, those that are still pending; None if nothing at all is.
           is_exact: False if a read was given up on, so that nobody knows what was read.
         """
+        self._require_own_process()
         with self._mutex:
             if self._closing:
                 return
@@ -326,7 +338,7 @@ class SpillFile:
                         self.path.replace(self._name_aside())
                     elif self._is_in_place():
                         self.path.unlink()
-                elif is_exact and self._read_to > len(self._header):
+                elif is_exact and self._read_to > self._first:
                     self._rewrite(first, self._read_to)
             finally:
                 os.close(self._fd)
@@ -359,7 +371,8 @@ def _event_of(line: bytes) -> tuple[PersistedEvent | None, bool]:
         checksum, text = line[found.start() :][:8], line[found.start() + 9 :]
         if zlib.crc32(text) == int(checksum, 16):
             with contextlib.suppress(CodecError):
-                return from_json(text, PersistedEvent), found.start() == 0
+                # Sealed: its payload stays text, and what a store does to it changes nothing here.
+                return seal_persisted(from_json(text, PersistedEvent)), found.start() == 0
     return None, False
 
 

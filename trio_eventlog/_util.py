@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from inspect import get_annotations
 from types import FunctionType
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+
+class _Forks:
+    """How often this process, counted with those that it was forked from, was forked."""
+
+    count = 0
+
+    @classmethod
+    def add(cls) -> None:
+        cls.count += 1
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
+    os.register_at_fork(after_in_child=_Forks.add)
+
+
+def fork_count() -> int:
+    """A number that is another one in every child by ``os.fork``. Faster than asking for the process id."""
+    return _Forks.count
 
 
 class NoPublicConstructor(type):

@@ -310,15 +310,24 @@ class SqliteStore(metaclass=NoPublicConstructor):
       jumps while they work; use the real clock in tests.
     """
 
+    log_id: Final[str | None]
+    """Tells this log from all others, in this file and others; None in a store that is read-only."""
+
     def __init__(
-        self, place: files.Place, log: str, writer: _Worker | None, reader: _Worker, log_id: int | None
+        self,
+        place: files.Place,
+        log: str,
+        writer: _Worker | None,
+        reader: _Worker,
+        found: tuple[int, str] | None,
     ) -> None:
         self._place = place
         self._path = place.path
         self._log = log
         self._writer = writer
         self._reader = reader
-        self._log_id = log_id
+        self._number: int | None = None if found is None else found[0]
+        self.log_id = None if found is None else found[1]
 
     def __repr__(self) -> str:
         mode = "read-only" if self._writer is None else "writing"
@@ -373,19 +382,19 @@ class SqliteStore(metaclass=NoPublicConstructor):
         try:
             if read_only:
                 place = await files.in_thread(path, partial(files.existing, path))
-                log_id = None
+                found = None
             else:
                 place, claimed = await files.in_thread(path, partial(files.claim, path, log))
                 lock = claimed
                 workers.append(
                     await _Worker.start(place.path, apsw.SQLITE_OPEN_READWRITE, _NEVER, claimed.release)
                 )
-                log_id = await _first_run(
+                found = await _first_run(
                     workers[0], partial(_prepare_writer, place=place, log=log, synchronous=synchronous)
                 )
             workers.append(await _Worker.start(place.path, apsw.SQLITE_OPEN_READONLY, None, _nothing))
             await _first_run(workers[-1], partial(_prepare_reader, workers[-1].is_closing))
-            yield SqliteStore._create(place, log, None if read_only else workers[0], workers[-1], log_id)
+            yield SqliteStore._create(place, log, None if read_only else workers[0], workers[-1], found)
         finally:
             await _close(workers, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -413,7 +422,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             await self._writer.run(_nothing)
             return ()
         return await self._writer.run(
-            partial(_append, place=self._place, log_id=cast("int", self._log_id), events=copies)
+            partial(_append, place=self._place, log_id=cast("int", self._number), events=copies)
         )
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
@@ -485,9 +494,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
     def _find_log(self, db: apsw.Connection) -> int | None:
         # A reader may be there before its log is. Once found, a log keeps its number.
-        if self._log_id is None:
-            self._log_id = schema.find_log(db, self._log)
-        return self._log_id
+        if self._number is None:
+            self._number = schema.find_log(db, self._log)
+        return self._number
 
     @staticmethod
     async def logs(path: str | os.PathLike[str]) -> list[str]:
@@ -537,10 +546,10 @@ def _nothing(*_args: object) -> None:
     """A job for a connection that only waits its turn."""
 
 
-def _prepare_writer(db: apsw.Connection, place: files.Place, log: str, synchronous: str) -> int:
+def _prepare_writer(db: apsw.Connection, place: files.Place, log: str, synchronous: str) -> tuple[int, str]:
     log_id = schema.prepare_writer(db, log, synchronous)
     place.check()
-    return log_id
+    return log_id, schema.unique_id(db, log_id)
 
 
 def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None:

@@ -2,7 +2,8 @@
 
 ::
 
-    logs                      one row per log: its number, its name, the highest seq ever stored
+    logs                      one row per log: its number, its name, the highest seq ever stored, and what
+                              tells it from all other logs, in this file and others
     events_1, events_2, …     one table per log, so that appends go to the end of one b-tree
 
 ``seq`` is the rowid of an events table. Every index therefore ends in it, and what an equality on an
@@ -69,7 +70,8 @@ _REGISTRY: Final = f"""
 CREATE TABLE logs (
     log_id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    last_seq INTEGER NOT NULL
+    last_seq INTEGER NOT NULL,
+    unique_id TEXT NOT NULL
 ) STRICT;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -169,7 +171,10 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> int:
         # One file has one appender per log, but others may have made this log and gone since.
         log_id = find_log(db, log)
         if log_id is None:
-            db.execute("INSERT INTO logs (name, last_seq) VALUES (?, 0)", (log,))
+            db.execute(
+                "INSERT INTO logs (name, last_seq, unique_id) VALUES (?, 0, lower(hex(randomblob(16))))",
+                (log,),
+            )
             log_id = db.last_insert_rowid()
             db.execute(_events_table(log_id))
         db.execute("COMMIT")
@@ -202,6 +207,12 @@ def find_log(db: apsw.Connection, log: str) -> int | None:
         return None
     row = db.execute("SELECT log_id FROM logs WHERE name = ?", (log,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def unique_id(db: apsw.Connection, log_id: int) -> str:
+    """What tells the log from all other logs, in this file and others."""
+    (found,) = first_row(db, "SELECT unique_id FROM logs WHERE log_id = ?", (log_id,))
+    return str(found)
 
 
 def log_names(db: apsw.Connection) -> list[str]:

@@ -329,6 +329,12 @@ class FaultyStore:
         max_batch: int | None = getattr(self._inner, "max_batch", None)
         return max_batch
 
+    @property
+    def log_id(self) -> str | None:
+        """What tells the log of the inner store from others, None if that does not say."""
+        log_id: str | None = getattr(self._inner, "log_id", None)
+        return log_id
+
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, or do what the script says; see :meth:`EventStore.append_batch`."""
         batch = tuple(events)
