@@ -30,6 +30,7 @@ import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
+import apsw
 import attrs
 import pytest
 import trio
@@ -274,12 +275,21 @@ def test_the_table_of_checks_is_that_of_the_code():
 
 
 def test_the_table_of_driver_errors_is_that_of_the_code():
-    """Which errors of SQLite may pass."""
-    documented = re.findall(
-        r"^\| `(\w+)`.*\| `StoreError` \|$", page_text("reference/stores.md"), re.MULTILINE
-    )
+    """Each of them is there, and says which may pass."""
+    rows = re.findall(r"^\| (`.*) \| `(\w+)`[^|]*\|$", page_text("reference/stores.md"), re.MULTILINE)
+    documented = {
+        name: outcome
+        for errors, outcome in rows
+        for name in re.findall(r"`(\w+(?:Error|Abort))`", errors)
+        if outcome in ("StoreError", "StoreUnusable")
+    }
+    kinds = [MemoryError, *apsw.Error.__subclasses__()]
 
-    assert {error.__name__ for error in _sqlite._PASSING} == set(documented)
+    # All events of a batch are too large, or none is.
+    assert {kind.__name__ for kind in kinds} - set(documented) == {"TooBigError"}
+    for kind in kinds:
+        expected = type(_sqlite._store_error("log.db", kind("why"))).__name__
+        assert documented.get(kind.__name__, "StoreUnusable") == expected
 
 
 def test_every_reason_for_a_loss_is_explained():

@@ -13,9 +13,11 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 import trio
 
@@ -24,6 +26,7 @@ from trio_eventlog import (
     AppendFailure,
     EventLoss,
     EventQuery,
+    EventsLost,
     EventsSpilled,
     LossReason,
     Report,
@@ -32,6 +35,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores import _sqlite_schema as schema
 
 QUICK = RetryPolicy(initial=0.01, maximum=0.05, jitter=0)
 
@@ -303,6 +307,44 @@ def test_a_program_can_find_out_in_its_body(tmp_path: Path) -> None:
         "unusable",
         "StoreUnusable",
     ]
+
+
+# --- whatever SQLite may say ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [MemoryError, *apsw.Error.__subclasses__()])
+async def test_every_error_of_the_driver_has_an_outcome(
+    path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """What may pass is tried again, and nothing is lost; what will not ends the log, and all is reported."""
+    told, insert = Told(), schema.insert
+    errors = iter([kind("why")])
+
+    def fail_once(*arguments: Any) -> int:
+        for error in errors:
+            raise error
+        return insert(*arguments)
+
+    monkeypatch.setattr(schema, "insert", fail_once)
+    with suppress(StoreUnusable):
+        async with (
+            SqliteStore.open(path) as store,
+            open_event_log(store, on_failure=told, retry=QUICK) as log,
+        ):
+            log.ingest(numbered(1))
+            with suppress(EventsLost):
+                await log.flush()
+    async with SqliteStore.open(path, read_only=True) as store:
+        stored = [event.seq for event in await store.query(EventQuery())]
+
+    failure = await told.first(AppendFailure)
+    assert isinstance(failure.error.__cause__, kind)
+    if isinstance(failure.error, StoreUnusable):
+        assert told.losses == [(LossReason.UNUSABLE, True, [1])]
+        assert stored == []
+    else:
+        assert len(told.reports) == 1
+        assert stored == [1]
 
 
 # --- clocks ---------------------------------------------------------------------------------------
