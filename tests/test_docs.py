@@ -292,6 +292,29 @@ def test_the_table_of_driver_errors_is_that_of_the_code():
         assert documented.get(kind.__name__, "StoreUnusable") == expected
 
 
+def test_every_fault_names_a_test_that_shows_it():
+    """The last cell of each row, and nothing but rows that have one."""
+    text = page_text("explanation/what-can-go-wrong.md")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "| --- |" not in line]
+    faults = [row for row in rows if not row.startswith("| fault |")]
+
+    assert len(faults) > 40
+    for row in faults:
+        assert row.count(" | ") == 4
+        found = re.search(r"\| \[`(test_\w+)`\]\(\.\./\.\./(tests/test_\w+\.py)\) \|$", row)
+        assert found is not None, row
+        assert re.search(rf"^(?:async )?def {found[1]}\(", (ROOT / found[2]).read_text(), re.MULTILINE), row
+
+
+def test_every_threat_names_a_test():
+    text = (ROOT / "SECURITY.md").read_text()
+    named = re.findall(r"`(tests/test_\w+\.py)::(test_\w+)`", text)
+
+    assert len(named) > 8
+    for path, name in named:
+        assert re.search(rf"^(?:async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), name
+
+
 def test_every_reason_for_a_loss_is_explained():
     text = page_text("explanation/guarantees.md")
 

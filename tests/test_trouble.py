@@ -251,9 +251,7 @@ async def test_with_a_spill_file_it_costs_nothing_that_was_not_stored(
 
 
 @pytest.mark.parametrize("start", [0, 4096])
-async def test_a_damaged_database_ends_the_log_as_soon_as_sqlite_reads_the_damage(
-    path: Path, start: int
-) -> None:
+async def test_a_damaged_database_ends_the_log_once_it_is_read(path: Path, start: int) -> None:
     """If it is the header, nothing is opened; otherwise it may take until the first append."""
     told = Told()
     async with SqliteStore.open(path) as store, open_event_log(store) as log:
