@@ -343,7 +343,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     # To the spill file, and back.
 
-    @precondition(lambda self: self.model.filing is None and self.buffer.has_unfiled)
+    @precondition(lambda self: self.model.filing is None and self.buffer.unfiled)
     @rule(most=st.integers(1, 10), most_bytes=st.integers(0, 600))
     def start_filing(self, most: int, most_bytes: int) -> None:
         model = self.model
@@ -487,6 +487,9 @@ class RetryBufferMachine(RuleBasedStateMachine):
         assert len(model.waiting) <= model.cap
         assert bytes_of(model.waiting) == buffer.waiting_bytes <= model.max_bytes
         assert bytes_of(model.in_memory) == buffer.bytes_in_memory
+        unfiled = [seq for seq in model.in_memory if seq not in model.filed]
+        assert len(unfiled) == buffer.unfiled
+        assert bytes_of(unfiled) == buffer.unfiled_bytes
         assert len(model.filed) == buffer.spilled
         assert buffer.is_file_settled == (not model.filed and model.filing is None)
 

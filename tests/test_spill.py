@@ -264,6 +264,26 @@ async def test_waiting_for_room_ends_when_the_file_has_taken_some(disk, path, au
     assert log.statistics().lost == {}
 
 
+async def test_a_batch_that_is_in_the_file_takes_no_room(disk, path, autojump_clock):
+    """It cannot be lost, however long the store stays away."""
+    store = FakeStore(otherwise=fail)
+    options = {"batch_size": 5, "spill": path, "grace_period": 0, "on_failure": Reports()}
+    async with open_event_log(store, retry_buffer_cap=50, **options) as log:
+        await ingest(log, 1, 40)
+    async with open_event_log(
+        store, retry_buffer_cap=10, retry_buffer_max_bytes=2000, **options, max_event_bytes=500
+    ) as log:
+        await trio.sleep(10)
+        assert log.statistics().pending_bytes > 2000
+        with trio.fail_after(10):
+            for number in range(41, 101):
+                await log.ingest_wait(numbered(number))
+        store.otherwise = take
+        await log.flush()
+
+    assert numbers(store) == list(range(1, 101))
+
+
 async def test_rejected_events_are_not_offered_again(disk, path, autojump_clock):
     """Also when they are in the file: the next run does not meet them."""
     store, reports = FakeStore(otherwise=fail), Reports()

@@ -509,9 +509,9 @@ class EventLog(metaclass=NoPublicConstructor):
     def _has_room(self, event: PersistedEvent) -> bool:
         if self._doom is not None:
             return True
-        size = self._staged_bytes + self._buffer.bytes_in_memory + size_of(event)
+        size = self._staged_bytes + self._buffer.unfiled_bytes + size_of(event)
         return (
-            self._staged + self._buffer.in_memory < self._settings.retry_buffer_cap
+            self._staged + self._buffer.unfiled < self._settings.retry_buffer_cap
             and size <= self._settings.retry_buffer_max_bytes
         )
 
@@ -779,7 +779,7 @@ class EventLog(metaclass=NoPublicConstructor):
     async def _spill(self) -> None:  # noqa: ASYNC910 - awaited by the spiller alone, which may be done at once
         while True:
             self._absorb()
-            if self._spill_the_rest and not self._buffer.has_unfiled:
+            if self._spill_the_rest and not self._buffer.unfiled:
                 return  # noqa: ASYNC910 - as above
             due = self._spill_due()
             if trio.current_time() < due:

@@ -333,9 +333,18 @@ class RetryBuffer:
         return self._filing is not None
 
     @property
-    def has_unfiled(self) -> bool:
-        """Whether there are events that would be lost with this process."""
-        return bool(self.waiting or (self._in_flight and self._in_flight_is is not _Filed.YES))
+    def unfiled(self) -> int:
+        """Pending events that are in memory alone: they would be lost with this process, or to the cap."""
+        return self.waiting + (len(self._in_flight) if self._is_batch_unfiled else 0)
+
+    @property
+    def unfiled_bytes(self) -> int:
+        """Bytes of these."""
+        return self._waiting_bytes + (self._batch_bytes if self._is_batch_unfiled else 0)
+
+    @property
+    def _is_batch_unfiled(self) -> bool:
+        return bool(self._in_flight) and self._in_flight_is is not _Filed.YES
 
     @property
     def is_file_settled(self) -> bool:
