@@ -70,6 +70,14 @@ def harness(session: nox.Session) -> None:
 
 
 @nox.session
+def crashes(session: nox.Session) -> None:
+    """Kill processes in the middle of their work, six hundred times."""
+    install_package(session)
+    install_group(session, "tests")
+    session.run("pytest", "tests/deep_crashes.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff for style, flake8-async for the rules of structured concurrency."""
     install_group(session, "lint")

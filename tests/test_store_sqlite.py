@@ -1344,6 +1344,30 @@ async def test_the_write_ahead_log_may_come_later(path):
         place.check()
 
 
+async def test_the_write_ahead_log_may_go_while_the_store_opens(path, monkeypatch):
+    """It was left by a process that was killed, and another program, which closes the file, takes it away."""
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1)])
+        content = await trio.Path(f"{path}-wal").read_bytes()
+    await trio.Path(f"{path}-wal").write_bytes(content)
+    claim = _sqlite_files.claim
+
+    def claim_and_close_elsewhere(*arguments):
+        claimed = claim(*arguments)
+        other = apsw.Connection(str(path))
+        other.execute("SELECT * FROM logs").fetchall()
+        other.close()
+        # The number of the file would be given to the next one.
+        assert not path.with_name(f"{path.name}-wal").exists()
+        path.with_name("something else").touch()
+        return claimed
+
+    monkeypatch.setattr(_sqlite_files, "claim", claim_and_close_elsewhere)
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(2)])
+        assert [event.seq for event in await store.query(EventQuery())] == [1, 2]
+
+
 def test_a_place_that_cannot_be_looked_at():
     with pytest.raises(StoreError, match="too long") as caught:
         _sqlite_files.Place("x" * 300)

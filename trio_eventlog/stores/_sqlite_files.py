@@ -154,10 +154,14 @@ class Place:
     def __init__(self, path: str) -> None:
         self.path: Final = path
         self._known: dict[str, tuple[int, int]] = {}
-        self.check()
+        # Not yet the write-ahead log: until a connection of ours uses it, the last one of others may take it
+        # away.
+        self._check(path)
 
     def check(self) -> None:
         """See that database and write-ahead log are the files that they were. Takes a few microseconds.
+
+        The first call comes once a connection has read from the database.
 
         SQLite itself does not: it goes on with files that nobody will find again. Another way to lose
         the write-ahead log is that somebody closed a descriptor of the database in this process, and
@@ -167,16 +171,19 @@ class Place:
           StoreUnusable: they are not.
           StoreError: that cannot be told now.
         """
-        for name in (self.path, f"{self.path}-wal"):
-            found = _identity(name)
-            known = self._known.get(name)
-            if known is None:
-                # SQLite creates the write-ahead log when it is first needed.
-                if found is not None:
-                    self._known[name] = found
-            elif found != known:
-                msg = f"{name} was moved, removed or replaced while the store was open"
-                raise StoreUnusable(msg)
+        self._check(self.path)
+        self._check(f"{self.path}-wal")
+
+    def _check(self, name: str) -> None:
+        found = _identity(name)
+        known = self._known.get(name)
+        if known is None:
+            # SQLite creates the write-ahead log when it is first needed.
+            if found is not None:
+                self._known[name] = found
+        elif found != known:
+            msg = f"{name} was moved, removed or replaced while the store was open"
+            raise StoreUnusable(msg)
 
 
 def _identity(path: str) -> tuple[int, int] | None:
