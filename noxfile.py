@@ -78,6 +78,14 @@ def crashes(session: nox.Session) -> None:
 
 
 @nox.session
+def campaign(session: nox.Session) -> None:
+    """Play 100,000 steps of the fault campaign, and more."""
+    install_package(session)
+    install_group(session, "tests")
+    session.run("pytest", "--show-capture=no", "tests/deep_campaign.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff for style, flake8-async for the rules of structured concurrency."""
     install_group(session, "lint")
