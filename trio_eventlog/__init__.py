@@ -11,7 +11,7 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
   ``append_batch``
 * 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
   ``open_store`` alone knows them all
-* beside them, on the public names alone: ``cli testing __main__``
+* beside them, on the public names alone: ``cli logging testing __main__``
 """
 
 from trio_eventlog._codec import from_json as from_json

@@ -234,7 +234,7 @@ class EventLog(metaclass=NoPublicConstructor):
 
         self._failure_log = FailureLog()
         self._report_at = math.inf
-        self._is_reporting = False
+        self._is_reporting = self._is_in_on_failure = False
         self._logged_foreign_error = False
 
     # --- the public face --------------------------------------------------------------------------
@@ -243,6 +243,15 @@ class EventLog(metaclass=NoPublicConstructor):
     def store(self) -> EventStore:
         """The store that this log writes to. Available after the log is closed, too."""
         return self._store
+
+    @property
+    def is_in_on_failure(self) -> bool:
+        """Whether ``on_failure`` is being called just now, in the thread of the log.
+
+        For what turns something that the program does into events, such as a handler of log records: a report
+        that leads to an event, which is lost, which is reported, would go on for ever.
+        """
+        return self._is_in_on_failure
 
     def statistics(self) -> LogStatistics:
         """The books of this log, now. Not a checkpoint. Available after the log is closed, too."""
@@ -933,10 +942,13 @@ class EventLog(metaclass=NoPublicConstructor):
         if self._settings.on_failure is None:
             self._failure_log.note(report, trio.current_time())
             return
+        was_in_it, self._is_in_on_failure = self._is_in_on_failure, True
         try:
             self._settings.on_failure(report)
         except BaseException as exc:  # noqa: BLE001, ASYNC103 - promised: logged; it awaits nothing
             write_record(logging.ERROR, "on_failure raised; %s goes on", self, error=exc)
+        finally:
+            self._is_in_on_failure = was_in_it
 
     # --- the end ----------------------------------------------------------------------------------
 
