@@ -214,7 +214,7 @@ def test_fences_say_what_they_are(page):
         assert fence.language in known or fence.language.startswith("{"), f"{page}:{fence.line}"
 
 
-COMMANDS = ("ingest", "query", "stats", "demo", "check")
+COMMANDS = ("ingest", "query", "stats", "verify", "prune", "copy", "export", "demo", "check")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -39,6 +39,7 @@ from trio_eventlog._query import EventQuery as EventQuery
 from trio_eventlog._reports import AppendFailure as AppendFailure
 from trio_eventlog._reports import EventLoss as EventLoss
 from trio_eventlog._reports import EventsSpilled as EventsSpilled
+from trio_eventlog._reports import Finding as Finding
 from trio_eventlog._reports import LogState as LogState
 from trio_eventlog._reports import LogStatistics as LogStatistics
 from trio_eventlog._reports import LossReason as LossReason
@@ -46,6 +47,7 @@ from trio_eventlog._reports import Report as Report
 from trio_eventlog._reports import SpillDamage as SpillDamage
 from trio_eventlog._reports import SpillFailure as SpillFailure
 from trio_eventlog._reports import StoreDescription as StoreDescription
+from trio_eventlog._reports import StoreVerification as StoreVerification
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import EventStore as EventStore
 

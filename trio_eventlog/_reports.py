@@ -242,6 +242,46 @@ GAPS_SHOWN: Final = 10
 
 
 @attrs.frozen(kw_only=True)
+class Finding:
+    """Something that is wrong with a log."""
+
+    seq: int | None
+    """Of the event; None if it is not about one."""
+
+    problem: str
+    """What is wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreVerification:
+    """What was found when a log was looked over, from the ``verify`` of a store that has one."""
+
+    events: int
+    """Events looked at."""
+
+    first_seq: int | None
+    """Lowest seq among them; None if there is none."""
+
+    last_seq: int | None
+    """Highest seq among them."""
+
+    problems: int
+    """Things that are wrong; 0 for a log that is sound."""
+
+    findings: tuple[Finding, ...]
+    """The first of them."""
+
+    gaps: int
+    """Runs of seqs that hold no event, because it was lost, a duplicate, or pruned: no problem in itself."""
+
+    missing: int
+    """Seqs in all of these runs together."""
+
+    first_gaps: tuple[tuple[int, int], ...]
+    """The lowest of these runs, at most 10, each as first and last missing seq."""
+
+
+@attrs.frozen(kw_only=True)
 class StoreDescription:
     """What one log of a store holds, in numbers, from the ``describe`` of a store that has one."""
 

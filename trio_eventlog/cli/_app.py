@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
 
 import trio
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.validators import Number
+from cyclopts.validators import Number as Validated
 
 from trio_eventlog import EventsLost, StoreError
 from trio_eventlog.cli._envelopes import STDIN
-from trio_eventlog.cli._options import USAGE_STATUS, Filters, StoreUrl, opened_store
+from trio_eventlog.cli._options import USAGE_STATUS, Filters, Number, StoreUrl, Time, age, opened_store
 from trio_eventlog.cli._terminal import (
     PROGRAM,
     CommandError,
@@ -56,6 +57,44 @@ Examples:
 ```
 trio-eventlog stats --store sqlite:events.db
 trio-eventlog stats --store sqlite:events.db --json | jq .events
+```
+"""
+
+_VERIFY_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog verify --store sqlite:events.db
+trio-eventlog verify --store sqlite:events.db --no-gaps --json | jq .findings
+```
+"""
+
+_PRUNE_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog prune --store sqlite:events.db --older-than 30d --dry-run
+trio-eventlog prune --store sqlite:events.db --before 2026-07-01
+trio-eventlog prune --store 'sqlite:events.db?log=worker-3' --keep 100000
+```
+"""
+
+_COPY_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog copy --from sqlite:events.db --to sqlite:backup.db
+trio-eventlog copy --from 'sqlite:all.db?log=worker-3' --to sqlite:worker-3.db
+```
+"""
+
+_EXPORT_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog export --store sqlite:events.db | gzip > events.jsonl.gz
+trio-eventlog export --store sqlite:events.db --output events.jsonl --resume
+trio-eventlog export --store sqlite:events.db --after-seq 5000 --run-id r-1
 ```
 """
 
@@ -113,7 +152,7 @@ async def ingest(
     # A hyphen alone is a file here; what else begins with one is caught by the validator.
     *files: Annotated[str, Parameter(metavar="FILE", allow_leading_hyphen=True, validator=_no_option)],
     store: StoreUrl,
-    show_rejected: Annotated[int, Parameter(metavar="N", validator=Number(gte=0))] = 20,
+    show_rejected: Annotated[int, Parameter(metavar="N", validator=Validated(gte=0))] = 20,
 ) -> int:
     """Store envelopes: files of JSON lines, plain or gzipped.
 
@@ -155,7 +194,7 @@ async def query(*, store: StoreUrl, filters: Filters = Filters(), as_json: _Json
 async def stats(
     *,
     store: StoreUrl,
-    top: Annotated[int, Parameter(metavar="N", validator=Number(gte=0))] = 10,
+    top: Annotated[int, Parameter(metavar="N", validator=Validated(gte=0))] = 10,
     as_json: _Json = False,
 ) -> int:
     """Print what a log holds, in numbers. Reads only.
@@ -171,11 +210,113 @@ async def stats(
         return await print_statistics(opened, store, top=top, as_json=as_json)
 
 
+@app.command(help_epilogue=_VERIFY_EXAMPLES)
+async def verify(
+    *,
+    store: StoreUrl,
+    no_gaps: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+    show: Annotated[int, Parameter(metavar="N", validator=Validated(gte=0))] = 100,
+    as_json: _Json = False,
+) -> int:
+    """Look a log over: does it hold what was stored? Reads only, also while another process writes.
+
+    Checks the file's structure, each index against its table, that every event can be read, the order, that
+    no id stands twice. Exit status 1 if something is wrong. Gaps in seq are listed; they are what was lost,
+    was a duplicate, or was pruned.
+
+    Args:
+      store: Which log.
+      no_gaps: A gap is a problem, too.
+      show: How many problems to name; all are counted.
+      as_json: Print one JSON object.
+    """
+    from trio_eventlog.cli._upkeep import print_verification  # noqa: PLC0415 - as above
+
+    async with opened_store(store, read_only=True) as opened:
+        return await print_verification(opened, store, no_gaps=no_gaps, most_shown=show, as_json=as_json)
+
+
+@app.command(help_epilogue=_PRUNE_EXAMPLES)
+async def prune(
+    *,
+    store: StoreUrl,
+    before: Time = None,
+    older_than: Annotated[int | None, Parameter(converter=age, metavar="AGE")] = None,
+    keep: Number = None,
+    dry_run: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Take old events out of a log, for good. May run beside a program that writes to it.
+
+    In small transactions: after an interruption, run the same command once more. Numbering goes on as if
+    nothing had gone, and the room in the file is used again.
+
+    Args:
+      store: Which log.
+      before: Events before this time go: milliseconds since 1970, or ISO 8601.
+      older_than: Events older than this go: a number and s, m, h, d or w.
+      keep: All but so many events go, those with the highest seqs.
+      dry_run: Only say how many would go.
+    """
+    from trio_eventlog.cli import _upkeep  # noqa: PLC0415 - as above
+
+    _upkeep.check_criteria(before, older_than, keep)
+    if older_than is not None:
+        before = max(time.time_ns() // 1_000_000 - older_than, 0)
+    async with opened_store(store, read_only=True) as opened:
+        return await _upkeep.prune(opened, store, before_ms=before, keep=keep, dry_run=dry_run)
+
+
+@app.command(help_epilogue=_COPY_EXAMPLES)
+async def copy(
+    *,
+    from_: Annotated[str, Parameter(name="--from", metavar="URL")],
+    to: Annotated[str, Parameter(metavar="URL")],
+    show_rejected: Annotated[int, Parameter(metavar="N", validator=Validated(gte=0))] = 20,
+) -> int:
+    """Copy a log into another one, with the ids and seqs of its events.
+
+    Goes on after the last event that is there already: after an interruption, or when more has come, run
+    the same command once more.
+
+    Args:
+      from_: Which log. Another process may write to it meanwhile.
+      to: Where it goes: an empty log, or an earlier copy.
+      show_rejected: How many events to name that this store cannot hold; all are counted.
+    """
+    from trio_eventlog.cli import _transfer  # noqa: PLC0415 - as above
+
+    async with opened_store(from_, "--from", read_only=True) as source, opened_store(to, "--to") as target:
+        return await _transfer.copy(source, target, most_shown=show_rejected)
+
+
+@app.command(help_epilogue=_EXPORT_EXAMPLES)
+async def export(
+    *,
+    store: StoreUrl,
+    filters: Filters = Filters(),  # noqa: B008 - immutable
+    output: Annotated[str | None, Parameter(metavar="FILE")] = None,
+    resume: Annotated[bool, Parameter(negative=(), show_default=False)] = False,
+) -> int:
+    """Write events as JSON lines. Reads only, also while another process writes.
+
+    Args:
+      store: Which log.
+      filters: Which events.
+      output: A new file, for its owner alone; by default standard output.
+      resume: Go on at the end of that file; what was cut off there is written again.
+    """
+    from trio_eventlog.cli import _transfer  # noqa: PLC0415 - as above
+
+    wanted = filters.query()
+    async with opened_store(store, read_only=True) as opened:
+        return await _transfer.export(opened, wanted, output=output, resume=resume)
+
+
 @app.command(help_epilogue=_DEMO_EXAMPLES)
 async def demo(
     *,
     store: Annotated[StoreUrl | None, Parameter(show_default=False)] = None,
-    seconds: Annotated[float, Parameter(metavar="N", validator=Number(gt=0, lte=3600))] = 4.0,
+    seconds: Annotated[float, Parameter(metavar="N", validator=Validated(gt=0, lte=3600))] = 4.0,
 ) -> int:
     """Watch a small program log its work into a store that fails for a while.
 
@@ -199,9 +340,11 @@ def check(
     clause: Annotated[
         tuple[str, ...], Parameter(metavar="CLAUSE", negative=(), show_default=False, consume_multiple=False)
     ] = (),
-    budget: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 45.0,
-    op_timeout: Annotated[float, Parameter(metavar="SECONDS", validator=Number(gt=0, lte=1_000_000))] = 5.0,
-    max_examples: Annotated[int, Parameter(metavar="N", validator=Number(gte=1))] = 100,
+    budget: Annotated[float, Parameter(metavar="SECONDS", validator=Validated(gt=0, lte=1_000_000))] = 45.0,
+    op_timeout: Annotated[
+        float, Parameter(metavar="SECONDS", validator=Validated(gt=0, lte=1_000_000))
+    ] = 5.0,
+    max_examples: Annotated[int, Parameter(metavar="N", validator=Validated(gte=1))] = 100,
     seed: Annotated[int | None, Parameter(metavar="N")] = None,
 ) -> int:
     """Check a store against the contract: for those who write one.

@@ -1,4 +1,4 @@
-"""Files of envelopes, one JSON text a line, plain or compressed with gzip.
+"""Files of envelopes, or of events as stores keep them, one JSON text a line, plain or gzipped.
 
 Everything here blocks, and is called in a thread, a block of lines at a time: a thread hop for each line
 would cost more than the line.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import zlib
 from types import TracebackType
 from typing import Final, Self
 
 import attrs
 
-from trio_eventlog import CodecError, EventEnvelope, from_json
+from trio_eventlog import CodecError, EventEnvelope, PersistedEvent, from_json
 
 STDIN: Final = "-"
 
@@ -210,9 +211,26 @@ class EnvelopeFile:
             text = text.removeprefix(_BYTE_ORDER_MARK)
         if not text or text.isspace():
             return
-        content: EventEnvelope | str
-        try:
-            content = from_json(text, EventEnvelope)
-        except CodecError as exc:
-            content = str(exc)
-        lines.append(Line(self._number, size, content))
+        if _SPILL_HEADER.match(text):
+            return
+        lines.append(Line(self._number, size, _read(text)))
+
+
+_SPILL_HEADER: Final = re.compile(rb'\{"trio_eventlog": "spill"')
+_SPILLED: Final = re.compile(rb"([0-9a-f]{8}) (?=\{)")
+
+
+def _read(text: bytes) -> EventEnvelope | str:
+    """An envelope, also from an event as a store keeps it, bare or as in a spill file; or what is wrong."""
+    spilled = _SPILLED.match(text)
+    if spilled is not None:
+        text = text[spilled.end() :]
+        if zlib.crc32(text) != int(spilled[1], 16):
+            return "damaged: its checksum does not match"
+    try:
+        if spilled is not None or (b'"event_id"' not in text and b'"seq"' in text):
+            kept = from_json(text, PersistedEvent)
+            return EventEnvelope.of(kept.event, event_id=kept.id, timestamp_ms=kept.timestamp_ms)
+        return from_json(text, EventEnvelope)
+    except CodecError as exc:
+        return str(exc)

@@ -11,7 +11,6 @@ from typing import Final
 import attrs
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from trio_eventlog import (
     AppendFailure,
@@ -28,7 +27,8 @@ from trio_eventlog import (
     StoreError,
     open_event_log,
 )
-from trio_eventlog.cli._envelopes import STDIN, EnvelopeFile, Line
+from trio_eventlog.cli._envelopes import MAX_LINE, STDIN, EnvelopeFile, Line
+from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._signals import stopping_on_signals
 from trio_eventlog.cli._terminal import ReaderGone, complain, counted, error_console, is_terminal, write
 
@@ -39,7 +39,6 @@ _BYTES_PENDING: Final = 32 * 2**20
 """The log bounds how many events wait; this bounds what they weigh."""
 
 _GRACE: Final = 30.0
-_REFRESH: Final = 0.1
 
 
 @attrs.frozen
@@ -208,6 +207,7 @@ async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: i
                 store,
                 batch_size=_BATCH,
                 retry_buffer_cap=_CAP,
+                max_event_bytes=MAX_LINE,
                 grace_period=_GRACE,
                 on_failure=tally.on_failure,
             ) as log:
@@ -235,7 +235,7 @@ async def _read_files(log: EventLog, names: Sequence[str], tally: _Tally) -> Non
     files = [EnvelopeFile(name) for name in names]
     if STDIN in names and is_terminal(sys.stdin):
         complain("reading from the terminal; end with Ctrl-D", tally.console)
-    async with _progress_bar(files, log, tally):
+    async with _shown(files, log, tally):
         for file in files:
             if log.statistics().state is LogState.OPEN:
                 await _read_file(log, file, tally)
@@ -288,42 +288,15 @@ async def _flush(log: EventLog) -> None:
 
 
 @asynccontextmanager
-async def _progress_bar(files: Sequence[EnvelopeFile], log: EventLog, tally: _Tally) -> AsyncIterator[None]:
-    """Show how far we are, on a terminal. Owns a nursery there."""
-    if not tally.console.is_terminal:
-        await trio.lowlevel.checkpoint()
-        yield
-        return
+async def _shown(files: Sequence[EnvelopeFile], log: EventLog, tally: _Tally) -> AsyncIterator[None]:
+    """Show how far we are, on a terminal."""
     sizes = await trio.to_thread.run_sync(lambda: [file.size() for file in files])
     total = sum(size or 0 for size in sizes)
-    progress = Progress(
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[settled]:,} done, {task.fields[pending]:,} waiting", markup=False),
-        TimeElapsedColumn(),
-        console=tally.console,
-        # Its thread would write to the terminal at the same time as we do.
-        auto_refresh=False,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        transient=True,
-    )
-    bar = progress.add_task("", total=total if total and None not in sizes else None, settled=0, pending=0)
 
-    def refresh() -> None:
+    def state() -> tuple[float, str]:
         statistics = log.statistics()
         settled = statistics.ingested - statistics.pending + tally.rejected
-        progress.update(bar, completed=tally.position, settled=settled, pending=statistics.pending)
-        progress.refresh()
+        return tally.position, f"{settled:,} done, {statistics.pending:,} waiting"
 
-    async def keep_fresh() -> None:
-        while True:
-            refresh()
-            await trio.sleep(_REFRESH)
-
-    with progress:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_fresh)
-            yield
-            nursery.cancel_scope.cancel(reason="nothing is left to show")
-        refresh()
+    async with progress_bar(tally.console, total if total and None not in sizes else None, state):
+        yield

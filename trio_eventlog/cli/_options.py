@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,8 +35,10 @@ StoreUrl: TypeAlias = Annotated[
 
 
 @asynccontextmanager
-async def opened_store(url: str, *, read_only: bool = False) -> AsyncIterator[EventStore]:
-    """Open the store of the option ``--store``.
+async def opened_store(
+    url: str, option: str = "--store", *, read_only: bool = False
+) -> AsyncIterator[EventStore]:
+    """Open the store of an option.
 
     Raises:
       CommandError: the URL is malformed.
@@ -46,7 +49,7 @@ async def opened_store(url: str, *, read_only: bool = False) -> AsyncIterator[Ev
             store = await stack.enter_async_context(open_store(url, read_only=read_only))
         except ValueError as exc:
             # Only from opening: a ValueError of the body is a bug, not a URL.
-            msg = f"--store: {exc}"
+            msg = f"{option}: {exc}"
             raise CommandError(msg, USAGE_STATUS) from exc
         yield store
 
@@ -108,8 +111,21 @@ def _number(_type: Any, tokens: Sequence[Token]) -> int:
     return int(text)
 
 
-_Time: TypeAlias = Annotated[int | None, Parameter(converter=_time, metavar="TIME")]
-_Number: TypeAlias = Annotated[int | None, Parameter(converter=_number, metavar="N")]
+_AGE: Final = re.compile(r"(\d{1,9})([smhdw])")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def age(_type: Any, tokens: Sequence[Token]) -> int:
+    """Milliseconds, from a number and a unit."""
+    found = _AGE.fullmatch(tokens[0].value.strip())
+    if found is None:
+        msg = f"{tokens[0].value!a} is no age; write a number and s, m, h, d or w, such as 90m, 12h or 30d"
+        raise ValueError(msg)
+    return int(found[1]) * _UNITS[found[2]] * 1000
+
+
+Time: TypeAlias = Annotated[int | None, Parameter(converter=_time, metavar="TIME")]
+Number: TypeAlias = Annotated[int | None, Parameter(converter=_number, metavar="N")]
 _Text: TypeAlias = Annotated[str | None, Parameter(metavar="TEXT")]
 
 
@@ -118,10 +134,10 @@ _Text: TypeAlias = Annotated[str | None, Parameter(metavar="TEXT")]
 class Filters:
     """The fields of :class:`EventQuery` as options; those given must all hold."""
 
-    since: Annotated[_Time, Parameter(name=("--since", "--since-ms"))] = None
+    since: Annotated[Time, Parameter(name=("--since", "--since-ms"))] = None
     """Events of this time or later: milliseconds since 1970, or ISO 8601 (UTC unless it has an offset)."""
 
-    until: Annotated[_Time, Parameter(name=("--until", "--until-ms"))] = None
+    until: Annotated[Time, Parameter(name=("--until", "--until-ms"))] = None
     """Events before this time."""
 
     member_id: _Text = None
@@ -144,10 +160,10 @@ class Filters:
     ] = ()
     """Events of this type; give it several times for any of several types."""
 
-    after_seq: _Number = None
+    after_seq: Number = None
     """Events with a higher seq: the cursor for reading on."""
 
-    limit: _Number = None
+    limit: Number = None
     """At most so many events, those with the lowest seqs."""
 
     def query(self) -> EventQuery:

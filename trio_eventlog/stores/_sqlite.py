@@ -17,14 +17,15 @@ import apsw.aio
 import trio
 
 from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
-from trio_eventlog._events import PersistedEvent
+from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog._query import EventQuery
-from trio_eventlog._reports import StoreDescription
+from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
+from trio_eventlog.stores import _sqlite_upkeep as upkeep
 from trio_eventlog.stores._incoming import checked_top, sealed_copies
 
 T = TypeVar("T")
@@ -498,6 +499,92 @@ class SqliteStore(metaclass=NoPublicConstructor):
             self._number = schema.find_log(db, self._log)
         return self._number
 
+    async def verify(
+        self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
+    ) -> StoreVerification:
+        """Look the log over: does it hold what was stored, and nothing else?
+
+        SQLite's own check of the log's table and of its indexes; each event can be read, its columns agree
+        with its payload, seqs ascend, ids stand once, and the log's highest seq is not below that of an
+        event. A program may write meanwhile.
+
+        A checkpoint. Cancelled, it raises at once, and what runs is stopped.
+
+        Args:
+          most_findings: most problems that are named, 0 or more; all are counted.
+          on_progress: called with a seq now and then; all up to it were looked at.
+
+        Raises:
+          StoreError: the file cannot be read now.
+          StoreUnusable: the store is closed, or the file is damaged so badly that nothing can be said of it.
+        """
+        await trio.lowlevel.checkpoint()
+        log_id = await self._reader.run(self._find_log)
+        verifier = upkeep.Verifier(log_id or 0, most_findings)
+        if log_id is None:
+            return verifier.result()
+        await self._reader.run(verifier.check_structure)
+        while (seq := await self._reader.run(verifier.check_page)) is not None:
+            if on_progress is not None:
+                on_progress(seq)
+        await self._reader.run(verifier.check_ids)
+        await self._reader.run(verifier.check_end)
+        return verifier.result()
+
+    async def prune(
+        self,
+        *,
+        before_ms: int | None = None,
+        keep: int | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int:
+        """Take old events out of a log, for good. ``last_seq`` stays what it was.
+
+        In transactions of 1,000 events, through a connection of its own, beside whoever writes to the log: an
+        append waits for one of them at most. Events that come meanwhile stay. The file does not shrink; new
+        events take the room. Also in a store that was opened read-only, which means that it does not append.
+
+        A checkpoint. Cancelled, it stops between two transactions or finishes the one that runs; what is gone
+        is gone, and calling it again goes on.
+
+        Args:
+          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
+          keep: all but so many events, those with the highest seqs, go; 0 or more.
+          dry_run: only count them.
+          on_progress: called with how many are gone, and how many there were, after each transaction.
+
+        Returns:
+          How many events went, or would go.
+
+        Raises:
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+          StoreUnusable: the store is closed, or the file is damaged or may not be written.
+          StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
+        """
+        _check_criteria(before_ms, keep)
+        await trio.lowlevel.checkpoint()
+        log_id = await self._reader.run(self._find_log)
+        if log_id is None:
+            return 0
+        workers: list[_Worker] = []
+        try:
+            workers.append(await _Worker.start(self._path, apsw.SQLITE_OPEN_READWRITE, _NEVER, _nothing))
+            await _first_run(workers[0], schema.harden)
+            cut, total = await workers[0].run(
+                partial(upkeep.plan_cut, log_id=log_id, before_ms=before_ms, keep=keep)
+            )
+            gone = 0
+            if dry_run:
+                return total
+            while some := await workers[0].run(partial(upkeep.prune_some, log_id=log_id, cut=cut)):
+                gone += some
+                if on_progress is not None:
+                    on_progress(gone, total)
+            return gone
+        finally:
+            await _close(workers, None)  # noqa: ASYNC102 - shielded, with a bound, inside
+
     @staticmethod
     async def logs(path: str | os.PathLike[str]) -> list[str]:
         """The names of the logs in a database, ascending by code point.
@@ -556,6 +643,16 @@ def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None
     db.set_progress_handler(is_closing, _STEPS_TO_CLOSE, id="closing")
     schema.harden(db)
     schema.is_initialised(db)
+
+
+def _check_criteria(before_ms: int | None, keep: int | None) -> None:
+    if (before_ms is None) == (keep is None):
+        msg = "before_ms, keep: expected one of them"
+        raise ValueError(msg)
+    for name, value in (("before_ms", before_ms), ("keep", keep)):
+        if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
+            msg = f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}"
+            raise ValueError(msg)
 
 
 def _append(

@@ -1,0 +1,338 @@
+"""`verify`, `prune`, `copy` and `export`, and that each may be interrupted and run again."""
+
+# ruff: noqa: F811, PLR0917 - fixtures are imported, and there are many of them
+
+from __future__ import annotations
+
+import json
+import signal
+
+import apsw
+import pytest
+import trio
+from test_cli import cli, db, envelope, filled, lines, many, stored, url  # noqa: F401 - fixtures among them
+
+from trio_eventlog import EventRejected, PersistedEvent, from_json, to_json
+from trio_eventlog._spill_file import SpillFile
+from trio_eventlog.cli import _transfer, _upkeep
+from trio_eventlog.stores import MemoryStore, SqliteStore, _sqlite_upkeep
+
+
+@pytest.fixture
+def small_pages(monkeypatch):
+    """So that there is a middle to interrupt."""
+    monkeypatch.setattr(_transfer, "_PAGE", 100)
+    monkeypatch.setattr(_sqlite_upkeep, "PRUNED_TOGETHER", 100)
+
+
+def interrupt_at(monkeypatch, owner, name, call, number=signal.SIGINT):
+    """Let a signal come when a function is called for the ``call``-th time; once."""
+    function, calls = getattr(owner, name), 0
+
+    def interrupted(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            signal.raise_signal(number)
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+def raw(path, statement):
+    connection = apsw.Connection(str(path))
+    connection.execute(statement)
+    connection.close()
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+def test_verify_a_sound_log(cli, filled):
+    done = cli("verify", "--store", filled)
+
+    assert (done.status, done.err) == (0, "")
+    assert [line.split() for line in done.out.splitlines()][1:] == [
+        ["events", "2,500"],
+        ["seq", "1", "to", "2500"],
+        ["gaps", "in", "seq", "none"],
+        ["problems", "none"],
+    ]
+
+
+def test_verify_lists_what_is_wrong(cli, db, filled):
+    raw(db, "UPDATE events_1 SET payload = '{' WHERE seq IN (5, 6, 7)")
+
+    done = cli("verify", "--store", filled, "--show", 2)
+    assert done.status == 1
+    assert "seq 5: not JSON" in done.out
+    assert "seq 6: not JSON" in done.out
+    assert "seq 7" not in done.out
+    assert "and 1 more" in done.out
+
+
+def test_verify_takes_gaps_for_what_they_are(cli, db, filled):
+    raw(db, "DELETE FROM events_1 WHERE seq IN (5, 7, 8)")
+
+    done = cli("verify", "--store", filled)
+    assert done.status == 0
+    assert "2 gaps, 3 seqs (lost, duplicate or pruned)" in done.out
+    assert "7 to 8" in done.out
+    done = cli("verify", "--store", filled, "--no-gaps")
+    assert done.status == 1
+    assert "not wanted" in done.out
+
+
+def test_verify_as_json(cli, db, filled):
+    raw(db, "UPDATE events_1 SET kind = 3 WHERE seq = 9")
+
+    done = cli("verify", "--store", filled, "--json")
+    found = json.loads(done.out)
+    assert done.status == 1
+    assert (found["sound"], found["events"], found["problems"]) == (False, 2500, 1)
+    assert found["findings"] == [{"seq": 9, "problem": "kind is 3, neither 0 nor 1"}]
+
+
+def test_verify_what_is_no_log(cli, tmp_path):
+    (tmp_path / "x.db").write_bytes(b"no database at all" * 100)
+
+    done = cli("verify", "--store", f"sqlite:{tmp_path / 'x.db'}")
+    assert done.status == 1
+    assert done.err.startswith("trio-eventlog: ")
+    assert "not a database" in done.err
+
+
+# --- prune ----------------------------------------------------------------------------------------
+
+
+def test_prune_by_number_and_by_time(cli, db, filled):
+    assert cli("prune", "--store", filled, "--keep", 2000, "--dry-run").out == "500 events would go\n"
+    assert len(stored(db)) == 2500
+    assert cli("prune", "--store", filled, "--keep", 2000).out == "500 events pruned\n"
+    assert stored(db)[0].seq == 501
+    before = stored(db)[100].timestamp_ms
+    assert cli("prune", "--store", filled, "--before", before).out == "100 events pruned\n"
+    assert cli("prune", "--store", filled, "--older-than", "9000d").out == "0 events pruned\n"
+    assert cli("prune", "--store", filled, "--older-than", "1s").out == "1,900 events pruned\n"
+    assert stored(db) == []
+    assert cli("prune", "--store", filled, "--keep", 0).out == "0 events pruned\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "one of --before, --older-than and --keep"),
+        (["--keep", 1, "--before", "2026-07-14"], "one of --before, --older-than and --keep"),
+        (["--older-than", "30"], "is no age; write a number and s, m, h, d or w"),
+        (["--keep", "-1"], "is no number of 0 or more"),
+    ],
+)
+def test_prune_wants_one_criterion(cli, db, filled, arguments, complaint):
+    done = cli("prune", "--store", filled, *arguments)
+
+    assert done.status == 2
+    assert complaint in " ".join(done.err.split())
+    assert len(stored(db)) == 2500
+
+
+def test_prune_is_interrupted_and_goes_on(cli, db, filled, monkeypatch, small_pages):
+    interrupt_at(monkeypatch, _sqlite_upkeep, "prune_some", 4)
+
+    done = cli("prune", "--store", filled, "--keep", 0)
+    left = len(stored(db))
+    assert done.status == 130
+    assert 0 < left < 2500
+    assert done.err == "trio-eventlog: stopping; what is gone is gone\n"
+    assert done.out.endswith(" events pruned of 2,500\n")
+    assert cli("prune", "--store", filled, "--keep", 0).out == f"{left:,} events pruned\n"
+
+
+def test_operations_on_a_store_that_has_none(cli, filled, tmp_path, monkeypatch):
+    class Bare:
+        append_batch = query = last_seq = None
+
+    for call in (
+        lambda: _upkeep.prune(Bare(), "x:", before_ms=1, keep=None, dry_run=False),
+        lambda: _upkeep.print_verification(Bare(), "x:", no_gaps=False, most_shown=1, as_json=False),
+    ):
+        with pytest.raises(_upkeep.CommandError, match="x:: a store of this kind cannot be"):
+            trio.run(call)
+
+
+# --- copy -----------------------------------------------------------------------------------------
+
+
+def test_copy_keeps_ids_and_seqs_and_goes_on(cli, db, filled, tmp_path):
+    copy = tmp_path / "copy.db"
+    arguments = ("copy", "--from", filled, "--to", f"sqlite:{copy}")
+    raw(db, "DELETE FROM events_1 WHERE seq IN (5, 1500)")
+
+    assert cli(*arguments).out == "2,498 events copied; up to seq 2500\n"
+    assert stored(copy) == stored(db)
+    assert cli(*arguments).out == "0 events copied; up to seq 2500\n"
+    more = tmp_path / "more.jsonl"
+    more.write_bytes(many(10, start=3000))
+    cli("ingest", more, "--store", filled)
+    assert cli(*arguments).out == "10 events copied; up to seq 2510\n"
+    assert stored(copy) == stored(db)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_copy_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatch, small_pages, number):
+    copy = tmp_path / "copy.db"
+    arguments = ("copy", "--from", filled, "--to", f"sqlite:{copy}")
+    interrupt_at(monkeypatch, _transfer, "_append", 5, number)
+
+    done = cli(*arguments)
+    assert done.status == 128 + number
+    assert "run the same command once more" in done.err
+    assert 400 <= len(stored(copy)) < 2500
+    assert cli(*arguments).status == 0
+    assert stored(copy) == stored(db)
+
+
+def test_copy_into_something_else_is_refused(cli, db, filled, tmp_path):
+    other = tmp_path / "other.db"
+    (tmp_path / "one.jsonl").write_bytes(lines(envelope(9999)))
+    cli("ingest", tmp_path / "one.jsonl", "--store", f"sqlite:{other}")
+
+    done = cli("copy", "--from", filled, "--to", f"sqlite:{other}")
+    assert done.status == 1
+    assert "no part of that of --from: seq 1 is event 'event-9999' there and 'event-1' here" in done.err
+    done = cli("copy", "--from", f"sqlite:{other}", "--to", filled)
+    assert done.status == 1
+    assert "goes up to seq 2500, beyond that of --from" in done.err
+    assert len(stored(other)) == 1
+    done = cli("copy", "--from", filled, "--to", "nothing")
+    assert (done.status, done.err[:24]) == (2, "trio-eventlog: --to: 'no")
+
+
+def test_copy_names_what_the_store_rejects(capfd):
+    class Narrow(MemoryStore):
+        async def append_batch(self, events):
+            odd = [event for event in events if event.seq % 1000 == 1]
+            if odd:
+                raise EventRejected(odd, "too odd")
+            return await super().append_batch(events)
+
+    async def main():
+        source, target = MemoryStore(), Narrow()
+        event = from_json(to_json(PersistedEvent("i", 1, 1, "a", envelope(1).event)), PersistedEvent)
+        await source.append_batch(
+            [PersistedEvent(f"i-{seq}", seq, 1, "a", event.event) for seq in range(1, 2501)]
+        )
+        status = await _transfer.copy(source, target, most_shown=2)
+        return status, len(await target.query(_transfer.EventQuery()))
+
+    assert trio.run(main) == (1, 2497)
+    out, err = capfd.readouterr()
+    assert out == "2,497 events copied, 3 rejected; up to seq 2500\n"
+    assert err.splitlines() == [
+        "trio-eventlog: seq 1: the store rejects event 'i-1': too odd",
+        "trio-eventlog: seq 1001: the store rejects event 'i-1001': too odd",
+    ]
+
+
+def test_copy_from_a_log_that_is_being_written(cli, db, filled, tmp_path):
+    """The lock of the writer is no matter; that of the target is."""
+
+    async def hold(call):
+        async with SqliteStore.open(db):
+            return await trio.to_thread.run_sync(call)
+
+    copy = f"sqlite:{tmp_path / 'copy.db'}"
+    assert cli("copy", "--from", filled, "--to", copy).status == 0
+
+    async def main():
+        async with SqliteStore.open(db):
+            async with (
+                SqliteStore.open(db, read_only=True) as source,
+                SqliteStore.open(tmp_path / "again.db") as target,
+            ):
+                return await _transfer.copy(source, target, most_shown=1)
+
+    assert trio.run(main) == 0
+    assert len(stored(tmp_path / "again.db")) == 2500
+
+
+# --- export ---------------------------------------------------------------------------------------
+
+
+def test_export_to_a_file_and_to_standard_output(cli, db, filled, tmp_path):
+    out = tmp_path / "out.jsonl"
+    done = cli("export", "--store", filled, "--output", out)
+
+    assert (done.status, done.out) == (0, f"2,500 events written to {out}\n")
+    assert [from_json(line, PersistedEvent) for line in out.read_bytes().splitlines()] == stored(db)
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert cli("export", "--store", filled).out.encode() == out.read_bytes()
+    some = cli("export", "--store", filled, "--run-id", "run-3", "--after-seq", 100, "--limit", 7).out
+    assert [json.loads(line)["event"]["payload"]["run_id"] for line in some.splitlines()] == ["run-3"] * 7
+    assert json.loads(some.splitlines()[0])["seq"] == 103
+
+
+def test_export_does_not_overwrite(cli, filled, tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("mine\n")
+
+    done = cli("export", "--store", filled, "--output", out)
+    assert done.status == 1
+    assert "is there already; --resume goes on with it" in done.err
+    done = cli("export", "--store", filled, "--output", out, "--resume")
+    assert done.status == 1
+    assert "does not end in an event" in done.err
+    assert out.read_text() == "mine\n"
+    assert cli("export", "--store", filled, "--resume").status == 2
+    assert "No such file" in cli("export", "--store", filled, "--output", tmp_path / "no" / "x").err
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, 5000, 10**6])
+def test_export_goes_on_where_it_was_cut_off(cli, filled, tmp_path, cut):
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    cli("export", "--store", filled, "--output", whole)
+    content = whole.read_bytes()
+    out.write_bytes(content[: max(len(content) - cut, 0)])
+
+    assert cli("export", "--store", filled, "--output", out, "--resume").status == 0
+    assert out.read_bytes() == content
+
+
+def test_export_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatch, small_pages):
+    out = tmp_path / "out.jsonl"
+    arguments = ("export", "--store", filled, "--output", out)
+    interrupt_at(monkeypatch, _transfer._OutputFile, "write", 3)
+
+    done = cli(*arguments)
+    seq = len(out.read_bytes().splitlines())
+    assert done.status == 130
+    assert f"stopped after seq {seq}; go on with --resume" in done.err
+    assert 0 < seq < 2500
+    assert cli(*arguments, "--resume").out == f"{2500 - seq:,} events written to {out}\n"
+    assert [json.loads(line)["seq"] for line in out.read_bytes().splitlines()] == list(range(1, 2501))
+
+
+# --- back in --------------------------------------------------------------------------------------
+
+
+def test_ingest_reads_what_export_wrote(cli, db, filled, tmp_path):
+    out, again = tmp_path / "out.jsonl", tmp_path / "again.db"
+    cli("export", "--store", filled, "--output", out)
+
+    assert cli("ingest", out, "--store", f"sqlite:{again}").status == 0
+    assert stored(again) == stored(db)
+
+
+def test_ingest_reads_a_spill_file(cli, db, url, tmp_path):
+    """The way out if the log that it belongs to is gone."""
+    spill = tmp_path / "log.spill"
+    file = SpillFile(spill, "of a log that is gone", 10**9)
+    events = [PersistedEvent(f"event-{n}", n, n, "agent-1", envelope(n).event) for n in range(1, 6)]
+    file.append(events)
+    file.close((), is_exact=False)
+    content = spill.read_bytes()
+    spill.write_bytes(content.replace(b'"event-3"', b'"event-x"'))
+
+    done = cli("ingest", spill, "--store", url)
+    assert done.status == 1
+    assert "log.spill:4: damaged: its checksum does not match" in done.err
+    assert [event.id for event in stored(db)] == ["event-1", "event-2", "event-4", "event-5"]

@@ -1,0 +1,211 @@
+"""Looking a log over, and taking old events out of it. Runs in the worker thread of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import apsw
+import attrs
+
+from trio_eventlog._codec import from_json, scopes_of, to_json
+from trio_eventlog._errors import CodecError
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import SCOPES
+from trio_eventlog._reports import GAPS_SHOWN, Finding, StoreVerification
+from trio_eventlog.stores import _sqlite_schema as schema
+
+_PAGE: Final = 1000
+"""Events that are looked at in one go; some 50 ms."""
+
+PRUNED_TOGETHER: Final = 1000
+"""Events that go in one transaction: a writer beside it waits for no longer than that takes."""
+
+# As bytes: what is damaged need not be text.
+_COLUMNS: Final = ", ".join(
+    ["seq", "timestamp_ms", "kind"]
+    + [f"CAST({name} AS BLOB)" for name in ("id", "actor", "event_type", "member_id", "payload", *SCOPES)]
+)
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Verifier:
+    """Collects what is wrong with a log, page by page."""
+
+    log_id: int
+    most_findings: int
+    events: int = 0
+    first_seq: int | None = None
+    last_seq: int | None = None
+    findings: list[Finding] = attrs.Factory(list)
+    problems: int = 0
+    gaps: int = 0
+    missing: int = 0
+    first_gaps: list[tuple[int, int]] = attrs.Factory(list)
+
+    def _found(self, problem: str, seq: int | None = None) -> None:
+        self.problems += 1
+        if len(self.findings) < self.most_findings:
+            self.findings.append(Finding(seq=seq, problem=problem))
+
+    def _guarded(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (apsw.CorruptError, apsw.SQLError, apsw.NotADBError, UnicodeDecodeError) as exc:
+            self._found(f"{what}: {exc}")
+
+    def check_structure(self, db: apsw.Connection) -> None:
+        """What SQLite itself finds: pages, types, and each index against its table."""
+        for table in ("logs", schema.table_of(self.log_id)):
+            self._guarded(table, lambda table=table: self._check_table(db, table))  # type: ignore[misc] # mypy #12557
+
+    def _check_table(self, db: apsw.Connection, table: str) -> None:
+        for (line,) in db.execute(f"PRAGMA integrity_check('{table}')"):
+            if line != "ok":
+                self._found(" ".join(str(line).split()))
+
+    def check_ids(self, db: apsw.Connection) -> None:
+        """An id stands once. Not by its index, which may be what is damaged."""
+        self._guarded("ids", lambda: self._check_ids(db))
+
+    def _check_ids(self, db: apsw.Connection) -> None:
+        table = schema.table_of(self.log_id)
+        counts = f"SELECT CAST(id AS BLOB), count(*) AS times, max(seq) FROM {table} NOT INDEXED GROUP BY id"  # noqa: S608 - no values
+        sql = f"{counts} HAVING times > 1"
+        for event_id, times, seq in db.execute(sql):
+            self._found(f"id {_text(event_id)!a} stands {times} times", seq)
+
+    def check_page(self, db: apsw.Connection) -> int | None:
+        """Look at the next events. Returns the last seq looked at, None at the end."""
+        before = self.last_seq
+        self._guarded(f"events after seq {before or 0}", lambda: self._check_page(db))
+        return None if self.last_seq == before else self.last_seq
+
+    def _check_page(self, db: apsw.Connection) -> None:
+        table = schema.table_of(self.log_id)
+        # Not above 0: what is wrong may be the seq. There is no lower integer than this.
+        after = -(2**63) if self.last_seq is None else self.last_seq
+        sql = f"SELECT {_COLUMNS} FROM {table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE}"  # noqa: S608 - no values
+        for row in db.execute(sql, (after,)):
+            self._check_row(row)
+
+    def _check_row(self, row: Any) -> None:
+        seq = row[0]
+        previous, self.last_seq = self.last_seq, seq
+        self.events += 1
+        if previous is None:
+            self.first_seq = seq
+        elif seq > previous + 1:
+            self.gaps += 1
+            self.missing += seq - previous - 1
+            if len(self.first_gaps) < GAPS_SHOWN:
+                self.first_gaps.append((previous + 1, seq - 1))
+        elif seq <= previous:
+            self._found(f"comes after seq {previous}", seq)
+        problem = _flaw(row)
+        if problem is not None:
+            self._found(problem, seq)
+
+    def check_end(self, db: apsw.Connection) -> None:
+        """The mark that pruning must not lower is not below what is held."""
+        self._guarded("logs", lambda: self._check_end(db))
+
+    def _check_end(self, db: apsw.Connection) -> None:
+        highest = schema.last_seq(db, self.log_id)
+        # What came meanwhile raised it first.
+        if self.last_seq is not None and self.last_seq > highest:
+            self._found(f"the log says that its highest seq is {highest}", self.last_seq)
+
+    def result(self) -> StoreVerification:
+        """All that was found."""
+        return StoreVerification(
+            events=self.events,
+            first_seq=self.first_seq,
+            last_seq=self.last_seq,
+            problems=self.problems,
+            findings=tuple(self.findings),
+            gaps=self.gaps,
+            missing=self.missing,
+            first_gaps=tuple(self.first_gaps),
+        )
+
+
+def _text(raw: bytes | None) -> str | None:
+    # NULL where the layout forbids it: a damaged file can have anything.
+    return None if raw is None else raw.decode(errors="backslashreplace")
+
+
+def _flaw(row: Any) -> str | None:
+    """What keeps a row from being the event that was stored there."""
+    seq, timestamp_ms, kind, event_id, actor, event_type, member_id, payload, *scopes = row
+    if kind not in (0, 1):
+        return f"kind is {kind!r:.50}, neither 0 nor 1"
+    try:
+        texts = [
+            raw if raw is None else raw.decode() for raw in (event_id, actor, event_type, member_id, payload)
+        ]
+        event_id, actor, event_type, member_id, payload = texts
+    except UnicodeDecodeError as exc:
+        return f"a text is not UTF-8: {exc.reason}"
+    event = schema.event_of((seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload))
+    try:
+        from_json(to_json(event), PersistedEvent)
+    except CodecError as exc:
+        return str(exc)
+    found = scopes_of("null" if payload is None else payload)
+    for name, column, value in zip(SCOPES, scopes, found, strict=True):
+        if column != (None if value is None else value.encode()):
+            return f"{name} is {value!a:.100} in the payload and {_text(column)!a:.100} in its column"
+    return None
+
+
+# --- prune ----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Cut:
+    """Which events go: those up to a seq, and of these the ones before a time, if one is given."""
+
+    through_seq: int
+    before_ms: int | None
+
+    @property
+    def condition(self) -> tuple[str, tuple[int, ...]]:
+        if self.before_ms is None:
+            return "seq <= ?", (self.through_seq,)
+        return "timestamp_ms < ? AND seq <= ?", (self.before_ms, self.through_seq)
+
+
+def plan_cut(db: apsw.Connection, log_id: int, before_ms: int | None, keep: int | None) -> tuple[Cut, int]:
+    """What is to go, and how many events that are. What comes later stays in any case."""
+    table = schema.table_of(log_id)
+    if keep is None:
+        through = schema.last_seq(db, log_id)
+    else:
+        sql = f"SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608 - no values
+        row = db.execute(sql, (keep,)).fetchone()
+        through = 0 if row is None else row[0]
+    cut = Cut(through, before_ms)
+    where, bindings = cut.condition
+    (count,) = schema.first_row(db, f"SELECT count(*) FROM {table} WHERE {where}", bindings)  # noqa: S608 - no values
+    return cut, count
+
+
+def prune_some(db: apsw.Connection, log_id: int, cut: Cut) -> int:
+    """Delete the oldest of them, in one transaction. Returns how many; 0 when none is left."""
+    table = schema.table_of(log_id)
+    where, bindings = cut.condition
+    schema.roll_back(db)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        some = f"SELECT seq FROM {table} WHERE {where} LIMIT {PRUNED_TOGETHER}"  # noqa: S608 - no values
+        db.execute(f"DELETE FROM {table} WHERE seq IN ({some})", bindings)  # noqa: S608 - as above
+        count = db.changes()
+        db.execute("COMMIT")
+    except BaseException:
+        schema.roll_back(db)
+        raise
+    return count
