@@ -293,7 +293,7 @@ class Campaign:
                                 raise boom
                         finally:
                             ended_at = trio.current_time()
-                except BaseException as exc:
+                except BaseException as exc:  # noqa: ASYNC103 - a cancellation is raised, the rest is looked at
                     outcome = exc
                     if _is_cancellation(exc):
                         raise

@@ -196,7 +196,7 @@ def run_child(job: dict[str, Any]) -> None:
 
     try:
         trio.run(SCENARIOS[job["scenario"]], job, say)
-    except BaseException as exc:  # noqa: BLE001 - said, and the process ends
+    except BaseException as exc:  # noqa: BLE001, ASYNC103 - said, and the process ends
         say(f"failed {exc!r}\n")
         os._exit(1)
     os._exit(0)

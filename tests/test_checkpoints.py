@@ -53,10 +53,15 @@ DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]
     "describe": [lambda store: store.describe(), lambda store: store.describe(top=0)]
 }
 
+UPKEEP: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+    "verify": [lambda store: store.verify()],
+    "prune": [lambda store: store.prune(keep=10), lambda store: store.prune(keep=10, dry_run=True)],
+}
+
 CALLS = {
     NullStore: STORE_CALLS,
     MemoryStore: STORE_CALLS | DESCRIBE,
-    SqliteStore: STORE_CALLS | DESCRIBE,
+    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP,
     EventLog: {
         "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],

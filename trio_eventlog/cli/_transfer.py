@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,18 +29,22 @@ _PAGE: Final = 1000
 """Events that are in memory at once, and in one append."""
 
 
-async def _pages(store: EventStore, query: EventQuery) -> AsyncGenerator[list[PersistedEvent], None]:
+class _Pages:
     """All that matches, page by page, ascending."""
-    left, after_seq = query.limit, query.after_seq
-    while left is None or left > 0:
+
+    def __init__(self, store: EventStore, query: EventQuery) -> None:
+        self._store = store
+        self._query = query
+
+    async def read(self) -> list[PersistedEvent]:
+        """The next page; an empty one at the end."""
+        left = self._query.limit
         limit = _PAGE if left is None else min(_PAGE, left)
-        page = await store.query(attrs.evolve(query, limit=limit, after_seq=after_seq))
+        page = await self._store.query(attrs.evolve(self._query, limit=limit))
         if page:
-            yield page
-        if len(page) < limit:
-            return
-        after_seq = page[-1].seq
-        left = None if left is None else left - len(page)
+            left = None if left is None else left - len(page)
+            self._query = attrs.evolve(self._query, limit=left, after_seq=page[-1].seq)
+        return page
 
 
 # --- copy -----------------------------------------------------------------------------------------
@@ -72,18 +75,13 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
     await _require_prefix(source, target, start)
     last_seq = await source.last_seq()
     copied = _Copied(start)
-    # What ingest said of its lines holds here: those that are shown are few, all are counted.
     async with stopping_on_signals("stopping; run the same command once more to go on", console) as stop:
         with stop.stoppable():
-            async with (
-                progress_bar(
-                    console,
-                    max(last_seq - start, 1),
-                    lambda: (copied.seq - start, f"{copied.events:,} events"),
-                ),
-                aclosing(_pages(source, EventQuery(after_seq=start))) as pages,
+            pages = _Pages(source, EventQuery(after_seq=start))
+            async with progress_bar(
+                console, max(last_seq - start, 1), lambda: (copied.seq - start, f"{copied.events:,} events")
             ):
-                async for page in pages:
+                while page := await pages.read():
                     await _append(target, page, copied, most_shown)
         parts = [f"{counted(copied.events, 'event')} copied"]
         if copied.elsewhere:
@@ -165,13 +163,11 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
     try:
         async with stopping_on_signals("stopping", console) as stop:
             with stop.stoppable():
-                async with (
-                    progress_bar(
-                        console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
-                    ),
-                    aclosing(_pages(store, query)) as pages,
+                pages = _Pages(store, query)
+                async with progress_bar(
+                    console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
                 ):
-                    async for page in pages:
+                    while page := await pages.read():
                         lines = b"".join(to_json(event) + b"\n" for event in page)
                         if file is None:
                             await write(lines)
