@@ -272,7 +272,7 @@ class StoreVerification:
     """The first of them."""
 
     gaps: int
-    """Runs of seqs that hold no event, because it was lost, a duplicate, or pruned: no problem in itself."""
+    """Runs of seqs that hold no event, because it was lost, a duplicate, or pruned. No problem in itself."""
 
     missing: int
     """Seqs in all of these runs together."""
