@@ -51,16 +51,19 @@ class Verifier:
         if len(self.findings) < self.most_findings:
             self.findings.append(Finding(seq=seq, problem=problem))
 
-    def _guarded(self, what: str, work: Callable[[], None]) -> None:
+    def _guarded(self, what: Callable[[], str], work: Callable[[], None]) -> bool:
+        """Whether ``work`` came to its end."""
         try:
             work()
         except (apsw.CorruptError, apsw.SQLError, apsw.NotADBError, UnicodeDecodeError) as exc:
-            self._found(f"{what}: {exc}")
+            self._found(f"{what()}: {exc}")
+            return False
+        return True
 
     def check_structure(self, db: apsw.Connection) -> None:
         """What SQLite itself finds: pages, types, and each index against its table."""
         for table in ("logs", schema.table_of(self.log_id)):
-            self._guarded(table, lambda table=table: self._check_table(db, table))  # type: ignore[misc] # mypy #12557
+            self._guarded(lambda: table, lambda: self._check_table(db, table))  # noqa: B023 - called at once
 
     def _check_table(self, db: apsw.Connection, table: str) -> None:
         for (line,) in db.execute(f"PRAGMA integrity_check('{table}')"):
@@ -69,7 +72,7 @@ class Verifier:
 
     def check_ids(self, db: apsw.Connection) -> None:
         """An id stands once. Not by its index, which may be what is damaged."""
-        self._guarded("ids", lambda: self._check_ids(db))
+        self._guarded(lambda: "ids", lambda: self._check_ids(db))
 
     def _check_ids(self, db: apsw.Connection) -> None:
         table = schema.table_of(self.log_id)
@@ -81,8 +84,9 @@ class Verifier:
     def check_page(self, db: apsw.Connection) -> int | None:
         """Look at the next events. Returns the last seq looked at, None at the end."""
         before = self.last_seq
-        self._guarded(f"events after seq {before or 0}", lambda: self._check_page(db))
-        return None if self.last_seq == before else self.last_seq
+        # Beyond damage there is no way: the rest hangs on the page that is damaged.
+        is_whole = self._guarded(lambda: f"events after seq {self.last_seq}", lambda: self._check_page(db))
+        return self.last_seq if is_whole and self.last_seq != before else None
 
     def _check_page(self, db: apsw.Connection) -> None:
         table = schema.table_of(self.log_id)
@@ -111,7 +115,7 @@ class Verifier:
 
     def check_end(self, db: apsw.Connection) -> None:
         """The mark that pruning must not lower is not below what is held."""
-        self._guarded("logs", lambda: self._check_end(db))
+        self._guarded(lambda: "logs", lambda: self._check_end(db))
 
     def _check_end(self, db: apsw.Connection) -> None:
         highest = schema.last_seq(db, self.log_id)
