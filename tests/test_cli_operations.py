@@ -118,6 +118,14 @@ def test_prune_by_number_and_by_time(cli, db, filled):
     assert cli("prune", "--store", filled, "--keep", 0).out == "0 events pruned\n"
 
 
+def test_prune_with_numbers_beyond_all_bounds(cli, db, filled):
+    huge = "9" * 30
+    assert cli("prune", "--store", filled, "--keep", huge).out == "0 events pruned\n"
+    assert cli("prune", "--store", filled, "--older-than", "999999999w").out == "0 events pruned\n"
+    assert cli("prune", "--store", filled, "--before", huge).out == "2,500 events pruned\n"
+    assert stored(db) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

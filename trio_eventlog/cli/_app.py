@@ -262,6 +262,8 @@ async def prune(
     _upkeep.check_criteria(before, older_than, keep)
     if older_than is not None:
         before = max(time.time_ns() // 1_000_000 - older_than, 0)
+    # Beyond what a store can hold is as good as all of it.
+    before, keep = (None if value is None else min(value, 2**63 - 1) for value in (before, keep))
     async with opened_store(store, read_only=True) as opened:
         return await _upkeep.prune(opened, store, before_ms=before, keep=keep, dry_run=dry_run)
 
