@@ -131,6 +131,7 @@ class _Waiter:
 
     task: trio.lowlevel.Task
     event: PersistedEvent
+    size: int
     seq: int | None = None
     error: Exception | None = None
 
@@ -190,7 +191,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._appends = self._failed_appends = self._peak_batch = 0
 
         self._capacity = max(4 * settings.batch_size, 4)
-        self._send, self._receive = trio.open_memory_channel[PersistedEvent](self._capacity)
+        self._send, self._receive = trio.open_memory_channel[tuple[PersistedEvent, int]](self._capacity)
         self._staged = self._staged_bytes = 0  # events in the channel
         # So many events in the channel, or bytes, are a reason to look up.
         self._attention = self._attention_bytes = 1
@@ -306,7 +307,7 @@ class EventLog(metaclass=NoPublicConstructor):
           Exception: whatever the filter raises. The log goes on.
         """
         prepared = self._prepare(event)
-        return None if prepared is None else self._accept(prepared)
+        return None if prepared is None else self._accept(*prepared)
 
     async def ingest_wait(self, event: EventEnvelope | UnifiedEvent) -> int | None:
         """Like :meth:`ingest`, but wait while the log holds ``retry_buffer_cap`` events, or too many bytes
@@ -324,7 +325,7 @@ class EventLog(metaclass=NoPublicConstructor):
         if prepared is None:
             await trio.lowlevel.checkpoint()
             return None
-        return await self._accept_when_there_is_room(prepared)
+        return await self._accept_when_there_is_room(*prepared)
 
     @trio.lowlevel.enable_ki_protection
     async def flush(self, through: int | None = None) -> None:
@@ -405,8 +406,8 @@ class EventLog(metaclass=NoPublicConstructor):
 
     # --- from the caller to the buffer ------------------------------------------------------------
 
-    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> PersistedEvent | None:
-        """Filter, check and seal; the seq comes later. The filter runs in the frame of the caller."""
+    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> tuple[PersistedEvent, int] | None:
+        """Filter, check, seal and weigh; the seq comes later. The filter runs in the frame of the caller."""
         self._require_own_process()
         if threading.get_ident() != self._thread:
             msg = (
@@ -437,10 +438,10 @@ class EventLog(metaclass=NoPublicConstructor):
         if size > self._settings.max_event_bytes:
             msg = f"the event has {size:,} bytes; max_event_bytes is {self._settings.max_event_bytes:,}"
             raise CodecError("event", msg)
-        return prepared
+        return prepared, size
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, event: PersistedEvent) -> int:
+    def _accept(self, event: PersistedEvent, size: int) -> int:
         """Give out the next seq and hand the event over."""
         self._require_open()
         # Room comes before the number: making it can lead to a report, and whoever is told may ingest.
@@ -456,9 +457,9 @@ class EventLog(metaclass=NoPublicConstructor):
             self._buffer.refuse(event, self._doom)
             self._note_losses()
             return seq
-        self._send.send_nowait(event)
+        self._send.send_nowait((event, size))
         self._staged += 1
-        self._staged_bytes += size_of(event)
+        self._staged_bytes += size
         if self._staged >= self._attention or self._staged_bytes >= self._attention_bytes:
             self._look_up()
         return seq
@@ -484,7 +485,7 @@ class EventLog(metaclass=NoPublicConstructor):
     def _absorb(self) -> None:
         """Move the content of the channel into the buffer, where the cap is kept."""
         for _ in range(self._staged):
-            self._buffer.put(self._receive.receive_nowait())
+            self._buffer.put(*self._receive.receive_nowait())
         self._staged = self._staged_bytes = 0
         self._attention = self._attention_bytes = 1
         if self._buffer.unreported:
@@ -492,13 +493,13 @@ class EventLog(metaclass=NoPublicConstructor):
             self._note_losses()
 
     @trio.lowlevel.enable_ki_protection
-    async def _accept_when_there_is_room(self, prepared: PersistedEvent) -> int:
+    async def _accept_when_there_is_room(self, prepared: PersistedEvent, size: int) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._waiters and self._has_room(prepared):
-            seq = self._accept(prepared)
+        if not self._waiters and self._has_room(size):
+            seq = self._accept(prepared, size)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return seq
-        waiter = _Waiter(trio.lowlevel.current_task(), prepared)
+        waiter = _Waiter(trio.lowlevel.current_task(), prepared, size)
         self._waiters[waiter] = None
 
         # Who is cancelled leaves the queue at that moment, and not when its task runs again: in between it
@@ -515,20 +516,20 @@ class EventLog(metaclass=NoPublicConstructor):
             raise trio.ClosedResourceError(msg)
         return waiter.seq
 
-    def _has_room(self, event: PersistedEvent) -> bool:
+    def _has_room(self, size: int) -> bool:
         if self._doom is not None:
             return True
-        size = self._staged_bytes + self._buffer.unfiled_bytes + size_of(event)
+        size_then = self._staged_bytes + self._buffer.unfiled_bytes + size
         return (
             self._staged + self._buffer.unfiled < self._settings.retry_buffer_cap
-            and size <= self._settings.retry_buffer_max_bytes
+            and size_then <= self._settings.retry_buffer_max_bytes
         )
 
     def _serve_waiters(self) -> None:
-        while self._waiters and self._has_room(next(iter(self._waiters)).event):
+        while self._waiters and self._has_room(next(iter(self._waiters)).size):
             waiter, _ = self._waiters.popitem(last=False)
             try:
-                waiter.seq = self._accept(waiter.event)
+                waiter.seq = self._accept(waiter.event, waiter.size)
             except EventLogError as exc:  # no seq is left; its caller is to know
                 waiter.error = exc
             trio.lowlevel.reschedule(waiter.task)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -138,7 +138,8 @@ class RetryBuffer:
         self._cap = cap
         self._max_bytes = max_bytes
         self._waiting: deque[PersistedEvent] = deque()
-        self._waiting_bytes = 0  # what is being filed included
+        self._sizes: deque[int] = deque()  # of those that wait
+        self._waiting_bytes = self._filing_bytes = 0
         self._batch_bytes = 0  # of what is in flight or kept, one of which there is at most
         self._in_flight: tuple[PersistedEvent, ...] = ()
         self._in_flight_is: _Filed = _Filed.NO
@@ -173,12 +174,12 @@ class RetryBuffer:
     @property
     def waiting_bytes(self) -> int:
         """Bytes of the events that wait in memory."""
-        return self._waiting_bytes
+        return self._waiting_bytes + self._filing_bytes
 
     @property
     def bytes_in_memory(self) -> int:
         """Bytes of the pending events that are not in the spill file alone."""
-        return self._waiting_bytes + self._batch_bytes
+        return self.waiting_bytes + self._batch_bytes
 
     @property
     def available(self) -> int:
@@ -205,10 +206,17 @@ class RetryBuffer:
 
     # --- events come, and go out in batches -------------------------------------------------------
 
-    def put(self, event: PersistedEvent) -> None:
-        """Let ``event``, of a higher seq than any before it, wait. The oldest may have to go for it."""
+    def put(self, event: PersistedEvent, size: int | None = None) -> None:
+        """Let ``event``, of a higher seq than any before it, wait. The oldest may have to go for it.
+
+        Args:
+          event: the event.
+          size: its size in bytes, for who knows it.
+        """
+        size = size_of(event) if size is None else size
         self._waiting.append(event)
-        self._waiting_bytes += size_of(event)
+        self._sizes.append(size)
+        self._waiting_bytes += size
         self._trim()
         self.peak_pending = max(self.peak_pending, self.pending)
 
@@ -226,11 +234,21 @@ class RetryBuffer:
         assert not self.must_load, "what is in the file is older"
         assert not self._filing, "what is on its way to the file is older"
         self._in_flight_is = _Filed.NO
-        count = min(most, len(self._waiting))
-        self._in_flight = tuple(self._waiting.popleft() for _ in range(count))
-        self._batch_bytes = _bytes_of(self._in_flight)
-        self._waiting_bytes -= self._batch_bytes
+        before = self._waiting_bytes
+        self._in_flight = tuple(self._pop() for _ in range(min(most, len(self._waiting))))
+        self._batch_bytes = before - self._waiting_bytes
         return self._in_flight
+
+    def _pop(self) -> PersistedEvent:
+        self._waiting_bytes -= self._sizes.popleft()
+        return self._waiting.popleft()
+
+    def _push_back(self, events: Sequence[PersistedEvent]) -> None:
+        """To the front, from where they came."""
+        sizes = [size_of(event) for event in events]
+        self._waiting.extendleft(reversed(events))
+        self._sizes.extendleft(reversed(sizes))
+        self._waiting_bytes += sum(sizes)
 
     def stored(self, duplicates: Collection[int]) -> None:
         """The store has taken the batch in flight, except for ``duplicates``, seqs of events that it
@@ -286,7 +304,7 @@ class RetryBuffer:
         """
         self._rejoin(in_doubt=in_doubt)
         filing, self._filing = self._filing or (), None
-        self._waiting_bytes -= _bytes_of(filing)
+        self._filing_bytes = 0
         for event in filing:
             self._lose(event, reason, in_doubt=True)
         while self._waiting:
@@ -303,16 +321,16 @@ class RetryBuffer:
         if self._in_flight_is is _Filed.YES:
             self._kept = batch
             return
-        self._waiting_bytes += self._batch_bytes
-        self._batch_bytes = 0
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             assert self._filing is not None, "it is on its way"
             self._filing = batch + self._filing
+            self._filing_bytes += self._batch_bytes
         else:
-            self._waiting.extendleft(reversed(batch))
+            self._push_back(batch)
+        self._batch_bytes = 0
 
     def _trim(self) -> None:
-        while self._waiting and (self.waiting > self._cap or self._waiting_bytes > self._max_bytes):
+        while self._waiting and (self.waiting > self._cap or self.waiting_bytes > self._max_bytes):
             self._lose_oldest(LossReason.CAP)
 
     # --- the spill file ---------------------------------------------------------------------------
@@ -340,7 +358,7 @@ class RetryBuffer:
     @property
     def unfiled_bytes(self) -> int:
         """Bytes of these."""
-        return self._waiting_bytes + (self._batch_bytes if self._is_batch_unfiled else 0)
+        return self.waiting_bytes + (self._batch_bytes if self._is_batch_unfiled else 0)
 
     @property
     def _is_batch_unfiled(self) -> bool:
@@ -362,11 +380,10 @@ class RetryBuffer:
             self._in_flight_is = _Filed.ON_ITS_WAY
             return self._in_flight
         filing: list[PersistedEvent] = []
-        size = 0
-        while self._waiting and len(filing) < most and size < most_bytes:
-            event = self._waiting.popleft()
-            filing.append(event)
-            size += size_of(event)
+        before = self._waiting_bytes
+        while self._waiting and len(filing) < most and before - self._waiting_bytes < most_bytes:
+            filing.append(self._pop())
+        self._filing_bytes = before - self._waiting_bytes
         self._filing = tuple(filing)
         return self._filing
 
@@ -374,16 +391,15 @@ class RetryBuffer:
         """What was on its way to the file is there, and durable."""
         assert self._filing is not None, "something was on its way"
         self._in_file += len(self._filing)
-        self._waiting_bytes -= _bytes_of(self._filing)
-        self._filing = None
+        self._filing, self._filing_bytes = None, 0
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             self._in_flight_is = _Filed.YES
 
     def not_filed(self) -> None:
         """The write failed: what was on its way waits again."""
         assert self._filing is not None, "something was on its way"
-        self._waiting.extendleft(reversed(self._filing))
-        self._filing = None
+        self._push_back(self._filing)
+        self._filing, self._filing_bytes = None, 0
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             self._in_flight_is = _Filed.NO
         self._trim()
@@ -422,8 +438,7 @@ class RetryBuffer:
     # --- losses -----------------------------------------------------------------------------------
 
     def _lose_oldest(self, reason: LossReason) -> None:
-        event = self._waiting.popleft()
-        self._waiting_bytes -= size_of(event)
+        event = self._pop()
         self._lose(event, reason, in_doubt=event.seq <= self._offered_through)
 
     def _lose(self, event: PersistedEvent, reason: LossReason, *, in_doubt: bool) -> None:
