@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from typing import Final
 
-import attrs
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, to_json
+from trio_eventlog.cli._pages import PAGE, Pages
 from trio_eventlog.cli._terminal import (
     counted,
     output_console,
@@ -21,8 +21,7 @@ from trio_eventlog.cli._terminal import (
     write,
 )
 
-_PAGE: Final = 1000
-"""Events that are in memory at once."""
+_PAGE: Final = PAGE
 
 _MOST_SHOWN: Final = 1000
 """Characters of a payload in a table, most of which the table cuts off."""
@@ -45,20 +44,13 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
     """
     console = output_console()
     as_json = as_json or not console.is_terminal
-    left, after_seq, found = query.limit, query.after_seq, 0
-    while True:
-        limit = _PAGE if left is None else min(_PAGE, left)
-        page = await store.query(attrs.evolve(query, limit=limit, after_seq=after_seq))
-        if page and as_json:
+    pages, found = Pages(store, query, _PAGE), 0
+    while page := await pages.read():
+        if as_json:
             await write(_json_lines(page, console))
-        elif page:
+        else:
             await write(rendered(console, _table(page, is_first=not found)))
         found += len(page)
-        if left is not None:
-            left -= len(page)
-        if len(page) < limit or left == 0:
-            break
-        after_seq = page[-1].seq
     if not as_json:
         await write(rendered(console, Text(counted(found, "event"), style="dim")))
     return 0

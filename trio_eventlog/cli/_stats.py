@@ -8,13 +8,13 @@ from typing import Final, Protocol, runtime_checkable
 
 import attrs
 from rich.table import Table
-from rich.text import Text
 
 from trio_eventlog import EventStore, StoreDescription
 from trio_eventlog.cli._options import sqlite_path
 from trio_eventlog.cli._terminal import (
     CommandError,
-    counted,
+    FactSheet,
+    gap_lines,
     output_console,
     rendered,
     time_text,
@@ -66,13 +66,8 @@ async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bo
 
 
 def _table(url: str, logs: Sequence[str], description: StoreDescription) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-
-    def add(name: str, *lines: str) -> None:
-        table.add_row(Text(name), Text("\n".join(visible(line) for line in lines) or "none"))
-
+    sheet = FactSheet()
+    add = sheet.add
     add("store", url)
     if logs:
         add("logs in the file", *logs)
@@ -83,22 +78,12 @@ def _table(url: str, logs: Sequence[str], description: StoreDescription) -> Tabl
     if description.first_timestamp_ms is not None and description.last_timestamp_ms is not None:
         first, last = description.first_timestamp_ms, description.last_timestamp_ms
         add("time (UTC)", f"{time_text(first)} to {time_text(last)}")
-    add("gaps in seq", *_gaps(description))
+    add("gaps in seq", *gap_lines(description.gaps, description.missing, description.first_gaps))
     add("event types", *_ranking(description.event_types, description.distinct_event_types))
     add("members", *_ranking(description.members, description.distinct_members))
     if description.size_bytes is not None:
         add("file", f"{_size(description.size_bytes)} ({description.size_bytes:,} bytes)")
-    return table
-
-
-def _gaps(description: StoreDescription) -> list[str]:
-    if not description.gaps:
-        return []
-    lines = [f"{counted(description.gaps, 'gap')}, {counted(description.missing, 'seq')} missing"]
-    lines += [f"{first}" if first == last else f"{first} to {last}" for first, last in description.first_gaps]
-    if description.gaps > len(description.first_gaps):
-        lines.append(f"and {description.gaps - len(description.first_gaps):,} more")
-    return lines
+    return sheet.table
 
 
 def _ranking(counts: Sequence[tuple[str, int]], distinct: int) -> list[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, TextIO
 
 import trio
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 PROGRAM: Final = "trio-eventlog"
@@ -129,6 +131,32 @@ def rendered(console: Console, *things: object) -> str:
         for thing in things:
             console.print(thing)
     return capture.get()
+
+
+class FactSheet:
+    """Names and what is to be said of each, for :func:`rendered`."""
+
+    def __init__(self) -> None:
+        self.table: Final = Table.grid(padding=(0, 2, 0, 0))
+        self.table.add_column(style="bold", no_wrap=True)
+        self.table.add_column(overflow="fold")
+
+    def add(self, name: str, *lines: str) -> None:
+        """Add a row; without lines there is none of what it names."""
+        self.table.add_row(Text(name), Text("\n".join(visible(line) for line in lines) or "none"))
+
+
+def gap_lines(
+    gaps: int, missing: int, first_gaps: Sequence[tuple[int, int]], why: str = "missing"
+) -> list[str]:
+    """What there is to say of gaps in seq; nothing if there are none."""
+    if not gaps:
+        return []
+    lines = [f"{counted(gaps, 'gap')}, {counted(missing, 'seq')} {why}"]
+    lines += [f"{first}" if first == last else f"{first} to {last}" for first, last in first_gaps]
+    if gaps > len(first_gaps):
+        lines.append(f"and {gaps - len(first_gaps):,} more")
+    return lines
 
 
 # --- standard output ------------------------------------------------------------------------------

@@ -21,30 +21,13 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli._envelopes import MAX_LINE
 from trio_eventlog.cli._options import USAGE_STATUS
+from trio_eventlog.cli._pages import PAGE, Pages
 from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._signals import stopping_on_signals
 from trio_eventlog.cli._terminal import CommandError, complain, counted, error_console, write
 
-_PAGE: Final = 1000
-"""Events that are in memory at once, and in one append."""
-
-
-class _Pages:
-    """All that matches, page by page, ascending."""
-
-    def __init__(self, store: EventStore, query: EventQuery) -> None:
-        self._store = store
-        self._query = query
-
-    async def read(self) -> list[PersistedEvent]:
-        """The next page; an empty one at the end."""
-        left = self._query.limit
-        limit = _PAGE if left is None else min(_PAGE, left)
-        page = await self._store.query(attrs.evolve(self._query, limit=limit))
-        if page:
-            left = None if left is None else left - len(page)
-            self._query = attrs.evolve(self._query, limit=left, after_seq=page[-1].seq)
-        return page
+_PAGE: Final = PAGE
+"""Events of one append, too."""
 
 
 # --- copy -----------------------------------------------------------------------------------------
@@ -77,7 +60,7 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
     copied = _Copied(start)
     async with stopping_on_signals("stopping; run the same command once more to go on", console) as stop:
         with stop.stoppable():
-            pages = _Pages(source, EventQuery(after_seq=start))
+            pages = Pages(source, EventQuery(after_seq=start), _PAGE)
             async with progress_bar(
                 console, max(last_seq - start, 1), lambda: (copied.seq - start, f"{copied.events:,} events")
             ):
@@ -163,7 +146,7 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
     try:
         async with stopping_on_signals("stopping", console) as stop:
             with stop.stoppable():
-                pages = _Pages(store, query)
+                pages = Pages(store, query, _PAGE)
                 async with progress_bar(
                     console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
                 ):

@@ -8,7 +8,6 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 from rich.table import Table
-from rich.text import Text
 
 from trio_eventlog import EventStore, StoreVerification
 from trio_eventlog.cli._options import USAGE_STATUS
@@ -16,11 +15,12 @@ from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._signals import stopping_on_signals
 from trio_eventlog.cli._terminal import (
     CommandError,
+    FactSheet,
     counted,
     error_console,
+    gap_lines,
     output_console,
     rendered,
-    visible,
     visible_json,
     write,
 )
@@ -82,32 +82,21 @@ async def print_verification(
 
 
 def _table(url: str, found: StoreVerification, *, no_gaps: bool) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-
-    def add(name: str, *lines: str) -> None:
-        table.add_row(Text(name), Text("\n".join(visible(line) for line in lines) or "none"))
-
-    add("store", url)
-    add("events", f"{found.events:,}")
+    sheet = FactSheet()
+    sheet.add("store", url)
+    sheet.add("events", f"{found.events:,}")
     if found.first_seq is not None:
-        add("seq", f"{found.first_seq} to {found.last_seq}")
-    gaps = [f"{first}" if first == last else f"{first} to {last}" for first, last in found.first_gaps]
-    if found.gaps:
-        why = "not wanted" if no_gaps else "lost, duplicate or pruned"
-        gaps.insert(0, f"{counted(found.gaps, 'gap')}, {counted(found.missing, 'seq')} ({why})")
-        if found.gaps > len(found.first_gaps):
-            gaps.append(f"and {found.gaps - len(found.first_gaps):,} more")
-    add("gaps in seq", *gaps)
+        sheet.add("seq", f"{found.first_seq} to {found.last_seq}")
+    why = "(not wanted)" if no_gaps else "(lost, duplicate or pruned)"
+    sheet.add("gaps in seq", *gap_lines(found.gaps, found.missing, found.first_gaps, why))
     problems = [
         finding.problem if finding.seq is None else f"seq {finding.seq}: {finding.problem}"
         for finding in found.findings
     ]
     if found.problems > len(problems):
         problems.append(f"and {found.problems - len(problems):,} more")
-    add("problems", *problems)
-    return table
+    sheet.add("problems", *problems)
+    return sheet.table
 
 
 def check_criteria(*criteria: object) -> None:
