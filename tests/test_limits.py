@@ -301,7 +301,8 @@ async def test_the_low_mark_of_the_spill_file_counts_bytes_too(tmp_path):
             await log.ingest_wait(weighing(1000))
         books = log.statistics()
         assert books.spilled >= 35
-        assert books.pending_bytes <= 4000
+        # What waits, and beside it a batch that was read from the file: as much, or one event more.
+        assert books.pending_bytes <= 4000 + 5000
         store.otherwise = FakeStore().otherwise
 
     assert store.seqs == list(range(1, 41))

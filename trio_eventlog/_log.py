@@ -119,7 +119,7 @@ _SPILLED_TOGETHER: Final = 1024
 """Most events of one write to the spill file."""
 
 _SPILLED_BYTES: Final = 8 * 1024 * 1024
-"""Bytes after which a write to the spill file, or a batch from it, is large enough."""
+"""Bytes after which a write to the spill file, or a batch from it, is large enough; less if less may wait."""
 
 _SPILL_SECONDS: Final = 5.0
 """For the last write to the spill file, and again for leaving it in order."""
@@ -223,6 +223,7 @@ class EventLog(metaclass=NoPublicConstructor):
         divisor = 1 if spill_file is None else 2
         self._low_mark = settings.retry_buffer_cap // divisor
         self._low_mark_bytes = settings.retry_buffer_max_bytes // divisor
+        self._spilled_bytes = min(_SPILLED_BYTES, settings.retry_buffer_max_bytes)
         self._spill_alarm = _Alarm()
         self._spiller_scope = trio.CancelScope(shield=True)
         self._spill_the_rest = False
@@ -819,7 +820,7 @@ class EventLog(metaclass=NoPublicConstructor):
     async def _file(self) -> None:  # noqa: ASYNC910 - the checkpoint is the thread's
         """Write the oldest events that are in memory alone."""
         assert self._spill_file is not None, "the spiller has a file"
-        events = self._buffer.start_filing(_SPILLED_TOGETHER, _SPILLED_BYTES)
+        events = self._buffer.start_filing(_SPILLED_TOGETHER, self._spilled_bytes)
         try:
             await _in_thread(partial(self._spill_file.append, events))
         except (OSError, RuntimeError) as exc:  # RuntimeError: no thread is to be had
@@ -843,7 +844,7 @@ class EventLog(metaclass=NoPublicConstructor):
         """Read the next batch from the spill file."""
         assert self._spill_file is not None, "it has events"
         try:
-            load = await _in_thread(partial(self._spill_file.read, self._most_offered, _SPILLED_BYTES))
+            load = await _in_thread(partial(self._spill_file.read, self._most_offered, self._spilled_bytes))
         except (OSError, RuntimeError) as exc:
             now = trio.current_time()
             self._scheduler.taken(self._buffer.available, now)
