@@ -290,6 +290,15 @@ def test_export_does_not_overwrite(cli, filled, tmp_path):
     assert done.status == 1
     assert "does not end in an event" in done.err
     assert out.read_text() == "mine\n"
+    for foreign in ('{"a":1}', "secret", '{"idea": 1}', "\0" * 100):
+        out.write_text(foreign)
+        done = cli("export", "--store", filled, "--output", out, "--resume")
+        assert done.status == 1
+        assert "nor in the beginning of one" in done.err
+        assert out.read_text() == foreign
+    done = cli("export", "--store", filled, "--output", "/dev/null", "--resume")
+    assert done.status == 1
+    assert done.err.startswith("trio-eventlog: --output: /dev/null: ")
     assert cli("export", "--store", filled, "--resume").status == 2
     assert "No such file" in cli("export", "--store", filled, "--output", tmp_path / "no" / "x").err
 
@@ -319,6 +328,31 @@ def test_export_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatc
     assert [json.loads(line)["seq"] for line in out.read_bytes().splitlines()] == list(range(1, 2501))
 
 
+def test_export_to_standard_output_is_interrupted(cli, filled, monkeypatch, small_pages):
+    """What a pipe has taken, nobody knows; its last whole line says where to go on."""
+    interrupt_at(monkeypatch, _transfer, "json_lines", 3)
+
+    done = cli("export", "--store", filled)
+    assert done.status == 130
+    assert "the last whole line that was written has the seq for --after-seq" in done.err
+    last = json.loads(done.out.splitlines()[-1])["seq"]
+    rest = cli("export", "--store", filled, "--after-seq", last).out
+    assert json.loads(rest.splitlines()[0])["seq"] == last + 1
+
+
+def test_copy_into_a_log_that_cannot_be_compared_is_refused(cli, db, filled, tmp_path):
+    """One of them was pruned: going on could mix two logs."""
+    other = tmp_path / "other.db"
+    (tmp_path / "one.jsonl").write_bytes(lines(*(envelope(n) for n in range(9000, 9003))))
+    cli("ingest", tmp_path / "one.jsonl", "--store", f"sqlite:{other}")
+    cli("prune", "--store", filled, "--keep", 100)
+
+    done = cli("copy", "--from", filled, "--to", f"sqlite:{other}")
+    assert done.status == 1
+    assert "is gone from one of them; copy into an empty log" in done.err
+    assert len(stored(other)) == 3
+
+
 # --- back in --------------------------------------------------------------------------------------
 
 
@@ -328,6 +362,17 @@ def test_ingest_reads_what_export_wrote(cli, db, filled, tmp_path):
 
     assert cli("ingest", out, "--store", f"sqlite:{again}").status == 0
     assert stored(again) == stored(db)
+
+
+def test_ingest_tells_envelopes_from_events_by_their_fields(cli, db, url, tmp_path):
+    """Not by what their payloads say."""
+    source, out = tmp_path / "source.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(lines(envelope(1, event_id="x", seq=3), envelope(2, id="y")))
+    assert cli("ingest", source, "--store", url).status == 0
+    cli("export", "--store", url, "--output", out)
+
+    assert cli("ingest", out, "--store", f"sqlite:{tmp_path / 'again.db'}").status == 0
+    assert stored(tmp_path / "again.db") == stored(db)
 
 
 def test_ingest_reads_a_spill_file(cli, db, url, tmp_path):

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import pkgutil
 import re
 import types
 import typing
@@ -140,7 +141,6 @@ def test_public_names_are_documented(name):
 def test_the_reference_names_nothing_that_is_gone():
     """Every entry of the API reference exists and is public."""
     for entry in re.findall(r"auto(?:class|function|exception|data)(?:::|\})\s+([\w.]+)", reference()):
-        value = trio_eventlog
-        for part in entry.removeprefix("trio_eventlog.").split("."):
-            assert not part.startswith("_"), entry
-            value = getattr(value, part)
+        assert not [part for part in entry.split(".") if part.startswith("_")], entry
+        # Imports what nobody has imported yet.
+        pkgutil.resolve_name(f"trio_eventlog.{entry.removeprefix('trio_eventlog.')}")

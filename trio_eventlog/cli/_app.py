@@ -14,7 +14,7 @@ import trio
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number as Validated
 
-from trio_eventlog import EventsLost, StoreError
+from trio_eventlog import CodecError, EventsLost, StoreError
 from trio_eventlog.cli._envelopes import STDIN
 from trio_eventlog.cli._options import USAGE_STATUS, Filters, Number, StoreUrl, Time, age, opened_store
 from trio_eventlog.cli._terminal import (
@@ -415,7 +415,8 @@ def _tell(exc: BaseException) -> int | None:
         case CommandError():
             complain(str(exc))
             return exc.status
-        case StoreError() | EventsLost():
+        # What is damaged in a store shows when it is read.
+        case StoreError() | EventsLost() | CodecError():
             complain(str(exc))
             return 1
         case _:

@@ -217,6 +217,9 @@ class EnvelopeFile:
 
 
 _SPILL_HEADER: Final = re.compile(rb'\{"trio_eventlog": "spill"')
+_PERSISTED: Final = re.compile(rb'\s*\{\s*"(id|seq)"\s*:')
+"""As this library, and its ancestor, write it: an envelope has neither field at its beginning."""
+
 _SPILLED: Final = re.compile(rb"([0-9a-f]{8}) (?=\{)")
 
 
@@ -228,7 +231,7 @@ def _read(text: bytes) -> EventEnvelope | str:
         if zlib.crc32(text) != int(spilled[1], 16):
             return "damaged: its checksum does not match"
     try:
-        if spilled is not None or (b'"event_id"' not in text and b'"seq"' in text):
+        if spilled is not None or _PERSISTED.match(text):
             kept = from_json(text, PersistedEvent)
             return EventEnvelope.of(kept.event, event_id=kept.id, timestamp_ms=kept.timestamp_ms)
         return from_json(text, EventEnvelope)

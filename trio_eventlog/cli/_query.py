@@ -47,7 +47,7 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
     pages, found = Pages(store, query, _PAGE), 0
     while page := await pages.read():
         if as_json:
-            await write(_json_lines(page, console))
+            await write(json_lines(page, console))
         else:
             await write(rendered(console, _table(page, is_first=not found)))
         found += len(page)
@@ -56,7 +56,8 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
     return 0
 
 
-def _json_lines(page: list[PersistedEvent], console: Console) -> bytes:
+def json_lines(page: list[PersistedEvent], console: Console) -> bytes:
+    """Events as JSON lines; on a terminal, with what it could take for a command escaped."""
     lines = b"".join(to_json(event) + b"\n" for event in page)
     if not console.is_terminal:
         return lines

@@ -23,8 +23,11 @@ from trio_eventlog.cli._envelopes import MAX_LINE
 from trio_eventlog.cli._options import USAGE_STATUS
 from trio_eventlog.cli._pages import PAGE, Pages
 from trio_eventlog.cli._progress import progress_bar
+from trio_eventlog.cli._query import json_lines
 from trio_eventlog.cli._signals import stopping_on_signals
-from trio_eventlog.cli._terminal import CommandError, complain, counted, error_console, write
+from trio_eventlog.cli._terminal import CommandError, complain, counted, error_console, output_console, write
+
+_LINE_START: Final = b'{"id":"'
 
 _PAGE: Final = PAGE
 """Events of one append, too."""
@@ -84,8 +87,14 @@ async def _require_prefix(source: EventStore, target: EventStore, last_seq: int)
     if await source.last_seq() < last_seq:
         msg = f"--to: its log goes up to seq {last_seq}, beyond that of --from; copy into an empty log"
         raise CommandError(msg)
-    # Either of them may have been pruned.
-    if ours and theirs and ours[0].seq == theirs[0].seq and ours[0].id != theirs[0].id:
+    if not (ours and theirs and ours[0].seq == theirs[0].seq):
+        # One of them was pruned. Going on could mix two logs, which nobody could part again.
+        msg = (
+            f"--to: its last event, seq {last_seq}, cannot be compared with that of --from: it is gone from one"
+            " of them; copy into an empty log"
+        )
+        raise CommandError(msg)
+    if ours[0].id != theirs[0].id:
         msg = (
             f"--to: its log is no part of that of --from: seq {last_seq} is event {theirs[0].id!a} there and"
             f" {ours[0].id!a} here; copy into an empty log"
@@ -151,18 +160,21 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
                     console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
                 ):
                     while page := await pages.read():
-                        lines = b"".join(to_json(event) + b"\n" for event in page)
                         if file is None:
-                            await write(lines)
+                            await write(json_lines(page, output_console()))
                         else:
+                            lines = b"".join(to_json(event) + b"\n" for event in page)
                             await trio.to_thread.run_sync(file.write, lines)
                         written, seq = written + len(page), page[-1].seq
     finally:
         if file is not None:
             file.close()
     if stop.status:
-        how = f"--after-seq {seq}" if file is None else "--resume"
-        complain(f"stopped after seq {seq}; go on with {how}", console)
+        # What a pipe has taken of the last page, nobody knows.
+        where = "the last whole line that was written has the seq for --after-seq"
+        complain(
+            f"stopped; {where}" if file is None else f"stopped after seq {seq}; go on with --resume", console
+        )
     elif file is not None:
         await write(f"{counted(written, 'event')} written to {output}\n")
     return stop.status
@@ -186,6 +198,9 @@ class _OutputFile:
         try:
             if resume:
                 self._find_end()
+        except OSError as exc:
+            os.close(self._fd)
+            raise self._error(exc) from exc
         except BaseException:
             os.close(self._fd)
             raise
@@ -199,11 +214,12 @@ class _OutputFile:
         tail = os.pread(self._fd, size - start, start)
         # What has no end of line was being written when the process ended.
         complete = tail[: tail.rfind(b"\n") + 1]
-        if not complete and size:
-            if start:
-                msg = f"--output: {self._name} does not end in a line of JSON"
-                raise CommandError(msg)
-        elif complete:
+        cut_off = tail[len(complete) :]
+        # It is thrown away: it has to be ours.
+        if (start and not complete) or not _LINE_START.startswith(cut_off[: len(_LINE_START)]):
+            msg = f"--output: {self._name} does not end in an event, nor in the beginning of one"
+            raise CommandError(msg)
+        if complete:
             last = complete[:-1].rpartition(b"\n")[2]
             try:
                 self.last_seq = from_json(last, PersistedEvent).seq

@@ -504,9 +504,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
     ) -> StoreVerification:
         """Look the log over: does it hold what was stored, and nothing else?
 
-        SQLite's own check of the log's table and of its indexes; each event can be read, its columns agree
-        with its payload, seqs ascend, ids stand once, and the log's highest seq is not below that of an
-        event. A program may write meanwhile.
+        SQLite's own check of the log's table and of its indexes, of which none is missing; each event can be
+        read, its columns agree with its payload, seqs ascend, ids stand once, and the log's highest seq is
+        not below that of an event. No log of the file has lost its name. A program may write meanwhile.
 
         A checkpoint. Cancelled, it raises at once, and what runs is stopped.
 
@@ -520,10 +520,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         await trio.lowlevel.checkpoint()
         log_id = await self._reader.run(self._find_log)
-        verifier = upkeep.Verifier(log_id or 0, most_findings)
-        if log_id is None:
+        verifier = upkeep.Verifier(log_id, most_findings)
+        if not await self._reader.run(verifier.check_structure):
             return verifier.result()
-        await self._reader.run(verifier.check_structure)
         while (seq := await self._reader.run(verifier.check_page)) is not None:
             if on_progress is not None:
                 on_progress(seq)
@@ -552,7 +551,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
           before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
           keep: all but so many events, those with the highest seqs, go; 0 or more.
           dry_run: only count them.
-          on_progress: called with how many are gone, and how many there were, after each transaction.
+          on_progress: called with how many are gone, and how many there were, after each transaction; also
+            after one that ended when the call was cancelled already.
 
         Returns:
           How many events went, or would go.
@@ -568,22 +568,36 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if log_id is None:
             return 0
         workers: list[_Worker] = []
+        gone = told = total = 0
+
+        def prune_some(db: apsw.Connection) -> int:
+            nonlocal gone
+            some = upkeep.prune_some(db, log_id, cut)
+            gone += some
+            return some
+
+        def tell() -> None:
+            nonlocal told
+            if gone != told:
+                told = gone
+                if on_progress is not None:
+                    on_progress(told, total)
+
         try:
             workers.append(await _Worker.start(self._path, apsw.SQLITE_OPEN_READWRITE, _NEVER, _nothing))
             await _first_run(workers[0], schema.harden)
             cut, total = await workers[0].run(
                 partial(upkeep.plan_cut, log_id=log_id, before_ms=before_ms, keep=keep)
             )
-            gone = 0
             if dry_run:
                 return total
-            while some := await workers[0].run(partial(upkeep.prune_some, log_id=log_id, cut=cut)):
-                gone += some
-                if on_progress is not None:
-                    on_progress(gone, total)
+            while await workers[0].run(prune_some):
+                tell()
             return gone
         finally:
             await _close(workers, None)  # noqa: ASYNC102 - shielded, with a bound, inside
+            # Of a transaction that outlived its caller, nobody has heard yet.
+            tell()
 
     @staticmethod
     async def logs(path: str | os.PathLike[str]) -> list[str]:

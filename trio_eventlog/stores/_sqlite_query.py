@@ -8,7 +8,7 @@ yesterday". Statements contain names from this library alone; every value is a p
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import apsw
 import attrs
@@ -19,6 +19,7 @@ from trio_eventlog._reports import GAPS_SHOWN, StoreDescription
 from trio_eventlog.stores._sqlite_schema import (
     READ,
     SCHEMA_VERSION,
+    damaged,
     event_of,
     first_row,
     last_seq,
@@ -138,6 +139,14 @@ def _add_time(terms: _Terms, since: int, until: int | None) -> None:
         terms.add("timestamp_ms < ?", until)
 
 
+def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
+    payload = row[-1]
+    if payload is not None and type(payload) is not str:
+        # Only a damaged file has that, and whoever reads the payload could make nothing of it.
+        raise damaged(db, f"the payload of seq {row[0]!r:.50} is no text")
+    return event_of(row)
+
+
 def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedEvent]:
     """The events that match, ascending by seq."""
     plan = select(query, log_id)
@@ -145,10 +154,10 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
         return []
     rows = db.execute(plan.sql, plan.bindings)
     if plan.types is None:
-        return [event_of(row) for row in rows]
+        return [_event(db, row) for row in rows]
     found: list[PersistedEvent] = []
     for row in rows:
-        event = event_of(row)
+        event = _event(db, row)
         if event.event.event_type in plan.types:
             found.append(event)
             if len(found) == plan.limit:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
 import attrs
@@ -27,6 +28,10 @@ _COLUMNS: Final = ", ".join(
     + [f"CAST({name} AS BLOB)" for name in ("id", "actor", "event_type", "member_id", "payload", *SCOPES)]
 )
 
+_INDEXED: Final = ("id", "event_type", "timestamp_ms", "member_id", *SCOPES)
+
+_EVENTS_TABLE: Final = re.compile("events_[0-9]+")
+
 
 # --- verify ---------------------------------------------------------------------------------------
 
@@ -35,7 +40,9 @@ _COLUMNS: Final = ", ".join(
 class Verifier:
     """Collects what is wrong with a log, page by page."""
 
-    log_id: int
+    log_id: int | None
+    """None: the file says that it has no such log."""
+
     most_findings: int
     events: int = 0
     first_seq: int | None = None
@@ -45,6 +52,10 @@ class Verifier:
     gaps: int = 0
     missing: int = 0
     first_gaps: list[tuple[int, int]] = attrs.Factory(list)
+
+    @property
+    def _table(self) -> str:
+        return schema.table_of(cast("int", self.log_id))
 
     def _found(self, problem: str, seq: int | None = None) -> None:
         self.problems += 1
@@ -60,10 +71,42 @@ class Verifier:
             return False
         return True
 
-    def check_structure(self, db: apsw.Connection) -> None:
-        """What SQLite itself finds: pages, types, and each index against its table."""
-        for table in ("logs", schema.table_of(self.log_id)):
-            self._guarded(lambda: table, lambda: self._check_table(db, table))  # noqa: B023 - called at once
+    def check_structure(self, db: apsw.Connection) -> bool:
+        """What SQLite itself finds: pages, types, and each index against its table.
+
+        Returns:
+          Whether there is a log to look at.
+        """
+        self._guarded(lambda: "logs", lambda: self._check_registry(db))
+        if self.log_id is None:
+            return False
+        table = self._table
+        is_there = self._guarded(lambda: table, lambda: self._check_layout(db, table))
+        if is_there:
+            self._guarded(lambda: table, lambda: self._check_table(db, table))
+        return is_there
+
+    def _check_registry(self, db: apsw.Connection) -> None:
+        if not schema.is_initialised(db):
+            return
+        self._check_table(db, "logs")
+        # Otherwise a log whose row is gone would pass for one that was never there.
+        known = {schema.table_of(log_id) for (log_id,) in db.execute("SELECT log_id FROM logs NOT INDEXED")}
+        for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"):
+            if _EVENTS_TABLE.fullmatch(table) and table not in known:
+                self._found(f"{table}: the log that it belongs to is gone")
+
+    def _check_layout(self, db: apsw.Connection, table: str) -> None:
+        if not db.table_exists("main", table):
+            msg = "the table is missing"
+            raise apsw.CorruptError(msg)
+        unique = dict(db.execute('SELECT name, "unique" FROM pragma_index_list(?)', (table,)))
+        for column in _INDEXED:
+            index = f"{table}_{column}"
+            if index not in unique:
+                self._found(f"{index}: the index is missing")
+            elif column == "id" and not unique[index]:
+                self._found(f"{index}: the index lets an id stand twice")
 
     def _check_table(self, db: apsw.Connection, table: str) -> None:
         for (line,) in db.execute(f"PRAGMA integrity_check('{table}')"):
@@ -75,7 +118,7 @@ class Verifier:
         self._guarded(lambda: "ids", lambda: self._check_ids(db))
 
     def _check_ids(self, db: apsw.Connection) -> None:
-        table = schema.table_of(self.log_id)
+        table = self._table
         counts = f"SELECT CAST(id AS BLOB), count(*) AS times, max(seq) FROM {table} NOT INDEXED GROUP BY id"  # noqa: S608 - no values
         sql = f"{counts} HAVING times > 1"
         for event_id, times, seq in db.execute(sql):
@@ -89,7 +132,7 @@ class Verifier:
         return self.last_seq if is_whole and self.last_seq != before else None
 
     def _check_page(self, db: apsw.Connection) -> None:
-        table = schema.table_of(self.log_id)
+        table = self._table
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
         after = -(2**63) if self.last_seq is None else self.last_seq
         sql = f"SELECT {_COLUMNS} FROM {table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE}"  # noqa: S608 - no values
@@ -118,7 +161,7 @@ class Verifier:
         self._guarded(lambda: "logs", lambda: self._check_end(db))
 
     def _check_end(self, db: apsw.Connection) -> None:
-        highest = schema.last_seq(db, self.log_id)
+        highest = schema.last_seq(db, cast("int", self.log_id))
         # What came meanwhile raised it first.
         if self.last_seq is not None and self.last_seq > highest:
             self._found(f"the log says that its highest seq is {highest}", self.last_seq)
@@ -145,6 +188,8 @@ def _text(raw: bytes | None) -> str | None:
 def _flaw(row: Any) -> str | None:
     """What keeps a row from being the event that was stored there."""
     seq, timestamp_ms, kind, event_id, actor, event_type, member_id, payload, *scopes = row
+    if seq < 1:
+        return "seq: expected 1 to 2**63 - 1"
     if kind not in (0, 1):
         return f"kind is {kind!r:.50}, neither 0 nor 1"
     try:
