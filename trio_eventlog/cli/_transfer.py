@@ -90,8 +90,8 @@ async def _require_prefix(source: EventStore, target: EventStore, last_seq: int)
     if not (ours and theirs and ours[0].seq == theirs[0].seq):
         # One of them was pruned. Going on could mix two logs, which nobody could part again.
         msg = (
-            f"--to: its last event, seq {last_seq}, cannot be compared with that of --from: it is gone from one"
-            " of them; copy into an empty log"
+            f"--to: its last event, seq {last_seq}, cannot be compared with that of --from: it is gone from"
+            " one of them; copy into an empty log"
         )
         raise CommandError(msg)
     if ours[0].id != theirs[0].id:
