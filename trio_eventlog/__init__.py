@@ -4,10 +4,11 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 
 * 0, values (attrs and the standard library): ``_events _query _errors _lockfile _policy
   _reports _util``
-* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _retry_buffer
-  _scheduler``
+* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _recent
+  _retry_buffer _scheduler``
 * 2, the contract: ``abc``
-* 3, Trio: ``_settings _failure_log _spill_file _log``; ``_log`` is the only place that awaits
+* 3, Trio: ``_settings _failure_log _spill_file _subscription _merge
+  _log``; ``_log`` is the only place that awaits
   ``append_batch``
 * 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
   ``open_store`` alone knows them all
@@ -34,6 +35,9 @@ from trio_eventlog._events import PersistedEvent as PersistedEvent
 from trio_eventlog._events import UnifiedEvent as UnifiedEvent
 from trio_eventlog._log import EventLog as EventLog
 from trio_eventlog._log import open_event_log as open_event_log
+from trio_eventlog._merge import LogEvent as LogEvent
+from trio_eventlog._merge import MergedEvents as MergedEvents
+from trio_eventlog._merge import merge_events as merge_events
 from trio_eventlog._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._query import EventQuery as EventQuery
 from trio_eventlog._reports import AppendFailure as AppendFailure
@@ -48,6 +52,10 @@ from trio_eventlog._reports import SpillDamage as SpillDamage
 from trio_eventlog._reports import SpillFailure as SpillFailure
 from trio_eventlog._reports import StoreDescription as StoreDescription
 from trio_eventlog._reports import StoreVerification as StoreVerification
+from trio_eventlog._subscription import EventStream as EventStream
+from trio_eventlog._subscription import Subscription as Subscription
+from trio_eventlog._subscription import iter_events as iter_events
+from trio_eventlog._subscription import tail as tail
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import EventStore as EventStore
 

@@ -54,6 +54,7 @@ from trio_eventlog._errors import (
     LogBusy,
     SequenceConflict,
     SpillError,
+    StaleCursor,
     StoreError,
     StoreUnusable,
 )
@@ -95,6 +96,7 @@ from trio_eventlog._settings import (
     most_offered_to,
 )
 from trio_eventlog._spill_file import SpillFile
+from trio_eventlog._subscription import Feed, Subscription, checked_start
 from trio_eventlog._util import NoPublicConstructor, fork_count
 from trio_eventlog.abc import EventStore
 
@@ -207,9 +209,9 @@ class EventLog(metaclass=NoPublicConstructor):
             batch_size=settings.batch_size, flush_interval=settings.flush_interval, retry=settings.retry
         )
         self._most_offered = most_offered
+        self._feed = Feed(store, last_seq)
 
-        self._flush_alarm = _Alarm()
-        self._report_alarm = _Alarm()
+        self._flush_alarm, self._report_alarm = _Alarm(), _Alarm()
         self._writer_scope = trio.CancelScope(shield=True)
         self._reporter_scope = trio.CancelScope(shield=True)
         self._append_scope: trio.CancelScope | None = None
@@ -401,6 +403,47 @@ class EventLog(metaclass=NoPublicConstructor):
             raise TypeError(msg)
         self._require_running("query")
         return await self._store.query(query)
+
+    def subscribe(
+        self, query: EventQuery | None = None, *, after_seq: int | None = None
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Follow the log, for the length of an ``async with`` block.
+
+        ::
+
+            async with log.subscribe(EventQuery(run_id="r-1"), after_seq=0) as events:
+                async for event in events:
+                    print(event)
+
+        Delivers every stored event that matches, in order and once: what is there behind the cursor, and then
+        what becomes durable. An event that is lost, or that the store holds already under another seq, is
+        none. Nobody waits for a slow subscriber, and nothing is kept for it but the newest events, which all
+        subscribers share; what it misses there it reads from the store.
+
+        The iteration ends after the last durable event once the log is closed. A subscriber in a nursery
+        *inside* the block of :func:`open_event_log` therefore has to be cancelled, or that nursery waits for
+        it, and the log for the nursery; one in a nursery around the block ends by itself.
+
+        Entering is a checkpoint. Leaving is none and never waits.
+
+        Args:
+          query: which events; by default all. Its ``limit`` ends the iteration after so many.
+          after_seq: the cursor to resume from; 0 for the first event on; by default the last durable seq.
+            Instead of the ``after_seq`` of the query.
+
+        Raises:
+          StaleCursor: ``after_seq`` is beyond the last seq that the log has given out.
+          TypeError, ValueError: an argument is not as described.
+          trio.ClosedResourceError: the log is closed.
+          RuntimeError: this process was forked from that of the log.
+        """
+        wanted, after = checked_start(query, after_seq)
+        self._require_running("subscribe")
+        if after is None:
+            after = self._feed.recent.durable_seq
+        elif after > self._last_seq:
+            raise StaleCursor(after, self._last_seq)
+        return self._feed.subscribe(wanted, after)
 
     def __repr__(self) -> str:
         return f"<EventLog {self._state} on {self._store!r}, last seq {self._last_seq}>"
@@ -615,6 +658,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._running -= 1
             if not self._running:
                 self._is_done.set()
+                self._feed.close()
 
     def _stop(self, reason: str) -> None:
         self._writer_scope.cancel(reason=reason)
@@ -702,7 +746,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._absorb()
         try:
             if error is None:
-                self._buffer.stored(duplicates)
+                self._publish(self._buffer.stored(duplicates))
                 self._scheduler.succeeded(trio.current_time())
             else:
                 self._handle(error, batch, timed_out=scope.cancelled_caught)
@@ -715,6 +759,14 @@ class EventLog(metaclass=NoPublicConstructor):
         self._serve_waiters()
         if self._spill_is_dirty and self._buffer.is_file_settled:
             await self._forget_spilled()
+
+    def _publish(self, stored: tuple[PersistedEvent, ...]) -> None:
+        if not stored:
+            return
+        before = self._feed.recent.durable_seq
+        is_seamless = stored[0].seq == before + 1 and stored[-1].seq - before == len(stored)
+        # An event that was given up in doubt may have been stored after all, in between.
+        self._feed.publish(stored, is_complete=is_seamless or self._buffer.offered_through <= before)
 
     def _append_deadline(self) -> float:
         return self._scheduler.append_until(self._settings.append_timeout)

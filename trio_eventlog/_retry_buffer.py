@@ -148,7 +148,6 @@ class RetryBuffer:
         self._in_file = spilled
         self._dead: set[int] = set()  # rejected, but in the file, or on their way to it
         self._settled_through = first_seq - 1
-        self._offered_through = 0
         self._tickets: list[FlushTicket] = []  # ascending by what they reach through
         self._unraised: deque[_LostRange] = deque()
         self._unreported: dict[tuple[LossReason, bool], list[PersistedEvent]] = {}
@@ -163,6 +162,8 @@ class RetryBuffer:
         """Events given up, per reason."""
         self.last_durable_seq = 0
         """Highest seq that the store has taken."""
+        self.offered_through = 0
+        """Highest seq of an append whose outcome is unknown."""
         self.peak_pending = spilled
         """Most events that were pending at once."""
 
@@ -250,18 +251,22 @@ class RetryBuffer:
         self._sizes.extendleft(reversed(sizes))
         self._waiting_bytes += sum(sizes)
 
-    def stored(self, duplicates: Collection[int]) -> None:
+    def stored(self, duplicates: Collection[int]) -> tuple[PersistedEvent, ...]:
         """The store has taken the batch in flight, except for ``duplicates``, seqs of events that it
         already holds under another seq.
+
+        Returns:
+          What it has taken.
         """
-        stored = [event.seq for event in self._in_flight if event.seq not in duplicates]
+        stored = tuple(event for event in self._in_flight if event.seq not in duplicates)
         self.duplicate += len(self._in_flight) - len(stored)
         self.persisted += len(stored)
         if stored:
-            self.last_durable_seq = max(self.last_durable_seq, stored[-1])
+            self.last_durable_seq = max(self.last_durable_seq, stored[-1].seq)
         self._settle_batch()
         self._in_flight = ()
         self._batch_bytes = 0
+        return stored
 
     def failed(self, *, in_doubt: bool = True) -> None:
         """The batch in flight was not taken: it waits again, at the front, where the cap cuts.
@@ -314,7 +319,7 @@ class RetryBuffer:
         if not self._in_flight:
             return
         if in_doubt:
-            self._offered_through = max(self._offered_through, self._in_flight[-1].seq)
+            self.offered_through = max(self.offered_through, self._in_flight[-1].seq)
         # What the store was given may have been changed by it; what goes on from here must not be.
         batch = tuple(reseal(event) for event in self._in_flight)
         self._in_flight = ()
@@ -439,7 +444,7 @@ class RetryBuffer:
 
     def _lose_oldest(self, reason: LossReason) -> None:
         event = self._pop()
-        self._lose(event, reason, in_doubt=event.seq <= self._offered_through)
+        self._lose(event, reason, in_doubt=event.seq <= self.offered_through)
 
     def _lose(self, event: PersistedEvent, reason: LossReason, *, in_doubt: bool) -> None:
         self.lost[reason] += 1

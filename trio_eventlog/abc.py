@@ -7,10 +7,42 @@ Floor 2: knows values and the codec, neither Trio nor any store.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
+
+
+class ChangeWatch(Protocol):
+    """Tells that a log may have changed; what ``watch_changes`` of a store yields."""
+
+    async def wait(self) -> None:
+        """Wait until the log may have changed since this returned last, or since the watch began.
+
+        A hint: it may come for nothing, late, or never. A checkpoint; cancelled, it has missed nothing.
+
+        Raises:
+          StoreError: there is no hint now; ask again later.
+        """
+        ...
+
+
+class WatchableStore(Protocol):
+    """A store that can tell that its log may have changed.
+
+    :func:`tail <trio_eventlog.tail>` uses that to look sooner than its ``poll_interval`` would have it.
+    """
+
+    def watch_changes(self) -> AbstractAsyncContextManager[ChangeWatch]:
+        """Watch, for the length of an ``async with`` block.
+
+        Entering is a checkpoint. What it needs is freed on leaving.
+
+        Raises:
+          StoreError: the log cannot be watched now.
+        """
+        ...
 
 
 @runtime_checkable
@@ -50,6 +82,8 @@ class EventStore(Protocol):
 
     ``log_id: str | None``, None by default, tells this log from every other, and is the same each time it is
     opened. A spill file with events of one log is refused by another.
+
+    A store that can tell when its log has changed has ``watch_changes``: see :class:`WatchableStore`.
 
     Every store holds strings of 512 bytes in UTF-8, events of 64 KiB of JSON, and 32 levels of
     nesting; what goes beyond that it may reject.

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -22,6 +22,7 @@ from trio_eventlog._lockfile import FileLock
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.abc import ChangeWatch
 from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
@@ -40,6 +41,9 @@ _GRACE_SECONDS: Final = 1.0
 """For each attempt to close a connection that does nothing when that time is over."""
 
 _CLOSE_ATTEMPTS: Final = 3
+
+_LOOK_EVERY: Final = 0.05
+"""Seconds between two looks at whether the file has changed."""
 
 _MOST_LOG_NAME_BYTES: Final = 512
 
@@ -383,7 +387,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         try:
             if read_only:
                 place = await files.in_thread(path, partial(files.existing, path))
-                found = None
+                found: tuple[int, str] | None = None
             else:
                 place, claimed = await files.in_thread(path, partial(files.claim, path, log))
                 lock = claimed
@@ -393,11 +397,46 @@ class SqliteStore(metaclass=NoPublicConstructor):
                 found = await _first_run(
                     workers[0], partial(_prepare_writer, place=place, log=log, synchronous=synchronous)
                 )
-            workers.append(await _Worker.start(place.path, apsw.SQLITE_OPEN_READONLY, None, _nothing))
-            await _first_run(workers[-1], partial(_prepare_reader, workers[-1].is_closing))
+            await _start_reader(place, workers)
             yield SqliteStore._create(place, log, None if read_only else workers[0], workers[-1], found)
         finally:
             await _close(workers, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
+
+    @staticmethod
+    @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection  # as above
+    async def open_readers(
+        path: str | os.PathLike[str], *, logs: Iterable[str] | None = None
+    ) -> AsyncIterator[dict[str, SqliteStore]]:
+        """Open logs of one file for reading, for the length of an ``async with`` block.
+
+        However many they are, they share one connection and one thread, in which their queries run one after
+        another. For :func:`trio_eventlog.merge_events`, for example. Entering and leaving are as with
+        :meth:`open`.
+
+        Args:
+          path: the database file.
+          logs: their names; by default all that are in the file now.
+
+        Raises:
+          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+        """
+        path = files.checked_path(path)
+        if isinstance(logs, str):
+            msg = "logs: expected names, got a single text"
+            raise TypeError(msg)
+        names = None if logs is None else list(logs)
+        for name in names or ():
+            _check_log_name(name)
+        workers: list[_Worker] = []
+        try:
+            place = await files.in_thread(path, partial(files.existing, path))
+            await _start_reader(place, workers)
+            if names is None:
+                names = await workers[0].run(schema.log_names)
+            yield {name: SqliteStore._create(place, name, None, workers[0], None) for name in names}
+        finally:
+            await _close(workers, None)  # noqa: ASYNC102 - shielded, with a bound, inside
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
@@ -466,6 +505,22 @@ class SqliteStore(metaclass=NoPublicConstructor):
             self._place.check()
         log_id = self._find_log(db)
         return 0 if log_id is None else schema.last_seq(db, log_id)
+
+    @asynccontextmanager
+    async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
+        """Watch for changes of the file, for the length of an ``async with`` block.
+
+        Looks 20 times a second, while somebody waits, whether another connection has written to it, be it to
+        this log or to another. Costs no more than that: SQLite keeps a number for it in shared memory.
+
+        Entering is a checkpoint.
+
+        Raises:
+          StoreError: the file cannot be read now.
+          StoreUnusable: the store is closed, or the file is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        yield _Watch(self._reader, await self._reader.run(schema.data_version))
 
     async def describe(self, *, top: int = 10) -> StoreDescription:
         """What the log holds, in numbers, all of one moment.
@@ -612,6 +667,28 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         async with SqliteStore.open(path, read_only=True) as store:
             return await store._reader.run(schema.log_names)
+
+
+async def _start_reader(place: files.Place, workers: list[_Worker]) -> None:
+    """Start a connection for reading, and add it to those that are to be closed."""
+    workers.append(await _Worker.start(place.path, apsw.SQLITE_OPEN_READONLY, None, _nothing))
+    await _first_run(workers[-1], partial(_prepare_reader, workers[-1].is_closing))
+
+
+class _Watch:
+    """See :meth:`SqliteStore.watch_changes`."""
+
+    def __init__(self, reader: _Worker, version: int) -> None:
+        self._reader = reader
+        self._version = version
+
+    async def wait(self) -> None:
+        """Wait until another connection has written since this returned last. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        # SQLite has nobody to call when it changes.
+        while (version := await self._reader.run(schema.data_version)) == self._version:  # noqa: ASYNC110 - as above
+            await trio.sleep(_LOOK_EVERY)
+        self._version = version
 
 
 async def _first_run(worker: _Worker, job: Callable[[apsw.Connection], T]) -> T:

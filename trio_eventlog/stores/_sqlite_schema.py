@@ -222,6 +222,12 @@ def log_names(db: apsw.Connection) -> list[str]:
     return [name for (name,) in db.execute("SELECT name FROM logs ORDER BY name")]
 
 
+def data_version(db: apsw.Connection) -> int:
+    """A number that is another one after another connection has written to the file."""
+    (version,) = first_row(db, "PRAGMA data_version")
+    return int(version)
+
+
 def roll_back(db: apsw.Connection) -> None:
     """End a transaction that is still open. SQLite may have ended it by itself."""
     if db.in_transaction:

@@ -1,0 +1,131 @@
+"""The newest stored events of a log, kept for those who follow it. Floor 1: pure.
+
+A hundred tasks that follow a log would otherwise ask the store the same a hundred times for each batch.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from trio_eventlog._codec import encoded_payload, persisted_event, reseal, scopes_of, size_of
+from trio_eventlog._events import AgentEvent, ModuleEvent, PersistedEvent, UnifiedEvent
+from trio_eventlog._query import SCOPES, EventQuery
+
+
+class _Batch:
+    """Events that were stored together, ascending by seq."""
+
+    def __init__(self, events: Sequence[PersistedEvent]) -> None:
+        self.events: Final = tuple(events)
+        self.seqs: Final = [event.seq for event in events]
+        self.bytes: Final = sum(map(size_of, events))
+        self._outlines: list[PersistedEvent] | None = None
+
+    @property
+    def outlines(self) -> list[PersistedEvent]:
+        """What a query looks at: the events, with no more in their payloads than scopes.
+
+        Made once, however many look: the payloads need not be decoded, and what the store may have done to
+        the events that it was given plays no part.
+        """
+        if self._outlines is None:
+            self._outlines = [_outline(event) for event in self.events]
+        return self._outlines
+
+
+def _outline(event: PersistedEvent) -> PersistedEvent:
+    inner = event.event
+    scopes = zip(SCOPES, scopes_of(encoded_payload(inner)), strict=True)
+    payload = {key: value for key, value in scopes if value is not None}
+    outline: UnifiedEvent
+    if isinstance(inner, AgentEvent):
+        outline = AgentEvent(inner.agent_id, inner.event_type, payload)
+    else:
+        outline = ModuleEvent(inner.module, inner.event_type, payload)
+    return persisted_event(event.id, event.seq, event.timestamp_ms, event.member_id, outline)
+
+
+class RecentEvents:
+    """All stored events from some seq on, within bounds.
+
+    Args:
+      durable_seq: the highest seq that is durable now.
+      most_events: bound in events,
+      most_bytes: and in bytes, as :func:`size_of` counts them.
+    """
+
+    def __init__(self, durable_seq: int, *, most_events: int, most_bytes: int) -> None:
+        self._most_events = most_events
+        self._most_bytes = most_bytes
+        self._batches: deque[_Batch] = deque()
+        self._events = self._bytes = 0
+        self._complete_after = durable_seq
+        self.durable_seq = durable_seq
+        """The highest seq that is durable."""
+
+    def start_anew(self) -> None:
+        """Forget the events; from now on there may be others."""
+        self._batches.clear()
+        self._events = self._bytes = 0
+        self._complete_after = self.durable_seq
+
+    def skip(self, seq: int) -> None:
+        """Events up to ``seq`` were stored, and are not kept."""
+        self.durable_seq = seq
+        self.start_anew()
+
+    def add(self, events: Sequence[PersistedEvent], *, is_complete: bool) -> None:
+        """Keep what was stored just now.
+
+        Args:
+          events: sealed events, ascending by seq and above all before them; at least one.
+          is_complete: whether no other event can have been stored since :attr:`durable_seq`.
+        """
+        last = events[-1].seq
+        if not is_complete:
+            self.skip(last)
+            return
+        batch = _Batch(events)
+        self.durable_seq = last
+        self._batches.append(batch)
+        self._events += len(batch.events)
+        self._bytes += batch.bytes
+        while self._events > self._most_events or self._bytes > self._most_bytes:
+            oldest = self._batches.popleft()
+            self._events -= len(oldest.events)
+            self._bytes -= oldest.bytes
+            self._complete_after = oldest.seqs[-1]
+
+    def read(self, after: int, query: EventQuery, most: int) -> tuple[list[PersistedEvent], int] | None:
+        """Copies of the next events that match.
+
+        Args:
+          after: seq to begin behind; below :attr:`durable_seq`.
+          query: what to look for; its cursor and its limit play no part.
+          most: how many events to look at.
+
+        Returns:
+          Them, and the seq up to which there are no others. None if that is not known here.
+        """
+        if after < self._complete_after:
+            return None
+        index = len(self._batches) - 1
+        while index > 0 and self._batches[index - 1].seqs[-1] > after:
+            index -= 1
+        batch = self._batches[index]
+        start = bisect_right(batch.seqs, after)
+        stop = min(start + most, len(batch.seqs))
+        through = batch.seqs[stop - 1]
+        if query == _EVERYTHING:
+            return [reseal(event) for event in batch.events[start:stop]], through
+        outlines = batch.outlines
+        found = [
+            reseal(batch.events[place]) for place in range(start, stop) if query.matches(outlines[place])
+        ]
+        return found, through
+
+
+_EVERYTHING: Final = EventQuery()

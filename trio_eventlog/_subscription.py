@@ -1,0 +1,525 @@
+"""Reading on: what is stored, page by page, and then what comes. Floor 3: Trio.
+
+Theory of operation
+===================
+
+Nobody is sent anything. Every reader has a cursor, the seq up to which it has handed events out, and asks for
+what lies behind it. So a slow reader costs nothing but its own next page, and there is no queue to overflow.
+
+What is left is to know when to ask. A reader that follows looks whether there is more, and if not, sleeps
+until somebody says that there may be. Such a hint carries no news: the reader looks again, and may find
+nothing. Hints may therefore come twice, late or for no reason; and they may be dropped, as long as there is
+another one after them, or the clock makes the reader look.
+
+Within the process of the log no hint is lost, since looking and falling asleep happen without a checkpoint
+in between. There, the highest durable seq says whether there is more, and the newest events are at hand
+without asking the store (:class:`RecentEvents`). From outside, the store has to be asked, every so often,
+and sooner if it has hints to give.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final, Protocol
+
+import attrs
+import trio
+
+from trio_eventlog._errors import StaleCursor, StoreError
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import EventQuery
+from trio_eventlog._recent import RecentEvents
+from trio_eventlog._util import NoPublicConstructor
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from trio_eventlog.abc import ChangeWatch, EventStore
+
+_PAGE: Final = 256
+"""Events of a page from the store. Few, since there may be many readers, each with a page of its own."""
+
+_LOOKED_AT_TOGETHER: Final = 64
+"""Recent events that are looked at without a checkpoint."""
+
+_HANDED_OUT_TOGETHER: Final = 16
+"""Events that are handed out without letting other tasks run."""
+
+_RECENT_EVENTS: Final = 4096
+_RECENT_BYTES: Final = 8 * 1024 * 1024
+
+
+@attrs.frozen
+class _Page:
+    events: list[PersistedEvent]
+    """What matches, ascending."""
+
+    through: int
+    """There is nothing else up to here. At least the cursor."""
+
+
+class _Source(Protocol):
+    """Where pages come from."""
+
+    @property
+    def known_end(self) -> int:
+        """The highest seq that is known to be stored."""
+        ...
+
+    async def find_end(self) -> int:
+        """The highest seq that is stored now. A checkpoint."""
+        ...
+
+    async def read(self, after: int, most: int) -> _Page | None:
+        """What comes next, an empty page included; None at the end. A checkpoint.
+
+        Cancelled or failed, it has done nothing.
+        """
+        ...
+
+
+class EventStream(metaclass=NoPublicConstructor):
+    """Events one after another, ascending by seq; what :func:`iter_events` returns.
+
+    An async iterator, for one task at a time. Each step can be cancelled, and then skips nothing: go on with
+    another ``async for`` over the same object, also after an error of the store. Other tasks get to run after
+    16 steps at the latest, and whenever the store is asked.
+    """
+
+    def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
+        self._source = source
+        self._cursor = cursor
+        self._left = math.inf if limit is None else limit
+        self._page_size = page_size
+        self._ready: list[PersistedEvent] = []  # the next last
+        self._through = cursor
+        self._steps = 0  # since other tasks could run
+        self._is_over = False
+        self._is_closed = False
+        self._is_busy = False
+        self._scope: trio.CancelScope | None = None  # that of the task that waits for a page
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} after seq {self._cursor}>"
+
+    @property
+    def cursor(self) -> int:
+        """The seq to resume from, as ``after_seq``. All that matches up to it was handed out.
+
+        The event of the running step of ``async for`` counts as handed out.
+        """
+        return self._cursor
+
+    def __aiter__(self) -> Self:
+        """The stream itself."""
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __anext__(self) -> PersistedEvent:
+        """The next event.
+
+        A point of cancellation always, and a full checkpoint every so often.
+
+        Raises:
+          StopAsyncIteration: there is no other.
+          StoreError: the store failed and may answer later; so may :exc:`StoreUnusable`, which will not.
+            Nothing is skipped.
+          trio.BusyResourceError: another task waits for the next event of this stream.
+          trio.ClosedResourceError: the block that the stream belongs to was left.
+        """
+        if self._is_busy:
+            msg = "another task waits for the next event of this stream"
+            raise trio.BusyResourceError(msg)
+        self._require_open()
+        if self._ready and self._steps < _HANDED_OUT_TOGETHER and self._left:
+            self._steps += 1
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await self._fetch()
+            self._steps = 1
+            if not (self._ready and self._left):
+                raise StopAsyncIteration
+        # Without a checkpoint from here on: what is taken is handed out.
+        event = self._ready.pop()
+        self._cursor = event.seq
+        self._left -= 1
+        return event
+
+    async def _fetch(self) -> None:
+        """Let others run, and wait for events or the end."""
+        self._is_busy = True
+        try:
+            with trio.CancelScope() as self._scope:
+                await trio.lowlevel.checkpoint()
+                while not self._ready:
+                    self._pass()
+                    if self._is_over or not self._left:
+                        break
+                    page = await self._source.read(self._cursor, int(min(self._page_size, self._left)))
+                    if page is None:
+                        self._is_over = True
+                    else:
+                        self._ready, self._through = page.events[::-1], page.through
+        finally:
+            self._is_busy = False
+            self._scope = None
+        self._require_open()
+
+    def _pass(self) -> None:
+        """Whoever iterates has come back for more than there was at hand."""
+        self._cursor = max(self._cursor, self._through)
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            msg = "the block that this stream of events belongs to was left"
+            raise trio.ClosedResourceError(msg)
+
+    def _close(self) -> None:
+        self._is_closed = True
+        self._ready.clear()
+        if self._scope is not None:
+            self._scope.cancel(reason="the block of the subscription was left")
+
+
+class Subscription(EventStream):
+    """Events that are stored, and then those to come; what :meth:`EventLog.subscribe` and :func:`tail` yield.
+
+    An :class:`EventStream` that goes on: at its end it waits for more. How it differs from a queue:
+
+    ====================================== =============================================================
+    a slow reader                          holds up nobody; it reads from the store what it missed
+    an event                               comes once, in order, without a gap, and only once it is durable
+    after an interruption                  resume from :attr:`cursor`, also in another process
+    ====================================== =============================================================
+    """
+
+    def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
+        super().__init__(source, cursor, limit, page_size)
+        self._progress = trio.Event()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether all that is known to be stored was handed out, or does not match."""
+        return not self._ready and max(self._cursor, self._through) >= self._source.known_end
+
+    async def wait_caught_up(self) -> None:
+        """Wait until all that is stored now was dealt with: handed out, and the task that iterates came back
+        for more.
+
+        For another task than that. A checkpoint. Returns also once the iteration has ended by itself.
+
+        Raises:
+          trio.ClosedResourceError: the block of the subscription was left before.
+          StoreError: the store of :func:`tail` could not say what it holds.
+        """
+        self._require_open()
+        end = await self._source.find_end()
+        while self._cursor < end or self._ready:
+            self._require_open()
+            if self._is_over or not self._left:
+                return
+            await self._progress.wait()
+        self._require_open()
+
+    def _pass(self) -> None:
+        super()._pass()
+        self._tell_progress()
+
+    async def _fetch(self) -> None:
+        await super()._fetch()
+        if self._is_over:
+            self._tell_progress()
+
+    def _close(self) -> None:
+        super()._close()
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        self._progress.set()
+        self._progress = trio.Event()
+
+
+# --- following a log from within its process ------------------------------------------------------
+
+
+class Feed:
+    """What a log tells those who follow it.
+
+    Args:
+      store: the store of the log.
+      durable_seq: the highest seq that is durable at first.
+    """
+
+    def __init__(self, store: EventStore, durable_seq: int) -> None:
+        self.store = store
+        self.recent = RecentEvents(durable_seq, most_events=_RECENT_EVENTS, most_bytes=_RECENT_BYTES)
+        self._readers = 0
+        self._sleeping = trio.lowlevel.ParkingLot()
+        self.is_over = False
+        """Whether nothing will become durable any more."""
+
+    def publish(self, events: tuple[PersistedEvent, ...], *, is_complete: bool) -> None:
+        """The store has taken ``events``, of which there is at least one.
+
+        Args:
+          events: ascending, above all before.
+          is_complete: whether it cannot have taken others since the last call.
+        """
+        if self._readers:
+            self.recent.add(events, is_complete=is_complete)
+            self.wake()
+        else:
+            self.recent.skip(events[-1].seq)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self.is_over = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everybody look who sleeps."""
+        self._sleeping.unpark_all()
+
+    async def wait(self, after: int) -> None:
+        """Sleep until there may be something behind ``after``, or it is over. A checkpoint."""
+        if self.recent.durable_seq > after or self.is_over:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._sleeping.park()
+
+    @asynccontextmanager
+    async def subscribe(self, query: EventQuery, after: int) -> AsyncIterator[Subscription]:
+        """See :meth:`EventLog.subscribe`."""
+        await trio.lowlevel.checkpoint()
+        if not self._readers:
+            self.recent.start_anew()
+        self._readers += 1
+        source = _LogSource(self, _filter_of(query))
+        subscription = Subscription._create(source, after, query.limit, _PAGE)
+        try:
+            yield subscription
+        finally:
+            subscription._close()
+            self._readers -= 1
+            if not self._readers:
+                self.recent.start_anew()
+
+
+class _LogSource:
+    def __init__(self, feed: Feed, query: EventQuery) -> None:
+        self._feed = feed
+        self._query = query
+
+    @property
+    def known_end(self) -> int:
+        return self._feed.recent.durable_seq
+
+    async def find_end(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self._feed.recent.durable_seq
+
+    async def read(self, after: int, most: int) -> _Page | None:
+        feed = self._feed
+        while feed.recent.durable_seq <= after:
+            if feed.is_over:
+                await trio.lowlevel.checkpoint()
+                return None
+            await feed.wait(after)
+        await trio.lowlevel.checkpoint()
+        # Taken before the store is asked: what it has taken by now it will show, and no more is shown, since
+        # it is not known to be durable.
+        durable = feed.recent.durable_seq
+        recent = feed.recent.read(after, self._query, min(most, _LOOKED_AT_TOGETHER))
+        if recent is not None:
+            return _Page(*recent)
+        found = await feed.store.query(attrs.evolve(self._query, after_seq=after, limit=most))
+        if len(found) == most and found[-1].seq <= durable:
+            return _Page(found, found[-1].seq)
+        return _Page([event for event in found if event.seq <= durable], durable)
+
+
+# --- following a store from outside ---------------------------------------------------------------
+
+
+@asynccontextmanager
+async def tail(
+    store: EventStore,
+    query: EventQuery | None = None,
+    *,
+    after_seq: int | None = None,
+    poll_interval: float = 0.5,
+) -> AsyncIterator[Subscription]:
+    """Follow a store that another process writes, for the length of an ``async with`` block.
+
+    ::
+
+        async with SqliteStore.open("events.db", read_only=True) as store, tail(store) as events:
+            async for event in events:
+                print(event)
+
+    Delivers every stored event that matches, in order and once. The store is asked for its last seq every
+    ``poll_interval`` seconds, and for events if there are new ones; sooner if it has a way to tell that there
+    may be (:meth:`EventStore <trio_eventlog.abc.EventStore>` says which). That only hastens things: all that
+    is promised rests on asking. In the process of the log itself, :meth:`EventLog.subscribe` is cheaper.
+
+    Entering is a checkpoint, and asks the store for its last seq. Leaving, by whatever way, frees what the
+    store needed for its hints.
+
+    Args:
+      store: where the events are.
+      query: which; by default all. Its ``limit`` ends the iteration after so many events.
+      after_seq: the cursor to resume from; 0 for the first event on; by default what is stored after
+        entering. Instead of the ``after_seq`` of the query.
+      poll_interval: seconds, more than 0.
+
+    Raises:
+      StaleCursor: ``after_seq`` is beyond the last seq of the store.
+      StoreError: the store could not say its last seq.
+      TypeError, ValueError: an argument is not as described.
+    """
+    wanted, after = checked_start(query, after_seq)
+    # bool is an int to Python, but True is no time.
+    if isinstance(poll_interval, bool) or not isinstance(poll_interval, int | float):
+        msg = f"poll_interval: expected seconds, got {type(poll_interval).__name__}"
+        raise TypeError(msg)
+    if not 0 < poll_interval < math.inf:
+        msg = f"poll_interval: expected more than 0 seconds, and finite, got {poll_interval}"
+        raise ValueError(msg)
+    async with AsyncExitStack() as stack:
+        # First: what changes after this is told.
+        watch: ChangeWatch | None = None
+        watch_changes = getattr(store, "watch_changes", None)
+        if watch_changes is not None:
+            with suppress(StoreError):
+                watch = await stack.enter_async_context(watch_changes())
+        last_seq = await store.last_seq()
+        if after is None:
+            after = last_seq
+        elif after > last_seq:
+            raise StaleCursor(after, last_seq)
+        source = _TailSource(store, _filter_of(wanted), last_seq, watch, poll_interval)
+        subscription = Subscription._create(source, after, wanted.limit, _PAGE)
+        try:
+            yield subscription
+        finally:
+            subscription._close()
+
+
+class _TailSource:
+    def __init__(
+        self,
+        store: EventStore,
+        query: EventQuery,
+        last_seq: int,
+        watch: ChangeWatch | None,
+        poll_interval: float,
+    ) -> None:
+        self._store = store
+        self._query = query
+        self._watch = watch
+        self._poll_interval = poll_interval
+        self.known_end = last_seq
+
+    async def find_end(self) -> int:
+        self.known_end = await self._store.last_seq()
+        return self.known_end
+
+    async def read(self, after: int, most: int) -> _Page | None:
+        # The last seq is asked for before the events: all up to it are then found.
+        while self.known_end <= after and await self.find_end() <= after:
+            await self._wait()
+        last_seq = self.known_end
+        found = await self._store.query(attrs.evolve(self._query, after_seq=after, limit=most))
+        if len(found) == most:
+            return _Page(found, found[-1].seq)
+        return _Page(found, max(last_seq, found[-1].seq if found else 0))
+
+    async def _wait(self) -> None:
+        with trio.move_on_after(self._poll_interval):
+            if self._watch is not None:
+                # Without its hint there is the clock; and a store that is gone will say so when it is asked.
+                with suppress(StoreError):
+                    await self._watch.wait()
+                    return
+            await trio.sleep_forever()
+
+
+# --- reading what is there ------------------------------------------------------------------------
+
+
+def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size: int = 1000) -> EventStream:
+    """All events that match, ascending by seq, with no more than a page of them in memory.
+
+    ::
+
+        async for event in iter_events(store, EventQuery(run_id="r-1")):
+            print(event)
+
+    What is stored while it reads is read, too, until it has come to the end. Nothing needs to be closed.
+
+    Args:
+      store: where the events are.
+      query: which; by default all. Its ``after_seq`` is where to begin, its ``limit`` ends the iteration.
+      page_size: events to ask the store for at a time, 1 or more.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+    """
+    wanted, after = checked_start(query, None)
+    if type(page_size) is not int:
+        msg = f"page_size: expected a number of events, got {type(page_size).__name__}"
+        raise TypeError(msg)
+    if page_size < 1:
+        msg = f"page_size: expected 1 event or more, got {page_size}"
+        raise ValueError(msg)
+    return EventStream._create(_PageSource(store, _filter_of(wanted)), after or 0, wanted.limit, page_size)
+
+
+class _PageSource:
+    known_end = 0
+
+    def __init__(self, store: EventStore, query: EventQuery) -> None:
+        self._store = store
+        self._query = query
+        self._is_at_end = False
+
+    async def find_end(self) -> int:
+        return await self._store.last_seq()
+
+    async def read(self, after: int, most: int) -> _Page | None:
+        if self._is_at_end:
+            await trio.lowlevel.checkpoint()
+            return None
+        found = await self._store.query(attrs.evolve(self._query, after_seq=after, limit=most))
+        # Fewer than asked for: there are no more.
+        self._is_at_end = len(found) < most
+        return _Page(found, found[-1].seq if found else after)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def checked_start(query: EventQuery | None, after_seq: int | None) -> tuple[EventQuery, int | None]:
+    """The query, and the seq to begin behind if one is given.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+    """
+    if query is None:
+        query = EventQuery()
+    elif not isinstance(query, EventQuery):
+        msg = f"query: expected an EventQuery, got {type(query).__name__}"
+        raise TypeError(msg)
+    if after_seq is None:
+        return query, query.after_seq
+    if query.after_seq is not None:
+        msg = "after_seq: given twice, as an argument and in the query"
+        raise ValueError(msg)
+    # The query knows what a cursor can be.
+    return attrs.evolve(query, after_seq=after_seq), after_seq
+
+
+def _filter_of(query: EventQuery) -> EventQuery:
+    return attrs.evolve(query, after_seq=None, limit=None)
