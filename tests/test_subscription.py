@@ -181,7 +181,7 @@ class Reader:
     page=st.integers(1, 6),
     cap=st.integers(8, 24),
 )
-def test_each_event_once_and_in_order(
+def test_each_event_once_and_in_order(  # noqa: PLR0917 - given by name
     steps: list[tuple[str, Any]],
     script: list[str],
     readers: list[dict[str, Any]],
@@ -256,7 +256,7 @@ async def play(log: EventLog, steps: list[tuple[str, Any]]) -> None:
     query=st.sampled_from(sorted(QUERIES)),
     most=st.integers(1, 8),
 )
-def test_what_is_at_hand_is_complete(
+def test_what_is_at_hand_is_complete(  # noqa: PLR0917 - given by name
     sizes: list[int], most_events: int, most_bytes: int, gaps: set[int], query: str, most: int
 ) -> None:
     """From any seq on: all there is up to some seq, or the answer that it is not known."""
@@ -482,11 +482,11 @@ async def test_the_iteration_ends_with_the_log(autojump_clock: trio.testing.Mock
     """After the last durable event, those of the drain included; from a nursery around the block."""
     got: list[int] = []
 
-    async def follow(log: EventLog, task_status: trio.TaskStatus[None]) -> None:
+    async def follow(log: EventLog, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114 - below
         async with log.subscribe() as events:
             task_status.started()
             async for event in events:
-                got.append(event.seq)
+                got.append(event.seq)  # noqa: PERF401 - what came before a cancellation counts
             # Also when asked again.
             with pytest.raises(StopAsyncIteration):
                 await anext(events)
@@ -495,7 +495,7 @@ async def test_the_iteration_ends_with_the_log(autojump_clock: trio.testing.Mock
         trio.open_nursery() as nursery,
         open_event_log(FakeStore(otherwise=delay(0.5)), flush_interval=60) as log,
     ):
-        await nursery.start(follow, log)
+        await nursery.start(follow, log)  # noqa: ASYNC111 - it ends with the log
         for number in range(5):
             log.ingest(numbered(number))
 
@@ -509,7 +509,7 @@ async def test_a_nursery_inside_the_block(autojump_clock: trio.testing.MockClock
     async def follow(log: EventLog) -> None:
         async with log.subscribe(after_seq=0) as events:
             async for event in events:
-                got.append(event.seq)
+                got.append(event.seq)  # noqa: PERF401 - what came before a cancellation counts
 
     with trio.fail_after(60):
         async with open_event_log(MemoryStore()) as log:
@@ -564,7 +564,7 @@ async def test_after_the_block(autojump_clock: trio.testing.MockClock) -> None:
                     await what()
 
             async with log.subscribe(after_seq=0) as events:
-                nursery.start_soon(wait, events.__anext__)
+                nursery.start_soon(wait, events.__anext__)  # noqa: ASYNC111 - told when it is left
                 await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(trio.ClosedResourceError):
             await anext(events)
@@ -629,11 +629,11 @@ async def test_a_store_that_is_lost_to_the_log(autojump_clock: trio.testing.Mock
     """No more comes, and the iteration ends when the log does."""
     got: list[int] = []
 
-    async def follow(log: EventLog, task_status: trio.TaskStatus[None]) -> None:
+    async def follow(log: EventLog, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114 - below
         async with log.subscribe() as events:
             task_status.started()
             async for event in events:
-                got.append(event.seq)
+                got.append(event.seq)  # noqa: PERF401 - what came before a cancellation counts
 
     store = FakeStore([BEHAVIOURS["take"], fail_with(StoreUnusable("gone"))])
     with pytest.RaisesGroup(StoreUnusable):
@@ -641,7 +641,7 @@ async def test_a_store_that_is_lost_to_the_log(autojump_clock: trio.testing.Mock
             trio.open_nursery() as nursery,
             open_event_log(store, on_failure=lambda _report: None) as log,
         ):
-            await nursery.start(follow, log)
+            await nursery.start(follow, log)  # noqa: ASYNC111 - it ends with the log
             await filled(log, 2)
             log.ingest(numbered(3))
 

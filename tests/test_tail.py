@@ -119,7 +119,7 @@ class FaultyWatch:
     slowness=st.sampled_from([0, 0.05, 1.5]),
     page=st.integers(1, 6),
 )
-def test_each_event_once_and_in_order(
+def test_each_event_once_and_in_order(  # noqa: PLR0917 - given by name
     steps: list[tuple[str, Any]],
     script: list[str],
     fates: list[str],
@@ -445,7 +445,7 @@ async def test_leaving_while_another_task_waits(autojump_clock: trio.testing.Moc
 
     async with trio.open_nursery() as nursery:
         async with tail(store, poll_interval=1_000) as events:
-            nursery.start_soon(follow, events)
+            nursery.start_soon(follow, events)  # noqa: ASYNC111 - told when it is left
             await trio.testing.wait_all_tasks_blocked()
         before = trio.current_time()
     assert trio.current_time() == before

@@ -4,15 +4,15 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 
 * 0, values (attrs and the standard library): ``_events _query _errors _lockfile _policy
   _reports _util``
-* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _recent
-  _retry_buffer _scheduler``
+* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _event_types
+  _recent _retry_buffer _scheduler``
 * 2, the contract: ``abc``
 * 3, Trio: ``_settings _failure_log _spill_file _subscription _merge
   _log``; ``_log`` is the only place that awaits
   ``append_batch``
 * 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
   ``open_store`` alone knows them all
-* beside them, on the public names alone: ``cli logging testing __main__``
+* beside them, on the public names alone: ``cli logging recorder testing __main__``
 """
 
 from trio_eventlog._codec import from_json as from_json
@@ -28,6 +28,8 @@ from trio_eventlog._errors import SpillError as SpillError
 from trio_eventlog._errors import StaleCursor as StaleCursor
 from trio_eventlog._errors import StoreError as StoreError
 from trio_eventlog._errors import StoreUnusable as StoreUnusable
+from trio_eventlog._event_types import EventTypes as EventTypes
+from trio_eventlog._event_types import make_event_converter as make_event_converter
 from trio_eventlog._events import AgentEvent as AgentEvent
 from trio_eventlog._events import EventEnvelope as EventEnvelope
 from trio_eventlog._events import ModuleEvent as ModuleEvent

@@ -550,7 +550,7 @@ def from_json(data: bytes | str, type: Any) -> Any:  # noqa: A002 - the name tha
     try:
         result: Any = _converter.structure(value, _UNIONS.get(wanted, wanted))
     except Exception as exc:
-        raise _codec_error(exc) from exc
+        raise codec_error(exc) from exc
     _check(result)
     if wanted in _UNIONS and not isinstance(result, wanted):
         expected, found = ("agent", "module") if wanted is AgentEvent else ("module", "agent")
@@ -575,7 +575,7 @@ def _check(obj: UnifiedEvent | EventEnvelope | PersistedEvent | EventQuery) -> N
         seal_event(obj)
 
 
-def _codec_error(exc: Exception) -> CodecError:
+def codec_error(exc: Exception) -> CodecError:
     """cattrs raises groups of errors, which must not cross a nursery: make one plain error of them."""
     found = cattrs.transform_error(exc, path="", format_exception=_format)
     first, *others = (_split(line) for line in found)

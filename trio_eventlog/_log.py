@@ -216,6 +216,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._reporter_scope = trio.CancelScope(shield=True)
         self._append_scope: trio.CancelScope | None = None
         self._running = 2 if spill_file is None else 3  # the tasks of the log
+        self._nursery: trio.Nursery | None = None  # theirs
         self._is_done = trio.Event()
         self._waiters: OrderedDict[_Waiter, None] = OrderedDict()
         self._flushes: dict[FlushTicket, trio.lowlevel.Task] = {}
@@ -236,8 +237,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._spill_is_dirty = bool(self._recovered)  # it has events, be they settled
         self._left_in_spill = 0
 
-        self._failure_log = FailureLog()
-        self._report_at = math.inf
+        self._failure_log, self._report_at = FailureLog(), math.inf
         self._is_reporting = self._is_in_on_failure = False
         self._logged_foreign_error = False
 
@@ -444,6 +444,18 @@ class EventLog(metaclass=NoPublicConstructor):
         elif after > self._last_seq:
             raise StaleCursor(after, self._last_seq)
         return self._feed.subscribe(wanted, after)
+
+    def owns_task(self, task: trio.lowlevel.Task) -> bool:
+        """Whether ``task`` is one of the log's own, or was started by one, in the store for example.
+
+        For what turns the life of tasks into events: the log's own must bring about none.
+        """
+        nursery = task.parent_nursery
+        while nursery is not None:
+            if nursery is self._nursery:
+                return True
+            nursery = nursery.parent_task.parent_nursery
+        return False
 
     def __repr__(self) -> str:
         return f"<EventLog {self._state} on {self._store!r}, last seq {self._last_seq}>"
@@ -1312,6 +1324,7 @@ async def open_event_log(
         body_error: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
+                log._nursery = nursery
                 nursery.start_soon(log._run, log._run_writer, nursery.cancel_scope)
                 nursery.start_soon(log._run, log._run_reporter, nursery.cancel_scope)
                 if spill_file is not None:

@@ -112,6 +112,11 @@ class EventStream(metaclass=NoPublicConstructor):
         """
         return self._cursor
 
+    @property
+    def at_hand(self) -> int:
+        """How many events come next without asking the store or waiting: those that were read together."""
+        return int(min(len(self._ready), self._left))
+
     def __aiter__(self) -> Self:
         """The stream itself."""
         return self

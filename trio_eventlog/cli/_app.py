@@ -14,9 +14,18 @@ import trio
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number as Validated
 
-from trio_eventlog import CodecError, EventsLost, StoreError
+from trio_eventlog import CodecError, EventsLost, StaleCursor, StoreError
 from trio_eventlog.cli._envelopes import STDIN
-from trio_eventlog.cli._options import USAGE_STATUS, Filters, Number, StoreUrl, Time, age, opened_store
+from trio_eventlog.cli._options import (
+    USAGE_STATUS,
+    Filters,
+    Number,
+    StoreUrl,
+    Time,
+    age,
+    opened_store,
+    path_of_logs,
+)
 from trio_eventlog.cli._terminal import (
     PROGRAM,
     CommandError,
@@ -48,6 +57,26 @@ Examples:
 trio-eventlog query --store sqlite:events.db --run-id r-1 --limit 20
 trio-eventlog query --store sqlite:events.db --since 2026-07-14 --event-type run_failed --event-type run_lost
 trio-eventlog query --store sqlite:events.db --json | jq .event.payload
+trio-eventlog query --store sqlite:workers.db --all-logs --limit 100
+```
+"""
+
+_TAIL_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog tail --store sqlite:events.db --run-id r-1
+trio-eventlog tail --store sqlite:events.db --last 0 --json | jq .event.payload
+trio-eventlog tail --store sqlite:workers.db --all-logs
+```
+"""
+
+_TASKS_EXAMPLES: Final = """\
+Examples:
+
+```
+trio-eventlog tasks --store sqlite:events.db
+trio-eventlog tasks --store sqlite:events.db --run-id trio-2f6a --json | jq .name
 ```
 """
 
@@ -116,6 +145,8 @@ trio-eventlog check mypackage.stores:open_memory --in-memory --clause S5 --claus
 ```
 """
 
+_AllLogs = Annotated[bool, Parameter(negative=(), show_default=False)]
+
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
 
@@ -172,7 +203,13 @@ async def ingest(
 
 
 @app.command(help_epilogue=_QUERY_EXAMPLES)
-async def query(*, store: StoreUrl, filters: Filters = Filters(), as_json: _Json = False) -> int:  # noqa: B008 - immutable
+async def query(
+    *,
+    store: StoreUrl,
+    filters: Filters = Filters(),  # noqa: B008 - immutable
+    all_logs: _AllLogs = False,
+    as_json: _Json = False,
+) -> int:
     """Print events, ascending by seq: a table on a terminal, JSON lines otherwise.
 
     Reads only, also while another process writes. Text is compared exactly, and all that is asked for must
@@ -181,13 +218,80 @@ async def query(*, store: StoreUrl, filters: Filters = Filters(), as_json: _Json
     Args:
       store: Which log.
       filters: Which events.
+      all_logs: Read all logs of the file as one, by time; `--limit` is for all of them together.
       as_json: Print JSON lines on a terminal, too.
     """
-    from trio_eventlog.cli._query import print_events  # noqa: PLC0415 - as above
+    from trio_eventlog.cli._query import print_events, print_merged  # noqa: PLC0415 - as above
 
     wanted = filters.query()
+    if all_logs:
+        _no_cursor(wanted.after_seq)
+        return await print_merged(await path_of_logs(store), wanted, as_json=as_json)
     async with opened_store(store, read_only=True) as opened:
         return await print_events(opened, wanted, as_json=as_json)
+
+
+def _no_cursor(after_seq: int | None) -> None:
+    if after_seq is not None:
+        msg = "--after-seq: every log has seqs of its own, so not with --all-logs"
+        raise CommandError(msg, USAGE_STATUS)
+
+
+@app.command(help_epilogue=_TAIL_EXAMPLES)
+async def tail(
+    *,
+    store: StoreUrl,
+    filters: Filters = Filters(),  # noqa: B008 - immutable
+    last: Annotated[Number, Parameter(show_default=False)] = None,
+    all_logs: _AllLogs = False,
+    as_json: _Json = False,
+) -> int:
+    """Print the last events, and then those that come, until Ctrl-C. Reads only.
+
+    Each event once and in order, within half a second after it was stored. Text is compared exactly, and all
+    that is asked for must hold.
+
+    Args:
+      store: Which log.
+      filters: Which events; with `--limit`, the command ends after so many.
+      last: How many of the events that are there to print; 10 unless `--after-seq` says where to begin.
+      all_logs: Follow all logs of the file; what is found together is printed by time.
+      as_json: Print JSON lines on a terminal, too.
+    """
+    from trio_eventlog.cli._tail import follow, follow_all  # noqa: PLC0415 - as above
+
+    wanted = filters.query()
+    if last is not None and wanted.after_seq is not None:
+        msg = "--last, --after-seq: expected one of them"
+        raise CommandError(msg, USAGE_STATUS)
+    count = 10 if last is None else last
+    if all_logs:
+        _no_cursor(wanted.after_seq)
+        return await follow_all(await path_of_logs(store), wanted, last=count, as_json=as_json)
+    async with opened_store(store, read_only=True) as opened:
+        return await follow(opened, wanted, last=count, as_json=as_json)
+
+
+@app.command(help_epilogue=_TASKS_EXAMPLES)
+async def tasks(
+    *,
+    store: StoreUrl,
+    run_id: Annotated[str | None, Parameter(metavar="TEXT", show_default=False)] = None,
+    as_json: _Json = False,
+) -> int:
+    """Print the tasks of a recorded run as a tree, with how long each lived. Reads only.
+
+    A run is recorded by `trio_eventlog.recorder.record_tasks`.
+
+    Args:
+      store: Which log.
+      run_id: Which run; by default the one that began last.
+      as_json: Print one JSON object per task.
+    """
+    from trio_eventlog.cli._tasks import print_tasks  # noqa: PLC0415 - as above
+
+    async with opened_store(store, read_only=True) as opened:
+        return await print_tasks(opened, run_id, as_json=as_json)
 
 
 @app.command(help_epilogue=_STATS_EXAMPLES)
@@ -416,7 +520,7 @@ def _tell(exc: BaseException) -> int | None:
             complain(str(exc))
             return exc.status
         # What is damaged in a store shows when it is read.
-        case StoreError() | EventsLost() | CodecError():
+        case StoreError() | EventsLost() | CodecError() | StaleCursor():
             complain(str(exc))
             return 1
         case _:

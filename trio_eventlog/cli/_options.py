@@ -63,6 +63,24 @@ def sqlite_path(url: str) -> str | None:
     return unquote(path.removeprefix("//"))
 
 
+async def path_of_logs(url: str) -> str:
+    """The file whose logs are to be read together.
+
+    Raises:
+      CommandError: the URL is malformed, names one log, or no SQLite file.
+      StoreError: the file cannot be opened.
+    """
+    async with opened_store(url, read_only=True):
+        path = sqlite_path(url)
+    if path is None:
+        msg = f"--all-logs: only a SQLite file has several logs, not {url}"
+        raise CommandError(msg, USAGE_STATUS)
+    if "log=" in url.partition("?")[2]:
+        msg = f"--all-logs: {url} names one of them; leave out log="
+        raise CommandError(msg, USAGE_STATUS)
+    return path
+
+
 # --- filters --------------------------------------------------------------------------------------
 
 
@@ -160,7 +178,7 @@ class Filters:
     ] = ()
     """Events of this type; give it several times for any of several types."""
 
-    after_seq: Number = None
+    after_seq: Annotated[Number, Parameter(name=("--after-seq", "--after"))] = None
     """Events with a higher seq: the cursor for reading on."""
 
     limit: Number = None

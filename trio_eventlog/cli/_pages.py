@@ -1,47 +1,41 @@
-"""Reading a log page by page."""
+"""Reading page by page."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import AsyncIterator
+from typing import Final, TypeVar
 
-import attrs
-import trio
+from trio_eventlog import EventStream, PersistedEvent
 
-from trio_eventlog import EventQuery, EventStore, PersistedEvent
+T = TypeVar("T")
 
 PAGE: Final = 1000
 """Events that are in memory at once."""
 
 
-class Pages:
-    """All that matches, ascending by seq, also what comes meanwhile.
+async def next_page(events: EventStream) -> list[PersistedEvent]:
+    """The events that come together; none at the end. A checkpoint.
 
-    Args:
-      store: where it is.
-      query: what to look for.
-      size: most events of a page.
+    Raises:
+      StoreError: the store failed.
     """
+    page: list[PersistedEvent] = []
+    async for event in events:
+        page.append(event)
+        if not events.at_hand:
+            break
+    return page
 
-    def __init__(self, store: EventStore, query: EventQuery, size: int) -> None:
-        self._store = store
-        self._query = query
-        self._size = size
-        self._is_at_end = False
 
-    async def read(self) -> list[PersistedEvent]:
-        """The next page; an empty one at the end. A checkpoint.
+async def next_items(items: AsyncIterator[T], most: int) -> list[T]:
+    """The next ``most`` items, or what is left. A checkpoint if the iterator is one.
 
-        Raises:
-          StoreError: the store failed.
-        """
-        if self._is_at_end:
-            await trio.lowlevel.checkpoint()
-            return []
-        left = self._query.limit
-        limit = self._size if left is None else min(self._size, left)
-        page = await self._store.query(attrs.evolve(self._query, limit=limit))
-        self._is_at_end = len(page) < limit or left == len(page)
-        if page:
-            left = None if left is None else left - len(page)
-            self._query = attrs.evolve(self._query, limit=left, after_seq=page[-1].seq)
-        return page
+    Raises:
+      StoreError: a store failed.
+    """
+    page: list[T] = []
+    async for item in items:
+        page.append(item)
+        if len(page) == most:
+            break
+    return page

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, to_json
-from trio_eventlog.cli._pages import PAGE, Pages
+from trio_eventlog import (
+    AgentEvent,
+    EventQuery,
+    EventStore,
+    LogEvent,
+    PersistedEvent,
+    iter_events,
+    merge_events,
+    to_json,
+)
+from trio_eventlog.cli._pages import PAGE, next_items, next_page
 from trio_eventlog.cli._terminal import (
     counted,
     output_console,
@@ -20,6 +30,7 @@ from trio_eventlog.cli._terminal import (
     visible_json,
     write,
 )
+from trio_eventlog.stores import SqliteStore
 
 _PAGE: Final = PAGE
 
@@ -42,37 +53,88 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
       StoreError: the store failed.
       ReaderGone, CommandError: standard output cannot be written to.
     """
-    console = output_console()
-    as_json = as_json or not console.is_terminal
-    pages, found = Pages(store, query, _PAGE), 0
-    while page := await pages.read():
-        if as_json:
-            await write(json_lines(page, console))
-        else:
-            await write(rendered(console, _table(page, is_first=not found)))
-        found += len(page)
-    if not as_json:
-        await write(rendered(console, Text(counted(found, "event"), style="dim")))
+    printer = Printer(as_json=as_json)
+    events = iter_events(store, query, page_size=_PAGE)
+    while page := await next_page(events):
+        await printer.print(page)
+    await printer.print_count()
     return 0
 
 
-def json_lines(page: list[PersistedEvent], console: Console) -> bytes:
+async def print_merged(path: str, query: EventQuery, *, as_json: bool) -> int:
+    """The same of all logs of a SQLite file, by time."""
+    printer = Printer(as_json=as_json)
+    async with SqliteStore.open_readers(path) as stores:
+        events = merge_events(stores, query)
+        while page := await next_items(events, _PAGE):
+            await printer.print(page)
+    await printer.print_count()
+    return 0
+
+
+class Printer:
+    """Prints events as they come: a table on a terminal, JSON lines otherwise.
+
+    Args:
+      as_json: print JSON lines also on a terminal.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._console = output_console()
+        self._as_json = as_json or not self._console.is_terminal
+        self._printed = 0
+
+    async def print(self, page: Sequence[PersistedEvent | LogEvent]) -> None:
+        """Print more of them. A checkpoint.
+
+        Raises:
+          ReaderGone, CommandError: standard output cannot be written to.
+        """
+        if self._as_json:
+            await write(json_lines(page, self._console))
+        else:
+            table = _table(page, is_first=not self._printed)
+            await write(rendered(self._console, table) if page else "")
+        self._printed += len(page)
+
+    async def print_count(self) -> None:
+        """Say how many they were, in a table. A checkpoint.
+
+        Raises:
+          ReaderGone, CommandError: as above.
+        """
+        text = Text(counted(self._printed, "event"), style="dim")
+        await write("" if self._as_json else rendered(self._console, text))
+
+
+def json_lines(page: Sequence[PersistedEvent | LogEvent], console: Console) -> bytes:
     """Events as JSON lines; on a terminal, with what it could take for a command escaped."""
-    lines = b"".join(to_json(event) + b"\n" for event in page)
+    lines = b"".join(_json_line(item) + b"\n" for item in page)
     if not console.is_terminal:
         return lines
     # Only at newlines: splitlines() knows more ends of a line, and JSON lets them stand in a string.
     return "\n".join(visible_json(line) for line in lines.decode().split("\n")).encode()
 
 
-def _table(page: list[PersistedEvent], *, is_first: bool) -> Table:
+def _json_line(item: PersistedEvent | LogEvent) -> bytes:
+    if isinstance(item, PersistedEvent):
+        return to_json(item)
+    # The event as ever, with one field more.
+    return b'{"log":' + json.dumps(item.log, ensure_ascii=False).encode() + b"," + to_json(item.event)[1:]
+
+
+def _table(page: Sequence[PersistedEvent | LogEvent], *, is_first: bool) -> Table:
     # Of a fixed width for what has one, and shares of the rest: pages then line up with each other.
     table = Table(box=None, expand=True, show_header=is_first, pad_edge=False, header_style="bold")
+    shares = [("member", 2), ("type", 3), ("payload", 6)]
+    if page and isinstance(page[0], LogEvent):
+        table.add_column("log", ratio=2, no_wrap=True, overflow="ellipsis")
     table.add_column("seq", justify="right", min_width=8, no_wrap=True)
     table.add_column("time (UTC)", min_width=24, no_wrap=True)
-    for name, share in (("member", 2), ("type", 3), ("payload", 6)):
+    for name, share in shares:
         table.add_column(name, ratio=share, no_wrap=True, overflow="ellipsis")
-    for event in page:
+    for item in page:
+        event = item if isinstance(item, PersistedEvent) else item.event
         inner = event.event
         # Text, not str: square brackets in an event are no markup.
         member = (
@@ -81,6 +143,7 @@ def _table(page: list[PersistedEvent], *, is_first: bool) -> Table:
             else Text(f"({visible(inner.module)})", style="dim")
         )
         table.add_row(
+            *((Text(visible(item.log)),) if isinstance(item, LogEvent) else ()),
             Text(str(event.seq)),
             Text(time_text(event.timestamp_ms)),
             member,

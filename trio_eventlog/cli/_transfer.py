@@ -17,11 +17,12 @@ from trio_eventlog import (
     EventStore,
     PersistedEvent,
     from_json,
+    iter_events,
     to_json,
 )
 from trio_eventlog.cli._envelopes import MAX_LINE
 from trio_eventlog.cli._options import USAGE_STATUS
-from trio_eventlog.cli._pages import PAGE, Pages
+from trio_eventlog.cli._pages import PAGE, next_page
 from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._query import json_lines
 from trio_eventlog.cli._signals import stopping_on_signals
@@ -63,11 +64,11 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
     copied = _Copied(start)
     async with stopping_on_signals("stopping; run the same command once more to go on", console) as stop:
         with stop.stoppable():
-            pages = Pages(source, EventQuery(after_seq=start), _PAGE)
+            events = iter_events(source, EventQuery(after_seq=start), page_size=_PAGE)
             async with progress_bar(
                 console, max(last_seq - start, 1), lambda: (copied.seq - start, f"{copied.events:,} events")
             ):
-                while page := await pages.read():
+                while page := await next_page(events):
                     await _append(target, page, copied, most_shown)
         parts = [f"{counted(copied.events, 'event')} copied"]
         if copied.elsewhere:
@@ -155,11 +156,11 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
     try:
         async with stopping_on_signals("stopping", console) as stop:
             with stop.stoppable():
-                pages = Pages(store, query, _PAGE)
+                events = iter_events(store, query, page_size=_PAGE)
                 async with progress_bar(
                     console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
                 ):
-                    while page := await pages.read():
+                    while page := await next_page(events):
                         if file is None:
                             await write(json_lines(page, output_console()))
                         else:

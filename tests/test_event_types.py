@@ -1,0 +1,415 @@
+"""Classes of a program as events: there and back, by version, and refused where they cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import attrs
+import cattrs
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_eventlog import (
+    AgentEvent,
+    CodecError,
+    EventEnvelope,
+    EventQuery,
+    EventTypes,
+    ModuleEvent,
+    PersistedEvent,
+    from_json,
+    make_event_converter,
+    open_event_log,
+    to_json,
+)
+from trio_eventlog.stores import MemoryStore
+
+orders = EventTypes(module="orders")
+
+
+class Size(enum.Enum):
+    """Values that JSON knows."""
+
+    SMALL = 1
+    LARGE = "large"
+
+
+class Colour(enum.StrEnum):
+    """Is text itself."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@attrs.frozen
+class Line:
+    """Nested."""
+
+    article: str
+    count: int = 1
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Address:
+    """Nested, and no attrs class."""
+
+    street: str
+    lines: tuple[str, ...] = ()
+
+
+@orders.event
+@attrs.frozen
+class OrderPlaced:
+    """Every kind of field."""
+
+    order_id: UUID
+    placed_at: datetime
+    due: date
+    at: time
+    patience: timedelta
+    total: Decimal
+    signature: bytes
+    size: Size
+    colour: Colour
+    lines: list[Line]
+    address: Address | None
+    weights: dict[str, float]
+    tags: frozenset[str]
+    pair: tuple[int, str]
+    channel: Literal["web", "shop"]
+    path: Path
+    answer: int | str | None
+    run_id: str
+    anything: Any = None
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+INSTANCES = st.builds(
+    OrderPlaced,
+    order_id=st.uuids(),
+    placed_at=st.datetimes(timezones=st.none() | st.just(UTC)),
+    due=st.dates(),
+    at=st.times(),
+    patience=st.timedeltas(timedelta(days=-90_000), timedelta(days=90_000)),
+    total=st.decimals(allow_nan=False),
+    signature=st.binary(max_size=20),
+    size=st.sampled_from(Size),
+    colour=st.sampled_from(Colour),
+    lines=st.lists(st.builds(Line, TEXT, st.integers(-(2**63), 2**64 - 1), st.none() | TEXT), max_size=3),
+    address=st.none() | st.builds(Address, TEXT, st.lists(TEXT, max_size=2).map(tuple)),
+    weights=st.dictionaries(TEXT, st.floats(allow_nan=False, allow_infinity=False), max_size=3),
+    tags=st.frozensets(TEXT, max_size=3),
+    pair=st.tuples(st.integers(-(2**63), 2**64 - 1), TEXT),
+    channel=st.sampled_from(["web", "shop"]),
+    path=st.sampled_from([Path("a/b"), Path("/")]),
+    answer=st.none() | st.integers(0, 9) | TEXT,
+    run_id=TEXT,
+    anything=st.none() | st.lists(st.booleans(), max_size=2),
+)
+
+
+@given(INSTANCES)
+def test_there_and_back(instance: OrderPlaced) -> None:
+    """Through JSON, equal in value and type."""
+    event = orders.wrap(instance)
+    assert (event.module, event.event_type) == ("orders", "order_placed")
+
+    read = orders.unwrap(from_json(to_json(event), ModuleEvent))
+    assert read == instance
+    assert orders.unwrap(event, OrderPlaced) == instance
+
+
+async def test_through_a_log(autojump_clock: trio.testing.MockClock) -> None:
+    """A field that is a scope is found as one; the classes are names of event types."""
+    types = EventTypes("jobs")
+
+    @types.event
+    @attrs.frozen
+    class JobStarted:
+        run_id: str
+
+    @types.event(name="job.ended", version=3)
+    @attrs.frozen
+    class JobEnded:
+        run_id: str
+        seconds: float
+
+    async with open_event_log(MemoryStore()) as log:
+        log.ingest(types.wrap(JobStarted("r-1")))
+        log.ingest(types.wrap(JobEnded("r-1", 2)))
+        log.ingest(types.wrap(JobStarted("r-2")))
+        await log.flush()
+
+        first = [types.unwrap(event) for event in await log.query(EventQuery(run_id="r-1"))]
+        assert first == [JobStarted("r-1"), JobEnded("r-1", 2.0)]
+        started = EventQuery(event_types=types.names(JobStarted))
+        assert [types.unwrap(event, JobStarted) for event in await log.query(started)] == [
+            JobStarted("r-1"),
+            JobStarted("r-2"),
+        ]
+        assert types.names() == ("job_started", "job.ended")
+        (event,) = await log.query(EventQuery(event_types=("job.ended",)))
+        assert event.event.payload == {"run_id": "r-1", "seconds": 2, "@version": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("OrderPlaced", "order_placed"),
+        ("HTTPRequestSent", "http_request_sent"),
+        ("Order2Placed", "order2_placed"),
+        ("ordered", "ordered"),
+        ("X", "x"),
+    ],
+)
+def test_names(name: str, expected: str) -> None:
+    """Snake case of the class."""
+    types = EventTypes("m")
+    types.event(attrs.make_class(name, []))
+
+    assert types.names() == (expected,)
+
+
+# --- what is not one of them ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ModuleEvent("orders", "order_cancelled", {"order_id": 1}),
+        ModuleEvent("stock", "order_placed", {}),
+        AgentEvent("orders", "order_placed", {}),
+    ],
+)
+def test_others_are_handed_back(event: Any) -> None:
+    """As they are, in whatever they came."""
+    envelope = EventEnvelope.of(event)
+    persisted = PersistedEvent("e", 1, 1, None, event)
+
+    assert orders.unwrap(event) is event
+    assert orders.unwrap(envelope) is envelope
+    assert orders.unwrap(persisted) is persisted
+    with pytest.raises(CodecError, match="event_type: expected 'order_placed' version 1 of 'orders', got"):
+        orders.unwrap(event, OrderPlaced)
+
+
+def versioned() -> tuple[EventTypes, type]:
+    """The third version of a class."""
+    types = EventTypes("m")
+
+    @types.event(version=3)
+    @attrs.frozen
+    class Moved:
+        to: str
+        metres: int
+        by: str
+
+    return types, Moved
+
+
+def test_older_versions() -> None:
+    """Go through the upcasters in turn; without one, they are handed back."""
+    types, moved = versioned()
+    old = ModuleEvent("m", "moved", {"to": "here", "km": 2})
+    second = ModuleEvent("m", "moved", {"to": "here", "metres": 2000, "@version": 2})
+    assert types.unwrap(old) is old
+    assert types.unwrap(second) is second
+    with pytest.raises(CodecError, match="expected 'moved' version 3 of 'm', got 'moved' version 2"):
+        types.unwrap(second, moved)
+
+    @types.upcaster(moved, from_version=2)
+    def _(payload: dict[str, Any]) -> dict[str, Any]:
+        assert "@version" not in payload
+        return {**payload, "by": "foot"}
+
+    assert types.unwrap(old) is old
+    assert types.unwrap(second) == moved("here", 2000, "foot")
+
+    @types.upcaster("moved", from_version=1)
+    def _(payload: dict[str, Any]) -> dict[str, Any]:
+        payload["metres"] = payload.pop("km") * 1000
+        return payload
+
+    assert types.unwrap(old) == moved("here", 2000, "foot")
+    assert old.payload == {"to": "here", "km": 2}
+    with pytest.raises(ValueError, match="'moved' has an upcaster from version 1 already"):
+        types.upcaster("moved", 1)(dict)
+
+
+def test_newer_versions() -> None:
+    """Are handed back: a newer program wrote them."""
+    types, _ = versioned()
+    newer = ModuleEvent("m", "moved", {"@version": 4})
+
+    assert types.unwrap(newer) is newer
+
+
+def test_what_an_upcaster_does_wrong() -> None:
+    """Is its own error."""
+    types, moved = versioned()
+    types.upcaster(moved, 2)(lambda _payload: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match="the upcaster of 'moved' from version 2 returned no dict"):
+        types.unwrap(ModuleEvent("m", "moved", {"@version": 2}))
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def broken(**changes: Any) -> ModuleEvent:
+    """A payload with a flaw."""
+    payload = orders.wrap(EXAMPLE).payload
+    payload.update(changes)
+    return ModuleEvent(
+        "orders", "order_placed", {key: value for key, value in payload.items() if value is not ...}
+    )
+
+
+EXAMPLE = OrderPlaced(
+    UUID(int=1),
+    datetime(2026, 1, 1, tzinfo=UTC),
+    date(2026, 1, 2),
+    time(12),
+    timedelta(seconds=1.5),
+    Decimal("1.10"),
+    b"\0\xff",
+    Size.LARGE,
+    Colour.RED,
+    [Line("a")],
+    Address("s"),
+    {"a": 1.0},
+    frozenset({"t"}),
+    (1, "b"),
+    "web",
+    Path("/"),
+    1,
+    "r-1",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_id": ...}, "payload.run_id: required field is missing"),
+        ({"run_id": 1}, "payload.run_id: expected str, got 1"),
+        ({"lines": [{"article": "a", "count": "1"}]}, "payload.lines[0].count: expected int, got '1'"),
+        ({"lines": [{"article": "a", "count": True}]}, "payload.lines[0].count: expected int, got True"),
+        ({"lines": [{"article": "a", "count": 1.0}]}, "payload.lines[0].count: expected int, got 1.0"),
+        ({"order_id": "x"}, "payload.order_id: badly formed hexadecimal UUID string"),
+        ({"total": "x"}, "payload.total: malformed: 'x'"),
+        ({"signature": "?"}, "payload.signature: malformed: '?'"),
+        ({"placed_at": 1}, "payload.placed_at: expected text, got 1"),
+        ({"patience": "1"}, "payload.patience: expected float, got '1'"),
+        ({"colour": "green"}, "payload.colour: 'green' is not a valid Colour"),
+        ({"channel": "mail"}, "payload.channel: mail not in literal"),
+        ({"@version": 0}, "payload['@version']: expected a version of 1 or more, got 0"),
+        ({"@version": "2"}, "payload['@version']: expected a version of 1 or more, got '2'"),
+    ],
+    ids=str,
+)
+def test_a_payload_that_is_not_of_the_class(changes: dict[str, Any], message: str) -> None:
+    """Is refused by the name of the field."""
+    with pytest.raises(CodecError) as caught:
+        orders.unwrap(broken(**changes))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_payload_that_is_no_object() -> None:
+    """Nor that."""
+    with pytest.raises(CodecError, match="payload: expected an object for 'order_placed', got None"):
+        orders.unwrap(ModuleEvent("orders", "order_placed"))
+
+
+def test_unknown_fields_are_passed_over() -> None:
+    """A newer program may have added them."""
+    assert orders.unwrap(broken(added=1)) == EXAMPLE
+
+
+async def test_a_value_that_is_no_json(autojump_clock: trio.testing.MockClock) -> None:
+    """Is refused where the event is ingested, by the name of the field."""
+    async with open_event_log(MemoryStore()) as log:
+        with pytest.raises(CodecError, match=r"payload\.weights\.a: nan is no JSON number"):
+            log.ingest(orders.wrap(attrs.evolve(EXAMPLE, weights={"a": float("nan")})))
+    with pytest.raises(CodecError, match=r"OrderPlaced cannot become JSON: .* too long"):
+        orders.wrap(attrs.evolve(EXAMPLE, patience=timedelta.max))
+
+
+def test_a_class_that_could_not_be_read() -> None:
+    """Is refused when the first of it is written; with a hook, it works."""
+
+    class Point:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+    def define(types: EventTypes) -> type:
+        @types.event
+        @attrs.frozen
+        class Seen:
+            where: Point
+
+        Seen.__annotations__["where"] = Point
+        attrs.fields(Seen)
+        return Seen
+
+    plain = EventTypes("m")
+    seen = attrs.make_class("Seen", {"where": attrs.field(type=Point)})
+    plain.event(seen)
+    with pytest.raises(TypeError, match=r"Seen: .*register hooks for it"):
+        plain.wrap(seen(Point(1)))
+
+    converter = make_event_converter()
+    converter.register_unstructure_hook(Point, lambda point: point.x)
+    converter.register_structure_hook(Point, lambda x, _: Point(x))
+    types = EventTypes("m", converter=converter)
+    types.event(seen)
+    event = types.wrap(seen(Point(1)))
+    assert event.payload == {"where": 1}
+    assert types.unwrap(event, seen).where.x == 1  # type: ignore[attr-defined]
+
+
+def test_a_converter_of_another_kind() -> None:
+    """Any of cattrs will do."""
+    types = EventTypes("m", converter=cattrs.Converter())
+    named = types.event(attrs.make_class("Named", {"name": attrs.field(type=str)}))
+
+    assert types.unwrap(types.wrap(named("a"))) == named("a")
+
+
+def test_bad_arguments() -> None:
+    """Are named."""
+    types = EventTypes("m")
+    cls = attrs.make_class("Thing", [])
+    types.event(cls)
+    with pytest.raises(TypeError, match="module: expected a str, got int"):
+        EventTypes(1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Thing is registered already, as 'thing'"):
+        types.event(name="other")(cls)
+    with pytest.raises(ValueError, match="'thing' is Thing already; give Other another name"):
+        types.event(name="thing")(attrs.make_class("Other", []))
+    with pytest.raises(ValueError, match="version: expected 1 or more, got 0"):
+        types.event(version=0)
+    with pytest.raises(TypeError, match="version: expected an int, got str"):
+        types.event(version="1")  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="name: expected a str, got int"):
+        types.event(name=1)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="expected an attrs class or a dataclass, got <class 'str'>"):
+        types.event(str)
+    with pytest.raises(LookupError, match="int is not registered with <EventTypes 'm': thing>"):
+        types.wrap(1)
+    with pytest.raises(LookupError, match="int is not registered"):
+        types.names(int)
+    with pytest.raises(LookupError, match="int is not registered"):
+        types.upcaster(int, 1)
+    with pytest.raises(ValueError, match="from_version: expected 1 or more, got 0"):
+        types.upcaster("thing", 0)
+    with pytest.raises(TypeError, match="event: expected an event, or what carries one, got str"):
+        types.unwrap("event")  # type: ignore[call-overload]
