@@ -60,12 +60,13 @@ intersphinx_mapping = (
 )
 # Names of others, which only intersphinx could resolve.
 nitpick_ignore_regex = [
-    ("py:.*", r"(trio|collections|contextlib|hypothesis|logging|math|os|pathlib|types|typing)\..*"),
+    ("py:.*", r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|trio|types|typing)\..*"),
     ("py:.*", r"[a-z]+"),
     ("py:.*", r"(AsyncIterator|Callable|Collection|Mapping|Sequence|PathLike|Any)"),
     # Of this library, and not public: what they stand for is in the text.
-    ("py:class", r"(Filter|OnFailure|PosArgs|trio_eventlog\.(_codec|testing\._faults)\.T)"),
+    ("py:class", r"(Filter|OnFailure|PosArgs|trio_eventlog\.(_codec|_event_types|testing\._faults)\.[TU])"),
     ("py:exc", r"(Exception|KeyboardInterrupt|RuntimeError|TimeoutError|TypeError|ValueError)"),
+    ("py:.*", r"(datetime|decimal|uuid)\.\w+"),
     ("py:.*", r"enum\.StrEnum|StrEnum|Protocol"),
 ]
 

@@ -6,7 +6,7 @@ The list is compared with what the package exports, so that a new function canno
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -22,8 +22,12 @@ from trio_eventlog import (
     EventsLost,
     PersistedEvent,
     StoreUnusable,
+    Subscription,
+    iter_events,
+    merge_events,
     open_event_log,
     stores,
+    tail,
 )
 from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
 
@@ -67,6 +71,7 @@ CALLS = {
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],
         "query": [lambda log: log.query(), lambda log: log.query(EventQuery(limit=0))],
     },
+    Subscription: {"wait_caught_up": [lambda events: events.wait_caught_up()]},
 }
 
 
@@ -92,7 +97,7 @@ def test_no_class_is_forgotten() -> None:
     public = [*vars(trio_eventlog).values(), *(getattr(stores, name) for name in dir(stores))]
     classes = {value for value in public if inspect.isclass(value) and async_methods(value)}
 
-    assert classes - {trio_eventlog.EventStore} == set(CALLS)
+    assert classes - {trio_eventlog.EventStore, trio_eventlog.ChangeWatch} == set(CALLS)
 
 
 async def checked(call: Awaitable[object]) -> None:
@@ -170,3 +175,54 @@ async def test_opening(tmp_path: Path) -> None:
                 await stack.enter_async_context(open_event_log(store))
         with trio.testing.assert_checkpoints():
             await SqliteStore.logs(tmp_path / "events.db")
+
+
+async def step(events: AsyncIterator[object]) -> None:
+    """One step of an `async for`."""
+    with suppress(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_reading(autojump_clock: trio.testing.MockClock) -> None:
+    """The first step of each way to read, and the last, which finds nothing; and entering a subscription."""
+    store = FakeStore()
+    async with open_event_log(store) as log:
+        log.ingest(numbered(1))
+        await log.flush()
+        for entered in (lambda: log.subscribe(after_seq=0), lambda: tail(store, after_seq=0)):
+            with trio.CancelScope() as scope:
+                scope.cancel(reason="test")
+                async with entered():
+                    pytest.fail("entered")
+            assert scope.cancelled_caught
+            with trio.testing.assert_checkpoints():
+                entering = entered()
+                await entering.__aenter__()
+            await entering.__aexit__(None, None, None)
+        async with (
+            log.subscribe(EventQuery(limit=1), after_seq=0) as live,
+            tail(store, EventQuery(limit=1), after_seq=0) as tailed,
+        ):
+            for events in (live, tailed, iter_events(store), merge_events({"a": store})):
+                await entered_cancelled(step(events))
+                await checked(step(events))
+                await checked(step(events))
+            await checked(live.wait_caught_up())
+            await entered_cancelled(live.wait_caught_up())
+
+
+async def test_watching(tmp_path: Path) -> None:
+    """Entering, and waiting for a change that has come already."""
+    async with SqliteStore.open(tmp_path / "events.db") as store:
+        watching = store.watch_changes()
+        with trio.testing.assert_checkpoints():
+            watch = await watching.__aenter__()
+        await store.append_batch([event(1)])
+        await entered_cancelled(watch.wait())
+        await checked(watch.wait())
+        await watching.__aexit__(None, None, None)
+        with trio.CancelScope() as scope:
+            scope.cancel(reason="test")
+            async with SqliteStore.open_readers(tmp_path / "events.db"):
+                pytest.fail("entered")
+        assert scope.cancelled_caught

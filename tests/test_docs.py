@@ -159,6 +159,7 @@ _VARIES = (
     (r'"timestamp_ms":\d+', '"timestamp_ms":<ms>'),
     (r"\(\d+\.\d s, [\d,]+ a second\)", "(<rate>)"),
     (r"[\d.]+ [KM]iB \([\d,]+ bytes\)", "<size>"),
+    (r"[\d,.]+ (?:ms|s)\b", "<duration>"),
     (r'"size_bytes": \d+', '"size_bytes": <size>'),
 )
 
@@ -214,7 +215,7 @@ def test_fences_say_what_they_are(page):
         assert fence.language in known or fence.language.startswith("{"), f"{page}:{fence.line}"
 
 
-COMMANDS = ("ingest", "query", "stats", "verify", "prune", "copy", "export", "demo", "check")
+COMMANDS = ("ingest", "query", "tail", "tasks", "stats", "verify", "prune", "copy", "export", "demo", "check")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

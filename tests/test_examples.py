@@ -26,6 +26,12 @@ def run(path: Path, directory: Path) -> str:
 
 SAYS = {
     "backpressure": ["200 stored, 1800 lost", "2000 stored, 0 lost"],
+    "flight_recorder": [
+        "_run_handler kept all others waiting for 0.1",
+        "service was cancelled",
+        "client slow ended",
+    ],
+    "follow": ["101 events read, up to seq 101", "'account-0': 3150"],
     "failures": ["operator: 1 events wait", "order 12: confirmed", "12 of 12 orders stored, 0 lost"],
     "quickstart": ["run_completed", "3 runs completed"],
 }
@@ -43,3 +49,9 @@ def test_quickstart_goes_on_where_it_ended(tmp_path):
     quickstart = next(path for path in EXAMPLES if path.stem == "quickstart")
     run(quickstart, tmp_path)
     assert "6 runs completed" in run(quickstart, tmp_path)
+
+
+def test_follow_goes_on_where_it_ended(tmp_path):
+    follow = next(path for path in EXAMPLES if path.stem == "follow")
+    run(follow, tmp_path)
+    assert "101 events read, up to seq 202: {'account-0': 6300" in run(follow, tmp_path)

@@ -59,6 +59,8 @@ from trio_eventlog._subscription import Subscription as Subscription
 from trio_eventlog._subscription import iter_events as iter_events
 from trio_eventlog._subscription import tail as tail
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
+from trio_eventlog.abc import ChangeWatch as ChangeWatch
 from trio_eventlog.abc import EventStore as EventStore
+from trio_eventlog.abc import WatchableStore as WatchableStore
 
 _adopt_public_names(globals())

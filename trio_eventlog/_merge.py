@@ -63,7 +63,7 @@ class MergedEvents(metaclass=NoPublicConstructor):
 
     @property
     def cursors(self) -> dict[str, int]:
-        """For each log the seq to resume from: a new dict, for the next :func:`merge_events`.
+        """The seq to resume from for each log, as a new dict, for the next :func:`merge_events`.
 
         The event of the running step of ``async for`` counts as read. Cursors of logs that are not among
         these are handed through.

@@ -114,7 +114,7 @@ class EventStream(metaclass=NoPublicConstructor):
 
     @property
     def at_hand(self) -> int:
-        """How many events come next without asking the store or waiting: those that were read together."""
+        """How many more events come without asking the store or waiting."""
         return int(min(len(self._ready), self._left))
 
     def __aiter__(self) -> Self:

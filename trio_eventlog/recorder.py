@@ -3,20 +3,20 @@
 Trio tells an *instrument* when a task begins, when it ends, and when it has run for a moment. The recorder
 makes a :class:`ModuleEvent` of module ``"trio"`` of what matters of that:
 
-==================== ===============================================================================
-event type           payload, beside ``run_id``
-==================== ===============================================================================
+===================== ==============================================================================
+event type            payload, beside ``run_id``
+===================== ==============================================================================
 ``recording_started`` ``slow_step``: seconds, or null
 ``task_spawned``      ``task``: its number; ``name``; ``parent``: the number of the task that has opened
                       its nursery, or of the nearest recorded one above, or null; ``nursery``: the
                       number of that nursery; ``at_start``: true, if it was there before the recording
-``task_exited``       ``task``; ``name``; ``seconds`` that it lived (since the recording began, if it was
-                      there before); ``cancelled``: whether by then its nursery or one around it was
-                      cancelled, by an error of the task itself for example
+``task_exited``       ``task``; ``name``; ``seconds`` that it lived (since the recording began, if it
+                      was there before); ``cancelled``: whether by then its nursery or one around it
+                      was cancelled, by an error of the task itself for example
 ``task_step_slow``    ``task``; ``name``; ``seconds`` that it kept all others waiting
 ``tasks_suppressed``  ``count`` of records that the bound on their rate or an error kept out
 ``recording_stopped`` ``running``: tasks that are recorded and have not ended; ``suppressed``: in all
-==================== ===============================================================================
+===================== ==============================================================================
 
 What Trio does not tell cannot be recorded: whether a task ended with an error, and which one.
 """
@@ -165,8 +165,9 @@ class TaskRecorder(trio.abc.Instrument):
         found = [root]
         while found:
             task = found.pop()
-            # Trio's own first task has no nursery, and is nobody's business.
-            if task.parent_nursery is not None:
+            above = task.parent_nursery
+            # Trio's own first task has no nursery; it and its helpers are nobody's business.
+            if above is not None and not (above.parent_task is root and task.name.startswith("<")):
                 self._spawned(task, at_start=True)
             for nursery in reversed(task.child_nurseries):
                 found.extend(sorted(nursery.child_tasks, key=_name_of, reverse=True))

@@ -7,11 +7,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, assert_type
 
+import attrs
 from hypothesis.strategies import SearchStrategy
 
 from trio_eventlog import (
     AgentEvent,
     AppendFailure,
+    ChangeWatch,
     CodecError,
     EventEnvelope,
     EventLog,
@@ -22,6 +24,9 @@ from trio_eventlog import (
     EventsLost,
     EventsSpilled,
     EventStore,
+    EventStream,
+    EventTypes,
+    LogEvent,
     LogState,
     LogStatistics,
     LossReason,
@@ -34,12 +39,18 @@ from trio_eventlog import (
     SpillFailure,
     StaleCursor,
     StoreError,
+    Subscription,
     UnifiedEvent,
+    WatchableStore,
     abc,
     from_json,
+    iter_events,
+    merge_events,
     open_event_log,
+    tail,
     to_json,
 )
+from trio_eventlog.recorder import TaskRecorder, record_tasks
 from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
 from trio_eventlog.testing import (
     ClauseFailure,
@@ -175,6 +186,65 @@ def check_statistics(statistics: LogStatistics) -> None:
     assert_type(statistics.lost, Mapping[LossReason, int])
     assert_type(statistics.lost_total, int)
     assert_type(statistics.state, LogState)
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+async def read_on(log: EventLog, store: EventStore) -> None:
+    async with log.subscribe(query, after_seq=3) as events:
+        assert_type(events, Subscription)
+        async for event in events:
+            assert_type(event, PersistedEvent)
+        assert_type(events.cursor, int)
+        assert_type(events.is_caught_up, bool)
+        await events.wait_caught_up()
+    async with tail(store, query, after_seq=0, poll_interval=1) as tailed:
+        assert_type(await anext(tailed), PersistedEvent)
+    assert_type(iter_events(store, query, page_size=10), EventStream)
+    merged = merge_events({"a": store}, query, cursors={"a": 3})
+    assert_type([item async for item in merged], list[LogEvent])
+    assert_type(merged.cursors, dict[str, int])
+    async with SqliteStore.open_readers("events.db", logs=["a"]) as stores:
+        merge_events(stores)
+        watchable: WatchableStore = stores["a"]
+        async with watchable.watch_changes() as watch:
+            assert_type(watch, ChangeWatch)
+            await watch.wait()
+
+
+types = EventTypes("orders")
+
+
+@types.event
+@attrs.frozen
+class Placed:
+    order_id: int
+
+
+@types.event(name="sent", version=2)
+@attrs.frozen
+class Sent:
+    order_id: int
+
+
+@types.upcaster(Sent, from_version=1)
+def upcast(payload: dict[str, Any]) -> dict[str, Any]:
+    return payload
+
+
+assert_type(Placed(1).order_id, int)
+assert_type(Sent(1), Sent)
+assert_type(types.wrap(Placed(1)), ModuleEvent)
+assert_type(types.unwrap(persisted), object)
+assert_type(types.unwrap(persisted, Placed), Placed)
+assert_type(types.names(Placed, Sent), tuple[str, ...])
+
+
+def record(log: EventLog) -> None:
+    with record_tasks(log, filter=lambda task: task.name == "main", slow_step=None) as recorder:
+        assert_type(recorder, TaskRecorder)
+        assert_type(recorder.run_id, str)
 
 
 # --- the stores -----------------------------------------------------------------------------------

@@ -64,9 +64,10 @@ class _Recording:
             case "task_spawned":
                 number = int(payload["task"])
                 parent = payload["parent"]
-                # One that is its own ancestor has never been.
-                known = parent if parent in self.tasks and parent != number else None
-                self.tasks[number] = _Task(number, str(payload["name"]), known, bool(payload.get("at_start")))
+                # A parent is recorded before its children, if at all.
+                known = parent if parent in self.tasks else None
+                new = _Task(number, str(payload["name"]), known, bool(payload.get("at_start")))
+                self.tasks.setdefault(number, new)
             case "task_exited":
                 if (task := self.tasks.get(payload["task"])) is not None:
                     task.seconds = float(payload["seconds"])
@@ -149,7 +150,6 @@ def _tree(recording: _Recording) -> Tree:
         title.append("  the end is not recorded", style="yellow")
     root = Tree(title)
     branches: dict[int, Tree] = {}
-    # A task is recorded after its parent.
     for task in recording.tasks.values():
         above = root if task.parent is None else branches[task.parent]
         branches[task.number] = above.add(_line(task, is_over=recording.is_stopped))
