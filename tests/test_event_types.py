@@ -343,6 +343,39 @@ async def test_a_value_that_is_no_json(autojump_clock: trio.testing.MockClock) -
         orders.wrap(attrs.evolve(EXAMPLE, patience=timedelta.max))
 
 
+@attrs.frozen
+class Discounted(Line):
+    """A line with more to it."""
+
+    percent: int = 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run_id": 1}, "payload.run_id: expected str, got 1"),
+        ({"lines": [Line("a", True)]}, "payload.lines[0].count: expected int, got True"),
+        (
+            {"lines": [Discounted("a", percent=5)]},
+            "payload: OrderPlaced does not come back equal: OrderPlaced(",
+        ),
+        ({"pair": [1, "b"]}, "payload: OrderPlaced does not come back equal: OrderPlaced("),
+        ({"anything": Line("a")}, "payload: OrderPlaced does not come back equal: OrderPlaced("),
+    ],
+    ids=str,
+)
+def test_an_instance_that_would_not_come_back(changes: dict[str, Any], message: str) -> None:
+    """Is refused where it is wrapped; and not, if nobody wants to know."""
+    instance = attrs.evolve(EXAMPLE, **changes)
+    with pytest.raises(CodecError) as caught:
+        orders.wrap(instance)
+    assert str(caught.value).startswith(message)
+
+    careless = EventTypes("orders", check=False)
+    careless.event(OrderPlaced)
+    assert careless.wrap(instance).event_type == "order_placed"
+
+
 def test_a_class_that_could_not_be_read() -> None:
     """Is refused when the first of it is written; with a hook, it works."""
 
@@ -350,15 +383,10 @@ def test_a_class_that_could_not_be_read() -> None:
         def __init__(self, x: int) -> None:
             self.x = x
 
-    def define(types: EventTypes) -> type:
-        @types.event
-        @attrs.frozen
-        class Seen:
-            where: Point
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Point) and self.x == other.x
 
-        Seen.__annotations__["where"] = Point
-        attrs.fields(Seen)
-        return Seen
+        __hash__ = None  # type: ignore[assignment]
 
     plain = EventTypes("m")
     seen = attrs.make_class("Seen", {"where": attrs.field(type=Point)})

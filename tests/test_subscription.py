@@ -522,6 +522,17 @@ async def test_a_nursery_inside_the_block(autojump_clock: trio.testing.MockClock
     assert got == [1, 2, 3]
 
 
+async def test_another_thread(autojump_clock: trio.testing.MockClock) -> None:
+    """Has no business here; it is told how it has."""
+    async with open_event_log(MemoryStore()) as log:
+
+        def elsewhere() -> None:
+            with pytest.raises(RuntimeError, match=r"trio\.from_thread\.run\(log\.subscribe\)"):
+                log.subscribe()
+
+        await trio.to_thread.run_sync(elsewhere)
+
+
 async def test_a_closed_log_is_not_followed(autojump_clock: trio.testing.MockClock) -> None:
     """There is nothing to wait for; what is stored can be read from the store."""
     async with open_event_log(MemoryStore()) as log:
@@ -690,6 +701,32 @@ async def test_waiting_until_caught_up(autojump_clock: trio.testing.MockClock) -
             await filled(log, 2)
             await events.wait_caught_up()
             assert dealt_with == [1, 2, 3, 4, 5]
+            nursery.cancel_scope.cancel(reason="test")
+
+
+async def test_handed_out_is_not_dealt_with(autojump_clock: trio.testing.MockClock) -> None:
+    """Who waits while the last event is being dealt with waits for that."""
+    async with open_event_log(MemoryStore()) as log:
+        await filled(log, 3)
+        async with log.subscribe(after_seq=0) as events, trio.open_nursery() as nursery:
+
+            async def follow() -> None:
+                async for _event in events:
+                    await trio.sleep(10)
+
+            nursery.start_soon(follow)
+            await trio.sleep(25)
+            assert events.cursor == 3
+            assert events.is_caught_up
+            before = trio.current_time()
+            await events.wait_caught_up()
+            assert trio.current_time() - before == 5
+            # Of more that is at hand, only what was there at the call counts.
+            await filled(log, 10)
+            waited = trio.current_time()
+            nursery.start_soon(filled, log, 10)
+            await events.wait_caught_up()
+            assert trio.current_time() - waited == 100
             nursery.cancel_scope.cancel(reason="test")
 
 

@@ -76,17 +76,21 @@ class EventTypes:
       module: the module of the events.
       converter: what makes JSON of fields and fields of JSON, for those who register hooks of their own; by
         default one that knows the types above.
+      check: whether :meth:`wrap` makes sure that what it has made can be read back as an equal instance. That
+        costs as much again, and finds what no type checker has seen: a field of another type than it says, an
+        instance of a subclass whose further fields would be left out.
 
     Raises:
       TypeError: ``module`` is no text.
     """
 
-    def __init__(self, module: str, *, converter: cattrs.Converter | None = None) -> None:
+    def __init__(self, module: str, *, converter: cattrs.Converter | None = None, check: bool = True) -> None:
         if not isinstance(module, str):
             msg = f"module: expected a str, got {type(module).__name__}"
             raise TypeError(msg)
         self._module = module
         self._converter = make_event_converter() if converter is None else converter
+        self._check = check
         self._by_class: dict[type, _EventType] = {}
         self._by_name: dict[str, _EventType] = {}
         self._upcasters: dict[tuple[str, int], Upcaster] = {}
@@ -192,13 +196,12 @@ class EventTypes:
     def wrap(self, instance: object) -> ModuleEvent:
         """An event that carries ``instance``.
 
-        What a field holds is not compared with its type here, which is what a type checker does; what is no
-        JSON is refused by :meth:`EventLog.ingest`, by the name of the field.
+        What is no JSON, such as NaN, is refused by :meth:`EventLog.ingest`, by the name of the field.
 
         Raises:
           LookupError: its class is not registered.
           TypeError: a field is of a type of which the converter could not make an instance again.
-          CodecError: a field cannot be turned into JSON.
+          CodecError: a field cannot be turned into JSON, or the instance would not come back equal.
         """
         event_type = self._registered(type(instance))
         self._require_readable(event_type)
@@ -206,6 +209,9 @@ class EventTypes:
             payload = self._converter.unstructure(instance, unstructure_as=event_type.cls)
         except Exception as exc:
             raise CodecError("payload", f"{event_type.cls.__name__} cannot become JSON: {exc}") from exc
+        if self._check and self._structured(payload, event_type) != instance:
+            msg = f"{event_type.cls.__name__} does not come back equal: {instance!r:.200}"
+            raise CodecError("payload", msg)
         if event_type.version > 1:
             payload[_VERSION] = event_type.version
         return ModuleEvent(self._module, event_type.name, payload)
@@ -268,6 +274,9 @@ class EventTypes:
         if version > event_type.version:
             return event
         self._require_readable(event_type)
+        return self._structured(payload, event_type)
+
+    def _structured(self, payload: dict[str, Any], event_type: _EventType) -> object:
         try:
             return self._converter.structure(payload, event_type.cls)
         except Exception as exc:

@@ -465,12 +465,7 @@ class EventLog(metaclass=NoPublicConstructor):
     def _prepare(self, event: EventEnvelope | UnifiedEvent) -> tuple[PersistedEvent, int] | None:
         """Filter, check, seal and weigh; the seq comes later. The filter runs in the frame of the caller."""
         self._require_own_process()
-        if threading.get_ident() != self._thread:
-            msg = (
-                "an event log belongs to the thread that opened it; from another one call"
-                " trio.from_thread.run_sync(log.ingest, event)"
-            )
-            raise RuntimeError(msg)
+        self._require_own_thread("ingest")
         self._require_open()
         envelope = event if isinstance(event, EventEnvelope) else None
         bare = event if envelope is None else envelope.event
@@ -622,6 +617,15 @@ class EventLog(metaclass=NoPublicConstructor):
             )
             raise RuntimeError(msg)
 
+    def _require_own_thread(self, what: str) -> None:
+        if threading.get_ident() != self._thread:
+            how = "run_sync(log.ingest, event)" if what == "ingest" else f"run(log.{what})"
+            msg = (
+                "an event log belongs to the thread that opened it; from another one call"
+                f" trio.from_thread.{how}"
+            )
+            raise RuntimeError(msg)
+
     def _require_open(self) -> None:
         if self._is_closed:
             msg = "the event log is closed: the block of open_event_log has ended"
@@ -629,6 +633,7 @@ class EventLog(metaclass=NoPublicConstructor):
 
     def _require_running(self, what: str) -> None:
         self._require_own_process()
+        self._require_own_thread(what)
         if self._is_done.is_set():
             msg = f"{what}: the event log is closed"
             raise trio.ClosedResourceError(msg)

@@ -90,7 +90,7 @@ class EventStream(metaclass=NoPublicConstructor):
 
     def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
         self._source = source
-        self._cursor = cursor
+        self._cursor = self._passed = cursor
         self._left = math.inf if limit is None else limit
         self._page_size = page_size
         self._ready: list[PersistedEvent] = []  # the next last
@@ -99,6 +99,7 @@ class EventStream(metaclass=NoPublicConstructor):
         self._is_over = False
         self._is_closed = False
         self._is_busy = False
+        self._progress: trio.Event | None = None  # what somebody waits for who wants to know how far it is
         self._scope: trio.CancelScope | None = None  # that of the task that waits for a page
 
     def __repr__(self) -> str:
@@ -138,6 +139,7 @@ class EventStream(metaclass=NoPublicConstructor):
             msg = "another task waits for the next event of this stream"
             raise trio.BusyResourceError(msg)
         self._require_open()
+        self._pass(self._cursor)
         if self._ready and self._steps < _HANDED_OUT_TOGETHER and self._left:
             self._steps += 1
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -159,12 +161,14 @@ class EventStream(metaclass=NoPublicConstructor):
             with trio.CancelScope() as self._scope:
                 await trio.lowlevel.checkpoint()
                 while not self._ready:
-                    self._pass()
+                    self._cursor = max(self._cursor, self._through)
+                    self._pass(self._cursor)
                     if self._is_over or not self._left:
                         break
                     page = await self._source.read(self._cursor, int(min(self._page_size, self._left)))
                     if page is None:
                         self._is_over = True
+                        self._tell_progress()
                     else:
                         self._ready, self._through = page.events[::-1], page.through
         finally:
@@ -172,9 +176,16 @@ class EventStream(metaclass=NoPublicConstructor):
             self._scope = None
         self._require_open()
 
-    def _pass(self) -> None:
-        """Whoever iterates has come back for more than there was at hand."""
-        self._cursor = max(self._cursor, self._through)
+    def _pass(self, seq: int) -> None:
+        """Whoever iterates has come back: all up to ``seq`` is dealt with."""
+        self._passed = seq
+        if self._progress is not None:
+            self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -184,12 +195,13 @@ class EventStream(metaclass=NoPublicConstructor):
     def _close(self) -> None:
         self._is_closed = True
         self._ready.clear()
+        self._tell_progress()
         if self._scope is not None:
             self._scope.cancel(reason="the block of the subscription was left")
 
 
 class Subscription(EventStream):
-    """Events that are stored, and then those to come; what :meth:`EventLog.subscribe` and :func:`tail` yield.
+    """Events that are stored, and then those to come: see :meth:`EventLog.subscribe` and :func:`tail`.
 
     An :class:`EventStream` that goes on: at its end it waits for more. How it differs from a queue:
 
@@ -200,10 +212,6 @@ class Subscription(EventStream):
     ====================================== =============================================================
     """
 
-    def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
-        super().__init__(source, cursor, limit, page_size)
-        self._progress = trio.Event()
-
     @property
     def is_caught_up(self) -> bool:
         """Whether all that is known to be stored was handed out, or does not match."""
@@ -213,7 +221,8 @@ class Subscription(EventStream):
         """Wait until all that is stored now was dealt with: handed out, and the task that iterates came back
         for more.
 
-        For another task than that. A checkpoint. Returns also once the iteration has ended by itself.
+        For another task than that one, which has to go on. A checkpoint. Returns also once the iteration has
+        ended by itself.
 
         Raises:
           trio.ClosedResourceError: the block of the subscription was left before.
@@ -221,29 +230,14 @@ class Subscription(EventStream):
         """
         self._require_open()
         end = await self._source.find_end()
-        while self._cursor < end or self._ready:
+        while self._passed < end:
             self._require_open()
             if self._is_over or not self._left:
                 return
+            if self._progress is None:
+                self._progress = trio.Event()
             await self._progress.wait()
         self._require_open()
-
-    def _pass(self) -> None:
-        super()._pass()
-        self._tell_progress()
-
-    async def _fetch(self) -> None:
-        await super()._fetch()
-        if self._is_over:
-            self._tell_progress()
-
-    def _close(self) -> None:
-        super()._close()
-        self._tell_progress()
-
-    def _tell_progress(self) -> None:
-        self._progress.set()
-        self._progress = trio.Event()
 
 
 # --- following a log from within its process ------------------------------------------------------
