@@ -50,6 +50,7 @@ from trio_eventlog import (
     Report,
     RetryPolicy,
     StoreUnusable,
+    Subscription,
     _log,
     open_event_log,
 )
@@ -264,6 +265,8 @@ class Campaign:
         self._numbers = 0
         self.accepted: Counter[str] = Counter()  # by id, over all runs
         self.losses: list[PersistedEvent] = []
+        self.followed: list[PersistedEvent] = []  # by a subscriber that is resumed in each run
+        self.cursor = 0
         self.doubtful: set[str] = set()
 
     # One run.
@@ -322,12 +325,24 @@ class Campaign:
         scope.cancel()
 
     async def _body(self, log: EventLog, books: _Books, run: Run) -> None:
-        async with trio.open_nursery() as tasks:
+        async with log.subscribe(after_seq=self.cursor) as events, trio.open_nursery() as tasks:
+            tasks.start_soon(self._follow, events)
             for step in run.steps:
                 await self._step(log, books, tasks, step)
                 self.steps += 1
                 self._check(log, books, run.settings)
+            if run is LAST:
+                await events.wait_caught_up()
             tasks.cancel_scope.cancel()
+
+    async def _follow(self, events: Subscription) -> None:
+        try:
+            async for event in events:
+                self.followed.append(event)
+                if event.seq % 5 == 0:
+                    await trio.sleep(0.3)
+        finally:
+            self.cursor = events.cursor
 
     async def _step(self, log: EventLog, books: _Books, tasks: trio.Nursery, step: Step) -> None:
         match step:
@@ -473,6 +488,8 @@ class Campaign:
     def check_all(self) -> None:
         """After the last run: each event came to its end."""
         assert self.store.violations == []
+        # A subscriber got what is stored, once and in order, whatever happened to the runs.
+        assert self.followed == sorted(self.store.held.values(), key=lambda event: event.seq)
         held = set(self.store.held)
         reported = Counter(event.id for event in self.losses)
         for event_id, times in self.accepted.items():

@@ -445,7 +445,8 @@ class RetryBufferMachine(RuleBasedStateMachine):
     @rule(target=tickets, place=st.integers(0, 10), beside=st.sampled_from([0, 0, 1, -1]))
     def issue_ticket_for_a_part(self, place: int, beside: int) -> Waiter:
         pending = self.model.pending
-        return self.issue(pending[place % len(pending)] + beside)
+        # No flush waits for what was not ingested.
+        return self.issue(min(pending[place % len(pending)] + beside, self.last_seq))
 
     @rule(waiter=consumes(tickets))
     def withdraw_ticket(self, waiter: Waiter) -> None:
@@ -719,6 +720,26 @@ def test_loss_of_an_older_batch_after_newer_events() -> None:
     by_cap = losses[LossReason.CAP, False]
     assert [1, 3, 4] == seqs_of(by_cap.events)
     assert (3, 1, 4) == (by_cap.count, by_cap.first_seq, by_cap.last_seq)
+
+
+def test_rejected_at_the_end_of_a_batch_that_is_in_the_file() -> None:
+    """When the file is read on, it is passed over: it was reported, and comes no second time (L2)."""
+    buffer = filled(10, 3)
+    buffer.take(3)
+    buffer.start_filing(3)
+    buffer.filed()
+    for seq in (4, 5):
+        buffer.put(event(seq))
+    buffer.start_filing(3)
+    buffer.filed()
+    buffer.rejected({3})
+    assert seqs_of(buffer.take(3)) == [1, 2]
+    buffer.stored(())
+
+    missing = buffer.loaded([event(seq) for seq in (1, 2, 3, 4, 5)], is_last=True)
+    assert seqs_of(buffer.take(5)) == [4, 5]
+    assert not missing.count
+    assert buffer.lost == {LossReason.REJECTED: 1}
 
 
 def test_doubt_is_kept_until_the_end() -> None:

@@ -285,7 +285,8 @@ class RetryBuffer:
             if event.seq in seqs:
                 # Resealed as in _rejoin: the store was given it.
                 self._lose(reseal(event), LossReason.REJECTED, in_doubt=False)
-                if self._in_flight_is is _Filed.ON_ITS_WAY:
+                # The file has it, or will: what is read from there passes over it.
+                if self._in_flight_is is not _Filed.NO:
                     self._dead.add(event.seq)
         remaining = tuple(event for event in self._in_flight if event.seq not in seqs)
         if not remaining:
