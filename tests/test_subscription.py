@@ -749,7 +749,7 @@ async def test_waiting_for_a_subscription_that_ends(autojump_clock: trio.testing
     async with open_event_log(MemoryStore()) as log:
         await filled(log, 5)
         async with log.subscribe(EventQuery(limit=2), after_seq=0) as events:
-            assert await seqs_of(events, 2) == [1, 2]
+            assert [event.seq async for event in events] == [1, 2]
             await events.wait_caught_up()
         async with trio.open_nursery() as nursery:
 

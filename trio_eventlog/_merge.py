@@ -13,7 +13,7 @@ import trio
 from trio_eventlog._errors import StaleCursor
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
-from trio_eventlog._subscription import EventStream, iter_events
+from trio_eventlog._subscription import EventStream, checked_start, iter_events
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import EventStore
 
@@ -154,12 +154,8 @@ def merge_events(
     Raises:
       TypeError, ValueError: an argument is not as described.
     """
-    if query is None:
-        query = EventQuery()
-    elif not isinstance(query, EventQuery):
-        msg = f"query: expected an EventQuery, got {type(query).__name__}"
-        raise TypeError(msg)
-    if query.after_seq is not None:
+    query, after = checked_start(query, None)
+    if after is not None:
         msg = "query: has an after_seq, but every log has seqs of its own; use cursors"
         raise ValueError(msg)
     if not isinstance(stores, Mapping):

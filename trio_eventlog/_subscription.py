@@ -163,14 +163,14 @@ class EventStream(metaclass=NoPublicConstructor):
                 while not self._ready:
                     self._cursor = max(self._cursor, self._through)
                     self._pass(self._cursor)
-                    if self._is_over or not self._left:
-                        break
-                    page = await self._source.read(self._cursor, int(min(self._page_size, self._left)))
+                    page = None
+                    if not self._is_over and self._left:
+                        page = await self._source.read(self._cursor, int(min(self._page_size, self._left)))
                     if page is None:
                         self._is_over = True
                         self._tell_progress()
-                    else:
-                        self._ready, self._through = page.events[::-1], page.through
+                        break
+                    self._ready, self._through = page.events[::-1], page.through
         finally:
             self._is_busy = False
             self._scope = None
@@ -232,7 +232,7 @@ class Subscription(EventStream):
         end = await self._source.find_end()
         while self._passed < end:
             self._require_open()
-            if self._is_over or not self._left:
+            if self._is_over:
                 return
             if self._progress is None:
                 self._progress = trio.Event()
