@@ -70,7 +70,7 @@ class EventTypes:
     :class:`~datetime.date` and :class:`~datetime.time` (ISO 8601), :class:`~uuid.UUID`,
     :class:`~decimal.Decimal`, :class:`bytes` (Base64), :class:`~pathlib.Path`. A :class:`~datetime.timedelta`
     becomes seconds, an enum its value, a set or a tuple a list, an attrs class or dataclass an object. What
-    is read must be of the type that the field says; nothing is coerced.
+    is read must be of the type that the field says; nothing is coerced. A ``Sequence`` is read as a tuple.
 
     Args:
       module: the module of the events.
@@ -209,9 +209,8 @@ class EventTypes:
             payload = self._converter.unstructure(instance, unstructure_as=event_type.cls)
         except Exception as exc:
             raise CodecError("payload", f"{event_type.cls.__name__} cannot become JSON: {exc}") from exc
-        if self._check and self._structured(payload, event_type) != instance:
-            msg = f"{event_type.cls.__name__} does not come back equal: {instance!r:.200}"
-            raise CodecError("payload", msg)
+        if self._check:
+            _require_equal(self._structured(payload, event_type), instance, event_type.cls)
         if event_type.version > 1:
             payload[_VERSION] = event_type.version
         return ModuleEvent(self._module, event_type.name, payload)
@@ -300,7 +299,7 @@ class EventTypes:
         try:
             self._converter.get_structure_hook(event_type.cls)
         except Exception as exc:
-            msg = f"{event_type.cls.__name__}: {exc}; register hooks for it with a converter of your own"
+            msg = f"{event_type.cls.__name__} could not be read back: {exc}"
             raise TypeError(msg) from exc
         self._ready.add(event_type.cls)
 
@@ -315,6 +314,17 @@ def _inner(event: AnyEvent) -> AgentEvent | ModuleEvent:
 
 def _has_fields(cls: object) -> bool:
     return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+
+
+def _require_equal(read: object, instance: object, cls: Any) -> None:
+    if read == instance:
+        return
+    fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+    for field in fields:
+        wrote, found = getattr(instance, field.name), getattr(read, field.name)
+        if wrote != found:
+            raise CodecError(f"payload.{field.name}", f"{wrote!r:.100} would be read back as {found!r:.100}")
+    raise CodecError("payload", f"{instance!r:.100} would be read back as {read!r:.100}, which is not equal")
 
 
 def _check_version(name: str, version: object) -> None:
