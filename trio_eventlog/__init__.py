@@ -7,11 +7,10 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _event_types
   _recent _retry_buffer _scheduler``
 * 2, the contract: ``abc``
-* 3, Trio: ``_settings _failure_log _spill_file _subscription _merge
-  _log``; ``_log`` is the only place that awaits
-  ``append_batch``
-* 4, stores (they know floors 0 to 2, never each other, never the log): ``stores``, in which
-  ``open_store`` alone knows them all
+* 3, Trio: ``_handover _settings _failure_log _spill_file _subscription _merge _log``; ``_log`` is the
+  only place that awaits ``append_batch``
+* 4, stores (they know floors 0 to 2 and how to give way to threads, never each other, never the log):
+  ``stores``, in which ``open_store`` alone knows them all
 * beside them, on the public names alone: ``cli logging recorder testing __main__``
 """
 

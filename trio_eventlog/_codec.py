@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import UnionType
 from typing import Any, Final, TypeVar, cast, overload
 
@@ -56,16 +56,11 @@ class _Flaw(Exception):
         self.steps: list[str | int] = []
 
 
-def _check_payload(value: object, depth: int, *, text: bool) -> None:
-    """Raise ``_Flaw`` unless ``value`` comes back from JSON as an equal value of the same types.
-
-    Strings are looked into only if ``text``: the encoder refuses lone surrogates by itself, so that
-    this is needed only to say where one is.
-    """
+def _check_payload(value: object, depth: int) -> None:
+    """Raise ``_Flaw`` unless ``value`` comes back from JSON as an equal value of the same types."""
     kind = type(value)
     if kind is str:
-        if text:
-            _check_text(cast("str", value))
+        _check_text(cast("str", value))
     elif kind is int:
         if not MIN_INT <= cast("int", value) <= MAX_U64:
             msg = f"{_integer(cast('int', value))} is outside -2**63 to 2**64 - 1"
@@ -79,9 +74,9 @@ def _check_payload(value: object, depth: int, *, text: bool) -> None:
             msg = f"nested more than {MAX_DEPTH} levels deep"
             raise _Flaw(msg)
         if kind is dict:
-            _check_dict(cast("dict[object, object]", value), depth + 1, text=text)
+            _check_dict(cast("dict[object, object]", value), depth + 1)
         else:
-            _check_list(cast("list[object]", value), depth + 1, text=text)
+            _check_list(cast("list[object]", value), depth + 1)
     elif value is not None and kind is not bool:
         msg = (
             f"{kind.__name__} is no JSON value; use None, bool, int, float, str, list or dict"
@@ -90,24 +85,23 @@ def _check_payload(value: object, depth: int, *, text: bool) -> None:
         raise _Flaw(msg)
 
 
-def _check_dict(value: dict[object, object], depth: int, *, text: bool) -> None:
+def _check_dict(value: dict[object, object], depth: int) -> None:
     for key, item in value.items():
         if type(key) is not str:
             msg = f"keys must be str, got {type(key).__name__} ({key!r:.50})"
             raise _Flaw(msg)
         try:
-            if text:
-                _check_text(key)
-            _check_payload(item, depth, text=text)
+            _check_text(key)
+            _check_payload(item, depth)
         except _Flaw as flaw:
             flaw.steps.append(key)
             raise
 
 
-def _check_list(value: list[object], depth: int, *, text: bool) -> None:
+def _check_list(value: list[object], depth: int) -> None:
     for index, item in enumerate(value):
         try:
-            _check_payload(item, depth, text=text)
+            _check_payload(item, depth)
         except _Flaw as flaw:
             flaw.steps.append(index)
             raise
@@ -145,15 +139,48 @@ def encode_payload(payload: object, path: str = "payload") -> bytes:
     Raises:
       CodecError: it holds something that would not come back as an equal value.
     """
-    try:
-        _check_payload(payload, 0, text=False)
+    if _is_plain((payload,), 0):
         try:
             return _encode(payload)
         except UnicodeEncodeError:
-            _check_payload(payload, 0, text=True)
-            raise  # pragma: no cover - only if another thread mended the payload meanwhile
+            pass
+    try:
+        # It has a flaw: find it.
+        _check_payload(payload, 0)
     except _Flaw as flaw:
         raise CodecError(_path(path, flaw.steps), flaw.reason) from None
+    return _encode(payload)  # pragma: no cover - only if another thread mended the payload meanwhile
+
+
+def _is_plain(values: Iterable[Any], depth: int) -> bool:
+    """Whether all ``values`` come back from JSON as equal values of the same types.
+
+    Called for every event, so that it has no answer but yes or no, and leaves lone surrogates to the encoder,
+    which refuses them by itself.
+    """
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN:
+            continue
+        if kind is int:
+            if not MIN_INT <= value <= MAX_U64:
+                return False
+        elif kind is float:
+            if not _is_finite(value):
+                return False
+        elif depth == MAX_DEPTH:
+            return False
+        elif kind is dict:
+            if not (_STRINGS.issuperset(map(type, value)) and _is_plain(value.values(), depth + 1)):
+                return False
+        elif not (kind is list and _is_plain(value, depth + 1)):
+            return False
+    return True
+
+
+_PLAIN: Final = frozenset({str, bool, type(None)})
+_STRINGS: Final = frozenset({str})
+_is_finite: Final = math.isfinite
 
 
 def _require_text(value: object, path: str) -> None:
@@ -224,6 +251,11 @@ def sealed_module_event(module: str, event_type: str, encoded: bytes | str) -> M
     return event
 
 
+# Of one type, so that either can be chosen.
+_seal_agent: Callable[[str, str, bytes | str], UnifiedEvent] = sealed_agent_event
+_seal_module: Callable[[str, str, bytes | str], UnifiedEvent] = sealed_module_event
+
+
 def persisted_event(
     event_id: str, seq: int, timestamp_ms: int, member_id: str | None, event: UnifiedEvent
 ) -> PersistedEvent:
@@ -263,16 +295,24 @@ def seal_event(event: UnifiedEvent, prefix: str = "") -> UnifiedEvent:
       CodecError: a field is malformed.
     """
     # Exact classes: the fields that a subclass adds have no place on the wire.
-    if type(event) is AgentEvent:
-        _require_text(event.agent_id, f"{prefix}agent_id")
-    elif type(event) is ModuleEvent:
-        _require_text(event.module, f"{prefix}module")
+    kind = type(event)
+    if kind is AgentEvent:
+        actor, make = event.agent_id, _seal_agent
+    elif kind is ModuleEvent:
+        actor, make = event.module, _seal_module
     else:
         raise CodecError(
             prefix.removesuffix("."), f"expected an AgentEvent or a ModuleEvent, got {_named(event)}"
         )
-    _require_text(event.event_type, f"{prefix}event_type")
-    return _sealed(event, encoded_payload(event, f"{prefix}payload"))
+    event_type = event.event_type
+    # Names of fields are put together only for those that have a flaw, or may have one.
+    if not (type(actor) is str and type(event_type) is str and actor.isascii() and event_type.isascii()):
+        _require_text(actor, prefix + ("agent_id" if kind is AgentEvent else "module"))
+        _require_text(event_type, f"{prefix}event_type")
+    encoded = event._encoded
+    if encoded is None:
+        encoded = encode_payload(event.payload, prefix + "payload")
+    return make(actor, event_type, encoded)
 
 
 def _sealed(event: UnifiedEvent, encoded: bytes | str) -> UnifiedEvent:

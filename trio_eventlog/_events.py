@@ -165,8 +165,14 @@ def wall_clock_ms() -> int:
 
 def new_event_id() -> str:
     """A new UUIDv7 as text, 36 characters."""
+    return str(_uuid7())
+
+
+def _uuid7() -> object:
     # Imported on first use so that importing this package stays light: not every program lets the
-    # library make ids.
+    # library make ids. From then on, it stands in the place of this function.
+    global _uuid7  # noqa: PLW0603 - see above
     from uuid_utils import uuid7  # noqa: PLC0415 - see above
 
-    return str(uuid7())
+    _uuid7 = uuid7
+    return uuid7()

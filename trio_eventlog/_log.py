@@ -33,11 +33,11 @@ from __future__ import annotations
 import logging
 import math
 import os
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial, wraps
+from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -69,6 +69,7 @@ from trio_eventlog._events import (
     wall_clock_ms,
 )
 from trio_eventlog._failure_log import FailureLog, write_record
+from trio_eventlog._handover import giving_way
 from trio_eventlog._policy import RetryPolicy
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import (
@@ -113,6 +114,8 @@ _LOSS_DELAY: Final = 1.0
 """and fewer after so many seconds."""
 
 _NO_SEQ: Final = 0
+
+_EVENTS: Final = (AgentEvent, ModuleEvent)
 
 _BATCHES_IN_BUFFER: Final = 8
 """A share of ``retry_buffer_max_bytes`` as large as this is due at once, as ``batch_size`` events are."""
@@ -177,7 +180,7 @@ class EventLog(metaclass=NoPublicConstructor):
     ) -> None:
         self._store = store
         self._settings = settings
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self._forks = fork_count()
         self._state = LogState.OPEN
         self._is_closed = False  # to ingest: the body has ended
@@ -464,17 +467,20 @@ class EventLog(metaclass=NoPublicConstructor):
 
     def _prepare(self, event: EventEnvelope | UnifiedEvent) -> tuple[PersistedEvent, int] | None:
         """Filter, check, seal and weigh; the seq comes later. The filter runs in the frame of the caller."""
-        self._require_own_process()
-        self._require_own_thread("ingest")
-        self._require_open()
+        # This runs for every event: questions are asked here, and answered at length only if need be.
+        if fork_count() != self._forks or get_ident() != self._thread or self._is_closed:
+            self._require_own_process()
+            self._require_own_thread("ingest")
+            self._require_open()
+        settings = self._settings
         envelope = event if isinstance(event, EventEnvelope) else None
         bare = event if envelope is None else envelope.event
-        if not isinstance(bare, AgentEvent | ModuleEvent):
+        if not isinstance(bare, _EVENTS):
             msg = (
                 f"expected an AgentEvent, a ModuleEvent or an EventEnvelope of one, got {_kind(event, bare)}"
             )
             raise TypeError(msg)
-        if self._settings.filter is not None and not self._settings.filter(bare):
+        if settings.filter is not None and not settings.filter(bare):
             self._filtered += 1
             return None
         if envelope is None:
@@ -486,8 +492,8 @@ class EventLog(metaclass=NoPublicConstructor):
         member_id = sealed.agent_id if isinstance(sealed, AgentEvent) else None
         prepared = persisted_event(event_id, _NO_SEQ, timestamp_ms, member_id, sealed)
         size = size_of(prepared)
-        if size > self._settings.max_event_bytes:
-            msg = f"the event has {size:,} bytes; max_event_bytes is {self._settings.max_event_bytes:,}"
+        if size > settings.max_event_bytes:
+            msg = f"the event has {size:,} bytes; max_event_bytes is {settings.max_event_bytes:,}"
             raise CodecError("event", msg)
         return prepared, size
 
@@ -618,7 +624,7 @@ class EventLog(metaclass=NoPublicConstructor):
             raise RuntimeError(msg)
 
     def _require_own_thread(self, what: str) -> None:
-        if threading.get_ident() != self._thread:
+        if get_ident() != self._thread:
             how = "run_sync(log.ingest, event)" if what == "ingest" else f"run(log.{what})"
             msg = (
                 "an event log belongs to the thread that opened it; from another one call"
@@ -1140,7 +1146,7 @@ def _events_lost(account: LossAccount) -> EventsLost:
 _stores_in_use: Final[dict[int, EventStore]] = {}
 """Stores with an open log, by identity: not every store can be hashed."""
 
-_claims: Final = threading.Lock()
+_claims: Final = Lock()
 
 
 @contextmanager
@@ -1172,7 +1178,8 @@ async def _in_thread(work: Callable[[], T], *, abandon: bool = True) -> T:
     """
     # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
     limiter = trio.CapacityLimiter(1)
-    return await trio.to_thread.run_sync(work, abandon_on_cancel=abandon, limiter=limiter)
+    with giving_way():
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=abandon, limiter=limiter)
 
 
 async def _open_spill_file(settings: Settings, log_id: str | None, last_seq: int) -> SpillFile | None:

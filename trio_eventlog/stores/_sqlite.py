@@ -18,6 +18,7 @@ import trio
 
 from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
 from trio_eventlog._events import MAX_STORED, PersistedEvent
+from trio_eventlog._handover import giving_way
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
@@ -180,7 +181,8 @@ class _Worker:
             # apsw's thread remembers its last call and what that returned until the next one.
             result: list[T] = []
             try:
-                await self._db.async_run(self._work, job, result)
+                with giving_way():
+                    await self._db.async_run(self._work, job, result)
                 return result.pop()
             except (apsw.Error, MemoryError) as exc:
                 if self._closing:

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._handover import giving_way
 from trio_eventlog._lockfile import FileLock
 
 T = TypeVar("T")
@@ -80,7 +81,8 @@ async def in_thread(path: str, work: Callable[[], T]) -> T:
     """Run ``work``, with the errors of the system as errors of a store. Not cancelled once it runs."""
     # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
     try:
-        return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+        with giving_way():
+            return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
     except (FileNotFoundError, NotADirectoryError) as exc:
         msg = f"{path}: no such file or directory"
         raise StoreUnusable(msg) from exc
