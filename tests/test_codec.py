@@ -806,7 +806,7 @@ def test_a_payload_is_decoded_once_and_only_when_read():
     object.__setattr__(broken, "_encoded", "no JSON")
     assert broken.agent_id == "a"
     assert to_json(AgentEvent("a", broken.event_type)) == b'{"kind":"agent","agent_id":"a","event_type":"t"}'
-    with pytest.raises(CodecError, match="payload: not JSON, the store is damaged: Expecting value"):
+    with pytest.raises(CodecError, match="payload: not JSON, the store is damaged: JSON is malformed"):
         broken.payload  # noqa: B018 - reading is what fails
 
 

@@ -14,6 +14,8 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 * beside them, on the public names alone: ``cli logging recorder testing __main__``
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from trio_eventlog._codec import from_json as from_json
 from trio_eventlog._codec import to_json as to_json
 from trio_eventlog._errors import CodecError as CodecError
@@ -27,8 +29,6 @@ from trio_eventlog._errors import SpillError as SpillError
 from trio_eventlog._errors import StaleCursor as StaleCursor
 from trio_eventlog._errors import StoreError as StoreError
 from trio_eventlog._errors import StoreUnusable as StoreUnusable
-from trio_eventlog._event_types import EventTypes as EventTypes
-from trio_eventlog._event_types import make_event_converter as make_event_converter
 from trio_eventlog._events import AgentEvent as AgentEvent
 from trio_eventlog._events import EventEnvelope as EventEnvelope
 from trio_eventlog._events import ModuleEvent as ModuleEvent
@@ -36,9 +36,6 @@ from trio_eventlog._events import PersistedEvent as PersistedEvent
 from trio_eventlog._events import UnifiedEvent as UnifiedEvent
 from trio_eventlog._log import EventLog as EventLog
 from trio_eventlog._log import open_event_log as open_event_log
-from trio_eventlog._merge import LogEvent as LogEvent
-from trio_eventlog._merge import MergedEvents as MergedEvents
-from trio_eventlog._merge import merge_events as merge_events
 from trio_eventlog._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._query import EventQuery as EventQuery
 from trio_eventlog._reports import AppendFailure as AppendFailure
@@ -62,4 +59,41 @@ from trio_eventlog.abc import ChangeWatch as ChangeWatch
 from trio_eventlog.abc import EventStore as EventStore
 from trio_eventlog.abc import WatchableStore as WatchableStore
 
+if _TYPE_CHECKING:
+    from trio_eventlog._event_types import EventTypes as EventTypes
+    from trio_eventlog._event_types import make_event_converter as make_event_converter
+    from trio_eventlog._merge import LogEvent as LogEvent
+    from trio_eventlog._merge import MergedEvents as MergedEvents
+    from trio_eventlog._merge import merge_events as merge_events
+
 _adopt_public_names(globals())
+
+_ON_FIRST_USE = {
+    "EventTypes": "_event_types",
+    "LogEvent": "_merge",
+    "MergedEvents": "_merge",
+    "make_event_converter": "_event_types",
+    "merge_events": "_merge",
+}
+"""What not every program needs, and the modules that it is in."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ON_FIRST_USE:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module as _import_module  # noqa: PLC0415 - on first use
+
+    module = _import_module(f"{__name__}.{_ON_FIRST_USE[name]}")
+    names = {
+        "__name__": __name__,
+        **{n: getattr(module, n) for n, home in _ON_FIRST_USE.items() if home == _ON_FIRST_USE[name]},
+    }
+    _adopt_public_names(names)
+    del names["__name__"]
+    globals().update(names)
+    return names[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable
+from functools import cache
 from types import UnionType
 from typing import Any, Final, TypeVar, cast, overload
 
@@ -353,6 +354,12 @@ def check_envelope(envelope: EventEnvelope) -> None:
         raise CodecError("source", f"expected {expected!r} for this event, got {_named(envelope.source)}")
 
 
+def is_sealed(event: PersistedEvent) -> bool:
+    """Whether the payload of ``event`` is JSON already, so that it was checked, too."""
+    inner = event.event
+    return (type(inner) is AgentEvent or type(inner) is ModuleEvent) and inner._encoded is not None
+
+
 def seal_persisted(event: PersistedEvent) -> PersistedEvent:
     """A copy of ``event`` that shares nothing mutable with it, checked in full.
 
@@ -449,7 +456,9 @@ def _require_object(value: object) -> dict[str, Any]:
     return value
 
 
-def _make_converter() -> cattrs.Converter:
+@cache
+def _converter() -> cattrs.Converter:
+    # Made on first use: it takes as long as importing half of this package.
     converter = make_converter()
     # All integers of the model are unsigned and of 64 bits.
     converter.register_structure_hook(int, _structure_int)
@@ -534,8 +543,6 @@ def _make_converter() -> cattrs.Converter:
     return converter
 
 
-_converter: Final = _make_converter()
-
 _UNIONS: Final[dict[object, Any]] = {AgentEvent: UnifiedEvent, ModuleEvent: UnifiedEvent}
 """Classes that travel as a member of a union, with their ``kind``."""
 
@@ -560,7 +567,7 @@ def to_json(obj: UnifiedEvent | EventEnvelope | PersistedEvent | EventQuery) -> 
         msg = f"cannot encode {cls.__name__}: it is no event, envelope or query"
         raise TypeError(msg)
     _check(obj)
-    return _encode(_converter.unstructure(obj, unstructure_as=_UNIONS.get(cls, cls)))
+    return _encode(_converter().unstructure(obj, unstructure_as=_UNIONS.get(cls, cls)))
 
 
 @overload
@@ -588,7 +595,7 @@ def from_json(data: bytes | str, type: Any) -> Any:  # noqa: A002 - the name tha
         raise TypeError(msg)
     value = _parse(data)
     try:
-        result: Any = _converter.structure(value, _UNIONS.get(wanted, wanted))
+        result: Any = _converter().structure(value, _UNIONS.get(wanted, wanted))
     except Exception as exc:
         raise codec_error(exc) from exc
     _check(result)

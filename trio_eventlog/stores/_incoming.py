@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from trio_eventlog._codec import seal_persisted
+from trio_eventlog._codec import is_sealed, seal_persisted
 from trio_eventlog._errors import CodecError, EventRejected
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 
@@ -44,7 +44,7 @@ def checked_top(top: int) -> int:
 
 
 async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
-    """Copies of ``events`` that share nothing mutable with them, in the same order.
+    """Copies of ``events`` that share nothing mutable with them but decoded payloads, in the same order.
 
     Done in the caller's task before anything else happens to the batch, so that a program which
     changes a payload during the append, or after cancelling it, changes nothing that is stored.
@@ -77,7 +77,9 @@ def _joined(reasons: Sequence[str]) -> str:
 
 
 def _sealed(event: PersistedEvent) -> PersistedEvent:
-    copy = seal_persisted(event)
+    # One that was sealed was checked then, and what it was sealed with nobody can change: no store looks at
+    # the decoded payload, which is all that somebody could.
+    copy = event if is_sealed(event) else seal_persisted(event)
     if not 1 <= copy.seq <= MAX_STORED:
         raise CodecError("seq", f"expected 1 to 2**63 - 1, got {copy.seq}")
     if copy.timestamp_ms > MAX_STORED:
