@@ -86,6 +86,14 @@ def campaign(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Compare the log with others, and with what is possible; `-- --quick` takes half a minute."""
+    install_package(session)
+    install_group(session, "bench")
+    session.run("python", "benchmarks/compare.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff for style, flake8-async for the rules of structured concurrency."""
     install_group(session, "lint")

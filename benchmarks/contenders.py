@@ -1,8 +1,9 @@
 """What is measured, each in a process of its own: ``python benchmarks/contenders.py NAME EVENTS``.
 
-Prints one JSON object of figures. Rates are events a second from the first call until the last event is on disk;
-costs are microseconds of the caller for each event, the median over bursts. Everybody writes to SQLite in WAL mode
-with ``synchronous=FULL``, except structlog, which writes to a file that it does not sync.
+Prints one JSON object of figures. Rates are events a second from the first call until the last event is on
+disk; costs are microseconds of the caller for each event, the median over bursts. Everybody writes to SQLite
+in WAL mode with ``synchronous=FULL``; all but eventsourcing, which has a layout of its own, to the table of
+the log with its nine indexes. Only structlog writes to a file, which it does not sync.
 """
 
 from __future__ import annotations
