@@ -3,7 +3,7 @@
 Prints one JSON object of figures. Rates are events a second from the first call until the last event is on
 disk; costs are microseconds of the caller for each event, the median over bursts. Everybody writes to SQLite
 in WAL mode with ``synchronous=FULL``; all but eventsourcing, which has a layout of its own, to the table of
-the log with its nine indexes. Only structlog writes to a file, which it does not sync.
+the log with its eight indexes. Only structlog writes to a file, which it does not sync.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def log_into_sqlite(count: int, directory: Path) -> Figures:
 
 
 def log_beside_work(count: int, directory: Path) -> Figures:
-    """The same beside four tasks that compute without a pause, a millisecond at a time, and what it costs them."""
+    """The same beside four tasks that compute, a millisecond at a time without a pause; and what they notice."""
     count //= 2
     items = envelopes(count)
     lags: list[float] = []
