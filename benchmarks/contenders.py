@@ -196,7 +196,7 @@ def log_into_sqlite(count: int, directory: Path) -> Figures:
 
 
 def log_beside_work(count: int, directory: Path) -> Figures:
-    """The same beside four tasks that compute, a millisecond at a time without a pause; and what they notice."""
+    """The same beside four tasks that compute without a pause, and what they notice of it."""
     count //= 2
     items = envelopes(count)
     lags: list[float] = []
