@@ -231,6 +231,8 @@ def draw(found: Mapping[str, Mapping[str, list[float]]]) -> None:
         axes.invert_yaxis()
         axes.set_title(title)
         axes.set_xlabel(unit)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter("{x:,g}")
         picture.savefig(PICTURES / file, metadata={"Date": None})
         plt.close(picture)
 
