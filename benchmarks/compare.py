@@ -215,6 +215,7 @@ def draw(found: Mapping[str, Mapping[str, list[float]]]) -> None:
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "trio-eventlog"
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     def bars(file: str, title: str, figure: str, names: Mapping[str, str], unit: str) -> None:
         medians = [statistics.median(found[name][figure]) for name in names]
