@@ -164,7 +164,8 @@ def _is_plain(values: Iterable[Any], depth: int) -> bool:
         if kind in _PLAIN:
             continue
         if kind is int:
-            if not MIN_INT <= value <= MAX_U64:
+            # MIN_INT and MAX_U64, which would have to be looked up each time.
+            if not -0x8000000000000000 <= value <= 0xFFFFFFFFFFFFFFFF:
                 return False
         elif kind is float:
             if not _is_finite(value):
@@ -172,7 +173,10 @@ def _is_plain(values: Iterable[Any], depth: int) -> bool:
         elif depth == MAX_DEPTH:
             return False
         elif kind is dict:
-            if not (_STRINGS.issuperset(map(type, value)) and _is_plain(value.values(), depth + 1)):
+            for key in value:
+                if type(key) is not str:
+                    return False
+            if not _is_plain(value.values(), depth + 1):
                 return False
         elif not (kind is list and _is_plain(value, depth + 1)):
             return False
@@ -180,7 +184,6 @@ def _is_plain(values: Iterable[Any], depth: int) -> bool:
 
 
 _PLAIN: Final = frozenset({str, bool, type(None)})
-_STRINGS: Final = frozenset({str})
 _is_finite: Final = math.isfinite
 
 
