@@ -153,7 +153,7 @@ def encode_payload(payload: object, path: str = "payload") -> bytes:
     return _encode(payload)  # pragma: no cover - only if another thread mended the payload meanwhile
 
 
-def _is_plain(values: Iterable[Any], depth: int) -> bool:
+def _is_plain(values: Iterable[Any], depth: int) -> bool:  # noqa: C901 - one loop, for speed
     """Whether all ``values`` come back from JSON as equal values of the same types.
 
     Called for every event, so that it has no answer but yes or no, and leaves lone surrogates to the encoder,
@@ -164,8 +164,8 @@ def _is_plain(values: Iterable[Any], depth: int) -> bool:
         if kind in _PLAIN:
             continue
         if kind is int:
-            # MIN_INT and MAX_U64, which would have to be looked up each time.
-            if not -0x8000000000000000 <= value <= 0xFFFFFFFFFFFFFFFF:
+            # MIN_INT and MAX_U64 would have to be looked up each time.
+            if not -0x8000000000000000 <= value <= 0xFFFFFFFFFFFFFFFF:  # noqa: PLR2004 - see above
                 return False
         elif kind is float:
             if not _is_finite(value):
