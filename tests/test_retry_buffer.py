@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 
 from trio_eventlog import AgentEvent, EventLoss, LossReason, ModuleEvent, PersistedEvent
 from trio_eventlog import _retry_buffer as retry_buffer_module
-from trio_eventlog._codec import seal_event
+from trio_eventlog._codec import seal_event, size_of
 from trio_eventlog._retry_buffer import MAX_RANGES, FlushTicket, LossAccount, RetryBuffer
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -43,6 +43,12 @@ def event(seq: int) -> PersistedEvent:
     if seq % 2:
         return PersistedEvent(f"id-{seq}", seq, 0, None, seal_event(ModuleEvent("m", "t", payload_of(seq))))
     return PersistedEvent(f"id-{seq}", seq, 0, "a", seal_event(AgentEvent("a", "t", payload_of(seq))))
+
+
+def put(buffer: RetryBuffer, *seqs: int) -> None:
+    """Let events with these seqs arrive together."""
+    arrivals = [event(seq) for seq in seqs]
+    buffer.put([(each, size_of(each)) for each in arrivals])
 
 
 def seqs_of(events: tuple[PersistedEvent, ...]) -> list[int]:
@@ -82,7 +88,7 @@ def filled(cap: int, count: int) -> RetryBuffer:
     """A buffer that was handed the seqs 1 to ``count``."""
     buffer = RetryBuffer(cap)
     for seq in range(1, count + 1):
-        buffer.put(event(seq))
+        put(buffer, seq)
     return buffer
 
 
@@ -275,10 +281,12 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     @rule(gaps=st.lists(st.sampled_from([1, 1, 1, 3]), min_size=1, max_size=12))
     def put(self, gaps: list[int]) -> None:
-        for gap in gaps:
-            self.last_seq += gap
-            self.buffer.put(event(self.last_seq))
-            self.model.put(self.last_seq)
+        seqs = list(itertools.accumulate(gaps, initial=self.last_seq))[1:]
+        self.last_seq = seqs[-1]
+        put(self.buffer, *seqs)
+        # One after the other: together must be the same.
+        for seq in seqs:
+            self.model.put(seq)
 
     @rule(reason=reasons)
     def refuse(self, reason: LossReason) -> None:
@@ -599,7 +607,7 @@ def play(buffer: RetryBuffer, program: list[Round]) -> Played:
     def arrive(events: int) -> None:
         for _ in range(events):
             played.count += 1
-            buffer.put(event(played.count))
+            put(buffer, played.count)
 
     def collect() -> None:
         played.lost += [each.seq for loss in buffer.collect_losses() for each in loss.events]
@@ -648,7 +656,7 @@ def test_never_more_than_the_cap_wait(cap: int, bursts: list[tuple[int, int]]) -
         batch = buffer.take(most)
         expected -= len(batch)
         for _ in range(burst):
-            buffer.put(event(next(seqs)))
+            put(buffer, next(seqs))
             expected = min(cap, expected + 1)
             assert expected == buffer.waiting
         buffer.failed()
@@ -664,7 +672,7 @@ def test_oldest_are_dropped_first(cap: int, count: int, most: int, during: int) 
     batch, waiting = newest[:most], newest[most:]
     assert batch == seqs_of(buffer.take(most))
     for seq in range(count + 1, count + during + 1):
-        buffer.put(event(seq))
+        put(buffer, seq)
         waiting.append(seq)
     assert batch + waiting[-cap:] == memory_seqs(buffer)
 
@@ -712,7 +720,7 @@ def test_loss_of_an_older_batch_after_newer_events() -> None:
     buffer = filled(3, 3)
     buffer.take(3)
     for seq in (4, 5, 6, 7):
-        buffer.put(event(seq))
+        put(buffer, seq)
     buffer.rejected({2})
 
     losses = {(loss.reason, loss.in_doubt): loss for loss in buffer.collect_losses()}
@@ -729,7 +737,7 @@ def test_rejected_at_the_end_of_a_batch_that_is_in_the_file() -> None:
     buffer.start_filing(3)
     buffer.filed()
     for seq in (4, 5):
-        buffer.put(event(seq))
+        put(buffer, seq)
     buffer.start_filing(3)
     buffer.filed()
     buffer.rejected({3})
@@ -865,7 +873,7 @@ def lose_every_other(buffer: RetryBuffer, count: int) -> None:
     """Of the seqs 1 to ``count``, the odd are lost, each a range of its own, and the even are stored."""
     for seq in range(1, count + 1, 2):
         buffer.refuse(event(seq), LossReason.UNUSABLE if seq % 3 else LossReason.BROKEN)
-        buffer.put(event(seq + 1))
+        put(buffer, seq + 1)
         buffer.take(1)
         buffer.stored(())
 

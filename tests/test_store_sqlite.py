@@ -1182,10 +1182,10 @@ async def test_s12_too_big_together(path, monkeypatch):
     async with SqliteStore.open(path) as store:
         insert = schema.insert
 
-        def spoil(db, log_id, rows):
-            if len(rows) > 1:
+        def spoil(db, log_id, events):
+            if len(events) > 1:
                 raise apsw.TooBigError("all of it")
-            return insert(db, log_id, rows)
+            return insert(db, log_id, events)
 
         monkeypatch.setattr(schema, "insert", spoil)
         with pytest.raises(StoreUnusable, match="all of it"):
@@ -1392,11 +1392,12 @@ def test_long_payloads_go_into_small_statements():
     """While values are bound, no other thread runs."""
 
     def sizes(*payloads):
-        rows = [(seq, payload) for seq, payload in enumerate(payloads)]
-        chunks = list(schema._chunks(rows))
-        assert [row for chunk in chunks for row in chunk] == rows
+        events = [agent(seq, payload=payload) for seq, payload in enumerate(payloads, 1)]
+        chunks = list(schema._chunks(events))
+        assert [event for chunk in chunks for event in chunk] == events
         return [len(chunk) for chunk in chunks]
 
+    assert sizes(*["x"] * 2_200) == [2048, 64, 64, 8, 8, 8]
     assert sizes(*["x"] * 1_100) == [512, 512, 64, 8, 1, 1, 1, 1]
     assert sizes(*[None] * 64) == [64]
     assert max(sizes(*["x" * 65_536] * 600)) == 8

@@ -7,7 +7,7 @@ payloads.
 from __future__ import annotations
 
 import time
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import attrs
 import msgspec
@@ -51,13 +51,13 @@ class _SealedPayload:
                 object.__setattr__(self, "payload", payload)
                 return payload
         elif name == "_encoded":
-            # Unset: the event was built by its public constructor, or unpickled.
+            # Unset: the event was unpickled.
             return None
         msg = f"{type(self).__name__!r} object has no attribute {name!r}"
         raise AttributeError(msg)
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class AgentEvent(_SealedPayload):
     """Something that an agent (a worker, a member of a group) did or that happened to it.
 
@@ -71,8 +71,16 @@ class AgentEvent(_SealedPayload):
     event_type: str
     payload: Any = attrs.field(default=None, hash=False)
 
+    def __init__(self, agent_id: str, event_type: str, payload: Any = None) -> None:
+        # What attrs would write, and the mark that it is not sealed: a look for one that is not set costs as
+        # much as all the rest.
+        _set_agent_id(self, agent_id)
+        _set_agent_type(self, event_type)
+        _set_agent_payload(self, payload)
+        _set_encoded(self, None)
 
-@attrs.frozen
+
+@attrs.frozen(init=False)
 class ModuleEvent(_SealedPayload):
     """Something that happened in a module of the program rather than to one agent.
 
@@ -86,6 +94,23 @@ class ModuleEvent(_SealedPayload):
     event_type: str
     payload: Any = attrs.field(default=None, hash=False)
 
+    def __init__(self, module: str, event_type: str, payload: Any = None) -> None:
+        # What attrs would write, and the mark that it is not sealed: a look for one that is not set costs as
+        # much as all the rest.
+        _set_module(self, module)
+        _set_module_type(self, event_type)
+        _set_module_payload(self, payload)
+        _set_encoded(self, None)
+
+
+# Setting a field of a frozen class through object.__setattr__ costs five times as much.
+_set_encoded: Any = cast("Any", _SealedPayload)._encoded.__set__
+_set_agent_id: Any = cast("Any", AgentEvent).agent_id.__set__
+_set_agent_type: Any = cast("Any", AgentEvent).event_type.__set__
+_set_agent_payload: Any = cast("Any", AgentEvent).payload.__set__
+_set_module: Any = cast("Any", ModuleEvent).module.__set__
+_set_module_type: Any = cast("Any", ModuleEvent).event_type.__set__
+_set_module_payload: Any = cast("Any", ModuleEvent).payload.__set__
 
 UnifiedEvent: TypeAlias = AgentEvent | ModuleEvent
 """Either kind of event. On the wire the field ``kind`` tells them apart."""

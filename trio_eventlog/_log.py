@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import attrs
 import trio
 
-from trio_eventlog._codec import check_envelope, give_seq, persisted_event, seal_event, size_of
+from trio_eventlog._codec import check_envelope, give_seq, prepare_event
 from trio_eventlog._errors import (
     CodecError,
     EventLogBroken,
@@ -112,8 +112,6 @@ _LOSSES_TOGETHER: Final = 1024
 
 _LOSS_DELAY: Final = 1.0
 """and fewer after so many seconds."""
-
-_NO_SEQ: Final = 0
 
 _EVENTS: Final = (AgentEvent, ModuleEvent)
 
@@ -468,7 +466,7 @@ class EventLog(metaclass=NoPublicConstructor):
     def _prepare(self, event: EventEnvelope | UnifiedEvent) -> tuple[PersistedEvent, int] | None:
         """Filter, check, seal and weigh; the seq comes later. The filter runs in the frame of the caller."""
         # This runs for every event: questions are asked here, and answered at length only if need be.
-        if fork_count() != self._forks or get_ident() != self._thread or self._is_closed:
+        if self._is_closed or fork_count() != self._forks or get_ident() != self._thread:
             self._require_own_process()
             self._require_own_thread("ingest")
             self._require_open()
@@ -484,23 +482,21 @@ class EventLog(metaclass=NoPublicConstructor):
             self._filtered += 1
             return None
         if envelope is None:
-            event_id, timestamp_ms, sealed = new_event_id(), wall_clock_ms(), seal_event(bare)
+            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare)
         else:
             check_envelope(envelope)
-            event_id, timestamp_ms = envelope.event_id, envelope.timestamp_ms
-            sealed = seal_event(bare, "event.")
-        member_id = sealed.agent_id if isinstance(sealed, AgentEvent) else None
-        prepared = persisted_event(event_id, _NO_SEQ, timestamp_ms, member_id, sealed)
-        size = size_of(prepared)
+            prepared = prepare_event(envelope.event_id, envelope.timestamp_ms, bare, "event.")
+        size = prepared[1]
         if size > settings.max_event_bytes:
             msg = f"the event has {size:,} bytes; max_event_bytes is {settings.max_event_bytes:,}"
             raise CodecError("event", msg)
-        return prepared, size
+        return prepared
 
     @trio.lowlevel.enable_ki_protection
     def _accept(self, event: PersistedEvent, size: int) -> int:
         """Give out the next seq and hand the event over."""
-        self._require_open()
+        if self._is_closed:
+            self._require_open()
         # Room comes before the number: making it can lead to a report, and whoever is told may ingest.
         while self._staged >= self._capacity:
             self._absorb()
@@ -541,8 +537,9 @@ class EventLog(metaclass=NoPublicConstructor):
 
     def _absorb(self) -> None:
         """Move the content of the channel into the buffer, where the cap is kept."""
-        for _ in range(self._staged):
-            self._buffer.put(*self._receive.receive_nowait())
+        if self._staged:
+            receive = self._receive.receive_nowait
+            self._buffer.put([receive() for _ in range(self._staged)])
         self._staged = self._staged_bytes = 0
         self._attention = self._attention_bytes = 1
         if self._buffer.unreported:

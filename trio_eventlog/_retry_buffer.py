@@ -207,19 +207,27 @@ class RetryBuffer:
 
     # --- events come, and go out in batches -------------------------------------------------------
 
-    def put(self, event: PersistedEvent, size: int | None = None) -> None:
-        """Let ``event``, of a higher seq than any before it, wait. The oldest may have to go for it.
+    def put(self, arrivals: Sequence[tuple[PersistedEvent, int]]) -> None:
+        """Let events, of higher seqs than any before them, wait. The oldest may have to go for them.
 
         Args:
-          event: the event.
-          size: its size in bytes, for who knows it.
+          arrivals: the events, ascending by seq, each with its size in bytes; at least one.
         """
-        size = size_of(event) if size is None else size
-        self._waiting.append(event)
-        self._sizes.append(size)
-        self._waiting_bytes += size
-        self._trim()
-        self.peak_pending = max(self.peak_pending, self.pending)
+        arrived = sum(size for _, size in arrivals)
+        if self.waiting + len(arrivals) <= self._cap and self.waiting_bytes + arrived <= self._max_bytes:
+            # As a rule there is room for all of them: then nothing has to be asked for each.
+            events, sizes = zip(*arrivals, strict=True)
+            self._waiting.extend(events)
+            self._sizes.extend(sizes)
+            self._waiting_bytes += arrived
+            self.peak_pending = max(self.peak_pending, self.pending)
+            return
+        for event, size in arrivals:
+            self._waiting.append(event)
+            self._sizes.append(size)
+            self._waiting_bytes += size
+            self._trim()
+            self.peak_pending = max(self.peak_pending, self.pending)
 
     def refuse(self, event: PersistedEvent, reason: LossReason) -> None:
         """Give ``event`` up without letting it wait."""

@@ -9,8 +9,8 @@ import trio
 class Proxy:
     """Carries every connection to ``port`` on to ``target``, both on loopback."""
 
-    def __init__(self, port, target):
-        self.port = port
+    def __init__(self, target):
+        self.port = None
         self.connections = 0
         self._target = target
         self._refuses = False
@@ -72,9 +72,8 @@ class Proxy:
 async def open_proxy(target, port=0):
     """A proxy for the length of the block; ``port`` 0 finds a free one."""
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(
-            partial(trio.serve_tcp, lambda stream: proxy._serve(stream), port, host="127.0.0.1")
-        )
-        proxy = Proxy(listeners[0].socket.getsockname()[1], target)
+        proxy = Proxy(target)
+        listeners = await nursery.start(partial(trio.serve_tcp, proxy._serve, port, host="127.0.0.1"))
+        proxy.port = listeners[0].socket.getsockname()[1]
         yield proxy
         nursery.cancel_scope.cancel(reason="the proxy is done")

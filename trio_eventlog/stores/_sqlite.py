@@ -751,13 +751,12 @@ def _check_criteria(before_ms: int | None, keep: int | None) -> None:
 def _append(
     db: apsw.Connection, place: files.Place, log_id: int, events: Sequence[PersistedEvent]
 ) -> Collection[int]:
-    rows = [schema.row_of(event) for event in events]
     place.check()
     # Should an earlier rollback have failed, its transaction is still open.
     schema.roll_back(db)
     try:
         db.execute("BEGIN IMMEDIATE")
-        if schema.insert(db, log_id, rows) == len(rows):
+        if schema.insert(db, log_id, events) == len(events):
             elsewhere: list[int] = []
             highest = max(event.seq for event in events)
         else:
@@ -773,7 +772,7 @@ def _append(
         if isinstance(exc, apsw.ConstraintError):
             _raise_conflict(db, log_id, events, exc)
         if isinstance(exc, apsw.TooBigError):
-            _raise_rejected(db, log_id, events, rows, exc)
+            _raise_rejected(db, log_id, events, exc)
         raise
     # What went into a file that nobody will find again is not stored.
     place.check()
@@ -799,15 +798,14 @@ def _raise_rejected(
     db: apsw.Connection,
     log_id: int,
     events: Sequence[PersistedEvent],
-    rows: Sequence[schema.Row],
     exc: apsw.TooBigError,
 ) -> None:
     too_big: list[PersistedEvent] = []
     db.execute("BEGIN IMMEDIATE")
     try:
-        for event, row in zip(events, rows, strict=True):
+        for event in events:
             try:
-                schema.insert(db, log_id, [row])
+                schema.insert(db, log_id, [event])
             except apsw.TooBigError:
                 too_big.append(event)
             except apsw.ConstraintError:

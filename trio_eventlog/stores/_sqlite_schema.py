@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import apsw
 
@@ -284,47 +285,54 @@ def event_of(row: Any) -> PersistedEvent:
     return persisted_event(event_id, seq, timestamp_ms, member_id, make(actor, event_type, encoded))
 
 
-# One statement per batch would be compiled for each size anew, and SQLite's driver keeps compiled
-# statements only below 16 KB of text. 512 rows are 13 KB.
-_CHUNKS: Final = (512, 64, 8, 1)
+# Each statement is a wait for the interpreter, which beside a busy program takes longer than the insert: few
+# large ones. SQLite takes 32,766 values, which is 2,730 rows; its driver keeps compiled statements only below
+# 16 KB of text, which is 630 rows, so that sizes below that are few, too.
+_CHUNKS: Final = (2048, 512, 64, 8, 1)
 
 # While values are bound to a statement, no other thread runs Python.
-_CHUNK_CHARACTERS: Final = 1024 * 1024
+_CHUNK_BYTES: Final = 1024 * 1024
 
 
-def insert(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> int:
-    """Insert ``rows`` except those whose id is held; within a transaction.
+def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -> int:
+    """Insert sealed events except those whose id is held; within a transaction.
 
     Returns:
-      How many rows went in.
+      How many went in.
 
     Raises:
-      apsw.ConstraintError: a row with a new id has a seq that is taken. The transaction is spoilt.
+      apsw.ConstraintError: an event with a new id has a seq that is taken. The transaction is spoilt.
     """
     before = db.total_changes()
-    for chunk in _chunks(rows):
-        bindings: list[str | int | None] = []
-        for row in chunk:
-            bindings += row
-        db.execute(_insert_sql(log_id, len(chunk)), bindings)
+    for chunk in _chunks(events):
+        # Rows are made statement by statement: the loop shall not have to wait for all of them at once.
+        insert_rows(db, log_id, [row_of(event) for event in chunk])
     return db.total_changes() - before
 
 
-def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    # Payloads are what is long; one character has up to four bytes, as a rule one.
-    ends = [0, *accumulate(len(cast("str | None", row[-1]) or "") for row in rows)]
+def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> None:
+    """Insert the rows of at most 2,048 events in one statement."""
+    bindings: list[str | int | None] = []
+    for row in rows:
+        bindings += row
+    db.execute(_insert_sql(log_id, len(rows)), bindings)
+
+
+def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEvent]]:
+    # Payloads are what is long.
+    ends = [0, *accumulate(len(encoded_payload(event.event)) for event in events)]
     start = 0
-    while start < len(rows):
+    while start < len(events):
         size = next(
             size
             for size in _CHUNKS
-            if size == 1
-            or (start + size <= len(rows) and ends[start + size] - ends[start] <= _CHUNK_CHARACTERS)
+            if size == 1 or (start + size <= len(events) and ends[start + size] - ends[start] <= _CHUNK_BYTES)
         )
-        yield rows[start : start + size]
+        yield events[start : start + size]
         start += size
 
 
+@lru_cache(maxsize=64)
 def _insert_sql(log_id: int, size: int) -> str:
     row = f"({','.join('?' * len(_COLUMNS))})"
     # The conflict target matters: a known id is passed over, a taken seq under a new id is an error.
