@@ -1,7 +1,8 @@
 """Measures all contenders in turn and prints what they did, and ratios: ``nox -s bench``.
 
-``--quick`` takes a tenth of the events and three rounds, and fails if a ratio is far from what it was when
-the documentation was written. ``--write`` draws the pictures of the documentation and keeps the figures.
+Then what becomes of costs as things become many (``growth.py``). ``--quick`` takes a tenth of the events,
+three rounds and a small store, and fails if a ratio is far from what it was when the documentation was
+written. ``--write`` draws the pictures of the documentation and keeps the figures.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import pictures
+from growth import CAP as MOST_WAITING
+from growth import INDEXED
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from workload import EVENTS
 
 HERE: Final = Path(__file__).parent
-PICTURES: Final = HERE.parent / "docs" / "pictures"
 RESULTS: Final = HERE / "results.json"
 
 CONTENDERS: Final = (
@@ -46,6 +49,16 @@ CONTENDERS: Final = (
 )
 
 Medians = Mapping[str, Mapping[str, float]]
+Runs = Mapping[str, Mapping[str, Sequence[float]]]
+Curves = dict[str, list[tuple[float, float]]]
+
+GROWTH: Final = {"backlog": 20_000, "rows": 10_000_000, "subscribers": 1_000, "imports": 7}
+"""Parts of growth, and how far each goes."""
+
+QUICK_GROWTH: Final = {"backlog": 2_000, "rows": 100_000, "subscribers": 100, "imports": 3}
+
+LOOP: Final = 5_000_000
+"""Turns of the calibration loop."""
 
 
 @attrs.frozen
@@ -106,11 +119,18 @@ RATIOS: Final = (
         1.1,
     ),
     Ratio(
-        "into SQLite, of eventsourcing",
+        "into SQLite, of eventsourcing's event store",
         lambda m: m["log_into_sqlite"]["rate"] / m["eventsourcing"]["rate"],
         1.5,
         False,
-        0.25,
+        0.8,
+    ),
+    Ratio(
+        "into SQLite, of eventsourcing's recorder alone, states made before",
+        lambda m: m["log_into_sqlite"]["rate"] / m["eventsourcing"]["recorder"],
+        1.5,
+        False,
+        0.3,
     ),
     Ratio(
         "beside a busy program, of an idle one",
@@ -130,6 +150,21 @@ RATIOS: Final = (
         False,
         0.3,
     ),
+    Ratio(
+        "ingest with 4,096 events waiting, of none",
+        lambda m: m["growth"]["ingest_when_full"],
+        1.25,
+        True,
+        1.6,
+    ),
+    Ratio(
+        "slowest growth of an indexed query, largest store of smallest",
+        lambda m: m["growth"]["indexed_query"],
+        2,
+        True,
+        4,
+    ),
+    Ratio("opening a log, largest store of smallest", lambda m: m["growth"]["open"], 2, True, 4),
     Ratio("memory of a waiting event", lambda m: m["waiting"]["bytes"], 700, True, 800, "bytes"),
     Ratio("steps of an idle log in two seconds", lambda m: m["idle"]["steps"], 0, True, 0, ""),
     Ratio(
@@ -142,18 +177,17 @@ RATIOS: Final = (
 )
 
 
-def measure(name: str, count: int) -> dict[str, float]:
-    """Run one of them once."""
+def run(script: str, *arguments: object) -> Any:
+    """What a script prints, as JSON."""
     done = subprocess.run(
-        [sys.executable, os.fspath(HERE / "contenders.py"), name, str(count)],
+        [sys.executable, os.fspath(HERE / script), *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout)
-    return figures
+        sys.exit(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
 
 
 def measure_all(count: int, rounds: int) -> dict[str, dict[str, list[float]]]:
@@ -164,10 +198,36 @@ def measure_all(count: int, rounds: int) -> dict[str, dict[str, list[float]]]:
         for _ in range(rounds):
             for name in CONTENDERS:
                 progress.update(task, description=name)
-                for figure, value in measure(name, count).items():
+                for figure, value in run("contenders.py", name, count).items():
                     found[name].setdefault(figure, []).append(value)
                 progress.advance(task)
     return found
+
+
+def measure_growth(parts: Mapping[str, int]) -> dict[str, Curves]:
+    """What becomes of costs as things become many."""
+    found = {}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("", total=len(parts))
+        for part, largest in parts.items():
+            progress.update(task, description=f"growth: {part}")
+            found[part] = run("growth.py", part, largest)
+            progress.advance(task)
+    return found
+
+
+def growth_in_short(growth: Mapping[str, Curves]) -> dict[str, list[float]]:
+    """The end of a curve as a multiple of its beginning."""
+
+    def multiple(curve: Sequence[tuple[float, float]]) -> float:
+        return curve[-1][1] / curve[0][1]
+
+    waiting = [point for point in growth["backlog"]["ingest"] if point[0] <= MOST_WAITING]
+    return {
+        "ingest_when_full": [multiple(waiting)],
+        "indexed_query": [max(multiple(growth["rows"][f"query: {name}"]) for name in INDEXED)],
+        "open": [multiple(growth["rows"]["open"])],
+    }
 
 
 def shown(value: float) -> str:
@@ -175,16 +235,35 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def print_figures(console: Console, found: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """What each of them did."""
+def print_figures(console: Console, found: Runs) -> None:
+    """What each of them did; for each event also in turns of the calibration loop."""
+    turn = statistics.median(found["calibration"]["seconds"]) / LOOP
+    seconds_of = {
+        "cost": lambda cost: cost / 1e6,
+        "rate": lambda rate: 1 / rate,
+        "recorder": lambda rate: 1 / rate,
+    }
     table = Table(
-        "contender", "figure", "median", "least", "most", title="cost: us for each event; rate: events/s"
+        *("contender", "figure", "median", "least", "most", "turns"),
+        title=f"cost: us for each event; rate: events/s; a turn of an empty loop: {turn * 1e9:.1f} ns",
     )
     for name, figures in found.items():
         for figure, values in figures.items():
-            table.add_row(
-                name, figure, shown(statistics.median(values)), shown(min(values)), shown(max(values))
-            )
+            median = statistics.median(values)
+            turns = shown(seconds_of[figure](median) / turn) if figure in seconds_of else ""
+            table.add_row(name, figure, shown(median), shown(min(values)), shown(max(values)), turns)
+    console.print(table)
+
+
+def print_growth(console: Console, growth: Mapping[str, Curves]) -> None:
+    """The curves: at most eight points of each."""
+    table = Table("growth", "", "how many: figure", title=f"units: see {HERE.name}/growth.py")
+    for part, curves in growth.items():
+        for name, curve in curves.items():
+            some = curve[:: -(-len(curve) // 8)]
+            if some[-1] != curve[-1]:
+                some.append(curve[-1])
+            table.add_row(part, name, "  ".join(f"{shown(x)}: {shown(y)}" for x, y in some))
     console.print(table)
 
 
@@ -208,66 +287,6 @@ def print_ratios(console: Console, medians: Medians) -> list[Ratio]:
     return alarms
 
 
-def draw(found: Mapping[str, Mapping[str, list[float]]]) -> None:
-    """The pictures of the page about performance."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "trio-eventlog"
-    from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
-
-    def bars(file: str, title: str, figure: str, names: Mapping[str, str], unit: str) -> None:
-        medians = [statistics.median(found[name][figure]) for name in names]
-        spread = [
-            [median - min(found[name][figure]) for name, median in zip(names, medians, strict=True)],
-            [max(found[name][figure]) - median for name, median in zip(names, medians, strict=True)],
-        ]
-        picture, axes = plt.subplots(figsize=(8, 0.55 * len(names) + 1.2), layout="constrained")
-        colours = [
-            "tab:orange" if name in ("ingest", "log_into_sqlite", "log_beside_work") else "tab:blue"
-            for name in names
-        ]
-        axes.barh(list(names.values()), medians, xerr=spread, color=colours, capsize=3)
-        axes.invert_yaxis()
-        axes.set_title(title)
-        axes.set_xlabel(unit)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter("{x:,g}")
-        picture.savefig(PICTURES / file, metadata={"Date": None})
-        plt.close(picture)
-
-    bars(
-        "cost.svg",
-        "What a call costs the program",
-        "cost",
-        {
-            "send_nowait": "a bare send_nowait",
-            "encoder": "the JSON encoder alone",
-            "ingest": "log.ingest",
-            "structlog": "structlog, JSON to a file",
-            "queue_handler": "logging.QueueHandler",
-            "opentelemetry": "OpenTelemetry, emit",
-        },
-        "microseconds for each event: median of five runs, least and most",
-    )
-    bars(
-        "rate.svg",
-        "From the first call to the last event on disk",
-        "rate",
-        {
-            "raw_insert": "raw: rows made in advance",
-            "log_into_sqlite": "the log",
-            "log_beside_work": "the log, beside a busy program",
-            "queue_handler": "QueueHandler and QueueListener",
-            "opentelemetry": "OpenTelemetry, batch processor",
-            "eventsourcing": "eventsourcing, states made in advance, one index",
-            "structlog": "structlog, not synced, no index",
-        },
-        "events a second: median of five runs, least and most",
-    )
-
-
 def main() -> None:
     """Measure, print, and keep."""
     parser = argparse.ArgumentParser(description="Compare the log with others, and with what is possible.")
@@ -277,13 +296,16 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="draw the pictures, and keep the figures")
     arguments = parser.parse_args()
     count, rounds = (EVENTS // 10, 3) if arguments.quick else (EVENTS, 5)
-    console = Console(width=110)
+    console = Console(width=140)
     found = measure_all(count, rounds)
+    growth = measure_growth(QUICK_GROWTH if arguments.quick else GROWTH)
+    found["growth"] = growth_in_short(growth)
     medians = {
         name: {figure: statistics.median(values) for figure, values in figures.items()}
         for name, figures in found.items()
     }
     print_figures(console, found)
+    print_growth(console, growth)
     alarms = print_ratios(console, medians)
     if arguments.write:
         machine: dict[str, Any] = {
@@ -291,8 +313,8 @@ def main() -> None:
             "cores": os.cpu_count(),
             "events": count,
         }
-        RESULTS.write_text(json.dumps({"machine": machine, "runs": found}, indent=1) + "\n")
-        draw(found)
+        RESULTS.write_text(json.dumps({"machine": machine, "runs": found, "growth": growth}) + "\n")
+        pictures.draw(found, growth)
     if arguments.quick and alarms:
         sys.exit(f"much slower than it was: {', '.join(ratio.what for ratio in alarms)}")
 

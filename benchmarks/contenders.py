@@ -42,6 +42,9 @@ BURST = 1_000
 AT_ONCE = 512
 """Events of a transaction, for those who have to be told."""
 
+AT_MOST = 2_048
+"""Rows of a statement, for the raw insert."""
+
 Figures = dict[str, float]
 
 T = TypeVar("T")
@@ -147,9 +150,10 @@ def raw_insert(count: int, directory: Path) -> Figures:
     db = apsw.Connection(str(directory / "raw.db"))
     log_id = schema.prepare_writer(db, "default", "full")
     begin = time.perf_counter()
-    for start in range(0, count, 4096):
+    for start in range(0, count, 2 * AT_MOST):
         db.execute("BEGIN IMMEDIATE")
-        schema.insert(db, log_id, rows[start : start + 4096])
+        for half in range(start, min(start + 2 * AT_MOST, count), AT_MOST):
+            schema.insert_rows(db, log_id, rows[half : half + AT_MOST])
         db.execute("COMMIT")
     return {"rate": count / (time.perf_counter() - begin)}
 
@@ -271,18 +275,21 @@ def replay(count: int, directory: Path) -> Figures:
     return {"rate": rate, "select_and_decode": decoded, "select": count / (time.perf_counter() - begin)}
 
 
-class _Hanging:
+class Hanging:
     """A store that never answers."""
 
     async def append_batch(self, _events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Hang."""
         await trio.sleep_forever()
         raise AssertionError
 
     async def query(self, _query: EventQuery) -> list[PersistedEvent]:
+        """Nothing."""
         await trio.lowlevel.checkpoint()
         return []
 
     async def last_seq(self) -> int:
+        """It is empty."""
         await trio.lowlevel.checkpoint()
         return 0
 
@@ -297,7 +304,7 @@ def waiting(count: int, _directory: Path) -> Figures:
 
     async def main() -> float:
         async with open_event_log(
-            _Hanging(),
+            Hanging(),
             retry_buffer_cap=count,
             retry_buffer_max_bytes=10**9,
             append_timeout=float("inf"),
@@ -470,29 +477,55 @@ def queue_handler(count: int, directory: Path) -> Figures:
 
 
 def eventsourcing(count: int, directory: Path) -> Figures:
-    """Its SQLite recorder, 512 events at once, their state made before."""
+    """Its event store, which maps events to states, and its SQLite recorder alone, with states made before.
+
+    512 events at once. Its layout has no index but the primary key.
+    """
     from uuid import uuid4
 
-    from eventsourcing.persistence import StoredEvent
+    from eventsourcing.domain import Aggregate, datetime_now_with_tzinfo
+    from eventsourcing.persistence import (
+        DatetimeAsISO,
+        EventStore,
+        JSONTranscoder,
+        Mapper,
+        UUIDAsHex,
+    )
     from eventsourcing.sqlite import SQLiteApplicationRecorder, SQLiteDatastore
 
-    datastore = SQLiteDatastore(str(directory / "eventsourcing.db"))
-    recorder = SQLiteApplicationRecorder(datastore)
-    recorder.create_table()
-    with datastore.get_connection(commit=False) as connection:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA synchronous = FULL")
+    class Happened(Aggregate.Event):
+        worker: str
+        event_type: str
+        payload: dict[str, Any]
+
+    transcoder = JSONTranscoder()
+    transcoder.register(UUIDAsHex())
+    transcoder.register(DatetimeAsISO())
+    mapper = Mapper(transcoder)
     ids = [uuid4() for _ in range(50)]
-    stored = set_aside(
-        StoredEvent(ids[n % 50], n // 50 + 1, kind, json.dumps(body).encode())
-        for n, (_, kind, body) in enumerate(events(count))
+    made = set_aside(
+        Happened(ids[n % 50], n // 50 + 1, datetime_now_with_tzinfo(), *event)
+        for n, event in enumerate(events(count))
     )
-    begin = time.perf_counter()
-    for start in range(0, count, AT_ONCE):
-        recorder.insert_events(stored[start : start + AT_ONCE])
-    rate = count / (time.perf_counter() - begin)
-    datastore.close()
-    return {"rate": rate}
+    states = set_aside(mapper.to_stored_event(event) for event in made)
+
+    def rate(name: str, insert: Callable[[SQLiteApplicationRecorder, int, int], object]) -> float:
+        datastore = SQLiteDatastore(str(directory / name))
+        recorder = SQLiteApplicationRecorder(datastore)
+        recorder.create_table()
+        with datastore.get_connection(commit=False) as connection:
+            connection.cursor().execute("PRAGMA synchronous = FULL")
+        begin = time.perf_counter()
+        for start in range(0, count, AT_ONCE):
+            insert(recorder, start, start + AT_ONCE)
+        seconds = time.perf_counter() - begin
+        datastore.close()
+        return count / seconds
+
+    return {
+        "rate": rate("store.db", lambda recorder, i, k: EventStore(mapper, recorder).put(made[i:k])),
+        "recorder": rate("recorder.db", lambda recorder, i, k: recorder.insert_events(states[i:k])),
+    }
 
 
 def structlog(count: int, directory: Path) -> Figures:

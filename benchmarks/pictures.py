@@ -1,0 +1,150 @@
+"""The pictures of the page about performance."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+DIRECTORY: Final = Path(__file__).parent.parent / "docs" / "pictures"
+
+Runs = Mapping[str, Mapping[str, Sequence[float]]]
+Curve = Sequence[tuple[float, float]]
+
+_COSTS: Final = {
+    "send_nowait": "a bare send_nowait",
+    "encoder": "the JSON encoder alone",
+    "ingest": "log.ingest",
+    "structlog": "structlog, JSON to a file",
+    "queue_handler": "logging.QueueHandler",
+    "opentelemetry": "OpenTelemetry, emit",
+}
+
+_RATES: Final = {
+    "raw_insert": "raw: rows made in advance",
+    "log_into_sqlite": "the log",
+    "log_beside_work": "the log, beside a busy program",
+    "queue_handler": "QueueHandler and QueueListener",
+    "opentelemetry": "OpenTelemetry, batch processor",
+    "eventsourcing": "eventsourcing, states made in advance, one index",
+    "structlog": "structlog, not synced, no index",
+}
+
+_OURS: Final = ("ingest", "log_into_sqlite", "log_beside_work")
+
+
+@contextmanager
+def _picture(file: str, title: str, **size: Any) -> Iterator[Any]:
+    # Not needed by who only measures.
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    # The same figures give the same file.
+    mpl.rcParams["svg.hashsalt"] = "trio-eventlog"
+    from matplotlib import pyplot as plt
+
+    picture, axes = plt.subplots(layout="constrained", **size)
+    axes.set_title(title)
+    yield axes
+    picture.savefig(DIRECTORY / file, metadata={"Date": None})
+    plt.close(picture)
+
+
+def _bars(file: str, title: str, unit: str, bars: Mapping[str, Sequence[float]], ours: Sequence[str]) -> None:
+    with _picture(file, title, figsize=(8, 0.55 * len(bars) + 1.2)) as axes:
+        medians = [statistics.median(values) for values in bars.values()]
+        spread = [
+            [median - min(values) for median, values in zip(medians, bars.values(), strict=True)],
+            [max(values) - median for median, values in zip(medians, bars.values(), strict=True)],
+        ]
+        colours = ["tab:orange" if name in ours else "tab:blue" for name in bars]
+        axes.barh(list(bars), medians, xerr=spread, color=colours, capsize=3)
+        axes.invert_yaxis()
+        axes.set_xlabel(unit)
+        axes.locator_params(axis="x", nbins=5)
+        axes.xaxis.set_major_formatter("{x:,g}")
+
+
+def _lines(
+    file: str, title: str, labels: tuple[str, str], curves: Mapping[str, Curve], *, logarithmic: str = ""
+) -> None:
+    with _picture(file, title, figsize=(8, 4)) as axes:
+        for name, curve in curves.items():
+            axes.plot(*zip(*curve, strict=True), marker=".", label=name)
+        for axis in "xy":
+            if axis in logarithmic:
+                axes.set(**{f"{axis}scale": "log"})
+            else:
+                axes.set(**{f"{axis}lim": (0, None)})
+                getattr(axes, f"{axis}axis").set_major_formatter("{x:,g}")
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.grid(alpha=0.3)
+        if len(curves) > 1:
+            # Beside the picture, where it covers nothing.
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="small")
+
+
+def draw(found: Runs, growth: Mapping[str, Mapping[str, Curve]]) -> None:
+    """Draw all of them."""
+    ours = [{**_COSTS, **_RATES}[name] for name in _OURS]
+    _bars(
+        "cost.svg",
+        "What a call costs the program",
+        "microseconds for each event: median of five runs, least and most",
+        {label: found[name]["cost"] for name, label in _COSTS.items()},
+        ours,
+    )
+    _bars(
+        "rate.svg",
+        "From the first call to the last event on disk",
+        "events a second: median of five runs, least and most",
+        {label: found[name]["rate"] for name, label in _RATES.items()},
+        ours,
+    )
+    _bars(
+        "imports.svg",
+        "Imports",
+        "milliseconds",
+        {name: [curve[0][1]] for name, curve in growth["imports"].items()},
+        [name for name in growth["imports"] if "trio_eventlog" in name],
+    )
+    _lines(
+        "backlog-cost.svg",
+        "A call, while events wait",
+        ("events that wait", "microseconds for each event"),
+        {"ingest": growth["backlog"]["ingest"]},
+    )
+    _lines(
+        "backlog-memory.svg",
+        "Memory, while events wait",
+        ("events ingested into a store that never answers", "MiB"),
+        {"memory": growth["backlog"]["memory"]},
+    )
+    rows = growth["rows"]
+    _lines(
+        "append-rate.svg",
+        "Into SQLite, as the store grows",
+        ("events in the store", "events a second"),
+        {"append": rows["append"], "read on": rows["replay"]},
+        logarithmic="x",
+    )
+    _lines(
+        "queries.svg",
+        "Queries for 100 events, and opening a log, as the store grows",
+        ("events in the store", "milliseconds"),
+        {
+            **{name.removeprefix("query: "): rows[name] for name in rows if name.startswith("query: ")},
+            "opening a log": rows["open"],
+        },
+        logarithmic="xy",
+    )
+    _lines(
+        "subscribers.svg",
+        "Many subscribers",
+        ("subscribers", "microseconds for each event and subscriber"),
+        {"processor time": growth["subscribers"]["subscribers"]},
+        logarithmic="x",
+    )
