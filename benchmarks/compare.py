@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import pictures
+import report
 from growth import CAP as MOST_WAITING
 from growth import INDEXED
 from rich.console import Console
@@ -41,6 +41,7 @@ CONTENDERS: Final = (
     "raw_insert",
     "log_into_sqlite",
     "eventsourcing",
+    "eventsourcing_recorder",
     "log_beside_work",
     "replay",
     "waiting",
@@ -127,7 +128,7 @@ RATIOS: Final = (
     ),
     Ratio(
         "into SQLite, of eventsourcing's recorder alone, states made before",
-        lambda m: m["log_into_sqlite"]["rate"] / m["eventsourcing"]["recorder"],
+        lambda m: m["log_into_sqlite"]["rate"] / m["eventsourcing_recorder"]["rate"],
         1.5,
         False,
         0.3,
@@ -230,19 +231,10 @@ def growth_in_short(growth: Mapping[str, Curves]) -> dict[str, list[float]]:
     }
 
 
-def shown(value: float) -> str:
-    """A figure with as many digits as it deserves."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def print_figures(console: Console, found: Runs) -> None:
     """What each of them did; for each event also in turns of the calibration loop."""
     turn = statistics.median(found["calibration"]["seconds"]) / LOOP
-    seconds_of = {
-        "cost": lambda cost: cost / 1e6,
-        "rate": lambda rate: 1 / rate,
-        "recorder": lambda rate: 1 / rate,
-    }
+    seconds_of = {"cost": lambda cost: cost / 1e6, "rate": lambda rate: 1 / rate}
     table = Table(
         *("contender", "figure", "median", "least", "most", "turns"),
         title=f"cost: us for each event; rate: events/s; a turn of an empty loop: {turn * 1e9:.1f} ns",
@@ -250,8 +242,15 @@ def print_figures(console: Console, found: Runs) -> None:
     for name, figures in found.items():
         for figure, values in figures.items():
             median = statistics.median(values)
-            turns = shown(seconds_of[figure](median) / turn) if figure in seconds_of else ""
-            table.add_row(name, figure, shown(median), shown(min(values)), shown(max(values)), turns)
+            turns = report.shown(seconds_of[figure](median) / turn) if figure in seconds_of else ""
+            table.add_row(
+                name,
+                figure,
+                report.shown(median),
+                report.shown(min(values)),
+                report.shown(max(values)),
+                turns,
+            )
     console.print(table)
 
 
@@ -263,28 +262,30 @@ def print_growth(console: Console, growth: Mapping[str, Curves]) -> None:
             some = curve[:: -(-len(curve) // 8)]
             if some[-1] != curve[-1]:
                 some.append(curve[-1])
-            table.add_row(part, name, "  ".join(f"{shown(x)}: {shown(y)}" for x, y in some))
+            table.add_row(part, name, "  ".join(f"{report.shown(x)}: {report.shown(y)}" for x, y in some))
     console.print(table)
+
+
+def judged(ratio: Ratio, medians: Medians) -> tuple[str, str, str, str]:
+    """What it is, what was measured, what was wanted, and whether that was met."""
+    value = ratio.of(medians)
+    sign = "at most" if ratio.at_most else "at least"
+    return (
+        ratio.what,
+        f"{report.shown(value)} {ratio.unit}",
+        f"{sign} {report.shown(ratio.target)} {ratio.unit}",
+        "met" if ratio.is_within(value, ratio.target) else "not met",
+    )
 
 
 def print_ratios(console: Console, medians: Medians) -> list[Ratio]:
     """What that means. Returns those that have become much worse."""
     table = Table("what", "measured", "target", "")
-    alarms = []
     for ratio in RATIOS:
-        value = ratio.of(medians)
-        met = ratio.is_within(value, ratio.target)
-        sign = "<=" if ratio.at_most else ">="
-        table.add_row(
-            ratio.what,
-            f"{shown(value)} {ratio.unit}",
-            f"{sign} {shown(ratio.target)} {ratio.unit}",
-            "met" if met else "[yellow]not met",
-        )
-        if not ratio.is_within(value, ratio.alarm):
-            alarms.append(ratio)
+        *columns, outcome = judged(ratio, medians)
+        table.add_row(*columns, outcome if outcome == "met" else f"[yellow]{outcome}")
     console.print(table)
-    return alarms
+    return [ratio for ratio in RATIOS if not ratio.is_within(ratio.of(medians), ratio.alarm)]
 
 
 def main() -> None:
@@ -314,7 +315,8 @@ def main() -> None:
             "events": count,
         }
         RESULTS.write_text(json.dumps({"machine": machine, "runs": found, "growth": growth}) + "\n")
-        pictures.draw(found, growth)
+        report.draw(found, growth)
+        report.tabulate(found, [judged(ratio, medians) for ratio in RATIOS])
     if arguments.quick and alarms:
         sys.exit(f"much slower than it was: {', '.join(ratio.what for ratio in alarms)}")
 

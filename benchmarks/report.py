@@ -1,14 +1,14 @@
-"""The pictures of the page about performance."""
+"""The pictures and tables of the page about performance."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-DIRECTORY: Final = Path(__file__).parent.parent / "docs" / "pictures"
+DIRECTORY: Final = Path(__file__).parent.parent / "docs" / "measured"
 
 Runs = Mapping[str, Mapping[str, Sequence[float]]]
 Curve = Sequence[tuple[float, float]]
@@ -28,7 +28,8 @@ _RATES: Final = {
     "log_beside_work": "the log, beside a busy program",
     "queue_handler": "QueueHandler and QueueListener",
     "opentelemetry": "OpenTelemetry, batch processor",
-    "eventsourcing": "eventsourcing, states made in advance, one index",
+    "eventsourcing": "eventsourcing, one index",
+    "eventsourcing_recorder": "eventsourcing, states made in advance",
     "structlog": "structlog, not synced, no index",
 }
 
@@ -143,8 +144,33 @@ def draw(found: Runs, growth: Mapping[str, Mapping[str, Curve]]) -> None:
     )
     _lines(
         "subscribers.svg",
-        "Many subscribers",
-        ("subscribers", "microseconds for each event and subscriber"),
+        "Many subscribers, 200 events a second",
+        ("subscribers", "percent of a core"),
         {"processor time": growth["subscribers"]["subscribers"]},
-        logarithmic="x",
     )
+
+
+def shown(value: float) -> str:
+    """A figure with as many digits as it deserves."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _table(file: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    lines = [head, ["---"] * len(head), *rows]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    (DIRECTORY / file).write_text(text)
+
+
+def _figures(found: Runs, labels: Mapping[str, str], figure: str) -> Iterator[Sequence[str]]:
+    for name, label in labels.items():
+        values = found[name][figure]
+        bold = "**" if name in _OURS else ""
+        median, least, most = map(shown, (statistics.median(values), min(values), max(values)))
+        yield f"{bold}{label}{bold}", median, f"{least} to {most}"
+
+
+def tabulate(found: Runs, ratios: Iterable[Sequence[str]]) -> None:
+    """Write the tables."""
+    _table("cost.txt", ("", "us for each event", "least and most"), _figures(found, _COSTS, "cost"))
+    _table("rate.txt", ("", "events a second", "least and most"), _figures(found, _RATES, "rate"))
+    _table("ratios.txt", ("", "measured", "target", ""), ratios)
