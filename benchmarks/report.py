@@ -126,6 +126,13 @@ def draw(found: Runs, growth: Mapping[str, Mapping[str, Curve]]) -> None:
     )
     rows = growth["rows"]
     _lines(
+        "file-size.svg",
+        "The file, as the store grows",
+        ("events in the store", "bytes for each event"),
+        {"size": rows["bytes"]},
+        logarithmic="x",
+    )
+    _lines(
         "append-rate.svg",
         "Into SQLite, as the store grows",
         ("events in the store", "events a second"),
@@ -134,7 +141,7 @@ def draw(found: Runs, growth: Mapping[str, Mapping[str, Curve]]) -> None:
     )
     _lines(
         "queries.svg",
-        "Queries for 100 events, and opening a log, as the store grows",
+        "Queries for at most 100 events, and opening a log, as the store grows",
         ("events in the store", "milliseconds"),
         {
             **{name.removeprefix("query: "): rows[name] for name in rows if name.startswith("query: ")},
@@ -172,5 +179,11 @@ def _figures(found: Runs, labels: Mapping[str, str], figure: str) -> Iterator[Se
 def tabulate(found: Runs, ratios: Iterable[Sequence[str]]) -> None:
     """Write the tables."""
     _table("cost.txt", ("", "us for each event", "least and most"), _figures(found, _COSTS, "cost"))
+    parts = found["parts"]
+    _table(
+        "parts.txt",
+        ("", "us"),
+        [(name, shown(statistics.median(values))) for name, values in parts.items()],
+    )
     _table("rate.txt", ("", "events a second", "least and most"), _figures(found, _RATES, "rate"))
     _table("ratios.txt", ("", "measured", "target", ""), ratios)

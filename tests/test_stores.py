@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import asynccontextmanager, contextmanager
 
+import attrs
 import pytest
 import store_oracle as oracle
 import trio
@@ -784,3 +785,28 @@ def test_a_store_that_does_not_exist():
     assert "SqliteStore" in dir(trio_eventlog.stores)
     with pytest.raises(AttributeError, match="NoStore"):
         trio_eventlog.stores.NoStore  # noqa: B018 - under test
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"id": "\ud800"}, "id"),
+        ({"id": b"x"}, "id"),
+        ({"seq": True}, "seq"),
+        ({"seq": 5.0}, "seq"),
+        ({"seq": 0}, "seq"),
+        ({"timestamp_ms": -5}, "timestamp_ms"),
+        ({"timestamp_ms": 1.5}, "timestamp_ms"),
+        ({"timestamp_ms": 2**63}, "timestamp_ms"),
+        ({"member_id": 7}, "member_id"),
+    ],
+)
+async def test_what_was_read_and_then_changed_is_checked_again(opened, changes, field):
+    """That the event in it was sealed says nothing of the rest."""
+    async with opened as store:
+        await store.append_batch([agent(1)])
+        (stored,) = await store.query(EventQuery())
+        changed = attrs.evolve(stored, **{"id": "other", "seq": 2, **changes})
+        with pytest.raises(EventRejected, match=f"^{field}: "):
+            await store.append_batch([changed])
+        assert await store.query(EventQuery()) == [stored]

@@ -402,9 +402,22 @@ def check_envelope(envelope: EventEnvelope) -> None:
 
 
 def is_sealed(event: PersistedEvent) -> bool:
-    """Whether the payload of ``event`` is JSON already, so that it was checked, too."""
-    inner = event.event
-    return (type(inner) is AgentEvent or type(inner) is ModuleEvent) and inner._encoded is not None
+    """Whether nothing is left to check or to copy: the payload is JSON already, and all else is plain.
+
+    False for some events that have no flaw, such as those with an id that is not ASCII.
+    """
+    inner, event_id, member_id = event.event, event.id, event.member_id
+    return (
+        (type(inner) is AgentEvent or type(inner) is ModuleEvent)
+        and inner._encoded is not None
+        and type(event_id) is str
+        and event_id.isascii()
+        and (member_id is None or (type(member_id) is str and member_id.isascii()))
+        and type(event.seq) is int
+        and type(event.timestamp_ms) is int
+        and 1 <= event.seq <= MAX_STORED
+        and 0 <= event.timestamp_ms <= MAX_STORED
+    )
 
 
 def seal_persisted(event: PersistedEvent) -> PersistedEvent:
@@ -432,8 +445,17 @@ def check_persisted(event: PersistedEvent) -> None:
         _require_text(event.member_id, "member_id")
 
 
-class _Scopes(msgspec.Struct):
+class _Scopes(msgspec.Struct, gc=False):
     """The scope keys of a payload that is an object; the rest of it is skipped, not built."""
+
+    identity: str | None = None
+    mob_id: str | None = None
+    run_id: str | None = None
+    step_id: str | None = None
+
+
+class _AnyScopes(msgspec.Struct):
+    """The same for payloads in which one of them is no text, and so none."""
 
     identity: Any = None
     mob_id: Any = None
@@ -442,6 +464,7 @@ class _Scopes(msgspec.Struct):
 
 
 _decode_scopes: Final = msgspec.json.Decoder(_Scopes).decode
+_decode_any_scopes: Final = msgspec.json.Decoder(_AnyScopes).decode
 _NO_SCOPES: Final = (None,) * len(SCOPES)
 
 
@@ -452,13 +475,14 @@ def scopes_of(encoded: bytes | str) -> tuple[str | None, str | None, str | None,
     """
     if encoded[:1] not in (b"{", "{"):
         return cast("tuple[None, None, None, None]", _NO_SCOPES)
-    found = _decode_scopes(encoded)
-    return (
-        found.identity if type(found.identity) is str else None,
-        found.mob_id if type(found.mob_id) is str else None,
-        found.run_id if type(found.run_id) is str else None,
-        found.step_id if type(found.step_id) is str else None,
-    )
+    try:
+        found = _decode_scopes(encoded)
+    except msgspec.ValidationError:
+        any_found = _decode_any_scopes(encoded)
+        values = (any_found.identity, any_found.mob_id, any_found.run_id, any_found.step_id)
+        identity, mob_id, run_id, step_id = (value if type(value) is str else None for value in values)
+        return identity, mob_id, run_id, step_id
+    return found.identity, found.mob_id, found.run_id, found.step_id
 
 
 # --- the wire form --------------------------------------------------------------------------------

@@ -60,9 +60,9 @@ async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent
     reasons: dict[str, None] = {}
     steps = Steps()
     for event in tuple(events):
-        # One that was sealed was checked then, and what it was sealed with nobody can change: no store looks
-        # at the decoded payload, which is all that somebody could. It costs next to nothing.
-        if is_sealed(event) and 1 <= event.seq <= MAX_STORED and event.timestamp_ms <= MAX_STORED:
+        # What the event in it was sealed with was checked then, and nobody can change it: no store looks at
+        # the decoded payload, which is all that somebody could. It costs next to nothing.
+        if is_sealed(event):
             sealed.append(event)
             continue
         if steps.is_over():

@@ -264,6 +264,7 @@ def row_of(event: PersistedEvent) -> Row:
         kind, actor = _AGENT, content.agent_id
     else:
         kind, actor = _MODULE, content.module
+    identity, mob_id, run_id, step_id = scopes_of(encoded)
     return (
         event.seq,
         event.id,
@@ -272,7 +273,10 @@ def row_of(event: PersistedEvent) -> Row:
         actor,
         content.event_type,
         event.member_id,
-        *scopes_of(encoded),
+        identity,
+        mob_id,
+        run_id,
+        step_id,
         None if payload == "null" else payload,
     )
 
