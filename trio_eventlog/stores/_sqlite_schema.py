@@ -309,8 +309,11 @@ def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -
     """
     before = db.total_changes()
     for chunk in _chunks(events):
-        # Rows are made statement by statement: the loop shall not have to wait for all of them at once.
-        insert_rows(db, log_id, [row_of(event) for event in chunk])
+        # Making rows and binding them each keep the loop waiting for a millisecond or more. It shall not wait
+        # for both at once, nor for the rows of more than one statement.
+        rows = [row_of(event) for event in chunk]
+        time.sleep(0)
+        insert_rows(db, log_id, rows)
     return db.total_changes() - before
 
 
