@@ -9,7 +9,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "lint", "typing", "docs", "examples"]
+nox.options.sessions = ["tests", "servers", "lint", "typing", "docs", "examples"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
@@ -42,6 +42,15 @@ def run_tests(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests against the built wheel, on the Python that runs nox. Takes pytest's arguments."""
     run_tests(session)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """Test the stores on servers against real ones, which are started for it. Takes pytest's arguments."""
+    session.install(".[testing,postgres,nats]")
+    install_group(session, "tests")
+    install_group(session, "servers")
+    session.run("pytest", *IN_PARALLEL, "tests/servers", *session.posargs)
 
 
 @nox.session(python=PYTHONS)
