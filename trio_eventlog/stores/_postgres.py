@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
+from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._handover import giving_way
 from trio_eventlog._query import EventQuery
@@ -26,9 +25,8 @@ from trio_eventlog.stores._postgres_schema import Names, int8, number
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from trio_eventlog.stores._postgres_connection import ServerError, Session
+    from trio_eventlog.stores._postgres_connection import Session
     from trio_eventlog.stores._postgres_pool import Connections
-    from trio_eventlog.stores._postgres_writer import Writer
 
 DEFAULT_SCHEMA: Final = "trio_eventlog"
 
@@ -44,16 +42,17 @@ _MOST_PARTITIONS: Final = 1024
 class PostgresStore(metaclass=NoPublicConstructor):
     """One log in a PostgreSQL database, version 14 or newer; made by :meth:`open`.
 
-    A schema of the database holds any number of logs in one table, each with its own ids and seqs, and each open for
-    writing once at a time, in any number of processes on any number of hosts. Keeps all clauses of
+    A schema of the database holds any number of logs in one table, each with its own ids and seqs, and each
+    open for writing once at a time, in any number of processes on any number of hosts. Keeps all clauses of
     :class:`trio_eventlog.abc.EventStore`, and states:
 
     * **Cancellation** takes up to 0.75 seconds: the server is asked to stop what runs, and that is awaited. A
       connection on which it does not stop is dropped.
-    * **A lost connection** is made again by the next call. What was under way raises :class:`StoreError`, and so does
-      an appender until its lost session is gone, which it sees to itself. If somebody else has opened the log in
-      between it raises :class:`LogBusy`.
-    * **Durability** is the server's: with its defaults, an append that has returned survives a loss of power there.
+    * **A lost connection** is made again by the next call. What was under way raises :class:`StoreError`, and
+      so does an appender until its lost session is gone, which it sees to itself. If somebody else has opened
+      the log in between it raises :class:`LogBusy`.
+    * **Durability** is the server's: with its defaults, an append that has returned survives a loss of power
+      there.
     * **Limits**: texts and payload of an event have at most 64 MiB together; beyond that it is rejected.
     * **Connections**: one for writing in an appender, and up to ``readers`` for reading, opened when they are
       needed. :meth:`prune`, :meth:`watch_changes` and :meth:`logs` have one of their own while they last.
@@ -61,9 +60,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """
 
     lock_timeout: Final[float] = LOCK_TIMEOUT
-    """Seconds within which the lock of an appender that has died is free. If its process was killed, that takes
-    milliseconds, or until a statement that it had begun has ended, at most about a second; if its host or the network
-    has vanished, until the server notices."""
+    """Seconds within which the lock of an appender that has died is free. If its process was killed that
+    takes milliseconds, or about a second if a statement of it was waiting; if its host or the network has
+    vanished, until the server notices."""
 
     log_id: Final[str | None]
     """Tells this log from all others, in this database and others; None in a store that is read-only."""
@@ -103,34 +102,35 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[PostgresStore]:
         """Open a log for the length of an ``async with`` block, creating schema and log if need be.
 
-        Leaving the block frees lock and connections. It waits for an append that is still running, not for queries;
-        after 10 seconds it gives up with a warning to the logger ``trio_eventlog``, and the lock is free once the
-        server notices.
+        Leaving the block frees lock and connections. It waits for an append that is still running, not for
+        queries; after 10 seconds it gives up with a warning to the logger ``trio_eventlog``, and the lock is
+        free once the server notices.
 
-        Entering is a checkpoint and can be cancelled; leaving waits in spite of a cancellation, for as long as said
-        above.
+        Entering is a checkpoint and can be cancelled; leaving waits in spite of a cancellation, for as long
+        as said above.
 
         Args:
-          conninfo: the database, as libpq takes it: ``"postgresql://user:password@host:port/database?option=value"``
-            or ``"host=… dbname=…"``. What it leaves out comes from libpq's variables (``PGHOST`` and so on) and
-            files. Of several hosts, a writer takes the first that can be written to, unless
-            ``target_session_attrs`` says otherwise. ``connect_timeout`` holds for each address.
+          conninfo: the database, as libpq takes it:
+            ``"postgresql://user:password@host:port/database?option=value"`` or ``"host=… dbname=…"``. What it
+            leaves out comes from libpq's variables (``PGHOST`` and so on) and files. Of several hosts, a
+            writer takes the first that can be written to, unless ``target_session_attrs`` says otherwise.
+            ``connect_timeout`` holds for each address.
           log: name of the log, 1 to 512 bytes in UTF-8.
-          schema: the schema of the database in which the tables are, 1 to 63 bytes in UTF-8. It is created if it is
-            not there, which takes the permission to create schemas in the database.
-          read_only: do not write. Needs no lock, and only the permission to read. Schema and log need not be there:
-            until somebody creates them, the log is empty.
+          schema: the schema of the database in which the tables are, 1 to 63 bytes in UTF-8. It is created if
+            it is not there, which takes the permission to create schemas in the database.
+          read_only: do not write. Needs no lock, and only the permission to read. Schema and log need not be
+            there: until somebody creates them, the log is empty.
           notify: tell other stores after each append, for their :meth:`watch_changes`.
           readers: most connections for reading, 1 to 100.
-          partitions: when the tables are made, spread the events over so many of them, by their log; 0 for a single
-            table, at most 1,024. Of no consequence once they are there.
+          partitions: when the tables are made, spread the events over so many of them, by their log; 0 for a
+            single table, at most 1,024. Of no consequence once they are there.
 
         Raises:
           ValueError: an argument is not as described.
           TypeError: an argument is of the wrong type.
           LogBusy: somebody else has the log open for writing.
-          StoreUnusable: the database is not there, or may not be opened; the schema belongs to another program, or
-            to a newer version of this library; or the driver is not installed.
+          StoreUnusable: the database is not there, or may not be opened; the schema belongs to another
+            program, or to a newer version of this library; or the driver is not installed.
           StoreError: the database cannot be reached now.
         """
         names = _checked(conninfo, log, schema, readers, partitions)
@@ -152,8 +152,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[dict[str, PostgresStore]]:
         """Open logs of one schema for reading, for the length of an ``async with`` block.
 
-        However many they are, they share up to ``readers`` connections. For :func:`trio_eventlog.merge_events`, for
-        example. Entering and leaving are as with :meth:`open`.
+        However many they are, they share up to ``readers`` connections. For
+        :func:`trio_eventlog.merge_events`, for example. Entering and leaving are as with :meth:`open`.
 
         Args:
           conninfo: the database.
@@ -182,17 +182,18 @@ class PostgresStore(metaclass=NoPublicConstructor):
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
 
-        In one round trip, unless the batch has more than 16 MiB. A checkpoint, also for an empty batch. Cancelled, it
-        is stopped, and raises within a second; whether the batch was stored is unknown.
+        In one round trip, unless the batch has more than 16 MiB. A checkpoint, also for an empty batch.
+        Cancelled, it is stopped, and raises within a second; whether the batch was stored is unknown.
 
         Raises:
-          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not JSON, a text
-            has a lone surrogate, or an event has more than 64 MiB. Names all such events; nothing was stored.
+          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not
+            JSON, a text has a lone surrogate, or an event has more than 64 MiB. Names all such events;
+            nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
           LogBusy: somebody else has opened the log while the connection was lost.
           StoreError: the connection was lost, or is lost yet; the server is busy, full or shutting down.
-          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the server refuses to be
-            written to; or the tables are not those that were made.
+          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the server refuses
+            to be written to; or the tables are not those that were made.
         """
         self._check_open()
         if self._writer is None:
@@ -202,10 +203,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         copies = await sealed_copies(events)
         if not copies:
             return ()
-        chunks = await _encoded(copies)
         channel = self._names.channel(self._log) if self._notify else None
-        appending = _Appending(self._writer, self._names, channel, copies)
-        return await self._writer.run(lambda session: appending.run(session, chunks))
+        return await self._connections.append(copies, channel)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
@@ -214,8 +213,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ``event_types`` reads on from there. The whole result is in memory: page through a long one with
         :func:`trio_eventlog.iter_events`.
 
-        A checkpoint. Cancelled, it is stopped, and raises within a second. Up to ``readers`` queries run at once,
-        beside appends.
+        A checkpoint. Cancelled, it is stopped, and raises within a second. Up to ``readers`` queries run at
+        once, beside appends.
 
         Raises:
           StoreError: the query failed and may succeed later.
@@ -246,8 +245,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.
 
-        A checkpoint; cancelled, it raises within a second. In an appender it comes after every append that began
-        before, also one that was cancelled.
+        A checkpoint; cancelled, it raises within a second. In an appender it comes after every append that
+        began before, also one that was cancelled.
 
         Raises:
           LogBusy: somebody else has opened the log while the connection was lost.
@@ -270,10 +269,13 @@ class PostgresStore(metaclass=NoPublicConstructor):
         return number(found.get_value(0, 0))
 
     async def _find_log(self, session: Session) -> int | None:
-        # A reader may be there before its log is, and before the tables are. Once found, a log keeps its number.
+        # A reader may be there before its log is, and before the tables are. Once found, a log keeps its
+        # number.
         if self._number is None:
             self._number = await self._connections.find_log(session, self._log)
-        return self._number
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        return self._number  # noqa: ASYNC910 - the next statement is one
 
     def _check_open(self) -> None:
         self._connections.check_open()
@@ -283,8 +285,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """Watch for appends to this log, for the length of an ``async with`` block.
 
         Has a connection of its own, on which the server tells of appends by stores that were opened with
-        ``notify``, this one included. Costs nothing while there are none. If that connection is lost, ``wait``
-        raises :class:`StoreError`; the next call makes a new one, and returns once, since it may have missed something.
+        ``notify``, this one included. Costs nothing while there are none. If that connection is lost,
+        ``wait`` raises :class:`StoreError`; the next call makes a new one, and returns once, since it may
+        have missed something.
 
         Entering is a checkpoint.
 
@@ -328,9 +331,10 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> StoreVerification:
         """Look the log over: does it hold what was stored, and nothing else?
 
-        No index is missing or invalid; each event can be read, its columns agree with its payload, seqs ascend, ids
-        stand once, and the log's highest seq is not below that of an event. No log of the schema has lost its name. A
-        program may write meanwhile. PostgreSQL's own structures are not looked into: ``pg_amcheck`` does that.
+        No index is missing or invalid; each event can be read, its columns agree with its payload, seqs
+        ascend, ids stand once, and the log's highest seq is not below that of an event. No log of the schema
+        has lost its name. A program may write meanwhile. PostgreSQL's own structures are not looked into:
+        ``pg_amcheck`` does that.
 
         A checkpoint. Cancelled, what runs is stopped.
 
@@ -364,12 +368,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> int:
         """Take old events out of a log, for good. ``last_seq`` stays what it was.
 
-        In transactions of 1,000 events, through a connection of its own, beside whoever writes to the log. Events
-        that come meanwhile stay. The tables do not shrink; once PostgreSQL's autovacuum was there, new events take
-        the room. Also in a store that was opened read-only, which means that it does not append.
+        In transactions of 1,000 events, through a connection of its own, beside whoever writes to the log.
+        Events that come meanwhile stay. The tables do not shrink; once PostgreSQL's autovacuum was there, new
+        events take the room. Also in a store that was opened read-only, which means that it does not append.
 
-        A checkpoint. Cancelled, it stops between two transactions, or in the midst of one, of which nothing is left
-        then; what is gone is gone, and calling it again goes on.
+        A checkpoint. Cancelled, it stops between two transactions, or in the midst of one, of which nothing
+        is left then; what is gone is gone, and calling it again goes on.
 
         Args:
           before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
@@ -382,7 +386,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
         Raises:
           ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
-          StoreUnusable: the store is closed; the role may not delete; or the tables are not those that were made.
+          StoreUnusable: the store is closed; the role may not delete; or the tables are not those that were
+            made.
           StoreError: the server cannot be asked now.
         """
         _check_criteria(before_ms, keep)
@@ -417,118 +422,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
             return found
 
 
-# --- appending ------------------------------------------------------------------------------------
-
-
-class _Appending:
-    """One append, in the session of the writer."""
-
-    def __init__(
-        self, writer: Writer, names: Names, channel: bytes | None, events: Sequence[PersistedEvent]
-    ) -> None:
-        self._writer = writer
-        self._names = names
-        self._channel = channel
-        self._events = events
-
-    async def run(self, session: Session, chunks: Sequence[schema.Chunk]) -> Collection[int]:
-        """Store the events. Returns the seqs of those whose id is held under another one."""
-        from trio_eventlog.stores._postgres_connection import ServerError  # noqa: PLC0415 - loads the driver
-
-        whole = len(chunks) == 1
-        added = 0
-        try:
-            if not whole:
-                await session.script(b"begin")
-            for chunk in chunks:
-                added += await self._insert(session, chunk)
-            if not whole:
-                await session.script(b"commit")
-        except ServerError as exc:
-            if not whole and session.is_usable():
-                await session.script(b"rollback")
-            if exc.sqlstate == _UNIQUE_VIOLATION:
-                await self._raise_conflict(session, exc)
-            raise
-        if self._channel is not None and added:
-            session.post(schema.NOTIFY.encode(), [self._channel])
-        if added == len(self._events):
-            return ()
-        held = await self._held(session)
-        return tuple(event.seq for event in self._events if held.get(event.id, event.seq) != event.seq)
-
-    async def _insert(self, session: Session, chunk: schema.Chunk) -> int:
-        writer = self._writer
-        parameters = [int8(writer.number), int8(writer.epoch), *chunk.parameters()]
-        result = await session.execute(self._names.sql(schema.APPEND), parameters)
-        if number(result.get_value(0, 0)) == 0:
-            writer.raise_taken()
-        return number(result.get_value(0, 1))
-
-    async def _held(self, session: Session) -> dict[str, int]:
-        """Those of the ids that are held, with their seqs."""
-        keys = {schema.key_of(event.id.encode()): event.id for event in self._events}
-        result = await session.execute(
-            self._names.sql(_HELD), [int8(self._writer.number), schema.bytea_array(list(keys))]
-        )
-        return {
-            keys[result.get_value(row, 0) or b""]: number(result.get_value(row, 1))
-            for row in range(result.ntuples)
-        }
-
-    async def _raise_conflict(self, session: Session, exc: ServerError) -> None:
-        known = set(await self._held(session))
-        seqs: list[int] = []
-        for event in self._events:
-            if event.id not in known:
-                known.add(event.id)
-                seqs.append(event.seq)
-        result = await session.execute(
-            self._names.sql(_TAKEN), [int8(self._writer.number), schema.int8_array(seqs)]
-        )
-        conflicts = {number(result.get_value(row, 0)) for row in range(result.ntuples)}
-        conflicts.update(seq for seq, times in Counter(seqs).items() if times > 1)
-        if conflicts:
-            raise SequenceConflict(sorted(conflicts)) from exc
-
-
-_UNIQUE_VIOLATION: Final = "23505"
-
-_HELD: Final = "select id, seq from :s.events where log = $1::bigint and id = any($2::bytea[])"
-_TAKEN: Final = "select seq from :s.events where log = $1::bigint and seq = any($2::bigint[])"
-
-
-async def _encoded(events: Sequence[PersistedEvent]) -> list[schema.Chunk]:
-    """The batch as parameters, without repeats in it.
-
-    A checkpoint as often as it takes not to block the loop.
-
-    Raises:
-      EventRejected: events are too large. Names all of them.
-    """
-    seen: set[str] = set()
-    too_large: list[PersistedEvent] = []
-    chunks = [schema.Chunk()]
-    steps = Steps()
-    for event in events:
-        if steps.is_over():
-            await steps.rest()
-        # The first one wins, and PostgreSQL promises no order in which it inserts them.
-        if event.id in seen:
-            continue
-        seen.add(event.id)
-        row = schema.EncodedRow(event)
-        if row.size > schema.MOST_EVENT_BYTES:
-            too_large.append(event)
-        if chunks[-1].events and chunks[-1].size + row.size > schema.CHUNK_BYTES:
-            chunks.append(schema.Chunk())
-        chunks[-1].add(row)
-    if too_large:
-        raise EventRejected(too_large, f"larger than {schema.MOST_EVENT_BYTES // 2**20} MiB")
-    await trio.lowlevel.checkpoint()
-    return chunks
-
-
 # --- the driver ---------------------------------------------------------------------------------------
 
 
@@ -538,7 +431,9 @@ async def _load_driver() -> ModuleType:
         # Importing psycopg takes more than the 100 ms for which the loop may stand still.
         with giving_way():
             return await trio.to_thread.run_sync(
-                importlib.import_module, "trio_eventlog.stores._postgres_pool", limiter=trio.CapacityLimiter(1)
+                importlib.import_module,
+                "trio_eventlog.stores._postgres_pool",
+                limiter=trio.CapacityLimiter(1),
             )
     except ImportError as exc:
         msg = f"PostgresStore needs psycopg: pip install 'trio-eventlog[postgres]' ({exc})"
@@ -559,7 +454,7 @@ def _checked(conninfo: object, log: str, schema_name: str, readers: object, part
     _check_name("log", log, _MOST_LOG_NAME_BYTES)
     _check_name("schema", schema_name, _MOST_SCHEMA_NAME_BYTES)
     if "\0" in schema_name or schema_name.startswith("pg_"):
-        msg = f"schema: {schema_name!a} is no name that PostgreSQL takes: it may not have NUL nor begin with pg_"
+        msg = f"schema: PostgreSQL does not take {schema_name!a}: no name begins with pg_, or has NUL in it"
         raise ValueError(msg)
     for name, value, least, most in (
         ("readers", readers, 1, _MOST_READERS),

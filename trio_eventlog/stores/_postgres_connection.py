@@ -1,12 +1,13 @@
 """Connections to PostgreSQL for Trio: the only module that touches the driver.
 
-psycopg's own asynchronous connections need asyncio. What they stand on does not: ``psycopg.pq``, its documented
-wrapper of libpq, never blocks by itself if it is used as libpq's manual says for non-blocking programs, and
-waiting for the socket is what Trio is good at. So a statement costs neither a thread nor a lock, and a
-cancellation reaches it: the server is asked to stop, and the connection is good for the next statement.
+psycopg's own asynchronous connections need asyncio. What they stand on does not: ``psycopg.pq``, its
+documented wrapper of libpq, never blocks by itself if it is used as libpq's manual says for non-blocking
+programs, and waiting for the socket is what Trio is good at. So a statement costs neither a thread nor a
+lock, and a cancellation reaches it: the server is asked to stop, and the connection is good for the next
+statement.
 
-Two things of libpq's do block and are kept away from it: looking up host names, and (before version 17) asking
-a server to stop.
+Two things of libpq's do block and are kept away from it: looking up host names, and (before version 17)
+asking a server to stop.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _LIBPQ_CAN_CANCEL: Final = 170_000
 _SERVER_SETTINGS: Final = {
     "search_path": "pg_catalog",
     "client_encoding": "UTF8",
+    "idle_session_timeout": "0",  # the lock of a log is held by a session that may be idle for days
     "jit": "off",  # compiling takes longer than any of these statements
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -240,27 +242,26 @@ class Target:
         await trio.lowlevel.checkpoint()
         failures: list[StoreError] = []
         # As libpq does for this setting, which it can only do if it knows all addresses.
-        rounds = (
-            ("standby", "any") if self._session_attrs == "prefer-standby" else (self._session_attrs,)
-        )
+        rounds = ("standby", "any") if self._session_attrs == "prefer-standby" else (self._session_attrs,)
         for session_attrs in rounds:
             for address in await self._addresses(failures):
-                session: Session | None = None
-                with trio.move_on_after(self._timeout):
-                    try:
+                try:
+                    # The option of libpq's that its own waiting follows, and this one must.
+                    with trio.fail_after(self._timeout):
                         session = await self._connect_to(address, session_attrs, settings or {})
-                    except StoreError as exc:
-                        failures.append(exc)
-                        continue
-                if session is not None:
+                except StoreError as exc:
+                    failures.append(exc)
+                except trio.TooSlowError as exc:
+                    error = StoreError(f"{self.label}: {address} did not answer within {self._timeout:.0f} s")
+                    error.__cause__ = exc
+                    failures.append(error)
+                else:
                     self._last = address
                     return session
-                failures.append(
-                    StoreError(f"{self.label}: {address} did not answer within {self._timeout:.0f} s")
-                )
         raise _worst(failures)
 
     async def _addresses(self, failures: list[StoreError]) -> list[_Address]:
+        await trio.lowlevel.checkpoint()
         found: list[_Address] = []
         for host in self._hosts:
             try:
@@ -274,9 +275,7 @@ class Target:
             found.insert(0, self._last)
         return found
 
-    async def _connect_to(
-        self, address: _Address, session_attrs: str, settings: dict[str, str]
-    ) -> Session:
+    async def _connect_to(self, address: _Address, session_attrs: str, settings: dict[str, str]) -> Session:
         options = {**self._options, **address.options(), "target_session_attrs": session_attrs}
         options.pop("load_balance_hosts", None)
         try:
@@ -340,8 +339,8 @@ def _worst(failures: Sequence[StoreError]) -> StoreError:
 class Session:
     """One connection to a server, for one task at a time; made by :meth:`Target.connect`.
 
-    A statement that is cancelled is stopped at the server, and awaited: after that the session is as before. If
-    it does not stop within 0.75 seconds, the session is dropped.
+    A statement that is cancelled is stopped at the server, and awaited: after that the session is as before.
+    If it does not stop within 0.75 seconds, the session is dropped.
     """
 
     def __init__(self, pgconn: pq.abc.PGconn, label: str) -> None:
@@ -363,6 +362,7 @@ class Session:
     # --- its life ---------------------------------------------------------------------------------
 
     async def _finish_connecting(self) -> None:
+        await trio.lowlevel.checkpoint()
         # libpq's manual has the program poll, and wait for what it then says.
         while True:
             status = self._pgconn.connect_poll()
@@ -396,11 +396,10 @@ class Session:
         # A settings function that is not the server's own would have to be in a schema of the search path.
         pgconn = self._pgconn
         with errors_of(self._label):
-            await self.execute(
-                f"select pg_catalog.{', pg_catalog.'.join(calls)}".encode(), parameters
-            )
+            await self.execute(f"select pg_catalog.{', pg_catalog.'.join(calls)}".encode(), parameters)
             result = await self.execute(
-                b"select backend_start from pg_catalog.pg_stat_activity where pid = pg_catalog.pg_backend_pid()"
+                b"select backend_start from pg_catalog.pg_stat_activity"
+                b" where pid = pg_catalog.pg_backend_pid()"
             )
         # Nothing is there for roles that may not look at it, but their own.
         started = result.get_value(0, 0) if result.ntuples else None
@@ -452,7 +451,8 @@ class Session:
 
         Raises:
           ServerError: the server has reported an error.
-          StoreError: the connection was lost; the session is dropped. What became of the statement is unknown.
+          StoreError: the connection was lost; the session is dropped. What became of the statement is
+            unknown.
         """
         return await self._exchange(lambda: self._send(sql, parameters))
 
@@ -500,7 +500,7 @@ class Session:
             raise StoreError(msg) from exc
         except BaseException:
             # Cancelled, or a KeyboardInterrupt, which may have come anywhere.
-            await self._stop()
+            await self._stop()  # noqa: ASYNC102 - shielded, with a bound, inside
             raise
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
@@ -514,27 +514,27 @@ class Session:
         return results[-1]
 
     async def _results(self) -> list[pq.abc.PGresult]:
-        """All that is to come for what was sent."""
+        """All that is to come for what was sent. A checkpoint only if it must wait."""
         await self._flush()
         results: list[pq.abc.PGresult] = []
-        while True:
+        while True:  # noqa: ASYNC913 - libpq has more, or we wait for it
             while self._pgconn.is_busy():
                 await trio.lowlevel.wait_readable(self._pgconn.socket)
                 self._pgconn.consume_input()
             result = self._pgconn.get_result()
             if result is None:
                 self._owes = False
-                return results
+                return results  # noqa: ASYNC910 - whoever calls this sees to it
             results.append(result)
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> None:  # noqa: ASYNC910 - as above
         self._owes = True
         while self._pgconn.flush():
             # The server may have to say something first.
             await _wait_either(self._pgconn.socket)
             self._pgconn.consume_input()
 
-    async def _stop(self) -> None:
+    async def _stop(self) -> None:  # noqa: ASYNC910 - as above
         """Have the server stop, and read what it still sends; or else drop the session."""
         stopped = False
         try:
@@ -550,7 +550,7 @@ class Session:
             if not stopped:
                 self.drop()
 
-    async def _ask_to_stop(self) -> None:
+    async def _ask_to_stop(self) -> None:  # noqa: ASYNC910 - as above
         if pq.version() < _LIBPQ_CAN_CANCEL:
             # A thread that outlives this only closes its own connection late.
             await trio.to_thread.run_sync(
@@ -567,7 +567,7 @@ class Session:
                     await trio.lowlevel.wait_writable(request.socket)
                 else:
                     # Then it goes on; whoever waits for its end has a bound.
-                    return
+                    return  # noqa: ASYNC910 - as above
         finally:
             if request.status != pq.ConnStatus.BAD:
                 trio.lowlevel.notify_closing(request.socket)
@@ -622,4 +622,3 @@ async def _wait_either(descriptor: int) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait, trio.lowlevel.wait_readable)
         nursery.start_soon(wait, trio.lowlevel.wait_writable)
-

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog.stores._postgres_append import append
 from trio_eventlog.stores._postgres_connection import Session, Target, errors_of
 from trio_eventlog.stores._postgres_schema import Names
 from trio_eventlog.stores._postgres_writer import CLOSED, Writer, find_log, is_initialised
@@ -46,6 +48,11 @@ class Connections:
             raise StoreUnusable(msg)
         if self._closed:
             raise StoreUnusable(CLOSED.format(self.label))
+
+    async def append(self, events: Sequence[PersistedEvent], channel: bytes | None) -> Collection[int]:
+        """Store a batch; see :func:`append <trio_eventlog.stores._postgres_append.append>`."""
+        assert self.writer is not None
+        return await append(self.writer, self.names, events, channel)
 
     async def read(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do something in a session for reading, once one is free.
@@ -186,7 +193,9 @@ class Watch:
         self._session = await self._connections.listen(self._channel)
 
     async def wait(self) -> None:
-        """Wait until the log may have changed since this returned last, or since the watch began. A checkpoint.
+        """Wait until the log may have changed since this returned last, or since the watch began.
+
+        A checkpoint.
 
         Raises:
           StoreError: the connection was lost, or is lost yet.

@@ -11,9 +11,10 @@ Texts are ``bytea``, in UTF-8: PostgreSQL's own texts cannot hold NUL, and what 
 encoding of the database. For the same reason, and because ``jsonb`` rounds numbers, a payload is kept as the
 bytes of its JSON.
 
-An entry of an index has at most 2,704 bytes, and a text may be longer. So a column with an index holds a *key*: the
-text itself if it has fewer than 1,024 bytes; or else its first 992 and a SHA-256 of it, 1,024 bytes in all. Equal
-keys are equal texts. The whole text stands in ``long`` then, as JSON, unless it is in the payload anyway.
+An entry of an index has at most 2,704 bytes, and a text may be longer. So a column with an index holds a
+*key*: the text itself if it has fewer than 1,024 bytes; or else its first 992 and a SHA-256 of it, 1,024
+bytes in all. Equal keys are equal texts. The whole text stands in ``long`` then, as JSON, unless it is in the
+payload anyway.
 """
 
 from __future__ import annotations
@@ -112,15 +113,15 @@ class Names:
     def __init__(self, schema: str) -> None:
         self.schema: Final = schema
         escaped = schema.replace('"', '""')
-        self._quoted = f'"{escaped}"'
+        self.quoted: Final = f'"{escaped}"'
 
     def sql(self, template: str) -> bytes:
         """A statement in which ``:s`` stands for the schema. Never with values: those are parameters."""
-        return template.replace(":s.", f"{self._quoted}.").encode()
+        return template.replace(":s.", f"{self.quoted}.").encode()
 
     def create_schema(self) -> bytes:
         """The statement that makes the schema."""
-        return f"create schema if not exists {self._quoted}".encode()
+        return f"create schema if not exists {self.quoted}".encode()
 
     def migration(self, version: int, partitions: int) -> bytes:
         """The statements that lead to ``version`` from the one before."""
@@ -145,7 +146,7 @@ class Names:
 
     def _digest(self, purpose: str, log: str) -> bytes:
         # The schema's name has no NUL, so that no two of these can be taken for each other.
-        return hashlib.sha256("\0".join(("trio_eventlog", purpose, self.schema, log)).encode()).digest()
+        return hashlib.sha256(f"trio_eventlog\0{purpose}\0{self.schema}\0{log}".encode()).digest()
 
 
 FIND_LAYOUT: Final = (
@@ -160,7 +161,8 @@ with owned as materialized (
     select log from :s.logs where log = $1::bigint and epoch = $2::bigint for no key update
 ), added as (
     insert into :s.events (
-        log, seq, timestamp_ms, kind, id, actor, event_type, member_id, identity, mob_id, run_id, step_id, payload, long
+        log, seq, timestamp_ms, kind, id, actor, event_type, member_id, identity, mob_id, run_id, step_id,
+        payload, long
     )
     select owned.log, batch.* from owned, unnest(
         $3::bigint[], $4::bigint[], $5::smallint[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
@@ -178,16 +180,16 @@ select (select count(*) from owned), (select events from highest)
 """
 """A whole batch in one statement, and so in one transaction and one round trip.
 
-The row of the log is locked first, if its epoch still is ours: so nobody can take over in the midst of it, and if
-somebody has taken over, nothing is inserted. Which ids are known is looked up before the seqs are: a repeat is passed
-over, whatever its seq; a new event on a seq that is taken fails on the primary key.
+The row of the log is locked first, if its epoch still is ours: so nobody can take over in the midst of it,
+and if somebody has taken over, nothing is inserted. Which ids are known is looked up before the seqs are: a
+repeat is passed over, whatever its seq; a new event on a seq that is taken fails on the primary key.
 """
 
 NOTIFY: Final = "select set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
 """Tells that a log has changed, in a transaction of its own, after the one that has changed it.
 
-A transaction with a notification holds a lock of the whole server while it commits. This one writes nothing that
-would have to reach the disk, so that the lock is free again at once; the append is not in it.
+A transaction with a notification holds a lock of the whole server while it commits. This one writes nothing
+that would have to reach the disk, so that the lock is free again at once; the append is not in it.
 """
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -212,6 +214,11 @@ _OID_BYTEA: Final = 17
 def int8(value: int) -> bytes:
     """A bigint in PostgreSQL's binary format."""
     return _INT8.pack(value)
+
+
+def int4(value: int) -> bytes:
+    """An integer in PostgreSQL's binary format."""
+    return value.to_bytes(4, "big", signed=True)
 
 
 def number(raw: bytes | None) -> int:
@@ -330,7 +337,13 @@ class EncodedRow:
             member_id = None if member_id is None else key_of(member_id)
         scopes = (None if text is None else key_of(text.encode()) for text in scopes_of(encoded))
         self.texts = (
-            event_id, actor, event_type, member_id, *scopes, None if payload == b"null" else payload, long,
+            event_id,
+            actor,
+            event_type,
+            member_id,
+            *scopes,
+            None if payload == b"null" else payload,
+            long,
         )  # fmt: skip - in the order of the columns
         self.size = sum(len(text) for text in self.texts if text is not None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 import attrs
+import trio
 
 from trio_eventlog._codec import from_json, scopes_of, to_json
 from trio_eventlog._errors import CodecError
@@ -212,7 +213,9 @@ class Verifier:
         if there:
             lost = await session.execute(self.names.sql(_LOST_LOGS))
             for row in range(lost.ntuples):
-                self._found(f"log {number(lost.get_value(row, 0))}: its events are there, and its name is gone")
+                self._found(
+                    f"log {number(lost.get_value(row, 0))}: its events are there, and its name is gone"
+                )
         return self.log is not None
 
     async def check_page(self, session: Session) -> int | None:
@@ -220,6 +223,7 @@ class Verifier:
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
         after = -(2**63) if self.last_seq is None else self.last_seq
         if after == MAX_STORED:
+            await trio.lowlevel.checkpoint()
             return None
         result = await session.execute(
             self.names.sql(_CHECKED_PAGE), [int8(cast("int", self.log)), int8(after)]
@@ -326,7 +330,8 @@ with oldest as materialized (
     select seq from :s.events where log = $1::bigint and seq > $3::bigint and seq <= $2::bigint
     order by seq limit {PRUNED_TOGETHER}
 ), gone as (
-    delete from :s.events using oldest where events.log = $1::bigint and events.seq = oldest.seq returning events.seq
+    delete from :s.events using oldest where events.log = $1::bigint and events.seq = oldest.seq returning
+    events.seq
 )
 select count(*), max(seq) from gone
 """  # noqa: S608 - no values

@@ -2,14 +2,16 @@
 
 Two things see to it that a log has one appender.
 
-* An advisory lock of the session. It ends with the session, and with it everything that the session could still
+* An advisory lock of the session. It ends with the session, and with it everything that the session could
+  still
   write: whoever gets the lock knows that nothing of an earlier appender can land.
 * The epoch of the log, a number that everyone who gets the lock raises. Every append checks it, in its own
   transaction, and so learns whether somebody else had the log while its session was lost.
 
 A session may be lost without the server noticing: then the old one has the lock yet. It is ended by its
-number before the new one asks for the lock. Until that has worked the appender is shut out of its own log, which is a
-:class:`StoreError`, and passes; that somebody else has opened the log meanwhile is a :class:`LogBusy`, and stays.
+number before the new one asks for the lock. Until that has worked the appender is shut out of its own log,
+which is a :class:`StoreError`, and passes; that somebody else has opened the log meanwhile is a
+:class:`LogBusy`, and stays.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from trio_eventlog.stores._postgres_schema import (
     FIND_LAYOUT,
     SCHEMA_VERSION,
     Names,
+    int4,
     int8,
     number,
 )
@@ -46,8 +49,8 @@ _LOCK: Final = "select pg_try_advisory_lock($1::bigint)"
 _UNLOCK: Final = "select pg_advisory_unlock($1::bigint)"
 
 _HOLDER: Final = """
-select locks.pid, coalesce(activity.application_name, ''), coalesce(host(activity.client_addr), 'a local socket')
-from pg_locks as locks left join pg_stat_activity as activity on activity.pid = locks.pid
+select locks.pid, coalesce(activity.application_name, ''), coalesce(host(activity.client_addr), 'a local
+socket') from pg_locks as locks left join pg_stat_activity as activity on activity.pid = locks.pid
 where locks.locktype = 'advisory' and locks.granted and locks.objsubid = 1
 and locks.database = (select oid from pg_database where datname = current_database())
 and locks.classid::bigint = ($1::bigint >> 32) & 4294967295 and locks.objid::bigint = $1::bigint & 4294967295
@@ -90,8 +93,8 @@ async def is_initialised(session: Session, names: Names, label: str) -> bool:
     version = await _version(session, names, label)
     if version is not None and version < SCHEMA_VERSION:
         msg = (
-            f"{label}: schema {names.schema!r} has layout {version}, this trio_eventlog reads {SCHEMA_VERSION}: open"
-            " a log in it for writing once, which brings it up to date"
+            f"{label}: schema {names.schema!r} has layout {version}, this trio_eventlog reads"
+            f" {SCHEMA_VERSION}: open a log in it for writing once, which brings it up to date"
         )
         raise StoreUnusable(msg)
     return version is not None
@@ -115,8 +118,8 @@ async def _version(session: Session, names: Names, label: str) -> int | None:
     version = number(result.get_value(0, 0))
     if version > SCHEMA_VERSION:
         msg = (
-            f"{label}: schema {names.schema!r} was written by a newer trio_eventlog (layout {version}, this one knows"
-            f" {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
+            f"{label}: schema {names.schema!r} was written by a newer trio_eventlog (layout {version}, this"
+            f" one knows {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
         )
         raise StoreUnusable(msg)
     return version
@@ -140,7 +143,7 @@ async def _migrate(session: Session, names: Names, label: str, partitions: int) 
         version = 0
     for following in range(version + 1, SCHEMA_VERSION + 1):
         await session.script(names.migration(following, partitions))
-    await session.script(names.sql(f"update :s.layout set version = {SCHEMA_VERSION:d}"))
+    await session.execute(names.sql("update :s.layout set version = $1::integer"), [int4(SCHEMA_VERSION)])
     await session.script(b"commit")
 
 
@@ -190,8 +193,8 @@ class Writer:
             except ServerError as exc:
                 if exc.sqlstate == "42501":
                     msg = (
-                        f"{self._target.label}: {exc}; schema {self._names.schema!r} cannot be made: have its owner do"
-                        f' it once (CREATE SCHEMA "{self._names.schema}" AUTHORIZATION …, and open a log for writing)'
+                        f"{self._target.label}: {exc}; the tables cannot be made: have somebody who may do"
+                        f" so run CREATE SCHEMA {self._names.quoted} AUTHORIZATION …, once, for this role"
                     )
                     raise StoreUnusable(msg) from exc
                 raise
@@ -206,7 +209,8 @@ class Writer:
                 msg = f"{self._what} is open for writing elsewhere{await self._holder(session)}"
                 raise LogBusy(msg)
             taken = await session.execute(
-                self._names.sql(_TAKE_LOG), [int8(found), f"{socket.gethostname()} process {os.getpid()}".encode()]
+                self._names.sql(_TAKE_LOG),
+                [int8(found), f"{socket.gethostname()} process {os.getpid()}".encode()],
             )
             if not taken.ntuples:
                 msg = f"{self._what}: it was removed while it was opened"
@@ -278,9 +282,10 @@ class Writer:
         await self._check_epoch(session)
 
     async def _end_lost(self, session: Session) -> None:
+        await trio.lowlevel.checkpoint()
         for backend in tuple(self._lost):
             pid, began = backend
-            parameters = [pid.to_bytes(4, "big"), began or None, int8(_END_MILLISECONDS)]
+            parameters = [int4(pid), began or None, int8(_END_MILLISECONDS)]
             result = await session.execute(_END_SESSION.encode(), parameters)
             if result.ntuples == 0 or result.get_value(0, 0) == b"\1":
                 self._lost.remove(backend)
@@ -327,6 +332,7 @@ class Writer:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _return_lock(self) -> bool:
+        await trio.lowlevel.checkpoint()
         session = self._session
         if session is not None and session.is_usable():
             try:
