@@ -12,13 +12,14 @@ asking a server to stop.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import random
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Final
 
 import attrs
 import psycopg
@@ -27,7 +28,7 @@ from psycopg import pq
 
 from trio_eventlog._errors import StoreError, StoreUnusable
 
-T = TypeVar("T")
+_logger: Final = logging.getLogger("trio_eventlog")
 
 OLDEST_SERVER: Final = 140_000
 """PostgreSQL 14: the first that ends a statement whose client has gone, and waits for a backend to end."""
@@ -544,8 +545,8 @@ class Session:
                 await self._ask_to_stop()
                 await self._results()
                 stopped = True
-        except (psycopg.Error, trio.ClosedResourceError):
-            pass
+        except (psycopg.Error, trio.ClosedResourceError) as exc:
+            _logger.debug("%s: a statement could not be stopped: %s", self._label, exc)
         finally:
             if not stopped:
                 self.drop()
@@ -569,8 +570,7 @@ class Session:
                     # Then it goes on; whoever waits for its end has a bound.
                     return  # noqa: ASYNC910 - as above
         finally:
-            if request.status != pq.ConnStatus.BAD:
-                trio.lowlevel.notify_closing(request.socket)
+            # Nobody else waits for its socket, which libpq may have closed by now.
             request.finish()
 
     # --- notifications ----------------------------------------------------------------------------
