@@ -148,9 +148,9 @@ class PostgresServer:
         """What the server has written so far."""
         return (self._root / "log").read_text(errors="replace")
 
-    def url(self, database="postgres", *, port=None, user=USER, password=ESCAPED_PASSWORD):
+    def url(self, database="postgres", *, port=None, user=USER, secret=ESCAPED_PASSWORD):
         """Where it is."""
-        return f"postgresql://{user}:{password}@127.0.0.1:{port or self.port}/{database}"
+        return f"postgresql://{user}:{secret}@127.0.0.1:{port or self.port}/{database}"
 
 
 def _free_port():

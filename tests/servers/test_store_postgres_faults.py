@@ -1,4 +1,4 @@
-"""What a network and a server can do to a PostgresStore: hang, vanish, come back, and let somebody else in."""
+"""What a network and a server can do to a PostgresStore: hang, vanish, come back, let others in."""
 
 import os
 import signal
@@ -357,18 +357,17 @@ HOLDER = """
 
 
 async def test_s13_the_lock_of_a_process_that_was_killed(server, log):
-    child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), server.url(), log], stdout=subprocess.PIPE
-    )
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), server.url(), log]
+    child = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)
     try:
-        assert await trio.to_thread.run_sync(child.stdout.readline) == b"open\n"
+        assert await child.stdout.receive_some() == b"open\n"
         with pytest.raises(LogBusy, match="open for writing elsewhere, by session"):
             async with PostgresStore.open(server.url(), log=log):
                 pass  # pragma: no cover - it is refused
     finally:
         child.kill()
-        child.wait()
-        child.stdout.close()
+        await child.wait()
+        await child.stdout.aclose()
     began = trio.current_time()
 
     async def is_free():

@@ -115,7 +115,7 @@ class _Appending:
     async def _insert(self, session: Session, chunk: schema.Chunk) -> int:
         writer = self._writer
         parameters = [int8(writer.number), int8(writer.epoch), *chunk.parameters()]
-        result = await session.execute(self._names.sql(schema.APPEND), parameters)
+        result = await session.execute_again(self._names.sql(schema.APPEND), parameters)
         if number(result.get_value(0, 0)) == 0:
             writer.raise_taken()
         return number(result.get_value(0, 1))

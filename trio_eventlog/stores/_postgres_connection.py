@@ -259,7 +259,7 @@ class Target:
                 else:
                     self._last = address
                     return session
-        raise _worst(failures)
+        raise _worst(self.label, failures)
 
     async def _addresses(self, failures: list[StoreError]) -> list[_Address]:
         await trio.lowlevel.checkpoint()
@@ -321,7 +321,7 @@ async def _resolved(place: _Address) -> list[_Address]:
     return [_Address(place.host, number, place.port) for number in numbers]
 
 
-def _worst(failures: Sequence[StoreError]) -> StoreError:
+def _worst(label: str, failures: Sequence[StoreError]) -> StoreError:
     """One error for all attempts: it passes if any of them does."""
     passing = [exc for exc in failures if not isinstance(exc, StoreUnusable)]
     chosen = (passing or failures)[-1]
@@ -329,7 +329,8 @@ def _worst(failures: Sequence[StoreError]) -> StoreError:
     if not others:
         return chosen
     kind = StoreError if passing else StoreUnusable
-    error = kind("; ".join(dict.fromkeys(str(exc) for exc in failures)))
+    texts = dict.fromkeys(str(exc).removeprefix(f"{label}: ") for exc in failures)
+    error = kind(f"{label}: {'; '.join(texts)}")
     error.__cause__ = chosen
     return error
 
@@ -350,6 +351,8 @@ class Session:
         self._pid = os.getpid()
         self._dropped = False
         self._owes = False
+        self._prepared: dict[bytes, bytes] = {}
+        self._names = 0
         self.backend: tuple[int, bytes] = (0, b"")
         """The server's process, and when it began, which tells it from a later one of that number."""
 
@@ -374,7 +377,7 @@ class Session:
             elif status == pq.PollingStatus.WRITING:
                 await trio.lowlevel.wait_writable(self._pgconn.socket)
             else:
-                message = self._pgconn.get_error_message().strip()
+                message = " ".join(self._pgconn.get_error_message().split())
                 staying = any(words in message for words in _STAYING_WORDS)
                 msg = f"{self._label}: {message}"
                 raise (StoreUnusable if staying else StoreError)(msg)
@@ -456,6 +459,26 @@ class Session:
             unknown.
         """
         return await self._exchange(lambda: self._send(sql, parameters))
+
+    async def execute_again(self, sql: bytes, parameters: Sequence[bytes | None]) -> pq.abc.PGresult:
+        """As :meth:`execute`, for a statement that comes again and again: the server plans it once.
+
+        The first time it takes two round trips. Not for a pooler that hands sessions on after each transaction.
+        """
+        name = self._prepared.get(sql)
+        if name is None:
+            # A name is used once: one that was cancelled may be there, or not.
+            self._names += 1
+            name = b"trio_eventlog_%d" % self._names
+            await self._prepare(name, sql)
+        formats = [pq.Format.BINARY] * len(parameters)
+        return await self._exchange(
+            lambda: self._pgconn.send_query_prepared(name, parameters, formats, pq.Format.BINARY)
+        )
+
+    async def _prepare(self, name: bytes, sql: bytes) -> None:
+        await self._exchange(lambda: self._pgconn.send_prepare(name, sql))
+        self._prepared[sql] = name
 
     async def script(self, sql: bytes) -> None:
         """Run statements without parameters and results. As :meth:`execute`."""

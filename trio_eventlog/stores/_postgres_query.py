@@ -65,10 +65,15 @@ def select(query: EventQuery, log: int) -> Select | None:
     terms = _Terms(log)
     found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
     if (since or until is not None) and not (after or types or found_by_text):
-        # A window alone. Its index gives the seqs, and only then they are sorted: an order that no index has.
+        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each of them is
+        # looked up. Nothing here depends on how many there are believed to be.
         _add_time(terms, "timestamp_ms", since, until)
-        inner = f"select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)}"  # noqa: S608 - no values
-        sql = f"select {READ} from :s.events where log = $1::bigint and seq in ({inner}) order by seq"  # noqa: S608 - no values
+        window = f"select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)}"  # noqa: S608 - no values
+        one = f"select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0"  # noqa: S608 - no values
+        sql = (
+            f"with found as materialized ({window})"
+            f" select event.* from found, lateral ({one}) as event order by found.seq"
+        )
         return Select(sql, tuple(terms.parameters))
     for name in _EQUALITIES:
         text = getattr(query, name)
@@ -80,14 +85,15 @@ def select(query: EventQuery, log: int) -> Select | None:
     _add_time(terms, "timestamp_ms + 0", since, until)
     one = f"select {READ} from :s.events where {terms}"  # noqa: S608 - no values
     keys = [key_of(event_type.encode()) for event_type in types]
-    if not keys:
-        statement = one
-    elif found_by_text or len(keys) > _MERGED_TYPES:
-        statement = f"{one} and event_type = any({terms.value(bytea_array(keys))}::bytea[])"
-    else:
-        # Each of these comes in the order of seq, and is merged with the others without sorting.
-        statement = " union all ".join(f"{one} and event_type = {terms.value(key)}::bytea" for key in keys)
-    return Select(f"{statement} order by seq{_limit(terms, limit)}", tuple(terms.parameters))
+    if len(keys) == 1:
+        one += f" and event_type = {terms.value(keys.pop())}::bytea"
+    elif keys and (found_by_text or len(keys) > _MERGED_TYPES):
+        one += f" and event_type = any({terms.value(bytea_array(keys))}::bytea[])"
+        keys = []
+    end = f" order by seq{_limit(terms, limit)}"
+    # Each type comes in the order of seq, and is merged with the others without sorting.
+    arms = [f"({one} and event_type = {terms.value(key)}::bytea{end})" for key in keys]
+    return Select((" union all ".join(arms) or one) + end, tuple(terms.parameters))
 
 
 def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:

@@ -381,7 +381,7 @@ def event_of(row: Row) -> PersistedEvent:
     """
     seq, timestamp_ms, kind, event_id, actor, event_type, member_id, payload, long = row
     make = sealed_agent_event if kind == AGENT else sealed_module_event
-    if long is None:
+    if long is None and not (is_cut(event_id) or is_cut(event_type) or is_cut(member_id or b"")):
         event = make(actor.decode(), event_type.decode(), b"null" if payload is None else payload)
         member = None if member_id is None else member_id.decode()
         return persisted_event(event_id.decode(), seq, timestamp_ms, member, event)

@@ -160,6 +160,7 @@ _SCOPES_AT: Final = 9
 # Not by the indexes, which may be what is damaged.
 _WITHOUT_INDEXES: Final = b"""
 begin read only;
+set local enable_seqscan = on;
 set local enable_indexscan = off;
 set local enable_indexonlyscan = off;
 set local enable_bitmapscan = off
