@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
 import pytest
@@ -79,10 +79,10 @@ def backend_of(store):
 
 
 async def until(condition):
-    """Until something holds that nobody tells of; bounded."""
+    """Ask until something holds that nobody tells of; bounded."""
     with trio.fail_after(10):
         while not await condition():
-            await trio.lowlevel.checkpoint()
+            pass
 
 
 async def seqs(store):
@@ -139,6 +139,52 @@ async def test_without_a_libpq_that_can_cancel(server, log, monkeypatch):
     await test_s11_a_cancelled_append_is_stopped_at_the_server(server, log)
 
 
+async def test_leaving_while_a_query_runs(server, log):
+    """It does not wait for that, and whoever asked hears why there is no answer."""
+    errors = []
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        async with PostgresStore.open(server.url(), log=log, readers=1) as store:
+            await seqs(store)
+            (reader,) = store._connections._idle
+            await stack.enter_async_context(locked(server, "lock table trio_eventlog.events"))
+            nursery.start_soon(note_errors, errors, store.query, EventQuery())  # noqa: ASYNC111 - the store closes first: that is the point
+            await until(lambda: is_waiting(server, reader.backend[0]))
+    assert [type(exc) for exc in errors] == [StoreUnusable]
+    assert "the store is closed" in str(errors[0])
+
+
+async def test_leaving_while_an_append_does_not_end(server, log, monkeypatch, caplog):
+    """It gives up after a bound; the lock goes when the server sees that nobody waits any more."""
+    monkeypatch.setattr(writer, "_CLOSE_SECONDS", 0.3)
+    errors = []
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        async with PostgresStore.open(server.url(), log=log) as store:
+            await stack.enter_async_context(locked(server, "select * from trio_eventlog.logs for update"))
+            nursery.start_soon(note_errors, errors, store.append_batch, [event(1)])  # noqa: ASYNC111 - as above
+            await until(lambda: is_waiting(server, backend_of(store)))
+            began = trio.current_time()
+        assert 0.3 <= trio.current_time() - began < 1.3
+        pid = store._writer._lost[0][0] if store._writer._lost else backend_of(store)
+        # While the row is locked yet: the server looks after its client once a second.
+        await until(lambda: is_gone(server, pid))
+        assert trio.current_time() - began < 4
+    assert "lock could not be given back" in caplog.text
+    assert [type(exc) for exc in errors] == [StoreUnusable]
+    async with PostgresStore.open(server.url(), log=log) as store:
+        assert await seqs(store) == []
+
+
+async def is_gone(server, pid):
+    return not await sql(server, "select 1 from pg_stat_activity where pid = %s", pid)
+
+
+async def note_errors(errors, call, *arguments):
+    try:
+        await call(*arguments)
+    except StoreError as exc:
+        errors.append(exc)
+
+
 # --- the network ----------------------------------------------------------------------------------
 
 
@@ -174,16 +220,9 @@ async def test_a_connection_that_is_cut_in_the_midst_of_an_append(server, log):
             await store.append_batch([event(1)])
             before = backend_of(store)
             errors = []
-
-            async def append():
-                try:
-                    await store.append_batch([event(2)])
-                except StoreError as exc:
-                    errors.append(exc)
-
             async with locked(server, "select * from trio_eventlog.logs for update"):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(append)
+                    nursery.start_soon(note_errors, errors, store.append_batch, [event(2)])
                     await until(lambda: is_waiting(server, before))
                     proxy.cut()
             assert [type(exc) for exc in errors] == [StoreError]
@@ -366,8 +405,9 @@ async def test_s13_the_lock_of_a_process_that_was_killed(server, log):
                 pass  # pragma: no cover - it is refused
     finally:
         child.kill()
-        await child.wait()
-        await child.stdout.aclose()
+        with trio.move_on_after(10, shield=True):
+            await child.wait()
+            await child.stdout.aclose()
     began = trio.current_time()
 
     async def is_free():

@@ -463,7 +463,7 @@ class Session:
     async def execute_again(self, sql: bytes, parameters: Sequence[bytes | None]) -> pq.abc.PGresult:
         """As :meth:`execute`, for a statement that comes again and again: the server plans it once.
 
-        The first time it takes two round trips. Not for a pooler that hands sessions on after each transaction.
+        The first time takes two round trips. Not for a pooler that hands sessions on after each transaction.
         """
         name = self._prepared.get(sql)
         if name is None:

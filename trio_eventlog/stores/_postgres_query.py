@@ -65,15 +65,15 @@ def select(query: EventQuery, log: int) -> Select | None:
     terms = _Terms(log)
     found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
     if (since or until is not None) and not (after or types or found_by_text):
-        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each of them is
-        # looked up. Nothing here depends on how many there are believed to be.
+        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each is looked
+        # up. Nothing here depends on how many there are believed to be.
         _add_time(terms, "timestamp_ms", since, until)
-        window = f"select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)}"  # noqa: S608 - no values
-        one = f"select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0"  # noqa: S608 - no values
-        sql = (
-            f"with found as materialized ({window})"
-            f" select event.* from found, lateral ({one}) as event order by found.seq"
-        )
+        sql = f"""
+with found as materialized (select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)})
+select event.* from found, lateral (
+    select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0
+) as event order by found.seq
+"""  # noqa: S608 - no values
         return Select(sql, tuple(terms.parameters))
     for name in _EQUALITIES:
         text = getattr(query, name)

@@ -245,6 +245,11 @@ class Writer:
                 session = await self._ready()
                 try:
                     return await work(session)
+                except StoreError as exc:
+                    if self._closed and type(exc) is StoreError:
+                        # Closing gave up waiting for this.
+                        raise StoreUnusable(CLOSED.format(self._target.label)) from exc
+                    raise
                 finally:
                     if not session.is_idle():
                         # In the midst of a transaction, if it is not lost anyway.
