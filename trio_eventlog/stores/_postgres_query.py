@@ -65,8 +65,8 @@ def select(query: EventQuery, log: int) -> Select | None:
     terms = _Terms(log)
     found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
     if (since or until is not None) and not (after or types or found_by_text):
-        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each is looked
-        # up. Nothing here depends on how many there are believed to be.
+        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each is
+        # looked up. Nothing here depends on how many there are believed to be.
         _add_time(terms, "timestamp_ms", since, until)
         sql = f"""
 with found as materialized (select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)})
