@@ -20,7 +20,7 @@ from pathlib import Path
 VERSION = os.environ.get("TRIO_EVENTLOG_POSTGRES", "18")
 """Which of the servers in the wheel: 16 or 18."""
 
-USER = "eventlog"
+USER = "tester"
 PASSWORD = "pa:ss/w%rd"  # noqa: S105 - of a server that lives for as long as a test; its signs need escaping
 ESCAPED_PASSWORD = "pa%3Ass%2Fw%25rd"  # noqa: S105 - the same in a URL
 
@@ -74,7 +74,7 @@ class PostgresServer:
         )
 
     def create(self):
-        """Make the data, with a superuser ``eventlog`` who needs the password."""
+        """Make the data, with a superuser ``tester`` who needs the password."""
         secret = self._root / "password"
         secret.write_text(f"{PASSWORD}\n")
         if self._identity:

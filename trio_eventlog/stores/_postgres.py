@@ -195,9 +195,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the server refuses
             to be written to; or the tables are not those that were made.
         """
-        self._check_open()
+        await self._check_open()
         if self._writer is None:
-            await trio.lowlevel.checkpoint()
             msg = f"{self._label}: the store was opened read-only"
             raise StoreUnusable(msg)
         copies = await sealed_copies(events)
@@ -220,7 +219,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the query failed and may succeed later.
           StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
         """
-        self._check_open()
+        await self._check_open()
         return await self._connections.read(lambda session: self._query(session, query))
 
     async def _query(self, session: Session, query: EventQuery) -> list[PersistedEvent]:
@@ -253,7 +252,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
           StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
         """
-        self._check_open()
+        await self._check_open()
         if self._writer is not None:
             return await self._writer.run(self._last_seq)
         return await self._connections.read(self._last_seq)
@@ -277,7 +276,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
             await trio.lowlevel.checkpoint_if_cancelled()
         return self._number  # noqa: ASYNC910 - the next statement is one
 
-    def _check_open(self) -> None:
+    async def _check_open(self) -> None:
+        await trio.lowlevel.checkpoint()
         self._connections.check_open()
 
     @asynccontextmanager
@@ -295,7 +295,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be reached now.
           StoreUnusable: the store is closed; or the server refuses the connection.
         """
-        self._check_open()
+        await self._check_open()
         watch = await self._connections.open_watch(self._names.channel(self._log))
         try:
             yield watch
@@ -318,7 +318,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
         """
         top = checked_top(top)
-        self._check_open()
+        await self._check_open()
 
         async def work(session: Session) -> StoreDescription:
             log = await self._find_log(session)
@@ -346,7 +346,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
           StoreUnusable: the store is closed; or the tables are not those that were made.
         """
-        self._check_open()
+        await self._check_open()
         log = await self._connections.read(self._find_log)
         verifier = upkeep.Verifier(self._names, log, most_findings)
         if not await self._connections.read(verifier.check_structure):
@@ -391,7 +391,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
         """
         _check_criteria(before_ms, keep)
-        self._check_open()
+        await self._check_open()
         log = await self._connections.read(self._find_log)
         if log is None:
             return 0

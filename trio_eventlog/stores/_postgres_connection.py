@@ -39,12 +39,17 @@ _STOP_SECONDS: Final = 0.75
 _LIBPQ_CAN_CANCEL: Final = 170_000
 """The first libpq that asks a server to stop without blocking."""
 
-# What a session is told about the network: that a host has vanished shows within 15 seconds, and not only
-# once the system gives up after hours. Of the server's side, so that locks of vanished clients go away.
+# About the network: that a host has vanished shows within 15 seconds, and not only once the system gives up
+# after hours. This is the server's side of it, so that the locks of vanished clients go away.
 _SERVER_SETTINGS: Final = {
     "search_path": "pg_catalog",
     "client_encoding": "UTF8",
     "idle_session_timeout": "0",  # the lock of a log is held by a session that may be idle for days
+    # Every statement has an index that suits it. Reading a whole table, and starting other processes for it,
+    # is what PostgreSQL does if it takes a log for smaller, or an event for more frequent, than it is.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "max_parallel_workers_per_gather": "0",
     "jit": "off",  # compiling takes longer than any of these statements
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
@@ -223,6 +228,9 @@ class Target:
         self._last: _Address | None = None
         name = effective.get("dbname") or effective.get("user") or ""
         places = ",".join(dict.fromkeys(str(address) for address in self._hosts))
+        if "service" in effective and "host" not in self._options:
+            # What is behind it, libpq alone knows.
+            places = f"service {effective['service']}"
         self.label: Final = f"PostgreSQL {places}/{name}"
         """Which database, for messages; without user and password."""
 

@@ -18,14 +18,7 @@ from trio_eventlog.stores._postgres_writer import CLOSED, Writer, find_log, is_i
 
 T = TypeVar("T")
 
-# Every query has an index that suits it. Reading a whole table, and starting other processes for it, is what
-# PostgreSQL does if it takes a log for smaller, or an event for more frequent, than it is.
-_READ_ONLY: Final = {
-    "default_transaction_read_only": "on",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "max_parallel_workers_per_gather": "0",
-}
+_READ_ONLY: Final = {"default_transaction_read_only": "on"}
 
 _LOG_NAMES: Final = "select name from :s.logs order by name"
 
@@ -208,6 +201,7 @@ class Watch:
           StoreError: the connection was lost, or is lost yet.
           StoreUnusable: the store is closed.
         """
+        await trio.lowlevel.checkpoint()
         self._connections.check_open()
         if self._session is None:
             await self.listen()

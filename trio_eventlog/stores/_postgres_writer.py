@@ -42,6 +42,8 @@ _logger: Final = logging.getLogger("trio_eventlog")
 _CLOSE_SECONDS: Final = 10.0
 """For an append that is still running, and for giving the lock back."""
 
+_CLOSE_ATTEMPTS: Final = 3
+
 _END_MILLISECONDS: Final = 2_000
 """For an old session of ours to end, once the server was told."""
 
@@ -316,24 +318,33 @@ class Writer:
     async def aclose(self) -> None:
         """Give the lock back and close the session, after what runs now. Never cancelled, and bounded.
 
-        A KeyboardInterrupt that comes meanwhile closes at once.
+        A KeyboardInterrupt that comes meanwhile is raised at the end.
         """
         self._closed = True
         returned = False
-        try:
-            with trio.move_on_after(_CLOSE_SECONDS, shield=True):
-                async with self._turn:
-                    returned = await self._return_lock()
-        finally:
-            if self._session is not None:
-                self._session.drop()
-            if not returned and (self._lost or self._session is not None):
-                _logger.warning(
-                    "%s: the lock could not be given back within %.0f seconds; it is free once the server"
-                    " notices that the connection is gone",
-                    self._what,
-                    _CLOSE_SECONDS,
-                )
+        interrupts: list[KeyboardInterrupt] = []
+        deadline = trio.current_time() + _CLOSE_SECONDS
+        for _ in range(_CLOSE_ATTEMPTS):
+            try:
+                with trio.CancelScope(deadline=deadline, shield=True):
+                    async with self._turn:
+                        returned = await self._return_lock()
+            except KeyboardInterrupt as exc:
+                # No shield keeps it out, and whoever opens the log next shall not find it locked.
+                interrupts.append(exc)
+            else:
+                break
+        if self._session is not None:
+            self._session.drop()
+        if not returned and (self._lost or self._session is not None):
+            _logger.warning(
+                "%s: the lock could not be given back within %.0f seconds; it is free once the server notices"
+                " that the connection is gone",
+                self._what,
+                _CLOSE_SECONDS,
+            )
+        if interrupts:
+            raise interrupts[0]
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _return_lock(self) -> bool:
