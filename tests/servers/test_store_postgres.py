@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,6 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.fakes import numbered
 from tests.servers.postgres_server import ESCAPED_PASSWORD, PASSWORD, postgres_server
+from tests.test_checkpoints import CALLS, checked, entered_cancelled
+from tests.test_docs import fences, run_program
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -29,8 +32,8 @@ from trio_eventlog import (
     merge_events,
     tail,
 )
+from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores import _postgres_schema as schema
-from trio_eventlog.stores._postgres import PostgresStore
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 
 _URL = "TRIO_EVENTLOG_TEST_POSTGRES_URL"
@@ -300,7 +303,7 @@ async def test_a_log_keeps_its_identity(log):
 
 RACER = """
     import sys, trio
-    from trio_eventlog.stores._postgres import PostgresStore
+    from trio_eventlog.stores import PostgresStore
 
     async def main():
         sys.stdin.readline()
@@ -441,11 +444,11 @@ async def test_bad_arguments_of_readers(server):
 @pytest.mark.parametrize(
     "conninfo",
     [
-        f"postgresql://eventlog:{PASSWORD}@127.0.0.1/postgres",
+        f"postgresql://tester:{PASSWORD}@127.0.0.1/postgres",
         f"{PASSWORD}",
         f"host=127.0.0.1 password={PASSWORD} {PASSWORD}",
-        f"postgresql://eventlog:{ESCAPED_PASSWORD}@[::1/x",
-        f"postgresql://eventlog:{ESCAPED_PASSWORD}@127.0.0.1/x?nonsense={ESCAPED_PASSWORD}",
+        f"postgresql://tester:{ESCAPED_PASSWORD}@[::1/x",
+        f"postgresql://tester:{ESCAPED_PASSWORD}@127.0.0.1/x?nonsense={ESCAPED_PASSWORD}",
     ],
 )
 async def test_a_conninfo_that_cannot_be_read_does_not_give_the_password_away(conninfo):
@@ -555,7 +558,7 @@ async def test_without_the_driver():
         sys.modules["psycopg"] = None
         import trio
         from trio_eventlog import StoreUnusable
-        from trio_eventlog.stores._postgres import PostgresStore
+        from trio_eventlog.stores import PostgresStore
 
         async def main():
             try:
@@ -576,7 +579,7 @@ FORKED = """
     import os, sys, trio
     from contextlib import AsyncExitStack
     from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreUnusable
-    from trio_eventlog.stores._postgres import PostgresStore
+    from trio_eventlog.stores import PostgresStore
 
     async def main():
         async with AsyncExitStack() as stack:
@@ -828,3 +831,93 @@ async def test_partitions(server, place):
     assert parts == [(4,)]
     async with PostgresStore.open_readers(url(), schema=place) as stores:
         assert [await seqs(store) for store in stores.values()] == [[4, 5]] * 5
+
+
+# --- by URL, and what the documentation says ------------------------------------------------------
+
+
+async def test_by_url(log, place):
+    ours = f"log={log}%3F&schema={place}&notify=false"
+    async with open_store(f"{url()}?connect_timeout=9&{ours}&application_name=by%20url") as store:
+        await store.append_batch([event(1)])
+        assert await sql("select count(*) from pg_stat_activity where application_name = 'by url'") == [(1,)]
+        async with store.watch_changes() as watch:
+            await store.append_batch([event(2)])
+            with trio.move_on_after(0.05) as scope:
+                await watch.wait()
+            assert scope.cancelled_caught
+    assert await PostgresStore.logs(url(), schema=place) == [f"{log}?"]
+    short = url().replace("postgresql:", "postgres:")
+    async with open_store(f"{short}?{ours}", read_only=True) as reader:
+        assert await seqs(reader) == [1, 2]
+        assert "read-only" in repr(reader)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("log=", "option 'log' in .* has no value; write postgresql://USER"),
+        ("log=a&log=b", "option 'log' appears twice in"),
+        ("notify=maybe", "option 'notify' in .* is true or false, not 'maybe'"),
+        ("log=%zz", "'%zz' in .* has a % that starts no escape"),
+        ("schema=pg_x", "no name begins with pg_"),
+        ("synchronous=full", "libpq cannot read it"),
+    ],
+)
+async def test_a_url_that_is_malformed(server, options, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        async with open_store(f"{server.url()}?{options}"):
+            pass  # pragma: no cover - it is refused
+    assert ESCAPED_PASSWORD not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "typo", ["postgre://u:secret@h/d", "postgresql//u:secret@h/d", "pg:x?password=secret&a=b"]
+)
+async def test_a_url_of_no_store_does_not_give_the_password_away(typo):
+    with pytest.raises(ValueError, match=r"\*\*\*") as refused:
+        async with open_store(typo):
+            pass  # pragma: no cover - it is refused
+    assert "secret" not in str(refused.value)
+
+
+async def test_every_method_is_a_checkpoint(log):
+    calls = [call for calls in CALLS[PostgresStore].values() for call in calls]
+    async with PostgresStore.open(url(), log=log) as store:
+        for call in calls:
+            await entered_cancelled(call(store))
+        assert await store.last_seq() == 0
+        for call in calls:
+            await checked(call(store))
+    for call in calls:
+        await checked(call(store))
+    await entered_cancelled(PostgresStore.logs(url()))
+    await checked(PostgresStore.logs(url()))
+
+
+@pytest.mark.parametrize("opened", [PostgresStore.open, PostgresStore.open_readers])
+async def test_opening_is_a_checkpoint_and_can_be_cancelled(log, opened):
+    async def enter():
+        async with opened(url()):
+            pass
+
+    await entered_cancelled(enter())
+    await checked(enter())
+
+
+def test_the_guide_does_what_it_says(server, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "postgresql.md"
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute("create database guide")
+    monkeypatch.setenv("DATABASE_URL", server.url("guide"))
+    program, *others = [
+        fence for fence in fences(page) if fence.language in ("{code-block} python", "text", "sql")
+    ][1:]
+    output = run_program(program.text, page, program.line)
+    assert others.pop(0).text == output
+    with psycopg.connect(server.url("guide"), autocommit=True) as connection:
+        for fence in others:
+            # What is not in this server, and what is there by now.
+            if "distributed" not in fence.text:
+                for statement in fence.text.replace("SCHEMA trio_eventlog", "SCHEMA other").split(";"):
+                    connection.execute(statement)

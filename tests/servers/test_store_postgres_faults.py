@@ -18,15 +18,16 @@ from trio_eventlog import (
     EventLoss,
     EventQuery,
     LogBusy,
+    ModuleEvent,
     PersistedEvent,
     RetryPolicy,
     StoreError,
     StoreUnusable,
     open_event_log,
 )
+from trio_eventlog.stores import PostgresStore
 from trio_eventlog.stores import _postgres_connection as connection
 from trio_eventlog.stores import _postgres_writer as writer
-from trio_eventlog.stores._postgres import PostgresStore
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +251,27 @@ async def test_a_network_that_hangs(server, log):
             assert await seqs(store) == [1, 2, 3]
 
 
+async def test_a_batch_that_the_network_takes_in_pieces(server, log):
+    """Sending it does not hold up other tasks, and it can be cancelled in the midst of it."""
+    large = [
+        PersistedEvent(f"id{seq}", seq, 0, None, ModuleEvent("m", "t", "x" * 20_000_000)) for seq in (1, 2)
+    ]
+    async with open_proxy(server.port) as proxy:
+        async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
+            await store.append_batch(large[:1])
+            proxy.stall()
+            began = trio.current_time()
+            with trio.move_on_after(0.1) as scope:
+                await store.append_batch(large[1:])
+            assert scope.cancelled_caught
+            assert trio.current_time() - began < 1.1
+            proxy.resume()
+            # Half of a statement is none.
+            assert await store.last_seq() == 1
+            await store.append_batch(large)
+            assert await seqs(store) == [1, 2]
+
+
 async def test_leaving_while_the_network_hangs(server, log, monkeypatch, caplog):
     """It gives up after a bound, and says so; the lock is free once the server knows."""
     monkeypatch.setattr(writer, "_CLOSE_SECONDS", 0.3)
@@ -384,7 +406,7 @@ async def _works(call, *arguments):
 
 HOLDER = """
     import sys, trio
-    from trio_eventlog.stores._postgres import PostgresStore
+    from trio_eventlog.stores import PostgresStore
 
     async def main():
         async with PostgresStore.open(sys.argv[1], log=sys.argv[2]):
@@ -393,6 +415,56 @@ HOLDER = """
 
     trio.run(main)
 """
+
+
+INTERRUPTED = """
+    import os, signal, sys
+    import trio
+    from trio_eventlog.stores import PostgresStore
+    from trio_eventlog.stores._postgres_connection import Session
+
+    url, log, nth = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    calls = 0
+    exchange = Session._exchange
+
+    async def exchange_and_interrupt(self, send):
+        global calls
+        calls += 1
+        if calls == nth:
+            os.kill(os.getpid(), signal.SIGINT)
+        return await exchange(self, send)
+
+    Session._exchange = exchange_and_interrupt
+
+    async def main():
+        async with PostgresStore.open(url, log=log):
+            pass
+
+    try:
+        trio.run(main)
+        print("ran to its end")
+    except KeyboardInterrupt:
+        print("interrupted")
+
+    async def again():
+        async with PostgresStore.open(url, log=log) as store:
+            print("last seq", await store.last_seq())
+
+    trio.run(again)
+"""
+
+
+@pytest.mark.parametrize("nth", range(1, 11))
+async def test_s15_ctrl_c_while_opening_or_closing(server, log, nth):
+    """The process ends, and the lock is free at once: at whichever statement it comes."""
+    async with PostgresStore.open(server.url(), log="other"):
+        # The tables are there, whichever of these runs first.
+        pass
+    command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED), server.url(), log, str(nth)]
+    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+
+    assert done.stderr == b""
+    assert done.stdout.decode().splitlines() == ["interrupted", "last seq 0"]
 
 
 async def test_s13_the_lock_of_a_process_that_was_killed(server, log):
@@ -439,6 +511,24 @@ async def test_a_server_that_is_shut_down_and_comes_back(mortal, log):
         await store.append_batch([event(2)])
 
         assert await seqs(store) == [1, 2]
+
+
+async def test_a_database_that_is_dropped(server, log):
+    await sql(server, "create database gone")
+    async with PostgresStore.open(server.url("gone"), log=log) as store:
+        await store.append_batch([event(1)])
+        assert await seqs(store) == [1]
+        await sql(server, "drop database gone with (force)")
+        for call in (store.append_batch([event(2)]), store.query(EventQuery())):
+            with pytest.raises(StoreUnusable, match='database "gone" does not exist'):
+                await call
+
+
+async def test_a_server_that_is_too_old(server, log, monkeypatch):
+    monkeypatch.setattr(connection, "OLDEST_SERVER", 990_000)
+    with pytest.raises(StoreUnusable, match=r"PostgreSQL \d\d is too old, it must be 99 or newer"):
+        async with PostgresStore.open(server.url(), log=log):
+            pass  # pragma: no cover - it is refused
 
 
 async def test_a_server_that_is_killed_under_load(mortal, log):
