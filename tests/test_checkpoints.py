@@ -29,7 +29,7 @@ from trio_eventlog import (
     stores,
     tail,
 )
-from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+from trio_eventlog.stores import MemoryStore, NullStore, PostgresStore, SqliteStore, open_store
 
 
 def event(seq: int, event_id: str | None = None) -> PersistedEvent:
@@ -57,7 +57,7 @@ DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]
     "describe": [lambda store: store.describe(), lambda store: store.describe(top=0)]
 }
 
-UPKEEP: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+UPKEEP: dict[str, list[Callable[[SqliteStore | PostgresStore], Awaitable[object]]]] = {
     "verify": [lambda store: store.verify()],
     "prune": [lambda store: store.prune(keep=10), lambda store: store.prune(keep=10, dry_run=True)],
 }
@@ -66,6 +66,8 @@ CALLS = {
     NullStore: STORE_CALLS,
     MemoryStore: STORE_CALLS | DESCRIBE,
     SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP,
+    # With a server, in tests/servers.
+    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP,
     EventLog: {
         "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],
@@ -87,7 +89,7 @@ def async_methods(cls: type) -> set[str]:
 @pytest.mark.parametrize("cls", CALLS)
 def test_no_async_method_is_forgotten(cls: type) -> None:
     """The calls above cover each of them."""
-    static = {"logs"}  # of SqliteStore; below
+    static = {"logs"}  # of SqliteStore, below, and of PostgresStore
 
     assert async_methods(cls) - static == set(CALLS[cls])
 

@@ -723,7 +723,7 @@ async def test_open_store_sqlite(tmp_path, monkeypatch):
         ("events.db", r"write 'sqlite:events\.db'"),
         ("/tmp/events.db", r"write 'sqlite:/tmp/events\.db'"),  # noqa: S108 - not opened
         ("C:\\events.db", "no store URL"),
-        ("postgres://host/db", "unknown scheme 'postgres'"),
+        ("mysql://host/db", "unknown scheme 'mysql'"),
         ("sqlite:", "names no file"),
         ("sqlite://", "names no file"),
         ("sqlite:?log=x", "names no file"),

@@ -51,7 +51,7 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.recorder import TaskRecorder, record_tasks
-from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+from trio_eventlog.stores import MemoryStore, NullStore, PostgresStore, SqliteStore, open_store
 from trio_eventlog.testing import (
     ClauseFailure,
     ClausePassed,
@@ -258,6 +258,12 @@ async def use_the_stores() -> None:
         await use_a_log(store)
     async with SqliteStore.open("events.db", read_only=True) as reader:
         assert_type(await reader.query(query), list[PersistedEvent])
+    async with PostgresStore.open("postgresql://localhost/app", log="worker-3", notify=False) as postgres:
+        assert_type(postgres, PostgresStore)
+        await use_a_log(postgres)
+    async with PostgresStore.open_readers("postgresql://localhost/app", logs=["a"]) as readers:
+        assert_type(readers, dict[str, PostgresStore])
+    assert_type(await PostgresStore.logs("postgresql://localhost/app"), list[str])
     async with open_store("sqlite:events.db") as any_store:
         assert_type(any_store, EventStore)
 

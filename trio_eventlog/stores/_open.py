@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 import trio
@@ -16,6 +16,9 @@ from trio_eventlog.stores._null import NullStore
 
 _SQLITE_FORM: Final = "sqlite:PATH?log=NAME&synchronous=full"
 _SQLITE_OPTIONS: Final = ("log", "synchronous")
+_POSTGRES_FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?log=NAME&schema=NAME&notify=true"
+_POSTGRES_OPTIONS: Final = ("log", "schema", "notify")
+_SECRET: Final = re.compile(r"(//[^:@/?]*:).*@|(?<=password=)[^&\s]*", re.DOTALL)
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -29,9 +32,13 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
     ``null:``                                   a :class:`NullStore`
     ``sqlite:PATH?log=NAME&synchronous=normal`` :meth:`SqliteStore.open`; both options may be left
                                                 out. ``sqlite:///abs/path`` is ``/abs/path``
+    ``postgresql://HOST/DATABASE?log=NAME``     :meth:`PostgresStore.open`; also ``postgres://``. ``log``,
+                                                ``schema`` and ``notify`` are its own, all other
+                                                options libpq's
     =========================================== ==================================================
 
     Path and values are percent-decoded: write ``%3F``, ``%26`` and ``%25`` for ``?``, ``&`` and ``%``.
+    Errors show no password.
 
     Entering is a checkpoint; cancellation and errors beyond those below are those of the store.
 
@@ -51,7 +58,7 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
     found = _SCHEME.fullmatch(url)
     if found is None:
         msg = (
-            f"{url!r} is no store URL; for a file write {'sqlite:' + url!r}"
+            f"{_shown(url)!r} is no store URL; for a file write {'sqlite:' + _shown(url)!r}"
             if url
             else "the store URL is empty"
         )
@@ -63,6 +70,12 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
 
         async with SqliteStore.open(path, read_only=read_only, **options) as store:
             yield store
+    elif scheme in ("postgresql", "postgres"):
+        conninfo, settings = _postgres_parts(url)
+        from trio_eventlog.stores._postgres import PostgresStore  # noqa: PLC0415 - who does not use it need not load it
+
+        async with PostgresStore.open(conninfo, read_only=read_only, **settings) as postgres:
+            yield postgres
     elif scheme in ("memory", "null"):
         if rest:
             msg = (
@@ -75,7 +88,8 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
         await trio.lowlevel.checkpoint()
         yield MemoryStore() if scheme == "memory" else NullStore()
     else:
-        msg = f"unknown scheme {scheme!r} in {url!r}; known are memory:, null: and {_SQLITE_FORM}"
+        known = f"memory:, null:, {_SQLITE_FORM} and {_POSTGRES_FORM}"
+        msg = f"unknown scheme {scheme!r} in {_shown(url)!r}; known are {known}"
         raise ValueError(msg)
 
 
@@ -105,6 +119,37 @@ def _sqlite_parts(url: str, rest: str) -> tuple[str, dict[str, str]]:
             raise ValueError(msg)
         options[name] = _decoded(url, value)
     return _decoded(url, path), options
+
+
+def _postgres_parts(url: str) -> tuple[str, dict[str, Any]]:
+    """What is libpq's, and what is ours."""
+    shown = _shown(url)
+    base, mark, option_text = url.partition("?")
+    theirs: list[str] = []
+    options: dict[str, Any] = {}
+    for item in option_text.split("&") if option_text else ():
+        name, _, value = item.partition("=")
+        if name not in _POSTGRES_OPTIONS:
+            theirs.append(item)
+            continue
+        if not value:
+            msg = f"option {name!r} in {shown!r} has no value; write {_POSTGRES_FORM}"
+            raise ValueError(msg)
+        if name in options:
+            msg = f"option {name!r} appears twice in {shown!r}"
+            raise ValueError(msg)
+        options[name] = _decoded(shown, value)
+    if "notify" in options:
+        if options["notify"] not in ("true", "false"):
+            msg = f"option 'notify' in {shown!r} is true or false, not {options['notify']!r}"
+            raise ValueError(msg)
+        options["notify"] = options["notify"] == "true"
+    return base + (mark + "&".join(theirs) if theirs else ""), options
+
+
+def _shown(url: str) -> str:
+    """A URL for a message: without a password."""
+    return _SECRET.sub(lambda found: f"{found[1]}***@" if found[1] else "***", url)
 
 
 def _decoded(url: str, text: str) -> str:
