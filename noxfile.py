@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def servers(session: nox.Session) -> None:
     """Test the stores on servers against real ones, which are started for it. Takes pytest's arguments."""
-    session.install(".[testing,postgres,nats]")
+    session.install(".[testing,postgres]")
     install_group(session, "tests")
     install_group(session, "servers")
     session.run("pytest", *IN_PARALLEL, "tests/servers", *session.posargs)
