@@ -171,9 +171,9 @@ class Writer:
         self._lost: list[tuple[int, bytes]] = []
         """Sessions of ours that may still be there, and have the lock."""
         self._closed = False
-        self.number = 0
-        self.epoch = 0
-        self.unique_id = ""
+        self.number: int = 0
+        self.epoch: int = 0
+        self.unique_id: str = ""
 
     @property
     def _what(self) -> str:
