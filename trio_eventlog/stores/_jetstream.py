@@ -191,7 +191,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             if names is None:
                 names = await upkeep.log_names(found)
             yield {
-                name: JetStreamStore._create(Reader(found, Subjects(stream, name)), None, 0.0) for name in names
+                name: JetStreamStore._create(Reader(found, Subjects(stream, name)), None, 0.0)
+                for name in names
             }
 
     @staticmethod
@@ -439,9 +440,7 @@ class _Watch:
 
 
 @asynccontextmanager
-async def _open_stream(
-    to: Access, name: str, config: dict[str, Any] | None
-) -> AsyncIterator[Stream]:
+async def _open_stream(to: Access, name: str, config: dict[str, Any] | None) -> AsyncIterator[Stream]:
     """Connect to a stream, which is created if there is a configuration for it."""
     layout.check_stream_name(name)
     async with open_link(to) as link:
@@ -474,7 +473,9 @@ def _check_server(link: Link) -> None:
             f" JetStreamStore needs {least} or newer"
         )
     if not info.jetstream:
-        raise StoreUnusable(f"{link}: the server has no JetStream; start it with `-js` or configure `jetstream`")
+        raise StoreUnusable(
+            f"{link}: the server has no JetStream; start it with `-js` or configure `jetstream`"
+        )
     if info.max_payload < layout.LEAST_PAYLOAD:
         raise StoreUnusable(
             f"{link}: the server's max_payload is {info.max_payload} bytes; set it to {layout.LEAST_PAYLOAD} or more"

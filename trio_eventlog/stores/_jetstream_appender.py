@@ -281,7 +281,9 @@ class Appender:
             await self._refuse_taken_seqs(fresh)
             _refuse_large(fresh, most)
             if len(fresh) > MAX_BATCH:
-                raise StoreError(f"{self}: a batch has at most {MAX_BATCH} events, got {len(fresh)}; split it")
+                raise StoreError(
+                    f"{self}: a batch has at most {MAX_BATCH} events, got {len(fresh)}; split it"
+                )
             try:
                 await self._send(fresh)
             except WrongPosition as exc:
@@ -498,5 +500,3 @@ def _refuse_large(fresh: Sequence[Draft], most: int) -> None:
     large = [item.event for item in fresh if item.size > most]
     if large:
         raise EventRejected(large, f"larger than the server's max_payload of {most} bytes, headers included")
-
-

@@ -233,7 +233,8 @@ class Link(metaclass=NoPublicConstructor):
         self._is_up = False
         self._is_closed = False
         self._trouble = "no server was asked yet"
-        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope(shield=True)
+        self._tasks: trio.Nursery | None = None
         self._complaint = ""
         self.info = protocol.Info()
         """What the server last said of itself."""
@@ -263,7 +264,9 @@ class Link(metaclass=NoPublicConstructor):
           StoreUnusable: the link was closed, or belongs to the process that forked this one.
         """
         if self._forks != fork_count():
-            raise StoreUnusable(f"{self}: the store belongs to the process that forked this one; open it anew")
+            raise StoreUnusable(
+                f"{self}: the store belongs to the process that forked this one; open it anew"
+            )
         if self._is_closed:
             raise StoreUnusable(f"{self}: the store is closed")
 
@@ -398,12 +401,23 @@ class Link(metaclass=NoPublicConstructor):
 
     def start_soon(self, function: Callable[[], Awaitable[object]]) -> None:
         """Run a task beside the connection, until the link is left. It raises nothing."""
-        assert self._nursery is not None
-        self._nursery.start_soon(function)
+        assert self._tasks is not None
+        self._tasks.start_soon(function)
+
+    async def hold(self) -> None:
+        """Keep the connection until :meth:`close`. For a task of its own.
+
+        Shielded: the body of the store is cancelled first, and needs the connection to give its lock back. That
+        takes a bounded time, and then this is ended in any case.
+        """
+        with self._scope:
+            async with trio.open_nursery() as self._tasks:
+                await self.run()
 
     def close(self) -> None:
-        """Refuse what comes from now on."""
+        """Refuse what comes from now on, and let the connection go."""
         self._is_closed = True
+        self._scope.cancel(reason="the store is left")
 
     async def _connect(self, server: Server) -> tuple[trio.abc.Stream, protocol.Parser]:
         stream: trio.abc.Stream | None = None
@@ -604,9 +618,7 @@ async def _signed(path: Path, nonce: str) -> dict[str, str]:
     try:
         import nkeys  # noqa: PLC0415 - only those who sign need it
     except ImportError as exc:
-        raise StoreUnusable(
-            "credentials need the package nkeys: pip install 'trio-eventlog[nats]'"
-        ) from exc
+        raise StoreUnusable("credentials need the package nkeys: pip install 'trio-eventlog[nats]'") from exc
     try:
         signature = nkeys.from_seed(seed.encode()).sign(nonce.encode())
     except Exception as exc:  # the package's own errors have no base but this
@@ -632,14 +644,12 @@ async def open_link(to: Access) -> AsyncIterator[Link]:
     await link.start()
     try:
         async with trio.open_nursery() as nursery:
-            link._nursery = nursery
-            nursery.start_soon(link.run)
+            nursery.start_soon(link.hold)
             try:
                 yield link
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, once the nursery is gone
                 body_error = exc
             link.close()
-            nursery.cancel_scope.cancel(reason="the store is left")
         if body_error is not None:
             raise body_error
     finally:
