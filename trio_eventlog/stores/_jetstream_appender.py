@@ -29,7 +29,7 @@ from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import MAX_BATCH, Draft, Head
 from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Inbox
 from trio_eventlog.stores._jetstream_reader import Reader
-from trio_eventlog.stores._jetstream_stream import WrongPosition, patiently
+from trio_eventlog.stores._jetstream_stream import Refused, WrongPosition, patiently
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
@@ -412,11 +412,12 @@ class Appender:
             raise
         try:
             position = self._stream.acknowledged(self._link.answer(message))
-        except WrongPosition:
+        except Refused:
+            # The leader says that it has not stored it.
             self._forget(pending)
             raise
         except StoreError:
-            # It says no, or that nobody is there. As to the latter, be sure before anything else is done.
+            # Nobody is there, or what is says something else.
             pending.is_overdue = True
             raise
         self._forget(pending)
@@ -442,9 +443,9 @@ class Appender:
         if not pending.is_overdue and not pending.inbox.is_lost:
             try:
                 await self._conclude(pending)
-            except WrongPosition:
-                return
             except StoreError:
+                if self._pending is None:
+                    return
                 # Then by another way.
                 self._link.check()
             else:
@@ -480,7 +481,9 @@ class Appender:
         if head is None or head.session != self._session:
             raise self._lose(head)
         if not is_settling and head.position != self._head.position:
-            raise StoreError(f"{self}: the log has another head than was written last")
+            # Of a batch of this appender, which was stored although the server had said that it was not.
+            self._adopt(head)
+            raise StoreError(f"{self}: the server had stored what it said that it had not; try again")
         return head
 
 
