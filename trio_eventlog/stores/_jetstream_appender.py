@@ -105,6 +105,7 @@ class Appender:
         """
         await patiently(deadline, self._lock)
         await patiently(deadline, self._take_head)
+        await patiently(deadline, self._clear_voids)
 
     def _lock_body(self) -> bytes:
         return msgspec.json.encode(
@@ -162,12 +163,13 @@ class Appender:
                 number=1,
                 mixed_through=0,
                 mixed_seq=0,
+                voids=(),
                 position=0,
             )
         else:
-            new = attrs.evolve(old, session=self._session, number=1)
+            new = layout.barrier(old, session=self._session, number=1)
         position = await self._publish_head(new, 0 if old is None else old.position)
-        self._adopt(attrs.evolve(new, position=position))
+        self._adopt(layout.settled(new, position))
 
     async def _publish_head(self, head: Head, after: int) -> int:
         return await self._stream.publish(self._subjects.head, head.encode(), layout.head_fields(after))
@@ -206,9 +208,10 @@ class Appender:
         """Wait for what is under way, and let another have the log. Never cancelled, and takes 5 seconds at most."""
         is_done = False
         with trio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(StoreError):
-            async with self._turn:
-                with suppress(StoreError):
-                    await self._settle()
+            if self._known is not None:
+                async with self._turn:
+                    with suppress(StoreError):
+                        await self._settle()
             async with self._lock_turn:
                 self._is_released = True
                 position, holder = await self._holder()
@@ -410,20 +413,24 @@ class Appender:
         except StoreError:
             pending.is_overdue = True
             raise
+        # Until it is known better.
+        pending.is_overdue = True
         try:
             position = self._stream.acknowledged(self._link.answer(message))
-        except Refused:
-            # The leader says that it has not stored it.
+        except WrongPosition:
             self._forget(pending)
             raise
-        except StoreError:
-            # Nobody is there, or what is says something else.
-            pending.is_overdue = True
-            raise
+        except Refused as exc:
+            refusal = exc
+        else:
+            refusal = None
+        if refusal is not None:
+            # The leader says that it has not stored the batch. Has it stored no part of it either?
+            if await self._stream.next(self._head.position + 1, self._subjects.all_events) is None:
+                self._forget(pending)
+            raise refusal
         self._forget(pending)
-        head = pending.head
-        through = position if head.mixed_through == layout.HERE else head.mixed_through
-        self._adopt(attrs.evolve(head, position=position, mixed_through=through))
+        self._adopt(layout.settled(pending.head, position))
 
     def _forget(self, pending: _Pending) -> None:
         self._link.close_inbox(pending.inbox)
@@ -439,16 +446,16 @@ class Appender:
         await trio.lowlevel.checkpoint()
         pending = self._pending
         if pending is None:
+            await self._clear_voids()
             return
         if not pending.is_overdue and not pending.inbox.is_lost:
             try:
                 await self._conclude(pending)
             except StoreError:
-                if self._pending is None:
-                    return
-                # Then by another way.
-                self._link.check()
-            else:
+                # If that is no answer, then by another way.
+                if self._pending is not None:
+                    self._link.check()
+            if self._pending is None:
                 return
         deadline = trio.current_time() + ANSWER_SECONDS
         # If it came to the server in part, it waits there for the rest, and takes one of 50 places.
@@ -459,10 +466,22 @@ class Appender:
                 raise StoreError(f"{self}: the server does not say what became of a batch")
             await trio.sleep(_PAUSE)
         self._forget(pending)
+        await self._clear_voids()
+
+    async def _clear_voids(self) -> None:
+        """Remove what does not count. Until then its ids and seqs could not be stored."""
+        await trio.lowlevel.checkpoint()
+        for first, last in self._head.voids:
+            found = await self._stream.next(first, self._subjects.all_events)
+            while found is not None and found.position <= last:
+                await self._stream.delete(found.position)
+                found = await self._stream.next(found.position + 1, self._subjects.all_events)
+        # The next head says no more of them.
+        self._known = attrs.evolve(self._head, voids=())
 
     async def _put_barrier(self, pending: _Pending) -> bool:
         """Write a head in place of the batch's. Returns whether it is known now what became of the batch."""
-        barrier = attrs.evolve(self._head, number=pending.head.number + 1)
+        barrier = layout.barrier(self._head, session=self._session, number=pending.head.number + 1)
         try:
             position = await self._publish_head(barrier, self._head.position)
         except WrongPosition:
@@ -472,7 +491,7 @@ class Appender:
                 return False
             self._adopt(head)
         else:
-            self._adopt(attrs.evolve(barrier, position=position))
+            self._adopt(layout.settled(barrier, position))
         return True
 
     async def _check_head(self, *, is_settling: bool = False) -> Head:

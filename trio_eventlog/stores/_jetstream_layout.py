@@ -6,7 +6,8 @@ A stream is a database, and holds many logs. Of a log it holds:
   begins with the id, so that the server finds out in no time whether it has the id; the rest is for filters.
 * ``eventlog.STREAM.LOG.head``: what is true of the whole log, as of the last batch. Each batch ends with a new
   head and is stored only if the head before it is still there: that makes batches a sequence, across all
-  appenders there ever were.
+  appenders there ever were. What lies behind the last head does not count: a server whose disk is full was seen
+  to store a part of a batch, in spite of all.
 * ``eventlog.STREAM.LOG.lock``: who appends, for as long as its time to live is renewed.
 
 The stream keeps the last message of each subject. Its own sequence numbers are called positions here, to tell
@@ -202,8 +203,14 @@ class Head:
     """The position up to which events may be in another order than their seqs; 0 for none."""
     mixed_seq: int
     """The highest seq among those."""
+    voids: tuple[tuple[int, int], ...]
+    """Positions, first and last, between which nothing counts: a batch of which a server had stored a part."""
     position: int
     """Its own; 0 before it is stored."""
+
+    def is_void(self, position: int) -> bool:
+        """Whether what lies there does not count."""
+        return any(first <= position <= last for first, last in self.voids)
 
     def encode(self) -> bytes:
         """As JSON, a position of its own left open."""
@@ -213,7 +220,25 @@ class Head:
 
 
 HERE: Final = -1
-"""For ``mixed_through``: the position of this very head, which nobody knows before it is stored."""
+"""For ``mixed_through`` and the end of a void: the position of this very head, which nobody knows before it is
+stored."""
+
+
+def settled(head: Head, position: int) -> Head:
+    """A head that is stored at this position."""
+    return attrs.evolve(
+        head,
+        position=position,
+        mixed_through=position if head.mixed_through == HERE else head.mixed_through,
+        voids=tuple((first, position - 1 if last == HERE else last) for first, last in head.voids),
+    )
+
+
+def barrier(head: Head, *, session: str, number: int) -> Head:
+    """A head that says the same as the one before it, and that nothing between the two counts."""
+    return attrs.evolve(
+        head, session=session, number=number, voids=(*head.voids, (head.position + 1, HERE))
+    )
 
 
 def head_of(data: bytes, position: int) -> Head:
@@ -231,16 +256,8 @@ def head_of(data: bytes, position: int) -> Head:
             f"the log was written by a newer version of this library (format {stored.format},"
             f" known is {SCHEMA_VERSION}); update trio-eventlog"
         )
-    return Head(
-        log=stored.log,
-        log_id=stored.log_id,
-        last_seq=stored.last_seq,
-        session=stored.session,
-        number=stored.number,
-        mixed_through=position if stored.mixed_through == HERE else stored.mixed_through,
-        mixed_seq=stored.mixed_seq,
-        position=position,
-    )
+    fields = {name: getattr(stored, name) for name in stored.__struct_fields__ if name != "format"}
+    return settled(Head(**fields, position=0), position)
 
 
 class _StoredHead(msgspec.Struct):
@@ -252,6 +269,7 @@ class _StoredHead(msgspec.Struct):
     number: int
     mixed_through: int
     mixed_seq: int
+    voids: tuple[tuple[int, int], ...] = ()
 
 
 # --- messages -------------------------------------------------------------------------------------

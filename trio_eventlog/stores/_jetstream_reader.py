@@ -200,6 +200,8 @@ class Scan:
                     messages = [message for message in messages if message.position <= self._head.position]
                 elif self._position == self._head.position:
                     self._is_over = True
+                if self._head.voids:
+                    messages = [message for message in messages if not self._head.is_void(message.position)]
             if page.is_last and not self._is_over:
                 following = await stream.next(self._position, self._subject)
                 self._is_over = following is None or following.position > self._head.position

@@ -206,6 +206,7 @@ async def verify(
             number=0,
             mixed_through=0 if last is None else last.position,
             mixed_seq=0,
+            voids=(),
             position=0 if last is None else last.position + 1,
         )
     verifier = _Verifier(reader, head, most_findings)
