@@ -44,9 +44,6 @@ _ATTEMPTS: Final = 5
 _PAUSE: Final = 0.02
 """Seconds before that, where it is the server's inner state that says no."""
 
-_LOOKED_UP_TOGETHER: Final = 200
-"""Questions that are under way at a time; a server lets 10,000 of all clients wait."""
-
 
 @attrs.define
 class _Pending:
@@ -198,7 +195,7 @@ class Appender:
                 head = await self._reader.head()
                 if head is None or head.session != self._session:
                     self._lost = self._out(head)
-                    await self._stream.delete(position)
+                    await self._stream.delete([position])
                     return
                 self._lock_position = position
             elif holder.session == self._session:
@@ -216,7 +213,7 @@ class Appender:
                 self._is_released = True
                 position, holder = await self._holder()
                 if holder is not None and holder.session == self._session:
-                    await self._stream.delete(position)
+                    await self._stream.delete([position])
                 is_done = True
         self._is_released = True
         if not is_done:
@@ -331,42 +328,19 @@ class Appender:
 
     async def _held(self, drafts: dict[str, Draft]) -> dict[str, int]:
         """Which of these ids are held, each with its seq."""
-        found = await self._look_up([item.claim for item in drafts.values()])
+        ids = {item.claim: event_id for event_id, item in drafts.items()}
+        found = await self._stream.lasts(ids)
         return {
-            event_id: layout.seq_of(subject)
-            for event_id, subject in zip(drafts, found, strict=True)
-            if subject is not None
+            ids[self._subjects.claim_of(message.subject)]: layout.seq_of(message.subject) for message in found
         }
-
-    async def _look_up(self, subjects: Sequence[str]) -> list[str | None]:
-        """For each subject with wildcards, one of the events that it fits."""
-        results: list[str | None] = [None] * len(subjects)
-        errors: list[StoreError] = []
-
-        async def look(index: int) -> None:
-            try:
-                found = await self._stream.last(subjects[index])
-            except StoreError as exc:
-                errors.append(exc)
-            else:
-                results[index] = None if found is None else found.subject
-
-        for start in range(0, len(subjects), _LOOKED_UP_TOGETHER):
-            async with trio.open_nursery() as nursery:
-                for index in range(start, min(start + _LOOKED_UP_TOGETHER, len(subjects))):
-                    nursery.start_soon(look, index)
-            if errors:
-                raise errors[0]
-        await trio.lowlevel.checkpoint()
-        return results
 
     async def _refuse_taken_seqs(self, fresh: Sequence[Draft]) -> None:
         counts = Counter(item.event.seq for item in fresh)
         taken = {seq for seq, times in counts.items() if times > 1}
         low = [seq for seq in counts if seq <= self._head.last_seq]
         if low:
-            found = await self._look_up([self._subjects.of_seq(seq) for seq in low])
-            taken.update(seq for seq, subject in zip(low, found, strict=True) if subject is not None)
+            found = await self._stream.lasts([self._subjects.of_seq(seq) for seq in low])
+            taken.update(layout.seq_of(message.subject) for message in found)
         await trio.lowlevel.checkpoint()
         if taken:
             raise SequenceConflict(sorted(taken))
@@ -474,7 +448,7 @@ class Appender:
         for first, last in self._head.voids:
             found = await self._stream.next(first, self._subjects.all_events)
             while found is not None and found.position <= last:
-                await self._stream.delete(found.position)
+                await self._stream.delete([found.position])
                 found = await self._stream.next(found.position + 1, self._subjects.all_events)
         # The next head says no more of them.
         self._known = attrs.evolve(self._head, voids=())

@@ -137,6 +137,11 @@ class Subjects:
         """Whatever event has this id."""
         return f"{self.events}{id_token(event_id)}.>"
 
+    def claim_of(self, subject: str) -> str:
+        """The :meth:`of_id` that the subject of an event fits."""
+        token = subject.removeprefix(self.events).partition(".")[0]
+        return f"{self.events}{token}.>"
+
     def of_seq(self, seq: int) -> str:
         """Whatever event has this seq."""
         return f"{self.events}*.{seq}.>"

@@ -46,7 +46,7 @@ _LONGEST_PAUSE: Final = 1.0
 """Seconds between two rounds of attempts to connect."""
 
 _PIECE: Final = 64 * 1024
-"""Bytes that are sent in one go; each is a sign of life."""
+"""Bytes that are sent in one go."""
 
 _DEFAULT_PORT: Final = 4222
 
@@ -558,7 +558,10 @@ class Link(metaclass=NoPublicConstructor):
                 self._outgoing.clear()
                 for start in range(0, len(data), _PIECE):
                     await stream.send_all(data[start : start + _PIECE])
-                    self._last_sign = trio.current_time()
+                    if start:
+                        # As long as much is on its way, a PONG may have to wait. A little, the system takes from
+                        # us whether anybody is there or not.
+                        self._last_sign = trio.current_time()
         except (OSError, trio.BrokenResourceError) as exc:
             self._trouble = _reason(exc)
             scope.cancel(reason="the connection is broken")

@@ -22,8 +22,13 @@ _MOST_PER_PAGE: Final = 10_000
 _FIRST_PAGE: Final = 500
 """Where not every message that is read is one that is wanted."""
 
-_NEAR: Final = 500
-"""Positions that are read through rather than to look closer."""
+_LEAST_PAGE: Final = 16
+
+_NEAR: Final = 32
+"""Events that are read through rather than to look closer."""
+
+_MOST_STEPS: Final = 2_000
+"""Messages that are asked for one by one, rather than a page of them."""
 
 _MOST_POINTS: Final = 512
 
@@ -77,29 +82,30 @@ class Reader:
             return []
         in_order = after >= head.mixed_seq
         start = await self._start(after, head) if in_order else 1
-        filters = self.subjects.filters(query)
+        exact = self.subjects.filters(query)
+        # What is left of a log, if it is short, is sooner had whole.
+        filters = [self.subjects.all_events] if head.position - start <= _MOST_STEPS else exact
         found: list[PersistedEvent] = []
         for subject in filters:
             most = query.limit if in_order else None
-            found += await self._matching(query, subject, start, head, most)
+            is_exact = subject in exact and query.since_ms is None and query.until_ms is None
+            found += await self._matching(query, Scan(self, subject, start, head), most, is_exact=is_exact)
         if not in_order or len(filters) > 1:
             found.sort(key=_seq)
         return found if query.limit is None else found[: query.limit]
 
     async def _matching(
-        self, query: EventQuery, subject: str, start: int, head: Head, most: int | None
+        self, query: EventQuery, scan: Scan, most: int | None, *, is_exact: bool
     ) -> list[PersistedEvent]:
+        """The events of a scan that match; ``is_exact``: almost all do."""
         found: list[PersistedEvent] = []
-        scan = Scan(self, subject, start, head)
-        # A subject says all but the time: then each message that is read is wanted.
-        is_exact = query.since_ms is None and query.until_ms is None
         size = _FIRST_PAGE
         steps = Steps()
         while most is None or len(found) < most:
             if most is None:
                 size = _MOST_PER_PAGE
             elif is_exact:
-                size = min(most - len(found), _MOST_PER_PAGE)
+                size = min(max(most - len(found), _LEAST_PAGE), _MOST_PER_PAGE)
             messages = await scan.read(size)
             if messages is None:
                 break
@@ -110,9 +116,9 @@ class Reader:
                 if query.matches(event):
                     found.append(event)
                     if len(found) == most:
-                        self._note(event.seq, message.position, head)
+                        self._note(event.seq, message.position, scan.head)
                         break
-            is_exact, size = False, min(2 * max(size, _FIRST_PAGE), _MOST_PER_PAGE)
+            size = min(2 * size, _MOST_PER_PAGE)
         return found
 
     # --- where a cursor stands --------------------------------------------------------------------
@@ -144,7 +150,7 @@ class Reader:
         if index < len(self._points):
             high = min(high, self._points[index])
         guesses = True
-        while low[0] < after and high[1] - low[1] > _NEAR:
+        while after - low[0] > _NEAR and high[1] - low[1] > _NEAR:
             middle = (low[1] + high[1]) // 2
             if guesses and high[0] > low[0]:
                 share = (after - low[0]) * (high[1] - low[1]) // (high[0] - low[0])
@@ -176,17 +182,48 @@ def _first(point: tuple[int, int]) -> int:
 class Scan:
     """Goes through the messages of a subject, from a position to a head.
 
-    Replicas answer, which may be behind. So at the end the leader is asked whether that is the end.
+    Replicas answer, which may be behind. So at the end the leader is asked whether that is the end. For every
+    page that it is asked for, a server counts what comes after it, in time that grows with the stream: 0.1 s with
+    600,000 events. A short piece of a log is sooner had from the leader, message by message.
     """
 
     _reader: Reader
     _subject: str
     _position: int
-    _head: Head
-    _is_over: bool = False
+    head: Head
+    _is_walking: bool = attrs.field(init=False)
+    """Whether to go message by message."""
+    _is_over: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._is_walking = self._subject == self._reader.subjects.all_events
 
     async def read(self, most: int) -> list[Stored] | None:
         """The next messages; None at the end. A checkpoint."""
+        while self._is_walking and not self._is_over:
+            if min(most, self.head.position - self._position) > _MOST_STEPS:
+                break
+            if messages := await self._walk(most):
+                return messages
+        return await self._page(most)
+
+    async def _walk(self, most: int) -> list[Stored]:
+        # One of them is the head of a batch, in a log of its own.
+        end = min(self._position + most + most // 16 + 1, self.head.position)
+        found = await self._reader.stream.at(range(self._position, end))
+        events = self._reader.subjects.events
+        own = [
+            message
+            for message in found
+            if message.subject.startswith(events) and not self.head.is_void(message.position)
+        ]
+        # If most are of other logs, the server is the one to leave them out.
+        self._is_walking = 2 * len(own) >= end - self._position
+        self._position = end
+        self._is_over = end == self.head.position
+        return own
+
+    async def _page(self, most: int) -> list[Stored] | None:
         deadline = trio.current_time() + ANSWER_SECONDS
         stream = self._reader.stream
         while not self._is_over:
@@ -194,17 +231,17 @@ class Scan:
             messages = page.messages
             if messages:
                 self._position = messages[-1].position + 1
-                if self._position > self._head.position:
+                if self._position > self.head.position:
                     # What is behind the head belongs to batches that were not there when it was asked for.
                     self._is_over = True
-                    messages = [message for message in messages if message.position <= self._head.position]
-                elif self._position == self._head.position:
+                    messages = [message for message in messages if message.position <= self.head.position]
+                elif self._position == self.head.position:
                     self._is_over = True
-                if self._head.voids:
-                    messages = [message for message in messages if not self._head.is_void(message.position)]
+                if self.head.voids:
+                    messages = [message for message in messages if not self.head.is_void(message.position)]
             if page.is_last and not self._is_over:
                 following = await stream.next(self._position, self._subject)
-                self._is_over = following is None or following.position > self._head.position
+                self._is_over = following is None or following.position > self.head.position
             if messages:
                 return messages
             if not self._is_over:

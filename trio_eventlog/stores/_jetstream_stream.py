@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -18,6 +18,12 @@ _NO_MESSAGE: Final = 10037
 _NO_STREAM: Final = 10059
 _WRONG_POSITION: Final = frozenset({10071, 10164})
 _NAME_IN_USE: Final = 10058
+
+_GONE: Final = frozenset({_NO_MESSAGE, 10043, 10057})
+"""What a server says of a message that it shall delete and does not have."""
+
+_TOGETHER: Final = 500
+"""Requests that are under way at a time; a server lets 10,000 of all its clients wait."""
 
 _LASTING: Final = frozenset(
     {
@@ -142,8 +148,27 @@ class Stream:
         """The first message of a subject from a position on, as the stream's leader has it."""
         return await self._get({"seq": max(position, 1), "next_by_subj": subject})
 
+    async def lasts(self, subjects: Iterable[str]) -> list[Stored]:
+        """The last message of each of these subjects that has one, in any order."""
+        return await self._get_all([{"last_by_subj": subject} for subject in subjects])
+
+    async def at(self, positions: Iterable[int]) -> list[Stored]:
+        """The messages at these positions, as the leader has them, ascending. Some may be gone."""
+        found = await self._get_all([{"seq": position} for position in positions])
+        return sorted(found, key=_position)
+
     async def _get(self, request: Mapping[str, Any]) -> Stored | None:
-        reply = await self._call("STREAM.MSG.GET", request)
+        return self._stored(await self._call("STREAM.MSG.GET", request))
+
+    async def _get_all(self, requests: Sequence[Mapping[str, Any]]) -> list[Stored]:
+        found: list[Stored] = []
+        for reply in await self._call_all("STREAM.MSG.GET", requests):
+            stored = self._stored(reply)
+            if stored is not None:
+                found.append(stored)
+        return found
+
+    def _stored(self, reply: Mapping[str, Any]) -> Stored | None:
         error = reply.get("error")
         if error is not None:
             if error.get("err_code") == _NO_MESSAGE:
@@ -151,6 +176,24 @@ class Stream:
             raise self.refusal(error)
         message = reply["message"]
         return Stored(message["seq"], message["subject"], base64.b64decode(message.get("data", "")))
+
+    async def _call_all(self, what: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The answers to many requests, in any order, with not too many under way at a time."""
+        await trio.lowlevel.checkpoint()
+        replies: list[dict[str, Any]] = []
+        subject = f"$JS.API.{what}.{self.name}"
+        for start in range(0, len(requests), _TOGETHER):
+            some = requests[start : start + _TOGETHER]
+            with self.link.expecting() as inbox:
+                self.link.send(
+                    [protocol.publish(subject, inbox.reply, msgspec.json.encode(request)) for request in some]
+                )
+                missing = len(some)
+                while missing > 0:
+                    messages = await inbox.wait(ANSWER_SECONDS)
+                    replies += [decode(self.link.answer(message)) for message in messages]
+                    missing -= len(messages)
+        return replies
 
     async def publish(
         self, subject: str, data: bytes, headers: Mapping[str, str], *, seconds: float = ANSWER_SECONDS
@@ -176,13 +219,13 @@ class Stream:
             raise StoreError(f"{self}: the server answers {message.data[:60]!r} to what was published")
         return position
 
-    async def delete(self, position: int) -> None:
-        """Remove a message, if it is there."""
-        reply = await self._call("STREAM.MSG.DELETE", {"seq": position, "no_erase": True})
-        error = reply.get("error")
-        if error is not None and error.get("err_code") not in (_NO_MESSAGE, 10057):
-            # 10057: it could not be deleted, of which the reason is a text.
-            raise self.refusal(error)
+    async def delete(self, positions: Iterable[int]) -> None:
+        """Remove messages, those that are there."""
+        requests = [{"seq": position, "no_erase": True} for position in positions]
+        for reply in await self._call_all("STREAM.MSG.DELETE", requests):
+            error = reply.get("error")
+            if error is not None and error.get("err_code") not in _GONE:
+                raise self.refusal(error)
 
     async def purge(self, subject: str, before: int) -> None:
         """Remove the messages of a subject below a position."""
@@ -241,6 +284,10 @@ class Stream:
     def drop_consumer(self, name: str) -> None:
         """Have no more messages pushed. Nobody waits for the answer: the server forgets it by itself, too."""
         self.link.send([protocol.publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{name}", "", b"")])
+
+
+def _position(message: Stored) -> int:
+    return message.position
 
 
 async def patiently(deadline: float, function: Any, *args: object) -> Any:

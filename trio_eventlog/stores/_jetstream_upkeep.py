@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 import attrs
-import trio
 
-from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._errors import StoreUnusable
 from trio_eventlog._events import MAX_STORED
 from trio_eventlog._reports import GAPS_SHOWN, Finding, StoreDescription, StoreVerification
 from trio_eventlog.stores import _jetstream_layout as layout
@@ -18,12 +17,12 @@ from trio_eventlog.stores._jetstream_layout import Head
 from trio_eventlog.stores._jetstream_reader import Reader, Scan
 from trio_eventlog.stores._jetstream_stream import Stream
 
-_PAGE: Final = 2_000
+_PAGE: Final = 5_000
 
 _PRUNED_TOGETHER: Final = 1_000
 
-_DELETED_TOGETHER: Final = 100
-"""Requests that are under way at a time."""
+_DELETED_TOGETHER: Final = 500
+"""Between two calls of ``on_progress``."""
 
 _SUBJECTS_TOGETHER: Final = 100_000
 """As many as a server names at once."""
@@ -38,10 +37,8 @@ async def log_names(stream: Stream) -> list[str]:
         if info is None:
             raise StoreUnusable(f"{stream} was removed")
         subjects = list(info["state"].get("subjects") or ())
-        for subject in subjects:
-            found = await stream.last(subject)
-            if found is not None:
-                names.append(layout.head_of(found.data, found.position).log)
+        for found in await stream.lasts(subjects):
+            names.append(layout.head_of(found.data, found.position).log)
         offset += len(subjects)
         if len(subjects) < _SUBJECTS_TOGETHER:
             return sorted(names)
@@ -283,24 +280,8 @@ async def prune(
     others = [place[0] for place, does_go in zip(places[leading:], goes[leading:], strict=True) if does_go]
     for start in range(0, len(others), _DELETED_TOGETHER):
         some = others[start : start + _DELETED_TOGETHER]
-        await _delete(reader.stream, some)
+        await reader.stream.delete(some)
         gone += len(some)
         if on_progress is not None:
             on_progress(gone, total)
     return gone
-
-
-async def _delete(stream: Stream, positions: list[int]) -> None:
-    errors: list[StoreError] = []
-
-    async def delete(position: int) -> None:
-        try:
-            await stream.delete(position)
-        except StoreError as exc:
-            errors.append(exc)
-
-    async with trio.open_nursery() as nursery:
-        for position in positions:
-            nursery.start_soon(delete, position)
-    if errors:
-        raise errors[0]
