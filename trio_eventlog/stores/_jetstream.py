@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +22,7 @@ from trio_eventlog.stores import _jetstream_upkeep as upkeep
 from trio_eventlog.stores._incoming import checked_top, sealed_copies
 from trio_eventlog.stores._jetstream_appender import Appender
 from trio_eventlog.stores._jetstream_layout import Subjects
-from trio_eventlog.stores._jetstream_link import Access, Inbox, Link, access, open_link
+from trio_eventlog.stores._jetstream_link import Access, Inbox, Link, NobodyThere, access, open_link
 from trio_eventlog.stores._jetstream_reader import Reader
 from trio_eventlog.stores._jetstream_stream import Stream, patiently
 
@@ -62,7 +61,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout`` seconds of
       its process being killed or cut off. An appender whose lock expired goes on if nobody else has opened the
       log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
-    * **Tasks**: the connection lives in tasks of the ``async with`` block. There are no threads. With Trio's
+    * **Threads**: the driver, nats-py, has one of its own for as long as the ``async with`` block. With Trio's
       ``autojump_clock``, time jumps while servers work; use the real clock in tests.
     """
 
@@ -451,7 +450,13 @@ async def _open_stream(to: Access, name: str, config: dict[str, Any] | None) -> 
 
 
 async def _look_at_stream(stream: Stream, config: dict[str, Any] | None) -> None:
-    info = await stream.info()
+    try:
+        info = await stream.info()
+    except NobodyThere as exc:
+        # Each server that has JetStream takes this, also while it cannot answer it.
+        raise StoreUnusable(
+            f"{stream.link}: the server has no JetStream; start it with `-js` or configure `jetstream`"
+        ) from exc
     if info is None:
         if config is None:
             raise StoreUnusable(f"{stream}: there is no such stream")
@@ -464,22 +469,19 @@ async def _look_at_stream(stream: Stream, config: dict[str, Any] | None) -> None
 
 def _check_server(link: Link) -> None:
     info = link.info
-    found = re.match(r"(\d+)\.(\d+)", info.version)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
-    if version < _LEAST_VERSION:
-        least = ".".join(map(str, _LEAST_VERSION))
+    if info.version < _LEAST_VERSION:
         raise StoreUnusable(
-            f"{link}: NATS server {info.version or 'of unknown version'} has no atomic batches;"
-            f" JetStreamStore needs {least} or newer"
-        )
-    if not info.jetstream:
-        raise StoreUnusable(
-            f"{link}: the server has no JetStream; start it with `-js` or configure `jetstream`"
+            f"{link}: NATS server {_dotted(info.version)} has no atomic batches;"
+            f" JetStreamStore needs {_dotted(_LEAST_VERSION)} or newer"
         )
     if info.max_payload < layout.LEAST_PAYLOAD:
         raise StoreUnusable(
             f"{link}: the server's max_payload is {info.max_payload} bytes; set it to {layout.LEAST_PAYLOAD} or more"
         )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _checked_replicas(replicas: int) -> int:

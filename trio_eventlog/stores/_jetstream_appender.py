@@ -370,7 +370,7 @@ class Appender:
         except BaseException:
             self._link.close_inbox(inbox)
             raise
-        seconds = ANSWER_SECONDS + sum(map(len, pieces)) / _BYTES_PER_SECOND
+        seconds = ANSWER_SECONDS + sum(item.size for item in fresh) / _BYTES_PER_SECOND
         # From here on, whatever happens, the batch may be stored.
         pending = self._pending = _Pending(inbox, new, batch, seconds)
         await self._conclude(pending)

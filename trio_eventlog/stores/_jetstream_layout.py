@@ -38,7 +38,7 @@ from trio_eventlog._codec import (
 from trio_eventlog._errors import CodecError, StoreUnusable
 from trio_eventlog._events import PersistedEvent, UnifiedEvent
 from trio_eventlog._query import SCOPES, EventQuery
-from trio_eventlog.stores import _jetstream_protocol as protocol
+from trio_eventlog.stores._jetstream_link import Publication
 
 SCHEMA_VERSION: Final = 1
 
@@ -241,9 +241,7 @@ def settled(head: Head, position: int) -> Head:
 
 def barrier(head: Head, *, session: str, number: int) -> Head:
     """A head that says the same as the one before it, and that nothing between the two counts."""
-    return attrs.evolve(
-        head, session=session, number=number, voids=(*head.voids, (head.position + 1, HERE))
-    )
+    return attrs.evolve(head, session=session, number=number, voids=(*head.voids, (head.position + 1, HERE)))
 
 
 def head_of(data: bytes, position: int) -> Head:
@@ -312,21 +310,16 @@ def draft(subjects: Subjects, event: PersistedEvent) -> Draft:
     return Draft(event, subjects.of_event(event, claim), claim, to_json(event))
 
 
-def batch_piece(item: Draft, batch: str, number: int) -> bytes:
+def batch_piece(item: Draft, batch: str, number: int) -> Publication:
     """An event as the message of this number in a batch. It is stored only if its id is not there yet."""
-    block = (
-        f"NATS/1.0\r\n{_EXPECTED}: 0\r\n{_EXPECTED_SUBJECT}: {item.claim}\r\n"
-        f"{_BATCH}: {batch}\r\n{_BATCH_SEQUENCE}: {number}\r\n\r\n"
-    )
-    return protocol.publish_with_headers(item.subject, "", block.encode(), item.body)
+    headers = {_EXPECTED: "0", _EXPECTED_SUBJECT: item.claim, _BATCH: batch, _BATCH_SEQUENCE: str(number)}
+    return Publication(item.subject, item.body, headers)
 
 
-def batch_end(subjects: Subjects, head: Head, after: int, batch: str, number: int, reply: str) -> bytes:
+def batch_end(subjects: Subjects, head: Head, after: int, batch: str, number: int, reply: str) -> Publication:
     """The head that ends a batch, if the one before it is at ``after``."""
-    block = protocol.headers(
-        {**head_fields(after), _BATCH: batch, _BATCH_SEQUENCE: str(number), _BATCH_COMMIT: "1"}
-    )
-    return protocol.publish_with_headers(subjects.head, reply, block, head.encode())
+    headers = {**head_fields(after), _BATCH: batch, _BATCH_SEQUENCE: str(number), _BATCH_COMMIT: "1"}
+    return Publication(subjects.head, head.encode(), headers, reply)
 
 
 def head_fields(after: int) -> dict[str, str]:
@@ -339,10 +332,9 @@ def lock_fields(after: int, seconds: int) -> dict[str, str]:
     return {_EXPECTED: str(after), _TTL: str(seconds)}
 
 
-def batch_abort(subjects: Subjects, batch: str) -> bytes:
+def batch_abort(subjects: Subjects, batch: str) -> Publication:
     """A message that no batch can go on with, so that the server drops what it has of this one."""
-    block = protocol.headers({_BATCH: batch, _BATCH_SEQUENCE: str(MAX_BATCH + 1)})
-    return protocol.publish_with_headers(f"{subjects.base}.abort", "", block, b"")
+    return Publication(f"{subjects.base}.abort", b"", {_BATCH: batch, _BATCH_SEQUENCE: str(MAX_BATCH + 1)})
 
 
 # --- events out of messages -----------------------------------------------------------------------

@@ -1,22 +1,31 @@
-"""A connection to a NATS server or cluster that mends itself. The seam between the store and the network.
+"""A connection to a NATS server or cluster that mends itself. The seam between the store and its driver.
 
-Speaks the protocol in Trio's own tasks. The driver that there is (nats-py) is written for asyncio; behind a
-thread or trio-asyncio it took about five times as long to answer a request, and read a tenth of the messages a
-second. What it would add and this has not: WebSocket. How to measure that anew stands in docs/how-to/jetstream.md.
+The driver, nats-py, is written for asyncio. It runs in an event loop in a thread that belongs to the
+``async with`` block: what is sent goes over with one call, and what comes in comes back in one call for all
+that has come meanwhile.
+
+Each connection is a client of its own, which does not connect anew. One that did would send on the next
+connection what was left of a batch, would give up for good at most errors that a server can report, and would
+wait for as long as the system likes, some fifteen minutes, for a network that was unplugged (issue 671 of
+nats-io/nats.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import logging
 import os
 import random
-import re
+import socket
 import ssl
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import attrs
@@ -24,34 +33,83 @@ import msgspec
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._handover import giving_way
 from trio_eventlog._util import NoPublicConstructor, fork_count
-from trio_eventlog.stores import _jetstream_protocol as protocol
-from trio_eventlog.stores._jetstream_protocol import Message
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+_logger: Final = logging.getLogger("trio_eventlog")
 
 ANSWER_SECONDS: Final = 5.0
 """How long an answer may take. The election of a new leader takes about as long."""
 
-_BYTES_PER_SECOND: Final = 4 * 1024 * 1024
-"""What is sent has so much more time."""
-
-_CONNECT_SECONDS: Final = 3.0
+_CONNECT_SECONDS: Final = 3
 """For each attempt with one server."""
 
-_PING_EVERY: Final = 1.0
-_DEAD_AFTER: Final = 3.0
-"""Seconds without a sign of life after which a connection is given up."""
+_PING_EVERY: Final = 1
+_MOST_PINGS: Final = 2
+"""A connection on which so many had no answer when the next is due is given up: after three seconds."""
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 1.0
 """Seconds between two rounds of attempts to connect."""
 
-_PIECE: Final = 64 * 1024
-"""Bytes that are sent in one go."""
+_UNSENT: Final = 256 * 1024
+"""Bytes that the driver takes before it waits for the network. A ping waits behind them."""
+
+_MOMENT: Final = 0.01
+"""Seconds in which the driver has acted on what it reports."""
+
+_FAREWELL_SECONDS: Final = 0.5
+"""To send what is not sent yet, when the store is left."""
+
+_CLOSE_SECONDS: Final = 2.0
+"""After which the thread is left to itself. It ends once the system has answered for the name of a host."""
 
 _DEFAULT_PORT: Final = 4222
 
 _REFUSED: Final = ("authorization violation", "authentication", "account")
 """What the server says when it does not know us, in lower case."""
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Info:
+    """What a server says of itself."""
+
+    version: tuple[int, int, int] = (0, 0, 0)
+    max_payload: int = 0
+    """Bytes of one message, headers included."""
+
+
+@attrs.frozen
+class Message:
+    """A message that came in."""
+
+    subject: str
+    reply: str
+    headers: Mapping[str, str]
+    data: bytes
+    status: int = 0
+    """What the server has to say in place of a message, such as 404; 0 for a message."""
+
+
+@attrs.frozen
+class Publication:
+    """A message that goes out. Neither names nor values of headers have line ends."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str] | None = None
+    reply: str = ""
+
+
+class NobodyThere(StoreError):
+    """Nobody on the network takes what was sent."""
 
 
 # --- where, and as whom ---------------------------------------------------------------------------
@@ -202,7 +260,7 @@ class Inbox:
         await trio.lowlevel.checkpoint()
         if not self._messages and self._lost is None:
             self._wake = trio.Event()
-            with trio.move_on_after(seconds):
+            with trio.move_on_after(seconds), giving_way():
                 await self._wake.wait()
         if self._messages:
             messages = list(self._messages)
@@ -222,21 +280,21 @@ class Link(metaclass=NoPublicConstructor):
 
     def __init__(self, to: Access) -> None:
         self._access = to
-        self._servers = list(to.servers)
         self._forks = fork_count()
-        self._inbox = f"_INBOX.{_unique(12)}"
+        self._prefix = f"_INBOX.{base64.b32encode(os.urandom(10)).decode().lower()}"
         self._inboxes: dict[str, Inbox] = {}
         self._count = 0
-        self._outgoing: list[bytes] = []
-        self._wake = trio.Event()
-        self._last_sign = 0.0
-        self._is_up = False
+        self._publish: Callable[[Sequence[Publication]], object] | None = None
         self._is_closed = False
         self._trouble = "no server was asked yet"
+        self._complaint = ""
         self._scope = trio.CancelScope(shield=True)
         self._tasks: trio.Nursery | None = None
-        self._complaint = ""
-        self.info = protocol.Info()
+        self._has_begun = trio.Event()
+        self._refusal: StoreError | None = None
+        self._has_ended = trio.Event()
+        self._driver = _Driver(self, to, f"{self._prefix}.*", trio.lowlevel.current_trio_token())
+        self.info = Info()
         """What the server last said of itself."""
 
         self.generation = 0
@@ -244,11 +302,6 @@ class Link(metaclass=NoPublicConstructor):
 
     def __str__(self) -> str:
         return str(self._access)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether there is a connection, as far as is known."""
-        return self._is_up
 
     def no_answer(self, seconds: float) -> StoreError:
         """The error for an answer that did not come."""
@@ -278,18 +331,22 @@ class Link(metaclass=NoPublicConstructor):
           StoreError: there is no connection now.
         """
         self.check_open()
-        if not self._is_up:
-            raise StoreError(f"{self}: not connected: {self._trouble}")
+        if self._publish is None:
+            raise self._not_connected()
 
-    def send(self, pieces: Sequence[bytes]) -> None:
-        """Send commands, all of them or, if the connection breaks, none or some from the first on.
+    def _not_connected(self) -> StoreError:
+        return StoreError(f"{self}: not connected: {self._trouble}")
+
+    def send(self, publications: Sequence[Publication]) -> None:
+        """Send messages, all of them or, if the connection breaks, none or some from the first on.
 
         Raises:
           StoreError: as :meth:`check`.
         """
-        self.check()
-        self._outgoing.extend(pieces)
-        self._wake.set()
+        self.check_open()
+        if self._publish is None:
+            raise self._not_connected()
+        self._publish(publications)
 
     @contextmanager
     def expecting(self) -> Iterator[Inbox]:
@@ -303,7 +360,7 @@ class Link(metaclass=NoPublicConstructor):
     def open_inbox(self) -> Inbox:
         """The same without a block; to be closed with :meth:`close_inbox`."""
         self._count += 1
-        inbox = Inbox(self, f"{self._inbox}.{self._count}")
+        inbox = Inbox(self, f"{self._prefix}.{self._count}")
         self._inboxes[inbox.reply] = inbox
         return inbox
 
@@ -326,78 +383,57 @@ class Link(metaclass=NoPublicConstructor):
         """
         await trio.lowlevel.checkpoint()
         with self.expecting() as inbox:
-            if headers is None:
-                self.send([protocol.publish(subject, inbox.reply, data)])
-            else:
-                block = protocol.headers(headers)
-                self.send([protocol.publish_with_headers(subject, inbox.reply, block, data)])
+            self.send([Publication(subject, data, headers, inbox.reply)])
             return self.answer((await inbox.wait(seconds))[0])
 
     def answer(self, message: Message) -> Message:
         """``message``, unless it says that nobody is there.
 
         Raises:
-          StoreError: so it does.
+          NobodyThere: so it does.
         """
         if message.status == 503:  # noqa: PLR2004 - no responders
-            raise StoreError(f"{self}: JetStream does not answer now: its servers may be choosing a leader")
+            raise NobodyThere(f"{self}: JetStream does not answer now: its servers may be choosing a leader")
         return message
 
-    # --- the connection ---------------------------------------------------------------------------
+    # --- what the driver tells, in Trio's thread ---------------------------------------------------
 
-    async def start(self) -> None:
-        """Connect for the first time, to whichever server answers first in the order given."""
-        reasons: list[str] = []
-        for server in list(self._servers):
-            try:
-                stream, parser = await self._connect(server)
-            except StoreUnusable:
-                raise
-            except StoreError as exc:
-                reasons.append(str(exc))
-            else:
-                self._first = (stream, parser)
-                self._up()
-                return
-        raise StoreError("; ".join(reasons))
+    def failed(self, refusal: StoreError) -> None:
+        """There was no connection to begin with."""
+        self._refusal = refusal
+        self._has_begun.set()
 
-    async def run(self) -> None:
-        """Keep the connection, and make a new one when it is lost. Never returns."""
-        stream, parser = self._first
-        del self._first
-        while True:
-            try:
-                await self._serve(stream, parser)
-            finally:
-                self._down()
-            stream, parser = await self._reconnect()
-            self._up()
-
-    async def _reconnect(self) -> tuple[trio.abc.Stream, protocol.Parser]:
-        pause = _FIRST_PAUSE
-        while True:
-            # Not all clients of a server that went down shall ask the same one next.
-            for server in random.sample(self._servers, len(self._servers)):
-                try:
-                    return await self._connect(server)
-                except StoreError as exc:
-                    self._trouble = str(exc)
-            await trio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _up(self) -> None:
+    def up(self, info: Info, publish: Callable[[Sequence[Publication]], object]) -> None:
+        """There is a connection."""
+        self.info = info
         self.generation += 1
-        self._is_up = True
         self._complaint = ""
-        self._outgoing = [protocol.subscribe(f"{self._inbox}.*", 1)]
-        self._wake.set()
-        self._last_sign = trio.current_time()
+        self._publish = publish
+        self._has_begun.set()
 
-    def _down(self) -> None:
-        self._is_up = False
-        self._outgoing.clear()
+    def down(self, trouble: str) -> None:
+        """There is none any more."""
+        self._publish = None
+        self._trouble = trouble
         for inbox in self._inboxes.values():
-            inbox.lose(f"{self}: the connection was lost: {self._trouble}")
+            inbox.lose(f"{self}: the connection was lost: {trouble}")
+
+    def trouble(self, text: str) -> None:
+        """This is why there is none."""
+        self._trouble = text
+
+    def complain(self, text: str) -> None:
+        """The server does not do something. Whoever waits for it gets no answer."""
+        self._complaint = text
+
+    def arrived(self, messages: Sequence[Message]) -> None:
+        """These have come."""
+        for message in messages:
+            inbox = self._inboxes.get(message.subject)
+            if inbox is not None:
+                inbox.put(message)
+
+    # --- the thread -------------------------------------------------------------------------------
 
     def start_soon(self, function: Callable[[], Awaitable[object]]) -> None:
         """Run a task beside the connection, until the link is left. It raises nothing."""
@@ -405,228 +441,392 @@ class Link(metaclass=NoPublicConstructor):
         self._tasks.start_soon(function)
 
     async def hold(self) -> None:
-        """Keep the connection until :meth:`close`. For a task of its own.
+        """Keep the thread until :meth:`aclose`. For a task of its own.
 
-        Shielded: the body of the store is cancelled first, and needs the connection to give its lock back. That
-        takes a bounded time, and then this is ended in any case.
+        Shielded: the body of the store is cancelled first, and needs the connection to give its lock back.
+        That takes a bounded time, and then this is ended in any case.
         """
-        with self._scope:
-            async with trio.open_nursery() as self._tasks:
-                await self.run()
-
-    def close(self) -> None:
-        """Refuse what comes from now on, and let the connection go."""
-        self._is_closed = True
-        self._scope.cancel(reason="the store is left")
-
-    async def _connect(self, server: Server) -> tuple[trio.abc.Stream, protocol.Parser]:
-        stream: trio.abc.Stream | None = None
-        done = False
         try:
-            with trio.fail_after(_CONNECT_SECONDS):
-                tcp = await trio.open_tcp_stream(server.host, server.port)
-                stream = tcp
-                parser = protocol.Parser()
-                stream = await self._greet(server, tcp, parser)
-                done = True
-                return stream, parser
-        except StoreUnusable:
-            raise
-        except StoreError as exc:
-            raise StoreError(f"{server}: {exc}") from exc
-        except trio.TooSlowError as exc:
-            raise StoreError(f"{server}: no answer within {_CONNECT_SECONDS:.0f} seconds") from exc
-        except (OSError, ssl.SSLError, trio.BrokenResourceError) as exc:
-            raise StoreError(f"{server}: {_reason(exc)}") from exc
+            with self._scope:
+                async with trio.open_nursery() as self._tasks:
+                    await trio.to_thread.run_sync(
+                        self._driver.run,
+                        thread_name="trio-eventlog nats",
+                        abandon_on_cancel=True,
+                        # Its place is not one of those that the program has for its own threads.
+                        limiter=trio.CapacityLimiter(1),
+                    )
+                    self._tasks.cancel_scope.cancel(reason="the store is left")
+            if self._scope.cancelled_caught:
+                _logger.debug("%s: the connection does not end; its thread was left to itself", self)
         finally:
-            if stream is not None and not done:
-                # Closes at once, whatever the cancellation says.
-                await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - see above
+            self.down("the store is left")
+            self._has_begun.set()
+            self._has_ended.set()
 
-    async def _greet(
-        self, server: Server, stream: trio.abc.Stream, parser: protocol.Parser
-    ) -> trio.abc.Stream:
-        """INFO, perhaps TLS, CONNECT and PING; then the server says PONG, or why not."""
-        said = await _more(stream, parser)
-        if not said or not isinstance(said[0], protocol.Info):
-            raise StoreError("the server does not speak the protocol of NATS")
-        self._learn(said[0])
-        context = self._access.tls
-        if context is None and self.info.tls_required:
-            context = ssl.create_default_context()
-        if context is not None:
-            secured = trio.SSLStream(stream, context, server_hostname=server.host)
-            try:
-                await secured.do_handshake()
-            except trio.BrokenResourceError as exc:
-                raise StoreError(f"TLS: {_reason(exc)}") from exc
-            stream = secured
-        await stream.send_all(protocol.connect(await self._introduction(context is not None)))
+    async def start(self) -> None:
+        """Wait for the first connection, to whichever server answers first in the order given."""
+        with giving_way():
+            await self._has_begun.wait()
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def aclose(self) -> None:
+        """Refuse what comes from now on, and wait until the connection is gone; for two seconds at most."""
+        self._is_closed = True
+        self._driver.stop()
+        self._scope.deadline = trio.current_time() + _CLOSE_SECONDS
+        with trio.CancelScope(shield=True), giving_way():  # the deadline above bounds it
+            await self._has_ended.wait()
+
+
+# --- the driver, in its thread --------------------------------------------------------------------
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Knows its connections, and can drop them. To close one waits for what the network has not taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._connections: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        self.is_secured = False
+        """Whether the connection made last is encrypted."""
+
+    async def create_connection(self, *args: Any, **options: Any) -> Any:
+        self.is_secured = False
+        made = await super().create_connection(*args, **options)
+        self._connections.add(made[0])
+        return made
+
+    async def start_tls(self, *args: Any, **options: Any) -> Any:
+        made = await super().start_tls(*args, **options)
+        # The driver does not tell its protocol. If nobody does, nothing holds back a server that sends faster
+        # than we read, and asyncio warns at the end of each connection.
+        args[1].connection_made(made)
+        self.is_secured = True
+        return made
+
+    def drop_connections(self) -> None:
+        for connection in list(self._connections):
+            assert isinstance(connection, asyncio.WriteTransport)
+            connection.abort()
+        self._connections.clear()
+
+
+class _Driver:
+    """Keeps one client of nats-py connected. Tells the link in Trio's thread what happens."""
+
+    def __init__(self, link: Link, to: Access, subject: str, token: trio.lowlevel.TrioToken) -> None:
+        self._link = link
+        self._access = to
+        self._subject = subject
+        self._token = token
+        self._servers = list(to.servers)
+        self._loop: _Loop | None = None
+        self._is_stopped = False
+        self._stopping = asyncio.Event()
+        self._leaves = False
+        self._own: set[asyncio.Task[Any]] = set()
+        self._look = asyncio.Event()
+        self._reported: Exception | None = None
+        self._arrived: deque[Message] = deque()
+        self._is_announced = False
+
+    def stop(self) -> None:
+        """From Trio's thread: end."""
+        # In this order, and run() has it the other way round: one of the two sees what the other has done.
+        self._is_stopped = True
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has ended
+                loop.call_soon_threadsafe(self._stopping.set)
+
+    def run(self) -> None:
+        """The whole life of the thread."""
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(self._main())
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Loop)
+        loop.set_exception_handler(_note)
+        self._loop = loop
+        if self._is_stopped:
+            self._stopping.set()
+        keeper = asyncio.create_task(self._keep(loop))
+        stopping = asyncio.create_task(self._stopping.wait())
+        self._own |= {keeper, stopping, *asyncio.all_tasks()}
+        await asyncio.wait({keeper, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        keeper.cancel()
+        await asyncio.wait({keeper}, timeout=_CLOSE_SECONDS)
+        loop.drop_connections()
+        if keeper.done() and not keeper.cancelled():
+            keeper.result()
+
+    def _tell(self, function: Callable[..., object], *args: object) -> None:
+        with suppress(trio.RunFinishedError):  # left to itself, it may outlive the program's run
+            self._token.run_sync_soon(function, *args)
+
+    async def _keep(self, loop: _Loop) -> None:
+        try:
+            client = await self._connect_first(loop)
+        except StoreError as exc:
+            self._tell(self._link.failed, exc)
+            return  # noqa: ASYNC910 - asyncio's, as all in this class
         while True:
-            for item in await _more(stream, parser):
-                if isinstance(item, protocol.Pong):
-                    return stream
-                if isinstance(item, protocol.Info):
-                    self._learn(item)
-                if isinstance(item, protocol.Refusal):
-                    text = f"{server}: the server refuses the connection: {item.text}"
-                    if any(word in item.text.lower() for word in _REFUSED):
-                        raise StoreUnusable(text + "; check user, password, token or credentials")
-                    raise StoreError(text)
+            await self._serve(loop, client)
+            client = await self._connect_again(loop)
 
-    async def _introduction(self, is_secured: bool) -> dict[str, Any]:
+    # --- connecting -------------------------------------------------------------------------------
+
+    async def _connect_first(self, loop: _Loop) -> Client:
+        reasons: list[str] = []
+        for server in list(self._servers):
+            try:
+                return await self._connect(loop, server)
+            except StoreUnusable:
+                raise
+            except StoreError as exc:
+                reasons.append(str(exc))
+        raise StoreError("; ".join(reasons))
+
+    async def _connect_again(self, loop: _Loop) -> Client:
+        pause = _FIRST_PAUSE
+        while True:
+            # Not all clients of a server that went down shall ask the same one next.
+            for server in random.sample(self._servers, len(self._servers)):
+                try:
+                    return await self._connect(loop, server)
+                except StoreError as exc:
+                    self._tell(self._link.trouble, str(exc))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect(self, loop: _Loop, server: Server) -> Client:
+        try:
+            from nats.aio.client import Client  # noqa: PLC0415 - only a store that is opened needs it
+        except ImportError as exc:
+            raise StoreUnusable("JetStreamStore needs nats-py: pip install 'trio-eventlog[nats]'") from exc
+        self._reported = None
+        is_connected = False
+        client = Client()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await client.connect(f"nats://{server}", **self._options(loop))
+                self._require_tls(loop)
+            is_connected = True
+        except StoreError:
+            raise
+        except Exception as exc:  # the driver lets through what others raise
+            raise self._refusal(server, exc) from exc
+        finally:
+            if not is_connected:
+                await self._drop(loop, client)  # noqa: ASYNC102 - bounded, and cancelled once at most
+        self._learn(client)
+        return client
+
+    def _options(self, loop: _Loop) -> dict[str, Any]:
         to = self._access
         options: dict[str, Any] = {
-            "verbose": False,
-            "pedantic": False,
-            "tls_required": is_secured,
             "name": "trio-eventlog",
-            "lang": "python-trio",
-            "version": "1",
-            "protocol": 1,
-            "headers": True,
-            "no_responders": True,
+            "allow_reconnect": False,
+            "max_reconnect_attempts": 1,
+            "reconnect_time_wait": 0,
+            "connect_timeout": _CONNECT_SECONDS,
+            "ping_interval": _PING_EVERY,
+            "max_outstanding_pings": _MOST_PINGS,
+            "pending_size": _UNSENT,
+            "tls": to.tls,
+            "error_cb": self._report,
+            "closed_cb": self._closed,
+            "lame_duck_mode_cb": self._lame,
         }
         if to.user is not None:
-            options["user"] = to.user
-            options["pass"] = to.password or ""
+            options["user"] = partial(self._secret, loop, to.user)
+            options["password"] = partial(self._secret, loop, to.password or "")
         if to.token is not None:
-            options["auth_token"] = to.token
+            options["token"] = partial(self._secret, loop, to.token)
         if to.credentials is not None:
-            options |= await _signed(to.credentials, self.info.nonce)
+            options["user_credentials"] = _credentials(to.credentials)
         return options
 
-    def _learn(self, info: protocol.Info) -> None:
-        self.info = info
-        for url in info.connect_urls:
-            try:
-                server = _entry(url, 0)[0]
-            except ValueError:
-                continue
-            if server not in self._servers:
-                self._servers.append(server)
+    def _secret(self, loop: _Loop, text: str) -> str:
+        self._require_tls(loop)
+        return text
 
-    async def _serve(self, stream: trio.abc.Stream, parser: protocol.Parser) -> None:
-        """Read and write until the connection ends, for whatever reason."""
-        self._trouble = "the server closed it"
+    def _require_tls(self, loop: _Loop) -> None:
+        """The driver encrypts only if the server asks for it. Called before a secret is sent."""
+        if self._access.tls is not None and not loop.is_secured:
+            raise StoreError(f"{self._access}: the server offers no TLS")
+
+    def _refusal(self, server: Server, exc: Exception) -> StoreError:
+        # The driver has tried again, and then says only that there are no servers left.
+        cause = exc if self._reported is None else self._reported
+        if isinstance(cause, StoreError):
+            return cause
+        if isinstance(exc, ImportError):
+            return StoreUnusable("credentials need the package nkeys: pip install 'trio-eventlog[nats]'")
+        text = _reason(cause)
+        if any(word in text.lower() for word in _REFUSED):
+            return StoreUnusable(
+                f"{server}: the server refuses the connection: {text};"
+                " check user, password, token or credentials"
+            )
+        if self._access.credentials is not None and type(cause).__module__.startswith(("nkeys", "binascii")):
+            return StoreUnusable(
+                f"credentials {os.fspath(self._access.credentials)!r}: the seed is malformed"
+            )
+        return StoreError(f"{server}: {text}")
+
+    def _learn(self, client: Client) -> None:
+        for url in client.discovered_servers:
+            if url.hostname:
+                server = Server(url.hostname, url.port or _DEFAULT_PORT)
+                if server not in self._servers:
+                    self._servers.append(server)
+
+    # --- connected --------------------------------------------------------------------------------
+
+    async def _serve(self, loop: _Loop, client: Client) -> None:
+        """Send and receive until the connection ends, for whatever reason."""
+        outgoing: asyncio.Queue[Sequence[Publication]] = asyncio.Queue()
+        self._look.clear()
+        self._leaves = False
+        self._reported = None
+        sender = asyncio.create_task(self._send(client, outgoing))
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, stream, nursery.cancel_scope)
-                nursery.start_soon(self._feel_pulse, nursery.cancel_scope)
-                await self._read(stream, parser)
-                nursery.cancel_scope.cancel(reason="the connection has ended")
+            # No limits: nobody asks for more than can wait, and what was dropped would look like the end.
+            await client.subscribe(self._subject, cb=self._take, pending_msgs_limit=0, pending_bytes_limit=0)
+            self._tell(self._link.up, _info(client), partial(_put, loop, outgoing))
+            while client.is_connected and not sender.done() and not self._leaves:
+                # It tells when it is done with a connection, unless that makes it wait for one that hangs.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._look.wait(), _PING_EVERY)
+                    self._look.clear()
+                    await asyncio.sleep(_MOMENT)
+        except Exception as exc:  # noqa: BLE001 - the driver's, whatever it is, ends this connection and no more
+            self._reported = exc
         finally:
-            await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - closes at once, whatever the cancellation says
+            cause = client.last_error or self._reported
+            self._tell(self._link.down, "the server closed it" if cause is None else _reason(cause))
+            self._learn(client)
+            await self._drop(loop, client)  # noqa: ASYNC102 - as above
 
-    async def _read(self, stream: trio.abc.Stream, parser: protocol.Parser) -> None:
-        try:
-            while data := await stream.receive_some():
-                self._last_sign = trio.current_time()
-                for item in parser.feed(data):
-                    if not self._take(item):
-                        return
-        except (OSError, trio.BrokenResourceError, StoreError) as exc:
-            self._trouble = _reason(exc)
+    async def _drop(self, loop: _Loop, client: Client) -> None:  # noqa: ASYNC910 - asyncio's
+        """Let a client go, with all that it has begun."""
+        if self._stopping.is_set():
+            with suppress(Exception):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    await client.close()
+        loop.drop_connections()
+        with suppress(Exception):
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await client.close()
+        rest = asyncio.all_tasks() - self._own
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=_FAREWELL_SECONDS)
 
-    def _take(self, item: protocol.Incoming) -> bool:
-        """Whether to go on with this server."""
-        if isinstance(item, Message):
-            inbox = self._inboxes.get(item.subject)
-            if inbox is not None:
-                inbox.put(item)
-        elif isinstance(item, protocol.Ping):
-            self._outgoing.append(protocol.PONG)
-            self._wake.set()
-        elif isinstance(item, protocol.Info):
-            self._learn(item)
-            if item.ldm:
-                self._trouble = "the server is about to shut down"
-                return False
-        elif isinstance(item, protocol.Refusal):
-            # Most end the connection. A permission that is missing does not, and whoever waits gets no answer.
-            self._complaint = item.text
-            self._trouble = f"the server said: {item.text}"
-        return True
-
-    async def _write(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
+    async def _send(self, client: Client, outgoing: asyncio.Queue[Sequence[Publication]]) -> None:  # noqa: ASYNC910 - asyncio's
         try:
             while True:
-                if not self._outgoing:
-                    self._wake = trio.Event()
-                    await self._wake.wait()
-                data = memoryview(b"".join(self._outgoing))
-                self._outgoing.clear()
-                for start in range(0, len(data), _PIECE):
-                    await stream.send_all(data[start : start + _PIECE])
-                    if start:
-                        # As long as much is on its way, a PONG may have to wait. A little, the system takes from
-                        # us whether anybody is there or not.
-                        self._last_sign = trio.current_time()
-        except (OSError, trio.BrokenResourceError) as exc:
-            self._trouble = _reason(exc)
-            scope.cancel(reason="the connection is broken")
+                for item in await outgoing.get():
+                    headers = None if item.headers is None else dict(item.headers)
+                    await client.publish(item.subject, item.data, item.reply, headers)
+        except Exception as exc:  # noqa: BLE001 - see _serve
+            self._reported = exc
+            self._look.set()
 
-    async def _feel_pulse(self, scope: trio.CancelScope) -> None:
-        while True:
-            await trio.sleep(_PING_EVERY)
-            silent = trio.current_time() - self._last_sign
-            if silent >= _DEAD_AFTER:
-                self._trouble = f"no sign of life for {silent:.0f} seconds"
-                scope.cancel(reason="no sign of life")
-            elif silent >= _PING_EVERY / 2:
-                self._outgoing.append(protocol.PING)
-                self._wake.set()
+    async def _take(self, message: Msg) -> None:  # noqa: ASYNC910 - asyncio's
+        headers: Mapping[str, str] = message.headers or {}
+        status = headers.get("Status", "")
+        self._arrived.append(
+            Message(
+                message.subject,
+                message.reply,
+                headers,
+                message.data,
+                int(status) if status.isdigit() and not message.data else 0,
+            )
+        )
+        # One call for all that comes before Trio has time for it.
+        if not self._is_announced:
+            self._is_announced = True
+            self._tell(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """In Trio's thread: what has come."""
+        # First this: a message that comes from here on is either seen below or announced anew.
+        self._is_announced = False
+        arrived: list[Message] = []
+        while self._arrived:
+            arrived.append(self._arrived.popleft())
+        self._link.arrived(arrived)
+
+    # --- what the client reports, of itself -------------------------------------------------------
+
+    async def _report(self, exc: Exception) -> None:  # noqa: ASYNC910 - asyncio's
+        _logger.debug("%s: nats-py reports: %s", self._access, _reason(exc))
+        self._reported = exc
+        text = str(exc)
+        if "permissions" in text.lower():
+            self._tell(self._link.complain, _reason(exc))
+        self._look.set()
+
+    async def _closed(self) -> None:  # noqa: ASYNC910 - asyncio's
+        self._look.set()
+
+    async def _lame(self) -> None:  # noqa: ASYNC910 - asyncio's
+        # The server is about to shut down, and wants its clients to go elsewhere.
+        self._reported = StoreError("the server is about to shut down")
+        self._leaves = True
+        self._look.set()
 
 
-async def _more(stream: trio.abc.Stream, parser: protocol.Parser) -> list[protocol.Incoming]:
-    """What the server says next, before the connection is in use."""
-    while True:
-        data = await stream.receive_some()
-        if not data:
-            raise StoreError("the server closed the connection")
-        if found := parser.feed(data):
-            return found
+def _put(
+    loop: asyncio.AbstractEventLoop,
+    outgoing: asyncio.Queue[Sequence[Publication]],
+    items: Sequence[Publication],
+) -> None:
+    """From Trio's thread: send."""
+    with suppress(RuntimeError):  # the loop is closed, and the link will hear of it
+        loop.call_soon_threadsafe(outgoing.put_nowait, items)
+
+
+def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What went wrong in a task of the client that nobody waits for: it shows in the connection, too."""
+    _logger.debug("nats-py: %s", context.get("message"), exc_info=context.get("exception"))
+
+
+def _info(client: Client) -> Info:
+    version = client.connected_server_version
+    return Info((version.major, version.minor, version.patch), client.max_payload)
 
 
 def _reason(exc: BaseException) -> str:
-    """What the system says, in one line. A broken stream says it in its cause."""
-    if isinstance(exc, trio.BrokenResourceError) and exc.__cause__ is not None:
-        exc = exc.__cause__
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return str(exc) or type(exc).__name__
+    """What the driver or the system says, in one line."""
+    if isinstance(exc, TimeoutError):
+        return f"no answer within {_CONNECT_SECONDS} seconds"
+    if isinstance(exc, ssl.SSLError):
+        return f"TLS: {exc.strerror or exc}"
+    if isinstance(exc, OSError) and exc.errno is not None:
+        return (exc.strerror or str(exc)) if isinstance(exc, socket.gaierror) else os.strerror(exc.errno)
+    return str(exc).removeprefix("nats: ").strip(" '") or type(exc).__name__
 
 
-def _unique(size: int) -> str:
-    """Random letters and digits, of so many bytes."""
-    return base64.b32encode(os.urandom(size)).decode().rstrip("=").lower()
+def _credentials(path: Path) -> Any:
+    """What a credentials file holds. Read anew for each connection: some are replaced every few hours."""
+    from nats.aio.client import RawCredentials  # noqa: PLC0415 - as above
 
-
-# --- credentials ----------------------------------------------------------------------------------
-
-_BLOCK: Final = re.compile(r"-----BEGIN ([A-Z ]+)-----\s*(\S+)\s*-+END")
-
-
-async def _signed(path: Path, nonce: str) -> dict[str, str]:
-    """The JWT of a credentials file, and the server's nonce signed with its key."""
     try:
-        text = await trio.Path(path).read_text()
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as exc:
         raise StoreUnusable(f"credentials {os.fspath(path)!r} cannot be read: {_reason(exc)}") from exc
-    blocks = dict(_BLOCK.findall(text))
-    jwt = blocks.get("NATS USER JWT")
-    seed = blocks.get("USER NKEY SEED")
-    if jwt is None or seed is None:
+    if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+        # The driver would look for them for ever.
         raise StoreUnusable(f"credentials {os.fspath(path)!r} hold no user JWT with the seed of its key")
-    try:
-        import nkeys  # noqa: PLC0415 - only those who sign need it
-    except ImportError as exc:
-        raise StoreUnusable("credentials need the package nkeys: pip install 'trio-eventlog[nats]'") from exc
-    try:
-        signature = nkeys.from_seed(seed.encode()).sign(nonce.encode())
-    except Exception as exc:  # the package's own errors have no base but this
-        raise StoreUnusable(f"credentials {os.fspath(path)!r}: the seed is malformed") from exc
-    return {"jwt": jwt, "sig": base64.urlsafe_b64encode(signature).decode().rstrip("=")}
+    return RawCredentials(text)
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -640,19 +840,21 @@ async def open_link(to: Access) -> AsyncIterator[Link]:
 
     Raises:
       StoreError: no server can be reached now.
-      StoreUnusable: a server does not know us.
+      StoreUnusable: a server does not know us, or the driver is missing.
     """
     link = Link._create(to)
     body_error: BaseException | None = None
-    await link.start()
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.hold)
             try:
-                yield link
+                try:
+                    await link.start()
+                    yield link
+                finally:
+                    await link.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, once the nursery is gone
                 body_error = exc
-            link.close()
         if body_error is not None:
             raise body_error
     finally:

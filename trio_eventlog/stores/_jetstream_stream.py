@@ -11,8 +11,7 @@ import msgspec
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
-from trio_eventlog.stores import _jetstream_protocol as protocol
-from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, decode
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, Message, Publication, decode
 
 _NO_MESSAGE: Final = 10037
 _NO_STREAM: Final = 10059
@@ -45,8 +44,8 @@ _LASTING: Final = frozenset(
 )
 """Codes of refusals that trying again will not change. All others are taken for passing."""
 
-_PAGE_BYTES: Final = 8 * 1024 * 1024
-"""Most bytes that are asked for at once: a server drops a client that lets more than 64 MiB wait."""
+_PAGE_BYTES: Final = 2 * 1024 * 1024
+"""Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take too long."""
 
 
 class Refused(StoreError):
@@ -186,7 +185,10 @@ class Stream:
             some = requests[start : start + _TOGETHER]
             with self.link.expecting() as inbox:
                 self.link.send(
-                    [protocol.publish(subject, inbox.reply, msgspec.json.encode(request)) for request in some]
+                    [
+                        Publication(subject, msgspec.json.encode(request), reply=inbox.reply)
+                        for request in some
+                    ]
                 )
                 missing = len(some)
                 while missing > 0:
@@ -209,7 +211,7 @@ class Stream:
         message = await self.link.request(subject, data, headers=headers, seconds=seconds)
         return self.acknowledged(message)
 
-    def acknowledged(self, message: protocol.Message) -> int:
+    def acknowledged(self, message: Message) -> int:
         """The position that the answer to something published names."""
         reply = decode(message)
         if "error" in reply:
@@ -244,8 +246,8 @@ class Stream:
         with self.link.expecting() as inbox:
             self.link.send(
                 [
-                    protocol.publish(
-                        f"$JS.API.DIRECT.GET.{self.name}", inbox.reply, msgspec.json.encode(request)
+                    Publication(
+                        f"$JS.API.DIRECT.GET.{self.name}", msgspec.json.encode(request), reply=inbox.reply
                     )
                 ]
             )
@@ -254,19 +256,19 @@ class Stream:
                     if not message.status:
                         messages.append(self._direct(message))
                     elif message.status == 204:  # noqa: PLR2004 - the end of what was asked for
-                        pending = message.header(b"Nats-Num-Pending")
+                        pending = message.headers.get("Nats-Num-Pending")
                         return Page(messages, is_last=pending is None or int(pending) == 0)
                     elif message.status == 404:  # noqa: PLR2004 - there is none
                         return Page(messages, is_last=True)
                     else:
                         self.link.answer(message)
-                        raise StoreError(f"{self}: reading failed: {message.headers[9:80]!r}")
+                        raise StoreError(f"{self}: reading failed with status {message.status}")
 
-    def _direct(self, message: protocol.Message) -> Stored:
-        subject, position = message.header(b"Nats-Subject"), message.header(b"Nats-Sequence")
+    def _direct(self, message: Message) -> Stored:
+        subject, position = message.headers.get("Nats-Subject"), message.headers.get("Nats-Sequence")
         if subject is None or position is None:
             raise StoreError(f"{self}: the server sends a message without its place")
-        return Stored(int(position), subject.decode(), message.data)
+        return Stored(int(position), subject, message.data)
 
     # --- consumers --------------------------------------------------------------------------------
 
@@ -283,7 +285,7 @@ class Stream:
 
     def drop_consumer(self, name: str) -> None:
         """Have no more messages pushed. Nobody waits for the answer: the server forgets it by itself, too."""
-        self.link.send([protocol.publish(f"$JS.API.CONSUMER.DELETE.{self.name}.{name}", "", b"")])
+        self.link.send([Publication(f"$JS.API.CONSUMER.DELETE.{self.name}.{name}", b"")])
 
 
 def _position(message: Stored) -> int:
