@@ -31,7 +31,7 @@ def free_ports(count):
 class Node:
     """One server, which can be stopped and started again on the same port and data."""
 
-    def __init__(self, name, directory, port, *, config="", max_store=None, listens=None):
+    def __init__(self, name, directory, port, *, config="", max_store=None, jetstream=True):
         self.name = name
         self.port = port
         self.url = f"nats://127.0.0.1:{port}"
@@ -42,7 +42,8 @@ class Node:
         # Nothing of what the tests do shall wait for a disk.
         directory.joinpath("server.conf").write_text(
             f"server_name: {name}\nlisten: 127.0.0.1:{port}\n"
-            f"jetstream {{ store_dir: {str(directory / 'store')!r}\n{limit}\n}}\n{config}\n"
+            + (f"jetstream {{ store_dir: {str(directory / 'store')!r}\n{limit}\n}}\n" if jetstream else "")
+            + f"{config}\n"
         )
 
     def start(self):
