@@ -476,7 +476,8 @@ class Link(metaclass=NoPublicConstructor):
         self._is_closed = True
         self._driver.stop()
         self._scope.deadline = trio.current_time() + _CLOSE_SECONDS
-        with trio.CancelScope(shield=True), giving_way():  # the deadline above bounds it
+        # The deadline above bounds it; this one is for the case that even that does not end it.
+        with trio.move_on_after(2 * _CLOSE_SECONDS, shield=True), giving_way():
             await self._has_ended.wait()
 
 

@@ -45,7 +45,7 @@ _LASTING: Final = frozenset(
 """Codes of refusals that trying again will not change. All others are taken for passing."""
 
 _PAGE_BYTES: Final = 2 * 1024 * 1024
-"""Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take too long."""
+"""Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take long."""
 
 
 class Refused(StoreError):
