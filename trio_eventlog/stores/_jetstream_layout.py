@@ -4,10 +4,10 @@ A stream is a database, and holds many logs. Of a log it holds:
 
 * ``eventlog.STREAM.LOG.e.ID.SEQ.MEMBER.TYPE.IDENTITY.MOB.RUN.STEP``: an event, as its wire form. The subject
   begins with the id, so that the server finds out in no time whether it has the id; the rest is for filters.
-* ``eventlog.STREAM.LOG.head``: what is true of the whole log, as of the last batch. Each batch ends with a new
-  head and is stored only if the head before it is still there: that makes batches a sequence, across all
-  appenders there ever were. What lies behind the last head does not count: a server whose disk is full was seen
-  to store a part of a batch, in spite of all.
+* ``eventlog.STREAM.LOG.head``: what is true of the whole log, as of the last batch. Each batch ends with a
+  new head and is stored only if the head before it is still there: that makes batches a sequence, across all
+  appenders there ever were. What lies behind the last head does not count: a server whose disk is full was
+  seen to store a part of a batch, in spite of all.
 * ``eventlog.STREAM.LOG.lock``: who appends, for as long as its time to live is renewed.
 
 The stream keeps the last message of each subject. Its own sequence numbers are called positions here, to tell
@@ -95,7 +95,8 @@ def id_token(event_id: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _name_token(text: str) -> str:
-    # As it is, if a person could have typed it into a filter. What is hashed begins with what no such name has.
+    # As it is, if a person could have typed it into a filter. What is hashed begins with what no such name
+    # has.
     return text if _PLAIN.fullmatch(text) else "=" + _hashed(text, 9)
 
 
@@ -209,7 +210,8 @@ class Head:
     mixed_seq: int
     """The highest seq among those."""
     voids: tuple[tuple[int, int], ...]
-    """Positions, first and last, between which nothing counts: a batch of which a server had stored a part."""
+    """Positions, first and last, between which nothing counts: a batch of which a server had stored a
+    part."""
     position: int
     """Its own; 0 before it is stored."""
 
@@ -225,8 +227,8 @@ class Head:
 
 
 HERE: Final = -1
-"""For ``mixed_through`` and the end of a void: the position of this very head, which nobody knows before it is
-stored."""
+"""For ``mixed_through`` and the end of a void: the position of this very head, which nobody knows before it
+is stored."""
 
 
 def settled(head: Head, position: int) -> Head:
@@ -241,9 +243,7 @@ def settled(head: Head, position: int) -> Head:
 
 def barrier(head: Head, *, session: str, number: int) -> Head:
     """A head that says the same as the one before it, and that nothing between the two counts."""
-    return attrs.evolve(
-        head, session=session, number=number, voids=(*head.voids, (head.position + 1, HERE))
-    )
+    return attrs.evolve(head, session=session, number=number, voids=(*head.voids, (head.position + 1, HERE)))
 
 
 def head_of(data: bytes, position: int) -> Head:
@@ -321,7 +321,7 @@ def batch_piece(item: Draft, batch: str, number: int) -> bytes:
     return protocol.publish_with_headers(item.subject, "", block.encode(), item.body)
 
 
-def batch_end(subjects: Subjects, head: Head, after: int, batch: str, number: int, reply: str) -> bytes:
+def batch_end(subjects: Subjects, head: Head, *, after: int, batch: str, number: int, reply: str) -> bytes:
     """The head that ends a batch, if the one before it is at ``after``."""
     block = protocol.headers(
         {**head_fields(after), _BATCH: batch, _BATCH_SEQUENCE: str(number), _BATCH_COMMIT: "1"}

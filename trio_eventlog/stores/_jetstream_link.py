@@ -1,8 +1,9 @@
 """A connection to a NATS server or cluster that mends itself. The seam between the store and the network.
 
 Speaks the protocol in Trio's own tasks. The driver that there is (nats-py) is written for asyncio; behind a
-thread or trio-asyncio it took about five times as long to answer a request, and read a tenth of the messages a
-second. What it would add and this has not: WebSocket. How to measure that anew stands in docs/how-to/jetstream.md.
+thread or trio-asyncio it took about five times as long to answer a request, and read a tenth of the messages
+a second. What it would add and this has not: WebSocket. How to measure that anew stands in
+docs/how-to/jetstream.md.
 """
 
 from __future__ import annotations
@@ -407,8 +408,8 @@ class Link(metaclass=NoPublicConstructor):
     async def hold(self) -> None:
         """Keep the connection until :meth:`close`. For a task of its own.
 
-        Shielded: the body of the store is cancelled first, and needs the connection to give its lock back. That
-        takes a bounded time, and then this is ended in any case.
+        Shielded: the body of the store is cancelled first, and needs the connection to give its lock back.
+        That takes a bounded time, and then this is ended in any case.
         """
         with self._scope:
             async with trio.open_nursery() as self._tasks:
@@ -461,7 +462,10 @@ class Link(metaclass=NoPublicConstructor):
             except trio.BrokenResourceError as exc:
                 raise StoreError(f"TLS: {_reason(exc)}") from exc
             stream = secured
-        await stream.send_all(protocol.connect(await self._introduction(context is not None)))
+        options = self._introduction(is_secured=context is not None)
+        if self._access.credentials is not None:
+            options |= await _signed(self._access.credentials, self.info.nonce)
+        await stream.send_all(protocol.connect(options))
         while True:
             for item in await _more(stream, parser):
                 if isinstance(item, protocol.Pong):
@@ -474,7 +478,7 @@ class Link(metaclass=NoPublicConstructor):
                         raise StoreUnusable(text + "; check user, password, token or credentials")
                     raise StoreError(text)
 
-    async def _introduction(self, is_secured: bool) -> dict[str, Any]:
+    def _introduction(self, *, is_secured: bool) -> dict[str, Any]:
         to = self._access
         options: dict[str, Any] = {
             "verbose": False,
@@ -492,8 +496,6 @@ class Link(metaclass=NoPublicConstructor):
             options["pass"] = to.password or ""
         if to.token is not None:
             options["auth_token"] = to.token
-        if to.credentials is not None:
-            options |= await _signed(to.credentials, self.info.nonce)
         return options
 
     def _learn(self, info: protocol.Info) -> None:
@@ -519,6 +521,7 @@ class Link(metaclass=NoPublicConstructor):
             await trio.aclose_forcefully(stream)  # noqa: ASYNC102 - closes at once, whatever the cancellation says
 
     async def _read(self, stream: trio.abc.Stream, parser: protocol.Parser) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             while data := await stream.receive_some():
                 self._last_sign = trio.current_time()
@@ -543,14 +546,16 @@ class Link(metaclass=NoPublicConstructor):
                 self._trouble = "the server is about to shut down"
                 return False
         elif isinstance(item, protocol.Refusal):
-            # Most end the connection. A permission that is missing does not, and whoever waits gets no answer.
+            # Most end the connection. A permission that is missing does not, and whoever waits gets no
+            # answer.
             self._complaint = item.text
             self._trouble = f"the server said: {item.text}"
         return True
 
     async def _write(self, stream: trio.abc.Stream, scope: trio.CancelScope) -> None:
+        await trio.lowlevel.checkpoint()
         try:
-            while True:
+            while True:  # noqa: ASYNC913 - waits if there is nothing to send, and sends if there is
                 if not self._outgoing:
                     self._wake = trio.Event()
                     await self._wake.wait()
@@ -559,8 +564,8 @@ class Link(metaclass=NoPublicConstructor):
                 for start in range(0, len(data), _PIECE):
                     await stream.send_all(data[start : start + _PIECE])
                     if start:
-                        # As long as much is on its way, a PONG may have to wait. A little, the system takes from
-                        # us whether anybody is there or not.
+                        # As long as much is on its way, a PONG may have to wait. A little, the system takes
+                        # from us whether anybody is there or not.
                         self._last_sign = trio.current_time()
         except (OSError, trio.BrokenResourceError) as exc:
             self._trouble = _reason(exc)
