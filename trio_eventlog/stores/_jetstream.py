@@ -30,7 +30,7 @@ from trio_eventlog.stores._jetstream_stream import Stream, patiently
 _OPEN_SECONDS: Final = 10.0
 """How long to try, where servers are there but not ready."""
 
-_LEAST_VERSION: Final = (2, 12)
+_LEAST_VERSION: Final[tuple[int, ...]] = (2, 12)
 """Of the server: the first with atomic batches."""
 
 _LEAST_LOCK_TIMEOUT: Final = 2.0
@@ -474,7 +474,7 @@ async def _look_at_stream(stream: Stream, config: dict[str, Any] | None) -> None
 def _check_server(link: Link) -> None:
     info = link.info
     found = re.match(r"(\d+)\.(\d+)", info.version)
-    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    version = tuple(map(int, found.groups())) if found else ()
     if version < _LEAST_VERSION:
         least = ".".join(map(str, _LEAST_VERSION))
         raise StoreUnusable(

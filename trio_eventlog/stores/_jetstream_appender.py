@@ -414,6 +414,8 @@ class Appender:
             raise
         # Until it is known better.
         pending.is_overdue = True
+        refusal: Refused | None = None
+        position = 0
         try:
             position = self._stream.acknowledged(self._link.answer(message))
         except WrongPosition:
@@ -421,8 +423,6 @@ class Appender:
             raise
         except Refused as exc:
             refusal = exc
-        else:
-            refusal = None
         if refusal is not None:
             # The leader says that it has not stored the batch. Has it stored no part of it either?
             if await self._stream.next(self._head.position + 1, self._subjects.all_events) is None:

