@@ -29,7 +29,7 @@ from trio_eventlog.stores._jetstream_stream import Stream, patiently
 _OPEN_SECONDS: Final = 10.0
 """How long to try, where servers are there but not ready."""
 
-_LEAST_VERSION: Final = (2, 12)
+_LEAST_VERSION: Final[tuple[int, ...]] = (2, 12)
 """Of the server: the first with atomic batches."""
 
 _LEAST_LOCK_TIMEOUT: Final = 2.0
@@ -45,24 +45,24 @@ _SILENCE_SECONDS: Final = 5.0
 class JetStreamStore(metaclass=NoPublicConstructor):
     """One log in a stream of NATS JetStream; made by :meth:`open`.
 
-    A stream is replicated by its servers, and holds many logs, each with its own ids and seqs, and each open for
-    writing once at a time, by any process on any machine. Needs servers of version 2.12 or newer. Keeps all
-    clauses of :class:`trio_eventlog.abc.EventStore`, and states:
+    A stream is replicated by its servers, and holds many logs, each with its own ids and seqs, and each open
+    for writing once at a time, by any process on any machine. Needs servers of version 2.12 or newer. Keeps
+    all clauses of :class:`trio_eventlog.abc.EventStore`, and states:
 
     * **Cancellation** is prompt. An append that was cancelled may still be stored afterwards; what comes next
       finds out, or sees to it that it will not be, before it does anything else.
-    * **Connection**: it is made anew when it is lost, with another server of the cluster if need be. Until then
-      all methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may take 5
-      seconds, that to a batch one more for each 4 MiB.
-    * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives a
-      kill of servers. Whether it survives a loss of power at all of them is up to their ``sync_interval``.
-    * **Limits**: a batch has at most 999 events; an event with its headers fits into the server's ``max_payload``
-      (1 MiB by default), and is rejected beyond that.
-    * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout`` seconds of
-      its process being killed or cut off. An appender whose lock expired goes on if nobody else has opened the
-      log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
-    * **Threads**: the driver, nats-py, has one of its own for as long as the ``async with`` block. With Trio's
-      ``autojump_clock``, time jumps while servers work; use the real clock in tests.
+    * **Connection**: it is made anew when it is lost, with another server of the cluster if need be. Until
+      then all methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may
+      take 5 seconds, that to a batch one more for each 4 MiB.
+    * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives
+      a kill of servers. Whether it survives a loss of power at all of them is up to their ``sync_interval``.
+    * **Limits**: a batch has at most 999 events; an event with its headers fits into the server's
+      ``max_payload`` (1 MiB by default), and is rejected beyond that.
+    * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout``
+      seconds of its process being killed or cut off. An appender whose lock expired goes on if nobody else
+      has opened the log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
+    * **Threads**: the driver, nats-py, has one of its own for as long as the ``async with`` block. With
+      Trio's ``autojump_clock``, time jumps while servers work; use the real clock in tests.
     """
 
     max_batch: Final[int | None] = layout.MAX_BATCH
@@ -105,21 +105,22 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[JetStreamStore]:
         """Open a log for the length of an ``async with`` block, creating stream and log if need be.
 
-        Entering is a checkpoint and can be cancelled. It tries for 10 seconds while the servers that answer are not
-        ready, and raises at once if none answers. Leaving waits, in spite of a cancellation and for 5 seconds at
-        most, for the outcome of an append and until the lock is given back. If no server answers meanwhile, there
-        is a warning to the logger ``trio_eventlog``, and the lock expires by itself.
+        Entering is a checkpoint and can be cancelled. It tries for 10 seconds while the servers that answer
+        are not ready, and raises at once if none answers. Leaving waits, in spite of a cancellation and for 5
+        seconds at most, for the outcome of an append and until the lock is given back. If no server answers
+        meanwhile, there is a warning to the logger ``trio_eventlog``, and the lock expires by itself.
 
         Args:
-          servers: where the cluster is: ``"nats://host:4222,host2:4222"`` or a sequence of such texts. The other
-            servers of the cluster are found through one that answers. ``tls://`` insists on TLS.
+          servers: where the cluster is: ``"nats://host:4222,host2:4222"`` or a sequence of such texts. The
+            other servers of the cluster are found through one that answers. ``tls://`` insists on TLS.
           stream: name of the stream, 1 to 64 of A-Z, a-z, 0-9, ``_`` and ``-``.
           log: name of the log, 1 to 512 bytes in UTF-8.
-          read_only: do not write. Needs no lock; the stream must exist, the log need not: until somebody creates
-            it, it is empty.
-          replicas: how many servers keep a copy, 1 to 5, if the stream is created now. One that exists is left as
-            it is.
-          max_age: seconds after which the server removes events, if the stream is created now; None for never.
+          read_only: do not write. Needs no lock; the stream must exist, the log need not: until somebody
+            creates it, it is empty.
+          replicas: how many servers keep a copy, 1 to 5, if the stream is created now. One that exists is
+            left as it is.
+          max_age: seconds after which the server removes events, if the stream is created now; None for
+            never.
           lock_timeout: seconds within which the lock is gone once this process was killed, 2 to 3600.
           user: name of the user; or as in ``nats://user:password@host``, percent-encoded.
           password: of that user.
@@ -130,8 +131,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         Raises:
           TypeError, ValueError: an argument is not as described; secrets do not appear in the message.
           LogBusy: somebody else has the log open for writing.
-          StoreUnusable: the server is older than 2.12, does not know us, or has no JetStream; the stream is missing
-            (read-only), none of ours, or of a newer version of this library.
+          StoreUnusable: the server is older than 2.12, does not know us, or has no JetStream; the stream is
+            missing (read-only), none of ours, or of a newer version of this library.
           StoreError: no server can be reached, or the stream has no leader, now.
         """
         layout.check_log_name(log)
@@ -174,7 +175,11 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           servers: where the cluster is.
           stream: name of the stream.
           logs: their names; by default all that are in the stream now.
-          user, password, token, credentials, tls: as with :meth:`open`.
+          user: as with :meth:`open`, and so on.
+          password: of that user.
+          token: in place of a user.
+          credentials: in their place.
+          tls: how to check certificates.
 
         Raises:
           ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
@@ -221,20 +226,21 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
 
-        A checkpoint, also for an empty batch. Cancelled, it raises at once, and whether the batch was or will be
-        stored is unknown; every later call finds out first.
+        A checkpoint, also for an empty batch. Cancelled, it raises at once, and whether the batch was or will
+        be stored is unknown; every later call finds out first.
 
-        Fast as long as seqs ascend from batch to batch, as those of a log do. A batch with a seq below one that was
-        stored costs the server a look at all its subjects for each such seq, and cursors below it are slow.
+        Fast as long as seqs ascend from batch to batch, as those of a log do. A batch with a seq below one
+        that was stored costs the server a look at all its subjects for each such seq, and cursors below it
+        are slow.
 
         Raises:
-          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not JSON, a
-            text has a lone surrogate, or an event does not fit into a message of the server. Names all such
-            events; nothing was stored.
+          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not
+            JSON, a text has a lone surrogate, or an event does not fit into a message of the server. Names
+            all such events; nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
           LogBusy: another appender has opened the log, after this one was cut off.
-          StoreError: the connection is lost, no server answers in time, or the stream is full; or the batch has
-            more than 999 events.
+          StoreError: the connection is lost, no server answers in time, or the stream is full; or the batch
+            has more than 999 events.
           StoreUnusable: the store is closed, read-only, or the parent's in a forked child; or the stream was
             removed.
         """
@@ -247,9 +253,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
 
-        The server filters by ``member_id``, ``event_types`` (up to 8 of them), ``identity``, ``mob_id``, ``run_id``
-        and ``step_id``; by time, what is left is filtered here. ``after_seq`` is found in a few steps. A replica
-        may answer, and the leader is asked whether that was all.
+        The server filters by ``member_id``, ``event_types`` (up to 8 of them), ``identity``, ``mob_id``,
+        ``run_id`` and ``step_id``; by time, what is left is filtered here. ``after_seq`` is found in a few
+        steps. A replica may answer, and the leader is asked whether that was all.
 
         A checkpoint. Cancelled, it raises at once. Queries run beside each other and beside appends.
 
@@ -284,8 +290,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
         """Watch for new batches, for the length of an ``async with`` block.
 
-        The server tells of each, through a consumer that exists for as long as the block. If that is lost, with the
-        server that it was on, another one is made, and the log may have changed.
+        The server tells of each, through a consumer that exists for as long as the block. If that is lost,
+        with the server that it was on, another one is made, and the log may have changed.
 
         Entering is a checkpoint.
 
@@ -323,10 +329,12 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     ) -> StoreVerification:
         """Look the log over: does it hold what was stored, and nothing else?
 
-        Each event can be read, its subject agrees with it, seqs ascend where the log says that they do, ids and seqs
-        stand once, and the log's highest seq is not below that of an event. A program may write meanwhile.
+        Each event can be read, its subject agrees with it, seqs ascend where the log says that they do, ids
+        and seqs stand once, and the log's highest seq is not below that of an event. A program may write
+        meanwhile.
 
-        Reads the whole log, and remembers some 100 bytes of each event. A checkpoint. Cancelled, it raises at once.
+        Reads the whole log, and remembers some 100 bytes of each event. A checkpoint. Cancelled, it raises at
+        once.
 
         Args:
           most_findings: most problems that are named, 0 or more; all are counted.
@@ -349,8 +357,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     ) -> int:
         """Take old events out of a log, for good. ``last_seq`` stays what it was.
 
-        Reads the log first, to see which. Those at its beginning go 1,000 at a time, others one by one. Events that
-        come meanwhile stay. Also in a store that was opened read-only, which means that it does not append.
+        Reads the log first, to see which. Those at its beginning go 1,000 at a time, others one by one.
+        Events that come meanwhile stay. Also in a store that was opened read-only, which means that it does
+        not append.
 
         A checkpoint. Cancelled, it stops; what is gone is gone, and calling it again goes on.
 
@@ -476,7 +485,8 @@ def _check_server(link: Link) -> None:
         )
     if info.max_payload < layout.LEAST_PAYLOAD:
         raise StoreUnusable(
-            f"{link}: the server's max_payload is {info.max_payload} bytes; set it to {layout.LEAST_PAYLOAD} or more"
+            f"{link}: the server's max_payload is {info.max_payload} bytes;"
+            f" set it to {layout.LEAST_PAYLOAD} or more"
         )
 
 
@@ -509,6 +519,7 @@ def _checked_lock_timeout(seconds: float) -> float:
         msg = f"lock_timeout: expected seconds, got {type(seconds).__name__}"
         raise TypeError(msg)
     if math.isnan(seconds) or not _LEAST_LOCK_TIMEOUT <= seconds <= _MOST_LOCK_TIMEOUT:
-        msg = f"lock_timeout: expected {_LEAST_LOCK_TIMEOUT:.0f} to {_MOST_LOCK_TIMEOUT:.0f} seconds, got {seconds!r}"
+        span = f"{_LEAST_LOCK_TIMEOUT:.0f} to {_MOST_LOCK_TIMEOUT:.0f}"
+        msg = f"lock_timeout: expected {span} seconds, got {seconds!r}"
         raise ValueError(msg)
     return seconds

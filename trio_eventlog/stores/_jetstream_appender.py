@@ -1,11 +1,13 @@
 """Appending to one log of a stream: the lock, the fence, and batches whose outcome nobody has heard.
 
-The lock refuses a second appender; it is a message that the server forgets unless it is renewed. Nothing depends
-on it but that: an appender that was cut off for long may lose it and not know. What keeps its writes out is the
-fence: every batch names the position of the head before it, and whoever opens the log writes a new head first.
+The lock refuses a second appender; it is a message that the server forgets unless it is renewed. Nothing
+depends on it but that: an appender that was cut off for long may lose it and not know. What keeps its writes
+out is the fence: every batch names the position of the head before it, and whoever opens the log writes a new
+head first.
 
-The same fence settles what became of a batch whose answer never came. Write another head behind the last known
-one: if that succeeds, the batch will never be stored; if not, the head that is there tells whether it was.
+The same fence settles what became of a batch whose answer never came. Write another head behind the last
+known one: if that succeeds, the batch will never be stored; if not, the head that is there tells whether it
+was.
 """
 
 from __future__ import annotations
@@ -118,18 +120,24 @@ class Appender:
         )
 
     async def _lock(self) -> None:
+        await trio.lowlevel.checkpoint()
+        refusal: WrongPosition | None = None
         try:
             self._lock_position = await self._publish_lock(0)
         except WrongPosition as exc:
-            position, holder = await self._holder()
-            if holder is None:
-                raise
-            if holder.session != self._session:
-                raise LogBusy(
-                    f"{self} is open for appending already, by process {holder.pid} on {holder.host!r}"
-                ) from exc
-            # Of an attempt whose answer was lost.
-            self._lock_position = position
+            refusal = exc
+        if refusal is None:
+            return
+        position, holder = await self._holder()
+        if holder is None:
+            # It expired just now.
+            raise refusal
+        if holder.session != self._session:
+            raise LogBusy(
+                f"{self} is open for appending already, by process {holder.pid} on {holder.host!r}"
+            ) from refusal
+        # Of an attempt whose answer was lost.
+        self._lock_position = position
 
     async def _holder(self) -> tuple[int, _Holder | None]:
         found = await self._stream.last(self._subjects.lock)
@@ -150,7 +158,8 @@ class Appender:
         if old is None:
             if await self._stream.next(1, self._subjects.all_events) is not None:
                 raise StoreUnusable(
-                    f"{self} is damaged: it has events, but its head is gone; purge its events, or take another log"
+                    f"{self} is damaged: it has events, but its head is gone;"
+                    " purge its events, or take another log"
                 )
             new = Head(
                 log=self._subjects.log,
@@ -173,6 +182,7 @@ class Appender:
 
     async def keep(self) -> None:
         """Renew the lock until it is released. For a task of its own."""
+        await trio.lowlevel.checkpoint()
         while not self._is_released:
             await trio.sleep(self._lock_seconds / 3)
             async with self._lock_turn:
@@ -201,8 +211,8 @@ class Appender:
             elif holder.session == self._session:
                 self._lock_position = position
 
-    async def release(self) -> None:
-        """Wait for what is under way, and let another have the log. Never cancelled, and takes 5 seconds at most."""
+    async def release(self) -> None:  # noqa: ASYNC910 - waits for an answer, unless the time is over
+        """Let another have the log, after what is under way. Takes 5 seconds at most, whatever cancels it."""
         is_done = False
         with trio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(StoreError):
             if self._known is not None:
@@ -218,8 +228,8 @@ class Appender:
         self._is_released = True
         if not is_done:
             _logger.warning(
-                "%s: closing could not give the lock back because the server does not answer; it expires within"
-                " %d seconds",
+                "%s: closing could not give the lock back because the server does not answer;"
+                " it expires within %d seconds",
                 self,
                 self._lock_seconds + 1,
             )
@@ -284,25 +294,33 @@ class Appender:
                 raise StoreError(
                     f"{self}: a batch has at most {MAX_BATCH} events, got {len(fresh)}; split it"
                 )
-            try:
-                await self._send(fresh)
-            except WrongPosition as exc:
-                # Some ids are there already, or another appender is; or the server is not done with what was before.
-                await self._check_head()
-                known = await self._held({item.event.id: item for item in fresh})
-                if not known and attempt == _ATTEMPTS - 1:
-                    raise StoreError(str(exc)) from exc
-                if not known:
-                    await trio.sleep(_PAUSE)
-                held |= known
-            else:
+            refusal = await self._offer(fresh)
+            if refusal is None:
                 break
+            # Some ids are there already, or another appender is; or the server is not done with what was
+            # before.
+            await self._check_head()
+            known = await self._held({item.event.id: item for item in fresh})
+            if not known and attempt == _ATTEMPTS - 1:
+                raise refusal
+            if not known:
+                await trio.sleep(_PAUSE)
+            held |= known
         elsewhere: list[int] = []
         for event in events:
             seq = held.get(event.id)
             if (drafts[event.id].event.seq if seq is None else seq) != event.seq:
                 elsewhere.append(event.seq)
         return tuple(elsewhere)
+
+    async def _offer(self, fresh: Sequence[Draft]) -> WrongPosition | None:
+        """Send a batch, and return what the server has against it, as long as that may be a known id."""
+        await trio.lowlevel.checkpoint()
+        try:
+            await self._send(fresh)
+        except WrongPosition as exc:
+            return exc
+        return None
 
     async def _drafts(self, events: Iterable[PersistedEvent]) -> dict[str, Draft]:
         """The first event of each id."""
@@ -364,7 +382,14 @@ class Appender:
         try:
             pieces = [layout.batch_piece(item, batch, number) for number, item in enumerate(fresh, start=1)]
             pieces.append(
-                layout.batch_end(self._subjects, new, old.position, batch, len(fresh) + 1, inbox.reply)
+                layout.batch_end(
+                    self._subjects,
+                    new,
+                    after=old.position,
+                    batch=batch,
+                    number=len(fresh) + 1,
+                    reply=inbox.reply,
+                )
             )
             self._link.send(pieces)
         except BaseException:
@@ -389,6 +414,8 @@ class Appender:
             raise
         # Until it is known better.
         pending.is_overdue = True
+        refusal: Refused | None = None
+        position = 0
         try:
             position = self._stream.acknowledged(self._link.answer(message))
         except WrongPosition:
@@ -396,8 +423,6 @@ class Appender:
             raise
         except Refused as exc:
             refusal = exc
-        else:
-            refusal = None
         if refusal is not None:
             # The leader says that it has not stored the batch. Has it stored no part of it either?
             if await self._stream.next(self._head.position + 1, self._subjects.all_events) is None:

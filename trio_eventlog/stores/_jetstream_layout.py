@@ -4,10 +4,10 @@ A stream is a database, and holds many logs. Of a log it holds:
 
 * ``eventlog.STREAM.LOG.e.ID.SEQ.MEMBER.TYPE.IDENTITY.MOB.RUN.STEP``: an event, as its wire form. The subject
   begins with the id, so that the server finds out in no time whether it has the id; the rest is for filters.
-* ``eventlog.STREAM.LOG.head``: what is true of the whole log, as of the last batch. Each batch ends with a new
-  head and is stored only if the head before it is still there: that makes batches a sequence, across all
-  appenders there ever were. What lies behind the last head does not count: a server whose disk is full was seen
-  to store a part of a batch, in spite of all.
+* ``eventlog.STREAM.LOG.head``: what is true of the whole log, as of the last batch. Each batch ends with a
+  new head and is stored only if the head before it is still there: that makes batches a sequence, across all
+  appenders there ever were. What lies behind the last head does not count: a server whose disk is full was
+  seen to store a part of a batch, in spite of all.
 * ``eventlog.STREAM.LOG.lock``: who appends, for as long as its time to live is renewed.
 
 The stream keeps the last message of each subject. Its own sequence numbers are called positions here, to tell
@@ -95,7 +95,8 @@ def id_token(event_id: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _name_token(text: str) -> str:
-    # As it is, if a person could have typed it into a filter. What is hashed begins with what no such name has.
+    # As it is, if a person could have typed it into a filter. What is hashed begins with what no such name
+    # has.
     return text if _PLAIN.fullmatch(text) else "=" + _hashed(text, 9)
 
 
@@ -209,7 +210,8 @@ class Head:
     mixed_seq: int
     """The highest seq among those."""
     voids: tuple[tuple[int, int], ...]
-    """Positions, first and last, between which nothing counts: a batch of which a server had stored a part."""
+    """Positions, first and last, between which nothing counts: a batch of which a server had stored a
+    part."""
     position: int
     """Its own; 0 before it is stored."""
 
@@ -225,8 +227,8 @@ class Head:
 
 
 HERE: Final = -1
-"""For ``mixed_through`` and the end of a void: the position of this very head, which nobody knows before it is
-stored."""
+"""For ``mixed_through`` and the end of a void: the position of this very head, which nobody knows before it
+is stored."""
 
 
 def settled(head: Head, position: int) -> Head:
@@ -316,7 +318,9 @@ def batch_piece(item: Draft, batch: str, number: int) -> Publication:
     return Publication(item.subject, item.body, headers)
 
 
-def batch_end(subjects: Subjects, head: Head, after: int, batch: str, number: int, reply: str) -> Publication:
+def batch_end(
+    subjects: Subjects, head: Head, *, after: int, batch: str, number: int, reply: str
+) -> Publication:
     """The head that ends a batch, if the one before it is at ``after``."""
     headers = {**head_fields(after), _BATCH: batch, _BATCH_SEQUENCE: str(number), _BATCH_COMMIT: "1"}
     return Publication(subjects.head, head.encode(), headers, reply)

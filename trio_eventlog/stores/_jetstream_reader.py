@@ -74,6 +74,7 @@ class Reader:
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`."""
+        await trio.lowlevel.checkpoint()
         if query.limit == 0:
             return []
         head = await self.head()
@@ -98,6 +99,7 @@ class Reader:
         self, query: EventQuery, scan: Scan, most: int | None, *, is_exact: bool
     ) -> list[PersistedEvent]:
         """The events of a scan that match; ``is_exact``: almost all do."""
+        await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
         size = _FIRST_PAGE
         steps = Steps()
@@ -135,11 +137,12 @@ class Reader:
             del self._points[::2]
 
     async def _start(self, after: int, head: Head) -> int:
-        """A position before which no event has a seq above ``after``, and not many positions before the first.
+        """A position before which no event has a seq above ``after``, and not far before the first that has.
 
         As long as events are appended in the order of their seqs, positions ascend with them: look where it
         should be, and halve what is left if it is not there.
         """
+        await trio.lowlevel.checkpoint()
         if after == 0:
             return 1
         low = (head.mixed_seq, head.mixed_through)
@@ -183,8 +186,8 @@ class Scan:
     """Goes through the messages of a subject, from a position to a head.
 
     Replicas answer, which may be behind. So at the end the leader is asked whether that is the end. For every
-    page that it is asked for, a server counts what comes after it, in time that grows with the stream: 0.1 s with
-    600,000 events. A short piece of a log is sooner had from the leader, message by message.
+    page that it is asked for, a server counts what comes after it, in time that grows with the stream: 0.1 s
+    with 600,000 events. A short piece of a log is sooner had from the leader, message by message.
     """
 
     _reader: Reader

@@ -234,7 +234,8 @@ class Stream:
         await self._ask("STREAM.PURGE", {"filter": subject, "seq": before})
 
     async def page(self, position: int, subject: str, most: int) -> Page:
-        """Messages of a subject from a position on, as whichever replica answers has them: the latest may lack.
+        """Messages of a subject from a position on, as whichever replica answers has them: the latest may
+        lack.
 
         Args:
           position: where to begin.

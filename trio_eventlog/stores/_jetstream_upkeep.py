@@ -37,8 +37,8 @@ async def log_names(stream: Stream) -> list[str]:
         if info is None:
             raise StoreUnusable(f"{stream} was removed")
         subjects = list(info["state"].get("subjects") or ())
-        for found in await stream.lasts(subjects):
-            names.append(layout.head_of(found.data, found.position).log)
+        heads = await stream.lasts(subjects)
+        names += [layout.head_of(found.data, found.position).log for found in heads]
         offset += len(subjects)
         if len(subjects) < _SUBJECTS_TOGETHER:
             return sorted(names)
