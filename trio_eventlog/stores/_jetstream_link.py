@@ -50,7 +50,12 @@ _LONGEST_PAUSE: Final = 1.0
 _PIECE: Final = 64 * 1024
 """Bytes that are sent in one go."""
 
+_ANSWERS: Final = 1
+"""The number of the subscription for all answers."""
+
 _DEFAULT_PORT: Final = 4222
+
+_FORBIDDEN: Final = "permissions violation"
 
 _REFUSED: Final = ("authorization violation", "authentication", "account")
 """What the server says when it does not know us, in lower case."""
@@ -227,7 +232,9 @@ class Link(metaclass=NoPublicConstructor):
         self._servers = list(to.servers)
         self._forks = fork_count()
         self._inbox = f"_INBOX.{_unique(12)}"
+        # By where answers go, all through one subscription; and by the number of a subscription of their own.
         self._inboxes: dict[str, Inbox] = {}
+        self._subscribed: dict[int, Inbox] = {}
         self._count = 0
         self._outgoing: list[bytes] = []
         self._wake = trio.Event()
@@ -254,8 +261,11 @@ class Link(metaclass=NoPublicConstructor):
 
     def no_answer(self, seconds: float) -> StoreError:
         """The error for an answer that did not come."""
-        said = f" (the server said: {self._complaint})" if self._complaint else ""
-        return StoreError(f"{self}: no answer within {seconds:.1f} seconds{said}")
+        text = f"{self}: no answer within {seconds:.1f} seconds"
+        if self._complaint:
+            text += f" (the server said: {self._complaint})"
+        # What may not be asked, nobody will answer.
+        return StoreUnusable(text) if _FORBIDDEN in self._complaint.lower() else StoreError(text)
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -312,6 +322,24 @@ class Link(metaclass=NoPublicConstructor):
     def close_inbox(self, inbox: Inbox) -> None:
         """What comes now goes nowhere."""
         self._inboxes.pop(inbox.reply, None)
+
+    def subscribe(self) -> tuple[int, Inbox]:
+        """The same for what is pushed: it comes under its own subject, with a subscription of its own.
+
+        Returns:
+          Its number, for :meth:`unsubscribe`, and the inbox. A connection that is made anew does not have it.
+        """
+        self._count += 1
+        number = self._count + _ANSWERS
+        inbox = Inbox(self, f"{self._inbox}-{number}")
+        self.send([protocol.subscribe(inbox.reply, number)])
+        self._subscribed[number] = inbox
+        return number, inbox
+
+    def unsubscribe(self, number: int) -> None:
+        """Have nothing pushed any more."""
+        if self._subscribed.pop(number, None) is not None and self._is_up:
+            self.send([protocol.unsubscribe(number)])
 
     async def request(
         self,
@@ -391,14 +419,14 @@ class Link(metaclass=NoPublicConstructor):
         self.generation += 1
         self._is_up = True
         self._complaint = ""
-        self._outgoing = [protocol.subscribe(f"{self._inbox}.*", 1)]
+        self._outgoing = [protocol.subscribe(f"{self._inbox}.*", _ANSWERS)]
         self._wake.set()
         self._last_sign = trio.current_time()
 
     def _down(self) -> None:
         self._is_up = False
         self._outgoing.clear()
-        for inbox in self._inboxes.values():
+        for inbox in (*self._inboxes.values(), *self._subscribed.values()):
             inbox.lose(f"{self}: the connection was lost: {self._trouble}")
 
     def start_soon(self, function: Callable[[], Awaitable[object]]) -> None:
@@ -535,7 +563,8 @@ class Link(metaclass=NoPublicConstructor):
     def _take(self, item: protocol.Incoming) -> bool:
         """Whether to go on with this server."""
         if isinstance(item, Message):
-            inbox = self._inboxes.get(item.subject)
+            number = item.subscription
+            inbox = self._inboxes.get(item.subject) if number == _ANSWERS else self._subscribed.get(number)
             if inbox is not None:
                 inbox.put(item)
         elif isinstance(item, protocol.Ping):

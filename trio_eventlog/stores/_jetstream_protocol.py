@@ -1,6 +1,6 @@
 """The client protocol of NATS, as bytes in and out. Knows neither sockets nor Trio.
 
-What the store needs of it: to connect, to publish with and without headers, one subscription, and pings.
+What the store needs of it: to connect, to publish with and without headers, to subscribe, and pings.
 The text of it is at the head of each function.
 """
 
@@ -46,6 +46,8 @@ class Message:
     """A message that came in."""
 
     subject: str
+    subscription: int
+    """The number of the subscription that it came for."""
     reply: str
     headers: bytes
     """As they came, from ``NATS/1.0`` to the empty line; empty for none."""
@@ -128,7 +130,15 @@ class Parser:
                 # The reply subject stands between the subscription and the sizes, and may be missing.
                 counts = 2 if line[:1] == b"H" else 1
                 reply = words[3].decode() if len(words) == 4 + counts else ""
-                found.append(Message(words[1].decode(), reply, body[:header_size], body[header_size:]))
+                found.append(
+                    Message(
+                        subject=words[1].decode(),
+                        subscription=_number(words[2]),
+                        reply=reply,
+                        headers=body[:header_size],
+                        data=body[header_size:],
+                    )
+                )
                 position = needed
             else:
                 found.extend(_other(line))
@@ -150,6 +160,11 @@ def _sizes(line: bytes) -> tuple[int, int]:
     if len(words) < 4 or not 0 <= header_size <= size:  # noqa: PLR2004 - see above
         raise _foreign(line)
     return size, header_size
+
+
+def _number(word: bytes) -> int:
+    # All numbers are ours. What comes back as something else belongs to nobody.
+    return int(word) if word.isdigit() else 0
 
 
 def _other(line: bytes) -> Iterable[Incoming]:
@@ -195,6 +210,11 @@ def connect(options: Mapping[str, Any]) -> bytes:
 def subscribe(subject: str, number: int) -> bytes:
     """``SUB subject sid``."""
     return f"SUB {subject} {number}\r\n".encode()
+
+
+def unsubscribe(number: int) -> bytes:
+    """``UNSUB sid``."""
+    return f"UNSUB {number}\r\n".encode()
 
 
 def publish(subject: str, reply: str, data: bytes) -> bytes:
