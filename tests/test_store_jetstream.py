@@ -1,8 +1,10 @@
 """What JetStreamStore does without a server: the protocol, the layout, and its arguments."""
 
 import itertools
+import re
 import socket
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
@@ -22,6 +24,7 @@ from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores import _jetstream_protocol as protocol
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._jetstream_link import Server, access
+from trio_eventlog.stores._jetstream_stream import _LASTING
 from trio_eventlog.testing import events, queries
 
 # --- the protocol ---------------------------------------------------------------------------------
@@ -323,3 +326,9 @@ def test_queries_go_to_the_server_as_far_as_subjects_go():
     assert SUBJECTS.filters(EventQuery(member_id="w", event_types=many)) == [
         "eventlog.EVENTLOG.default.e.*.*.w.*.*.*.*.*"
     ]
+
+
+def test_the_reference_lists_the_codes_that_last():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "stores.md").read_text()
+    section = page.partition("## NATS JetStream")[2].partition("\n## ")[0]
+    assert {int(code) for code in re.findall(r"\b10\d{3}\b", section)} == _LASTING

@@ -4,8 +4,10 @@ import base64
 import itertools
 import json
 import os
+import re
 import ssl
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import nkeys
 import pytest
@@ -14,6 +16,7 @@ import trio.testing
 import trustme
 
 from tests.servers.nats_server import running_server
+from tests.test_checkpoints import DESCRIBE, STORE_CALLS, UPKEEP, async_methods, checked, entered_cancelled
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -29,6 +32,7 @@ from trio_eventlog import (
     open_event_log,
     tail,
 )
+from trio_eventlog._util import _Forks
 from trio_eventlog.stores import JetStreamStore, open_store
 
 PATIENCE = 30.0
@@ -381,6 +385,59 @@ async def test_prune(server, log_name, is_mixed):
                 await store.prune(**criteria)
 
 
+# --- rules of the house ---------------------------------------------------------------------------
+
+CALLS = {**STORE_CALLS, **DESCRIBE, **UPKEEP}
+
+
+async def test_every_method_is_a_checkpoint(server, log_name):
+    """With work and without, and when they raise; entered cancelled, they do nothing."""
+    assert async_methods(JetStreamStore) - {"logs"} == set(CALLS)
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        for call in itertools.chain(*CALLS.values()):
+            await entered_cancelled(call(store))
+        assert await store.last_seq() == 0
+        for call in itertools.chain(*CALLS.values()):
+            await checked(call(store))
+    for call in itertools.chain(*CALLS.values()):
+        with trio.testing.assert_checkpoints(), pytest.raises(StoreError):
+            await call(store)
+    with trio.testing.assert_checkpoints():
+        await JetStreamStore.logs(server.url)
+
+
+async def test_a_child_by_fork_has_no_store(server, log_name, monkeypatch):
+    """It shares the socket with its parent, and must not use it."""
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(_Forks, "count", _Forks.count + 1)
+            for call in itertools.chain(*CALLS.values()):
+                with pytest.raises(StoreError):
+                    await call(store)
+            with pytest.raises(StoreUnusable, match="forked this one"):
+                await store.last_seq()
+        assert await store.append_batch(events(1, 1)) == ()
+
+
+async def test_what_the_body_raises_comes_out_as_it_is(server, log_name):
+    """In no group of a nursery that the store has inside."""
+    error = RuntimeError("of the body")
+    with pytest.raises(RuntimeError) as caught:
+        async with JetStreamStore.open(server.url, log=log_name):
+            raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_programs_of_the_guide_run(server, number, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "jetstream.md").read_text()
+    programs = re.findall(r"^```\{code-block\} python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(programs) == 2
+    source = programs[number].replace("nats://127.0.0.1:4222", server.url)
+    exec(compile(source, "jetstream.md", "exec"), {"__name__": "__main__"})  # noqa: S102 - see the name
+    assert ("['run_started']\n", "events a second\n")[number] in capsys.readouterr().out
+
+
 # --- who asks -------------------------------------------------------------------------------------
 
 
@@ -408,6 +465,30 @@ async def test_a_permission_that_is_missing_is_told():
         ):
             async with JetStreamStore.open(node.url, user="r", password="x"):  # noqa: S106 - of this test
                 pass
+
+
+async def test_the_permissions_that_are_documented_suffice():
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "jetstream.md").read_text()
+    paragraph = page[page.index("A user needs these permissions") :].partition("\n\n")[0]
+    subjects = re.findall(r"`([$_a-z][\w$.>]+\.[\w>]+)`", paragraph)
+    publish = [subject for subject in subjects if not subject.startswith("_INBOX")]
+    assert len(publish) == 9
+    assert "_INBOX.>" in subjects
+    permissions = f'{{ publish: {json.dumps(publish)}, subscribe: ["_INBOX.>"] }}'
+    user = f"{{ user: u, password: p, permissions: {permissions} }}"
+    with running_server(config=f"authorization {{ users: [{user}] }}") as node:
+        options = {"stream": "EVENTS", "user": "u", "password": "p"}
+        async with (
+            JetStreamStore.open(node.url, **options) as store,
+            tail(store, poll_interval=3_600) as subscription,
+        ):
+            await store.append_batch(events(1, 20))
+            assert (await anext(subscription)).seq == 1
+            assert len(await store.query(EventQuery(event_types=("t",)))) == 20
+            assert await store.prune(keep=5) == 15
+            assert (await store.verify()).problems == 0
+            assert not store._stream.link._complaint
+        assert await JetStreamStore.logs(node.url, **options) == ["default"]
 
 
 def jwt(claims, signer, subject):
