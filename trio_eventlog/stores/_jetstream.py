@@ -392,6 +392,7 @@ class _Watch:
         self._link: Link = stream.link
         self._head = subjects.head
         self._name = ""
+        self._number = 0
         self._inbox: Inbox | None = None
         self._generation = 0
 
@@ -399,14 +400,22 @@ class _Watch:
         """Have the server tell."""
         self.end()
         self._name = f"watch-{new_event_id()}"
-        self._inbox = self._link.open_inbox()
         self._generation = self._link.generation
+        self._number, inbox = self._link.subscribe()
+        try:
+            await self._create(inbox.reply)
+        except BaseException:
+            self._link.unsubscribe(self._number)
+            raise
+        self._inbox = inbox
+
+    async def _create(self, subject: str) -> None:
         await self._stream.create_consumer(
             self._name,
             {
                 "filter_subject": self._head,
                 "deliver_policy": "new",
-                "deliver_subject": self._inbox.reply,
+                "deliver_subject": subject,
                 "ack_policy": "none",
                 "max_deliver": 1,
                 "idle_heartbeat": int(_HEARTBEAT_SECONDS * 1e9),
@@ -420,8 +429,8 @@ class _Watch:
         """Have it tell no more."""
         inbox, self._inbox = self._inbox, None
         if inbox is not None:
-            self._link.close_inbox(inbox)
             with suppress(StoreError):
+                self._link.unsubscribe(self._number)
                 self._stream.drop_consumer(self._name)
 
     async def wait(self) -> None:

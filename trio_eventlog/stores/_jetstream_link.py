@@ -39,6 +39,7 @@ from trio_eventlog._util import NoPublicConstructor, fork_count
 if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
@@ -70,6 +71,8 @@ _CLOSE_SECONDS: Final = 2.0
 
 _DEFAULT_PORT: Final = 4222
 
+_FORBIDDEN: Final = "permissions violation"
+
 _REFUSED: Final = ("authorization violation", "authentication", "account")
 """What the server says when it does not know us, in lower case."""
 
@@ -96,6 +99,8 @@ class Message:
     data: bytes
     status: int = 0
     """What the server has to say in place of a message, such as 404; 0 for a message."""
+    subscription: int = 0
+    """The number of the subscription that it came for; 0 for that of all answers."""
 
 
 @attrs.frozen
@@ -106,6 +111,20 @@ class Publication:
     data: bytes
     headers: Mapping[str, str] | None = None
     reply: str = ""
+
+
+@attrs.frozen
+class _Subscribe:
+    number: int
+    subject: str
+
+
+@attrs.frozen
+class _Unsubscribe:
+    number: int
+
+
+_Outgoing = Sequence[Publication | _Subscribe | _Unsubscribe]
 
 
 class NobodyThere(StoreError):
@@ -282,9 +301,11 @@ class Link(metaclass=NoPublicConstructor):
         self._access = to
         self._forks = fork_count()
         self._prefix = f"_INBOX.{base64.b32encode(os.urandom(10)).decode().lower()}"
+        # By where answers go, all through one subscription; and by the number of a subscription of their own.
         self._inboxes: dict[str, Inbox] = {}
+        self._subscribed: dict[int, Inbox] = {}
         self._count = 0
-        self._publish: Callable[[Sequence[Publication]], object] | None = None
+        self._publish: Callable[[_Outgoing], object] | None = None
         self._is_closed = False
         self._trouble = "no server was asked yet"
         self._complaint = ""
@@ -305,8 +326,11 @@ class Link(metaclass=NoPublicConstructor):
 
     def no_answer(self, seconds: float) -> StoreError:
         """The error for an answer that did not come."""
-        said = f" (the server said: {self._complaint})" if self._complaint else ""
-        return StoreError(f"{self}: no answer within {seconds:.1f} seconds{said}")
+        text = f"{self}: no answer within {seconds:.1f} seconds"
+        if self._complaint:
+            text += f" (the server said: {self._complaint})"
+        # What may not be asked, nobody will answer.
+        return StoreUnusable(text) if _FORBIDDEN in self._complaint.lower() else StoreError(text)
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -337,7 +361,7 @@ class Link(metaclass=NoPublicConstructor):
     def _not_connected(self) -> StoreError:
         return StoreError(f"{self}: not connected: {self._trouble}")
 
-    def send(self, publications: Sequence[Publication]) -> None:
+    def send(self, publications: _Outgoing) -> None:
         """Send messages, all of them or, if the connection breaks, none or some from the first on.
 
         Raises:
@@ -367,6 +391,24 @@ class Link(metaclass=NoPublicConstructor):
     def close_inbox(self, inbox: Inbox) -> None:
         """What comes now goes nowhere."""
         self._inboxes.pop(inbox.reply, None)
+
+    def subscribe(self) -> tuple[int, Inbox]:
+        """The same for what is pushed: it comes under its own subject, with a subscription of its own.
+
+        Returns:
+          Its number, for :meth:`unsubscribe`, and the inbox. A connection that is made anew does not have it.
+        """
+        self._count += 1
+        number = self._count
+        inbox = Inbox(self, f"{self._prefix}-{number}")
+        self.send([_Subscribe(number, inbox.reply)])
+        self._subscribed[number] = inbox
+        return number, inbox
+
+    def unsubscribe(self, number: int) -> None:
+        """Have nothing pushed any more."""
+        if self._subscribed.pop(number, None) is not None and self._publish is not None:
+            self.send([_Unsubscribe(number)])
 
     async def request(
         self,
@@ -403,7 +445,7 @@ class Link(metaclass=NoPublicConstructor):
         self._refusal = refusal
         self._has_begun.set()
 
-    def up(self, info: Info, publish: Callable[[Sequence[Publication]], object]) -> None:
+    def up(self, info: Info, publish: Callable[[_Outgoing], object]) -> None:
         """There is a connection."""
         self.info = info
         self.generation += 1
@@ -415,7 +457,7 @@ class Link(metaclass=NoPublicConstructor):
         """There is none any more."""
         self._publish = None
         self._trouble = trouble
-        for inbox in self._inboxes.values():
+        for inbox in (*self._inboxes.values(), *self._subscribed.values()):
             inbox.lose(f"{self}: the connection was lost: {trouble}")
 
     def trouble(self, text: str) -> None:
@@ -429,7 +471,8 @@ class Link(metaclass=NoPublicConstructor):
     def arrived(self, messages: Sequence[Message]) -> None:
         """These have come."""
         for message in messages:
-            inbox = self._inboxes.get(message.subject)
+            number = message.subscription
+            inbox = self._subscribed.get(number) if number else self._inboxes.get(message.subject)
             if inbox is not None:
                 inbox.put(message)
 
@@ -690,14 +733,13 @@ class _Driver:
 
     async def _serve(self, loop: _Loop, client: Client) -> None:
         """Send and receive until the connection ends, for whatever reason."""
-        outgoing: asyncio.Queue[Sequence[Publication]] = asyncio.Queue()
+        outgoing: asyncio.Queue[_Outgoing] = asyncio.Queue()
         self._look.clear()
         self._leaves = False
         self._reported = None
         sender = asyncio.create_task(self._send(client, outgoing))
         try:
-            # No limits: nobody asks for more than can wait, and what was dropped would look like the end.
-            await client.subscribe(self._subject, cb=self._take, pending_msgs_limit=0, pending_bytes_limit=0)
+            await self._subscribe(client, 0, self._subject)
             self._tell(self._link.up, _info(client), partial(_put, loop, outgoing))
             while client.is_connected and not sender.done() and not self._leaves:
                 # It tells when it is done with a connection, unless that makes it wait for one that hangs.
@@ -729,17 +771,29 @@ class _Driver:
         if rest:
             await asyncio.wait(rest, timeout=_FAREWELL_SECONDS)
 
-    async def _send(self, client: Client, outgoing: asyncio.Queue[Sequence[Publication]]) -> None:  # noqa: ASYNC910 - asyncio's
+    async def _send(self, client: Client, outgoing: asyncio.Queue[_Outgoing]) -> None:  # noqa: ASYNC910 - asyncio's
+        subscribed: dict[int, Subscription] = {}
         try:
             while True:
                 for item in await outgoing.get():
-                    headers = None if item.headers is None else dict(item.headers)
-                    await client.publish(item.subject, item.data, item.reply, headers)
+                    if isinstance(item, Publication):
+                        headers = None if item.headers is None else dict(item.headers)
+                        await client.publish(item.subject, item.data, item.reply, headers)
+                    elif isinstance(item, _Subscribe):
+                        subscribed[item.number] = await self._subscribe(client, item.number, item.subject)
+                    elif item.number in subscribed:
+                        await subscribed.pop(item.number).unsubscribe()
         except Exception as exc:  # noqa: BLE001 - see _serve
             self._reported = exc
             self._look.set()
 
-    async def _take(self, message: Msg) -> None:  # noqa: ASYNC910 - asyncio's
+    async def _subscribe(self, client: Client, number: int, subject: str) -> Subscription:
+        # No limits: nobody asks for more than can wait, and what was dropped would look like the end.
+        return await client.subscribe(
+            subject, cb=partial(self._take, number), pending_msgs_limit=0, pending_bytes_limit=0
+        )
+
+    async def _take(self, number: int, message: Msg) -> None:  # noqa: ASYNC910 - asyncio's
         headers: Mapping[str, str] = message.headers or {}
         status = headers.get("Status", "")
         self._arrived.append(
@@ -749,6 +803,7 @@ class _Driver:
                 headers,
                 message.data,
                 int(status) if status.isdigit() and not message.data else 0,
+                number,
             )
         )
         # One call for all that comes before Trio has time for it.
@@ -787,8 +842,8 @@ class _Driver:
 
 def _put(
     loop: asyncio.AbstractEventLoop,
-    outgoing: asyncio.Queue[Sequence[Publication]],
-    items: Sequence[Publication],
+    outgoing: asyncio.Queue[_Outgoing],
+    items: _Outgoing,
 ) -> None:
     """From Trio's thread: send."""
     with suppress(RuntimeError):  # the loop is closed, and the link will hear of it

@@ -1,0 +1,334 @@
+"""What JetStreamStore does without a server: the protocol, the layout, and its arguments."""
+
+import itertools
+import re
+import socket
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_eventlog import (
+    AgentEvent,
+    EventQuery,
+    PersistedEvent,
+    StoreError,
+    StoreUnusable,
+    to_json,
+)
+from trio_eventlog.stores import JetStreamStore, open_store
+from trio_eventlog.stores import _jetstream_layout as layout
+from trio_eventlog.stores import _jetstream_protocol as protocol
+from trio_eventlog.stores._incoming import sealed_copies
+from trio_eventlog.stores._jetstream_link import Server, access
+from trio_eventlog.stores._jetstream_stream import _LASTING
+from trio_eventlog.testing import events, queries
+
+# --- the protocol ---------------------------------------------------------------------------------
+
+CONVERSATION = (
+    b'INFO {"version":"2.12.1","headers":true,"max_payload":1048576,"jetstream":true,"extra":1}\r\n'
+    b"PING\r\n"
+    b"MSG in.1 1 5\r\nhello\r\n"
+    b"MSG in.2 1 re.ply 0\r\n\r\n"
+    b"HMSG in.3 1 re.ply 28 30\r\nNATS/1.0\r\nA: b\r\nNats-X: 1\r\n\r\nhi\r\n"
+    b"HMSG in.4 1 26 26\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n"
+    b"+OK\r\n"
+    b"-ERR 'Permissions Violation'\r\n"
+    b"PONG\r\n"
+)
+
+
+def block_of(text):
+    return text.replace(b"28 30", b"%d %d" % (len(HEADERS), len(HEADERS) + 2)).replace(
+        b"26 26", b"%d %d" % (len(STATUS), len(STATUS))
+    )
+
+
+HEADERS = b"NATS/1.0\r\nA: b\r\nNats-X: 1\r\n\r\n"
+STATUS = b"NATS/1.0 404 No Messages\r\n\r\n"
+
+
+@given(st.lists(st.integers(1, 400), max_size=8))
+def test_the_protocol_is_read_in_whatever_pieces_it_comes(cuts):
+    text = block_of(CONVERSATION)
+    bounds = [0, *sorted({cut for cut in cuts if cut < len(text)}), len(text)]
+    parser = protocol.Parser()
+    found = []
+    for start, end in itertools.pairwise(bounds):
+        found += parser.feed(text[start:end])
+
+    info, ping, plain, empty, headed, status, refusal, pong = found
+    assert (info.version, info.headers, info.max_payload, info.jetstream) == ("2.12.1", True, 1048576, True)
+    assert isinstance(ping, protocol.Ping)
+    assert (plain.subject, plain.reply, plain.data, plain.status) == ("in.1", "", b"hello", 0)
+    assert (empty.reply, empty.data) == ("re.ply", b"")
+    assert (headed.data, headed.header(b"Nats-X"), headed.header(b"None")) == (b"hi", b"1", None)
+    assert (status.status, status.data) == (404, b"")
+    assert refusal.text == "Permissions Violation"
+    assert isinstance(pong, protocol.Pong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"MSG in.1\r\n",
+        b"MSG in.1 1 x\r\n",
+        b"HMSG in.1 1 9 5\r\n",
+        b"INFO nothing\r\n",
+        b"INFO []\r\n",
+        b"x" * 2_000_000,
+    ],
+)
+def test_what_is_no_nats_server_is_told(text):
+    with pytest.raises(StoreError, match="does not speak the protocol"):
+        protocol.Parser().feed(text)
+
+
+def test_what_is_sent():
+    assert protocol.publish("a.b", "re", b"data") == b"PUB a.b re 4\r\ndata\r\n"
+    block = protocol.headers({"A": "b"})
+    assert protocol.publish_with_headers("a", "", block, b"x") == (
+        b"HPUB a  18 19\r\nNATS/1.0\r\nA: b\r\n\r\nx\r\n"
+    )
+
+
+# --- the layout -----------------------------------------------------------------------------------
+
+SUBJECTS = layout.Subjects("EVENTLOG", "default")
+
+
+def persisted(event, seq=7):
+    member = event.agent_id if isinstance(event, AgentEvent) else None
+    original = PersistedEvent("id-1", seq, 1_000, member, event)
+    (copy,) = trio.run(partial(sealed_copies, [original]))
+    return original, copy
+
+
+def test_the_layout_is_what_is_documented():
+    """Programs of others read it: a change needs another schema version."""
+    _, event = persisted(AgentEvent("worker-7", "run_started", {"run_id": "r-1", "step_id": "s 1"}))
+    item = layout.draft(SUBJECTS, event)
+    assert item.subject == (
+        "eventlog.EVENTLOG.default.e.U8UH0FuCa8wO8B5UeZrKcg.7.worker-7.run_started.~.~.r-1.=n7cMUMd7Y97N"
+    )
+    assert item.body == to_json(event)
+    assert (SUBJECTS.head, SUBJECTS.lock) == (
+        "eventlog.EVENTLOG.default.head",
+        "eventlog.EVENTLOG.default.lock",
+    )
+
+
+@given(events(), queries())
+def test_a_filter_lets_every_match_through(event, query):
+    original, copy = persisted(event)
+    subject = layout.draft(SUBJECTS, copy).subject
+    tokens = subject.split(".")
+    assert all(token and not set(token) & set(" *>\t\r\n\0") for token in tokens)
+    if query.matches(original):
+        assert any(fits(pattern, tokens) for pattern in SUBJECTS.filters(query))
+
+
+def fits(pattern, tokens):
+    """Whether a subject fits a filter, as NATS has it."""
+    wanted = pattern.split(".")
+    if wanted[-1] == ">":
+        return len(tokens) >= len(wanted) and fits(".".join(wanted[:-1]), tokens[: len(wanted) - 1])
+    return len(wanted) == len(tokens) and all(a in ("*", b) for a, b in zip(wanted, tokens, strict=True))
+
+
+@given(events())
+def test_an_event_is_read_as_it_was_written(event):
+    original, copy = persisted(event)
+    item = layout.draft(SUBJECTS, copy)
+    found = layout.event_of(item.body)
+    assert to_json(found) == to_json(original)
+    assert layout.flaw(SUBJECTS, item.subject, item.body) is None
+    assert layout.seq_of(item.subject) == 7
+    assert SUBJECTS.claim_of(item.subject) == item.claim
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"id":1}', b"\xff"])
+def test_what_is_no_event_is_damage(body):
+    with pytest.raises(StoreUnusable, match="damaged"):
+        layout.event_of(body)
+    assert layout.flaw(SUBJECTS, "eventlog.EVENTLOG.default.e.x.1.~.t.~.~.~.~", body)
+
+
+def test_a_head_of_a_newer_version_is_refused():
+    with pytest.raises(StoreUnusable, match="newer version"):
+        layout.head_of(
+            b'{"format":2,"log":"l","log_id":"i","last_seq":1,"session":"s","number":1,'
+            b'"mixed_through":0,"mixed_seq":0}',
+            5,
+        )
+    with pytest.raises(StoreUnusable, match="damaged"):
+        layout.head_of(b"{}", 5)
+
+
+def test_logs_of_any_name_have_subjects_of_their_own():
+    names = ["a", "A", "a.b", "a*", ">", "", " ", "é", "x" * 500, "=a", "~", "a_b-9"]
+    bases = {layout.Subjects("S", name).base for name in names}
+    assert len(bases) == len(names)
+    assert all(base.count(".") == 2 for base in bases)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def test_servers_are_read():
+    to = access("nats://host-1:1111, host-2,[::1]:3333")
+    assert to.servers == (Server("host-1", 1111), Server("host-2", 4222), Server("::1", 3333))
+    assert str(to) == "host-1:1111, host-2:4222, [::1]:3333"
+    assert to.tls is None
+    assert access(["tls://host"]).tls is not None
+    assert access("nats://u:p%40ss@host").password == "p@ss"  # noqa: S105 - of this test
+    assert access("nats://secret@host").token == "secret"  # noqa: S105 - of this test
+
+
+@pytest.mark.parametrize(
+    ("servers", "options", "words"),
+    [
+        ("", {}, "number 1 names no host"),
+        ([], {}, "expected at least one"),
+        ("http://host", {}, "expected the scheme nats or tls, got 'http'"),
+        ("nats://host:x", {}, "malformed"),
+        ("nats://host/STREAM", {}, "the stream is an argument"),
+        ("nats://a:hush@h1,nats://b:hush@h2", {}, "users differ"),
+        ("nats://a:hush@h1", {"user": "b"}, "in one place only"),
+        ("host", {"password": "hush"}, "needs a user"),
+        ("host", {"token": "hush", "user": "b"}, "one of them at most"),
+    ],
+)
+def test_servers_that_are_none(servers, options, words):
+    """The message says what to write, and no secret."""
+    with pytest.raises(ValueError) as caught:
+        access(servers, **options)
+    assert words in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_secrets_stay_out_of_reprs():
+    to = access("nats://user:hush@host")
+    assert "hush" not in repr(to) + str(to)
+    assert "user" not in str(to)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"stream": "a.b"}, ValueError, "a stream is named by"),
+        ({"stream": 1}, TypeError, "stream must be text"),
+        ({"log": ""}, ValueError, "1 to 512 bytes"),
+        ({"log": "\ud800"}, ValueError, "lone surrogate"),
+        ({"log": 1}, TypeError, "log must be text"),
+        ({"replicas": 6}, ValueError, "replicas: expected an integer of 1 to 5"),
+        ({"replicas": True}, ValueError, "replicas"),
+        ({"max_age": 0}, ValueError, "max_age: expected seconds"),
+        ({"lock_timeout": 1}, ValueError, "lock_timeout: expected 2 to 3600 seconds"),
+        ({"lock_timeout": float("nan")}, ValueError, "lock_timeout"),
+        ({"lock_timeout": "x"}, TypeError, "lock_timeout"),
+    ],
+)
+async def test_arguments_that_are_wrong(options, error, words):
+    with pytest.raises(error, match=words):
+        async with JetStreamStore.open("127.0.0.1:1", **options):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nats:host", "names no server"),
+        ("nats://host", "names no stream"),
+        ("nats:///S", "names no server"),
+        ("nats://u:hush@host/S?colour=red", "unknown option 'colour' in 'nats://host/S"),
+        ("nats://u:hush@host/S?replicas=many", "'replicas' in 'nats://host/S?replicas=many': expected an"),
+        ("nats://u:hush@host/S?max_age=x", "expected seconds"),
+        ("nats://u:hu/sh@host/S?log", "has no value"),
+        ("nats://u:hush@host/S?log=a&log=b", "appears twice"),
+        ("nats://u:hush@host/S?log=%zz", "starts no escape"),
+        ("nets://u:hush@host/S", "unknown scheme 'nets' in 'nets://host/S'"),
+    ],
+)
+async def test_urls_that_are_wrong(url, words):
+    with pytest.raises(ValueError) as caught:
+        async with open_store(url):
+            pass
+    assert words in str(caught.value)
+    assert "hu" not in str(caught.value).replace("has no value", "")
+
+
+async def test_nobody_is_there():
+    """All servers are tried, once each, and the error says what was wrong with each."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [one.getsockname()[1], other.getsockname()[1]]
+    with pytest.raises(StoreError) as caught:
+        async with open_store(f"nats://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/S", read_only=True):
+            pass
+    assert not isinstance(caught.value, StoreUnusable)
+    for port in ports:
+        assert f"127.0.0.1:{port}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (b'{"version":"2.10.4","jetstream":true,"max_payload":1048576}', "needs 2.12 or newer"),
+        (b'{"version":"2.12.0","jetstream":false,"max_payload":1048576}', "has no JetStream"),
+        (b'{"version":"2.12.0","jetstream":true,"max_payload":1000}', "max_payload is 1000 bytes"),
+        (b'{"version":"dev"}', "needs 2.12 or newer"),
+    ],
+)
+async def test_servers_that_will_not_do(info, words):
+    async def serve(stream):
+        async with stream:
+            await stream.send_all(b"INFO " + info + b"\r\n")
+            await stream.receive_some()
+            await stream.send_all(b"PONG\r\n")
+            async for _ in stream:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(StoreUnusable, match=words):
+            async with JetStreamStore.open(f"127.0.0.1:{port}"):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_another_protocol_is_told():
+    async def serve(stream):
+        async with stream:
+            await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(StoreError, match="does not speak the protocol of NATS"):
+            async with JetStreamStore.open(f"127.0.0.1:{port}"):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+def test_queries_go_to_the_server_as_far_as_subjects_go():
+    assert SUBJECTS.filters(EventQuery(since_ms=1, after_seq=4)) == ["eventlog.EVENTLOG.default.e.>"]
+    assert SUBJECTS.filters(EventQuery(member_id="w", event_types=("a", "b"), run_id="r")) == [
+        "eventlog.EVENTLOG.default.e.*.*.w.a.*.*.r.*",
+        "eventlog.EVENTLOG.default.e.*.*.w.b.*.*.r.*",
+    ]
+    many = tuple(map(str, range(9)))
+    assert SUBJECTS.filters(EventQuery(member_id="w", event_types=many)) == [
+        "eventlog.EVENTLOG.default.e.*.*.w.*.*.*.*.*"
+    ]
+
+
+def test_the_reference_lists_the_codes_that_last():
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "stores.md").read_text()
+    section = page.partition("## NATS JetStream")[2].partition("\n## ")[0]
+    assert {int(code) for code in re.findall(r"\b10\d{3}\b", section)} == _LASTING
