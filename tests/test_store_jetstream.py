@@ -1,6 +1,5 @@
-"""What JetStreamStore does without a server: the protocol, the layout, and its arguments."""
+"""What JetStreamStore does without a server: the layout, and its arguments."""
 
-import itertools
 import re
 import socket
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 import pytest
 import trio
 from hypothesis import given
-from hypothesis import strategies as st
 
 from trio_eventlog import (
     AgentEvent,
@@ -21,81 +19,10 @@ from trio_eventlog import (
 )
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores import _jetstream_layout as layout
-from trio_eventlog.stores import _jetstream_protocol as protocol
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._jetstream_link import Server, access
 from trio_eventlog.stores._jetstream_stream import _LASTING
 from trio_eventlog.testing import events, queries
-
-# --- the protocol ---------------------------------------------------------------------------------
-
-CONVERSATION = (
-    b'INFO {"version":"2.12.1","headers":true,"max_payload":1048576,"jetstream":true,"extra":1}\r\n'
-    b"PING\r\n"
-    b"MSG in.1 1 5\r\nhello\r\n"
-    b"MSG in.2 1 re.ply 0\r\n\r\n"
-    b"HMSG in.3 1 re.ply 28 30\r\nNATS/1.0\r\nA: b\r\nNats-X: 1\r\n\r\nhi\r\n"
-    b"HMSG in.4 1 26 26\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n"
-    b"+OK\r\n"
-    b"-ERR 'Permissions Violation'\r\n"
-    b"PONG\r\n"
-)
-
-
-def block_of(text):
-    return text.replace(b"28 30", b"%d %d" % (len(HEADERS), len(HEADERS) + 2)).replace(
-        b"26 26", b"%d %d" % (len(STATUS), len(STATUS))
-    )
-
-
-HEADERS = b"NATS/1.0\r\nA: b\r\nNats-X: 1\r\n\r\n"
-STATUS = b"NATS/1.0 404 No Messages\r\n\r\n"
-
-
-@given(st.lists(st.integers(1, 400), max_size=8))
-def test_the_protocol_is_read_in_whatever_pieces_it_comes(cuts):
-    text = block_of(CONVERSATION)
-    bounds = [0, *sorted({cut for cut in cuts if cut < len(text)}), len(text)]
-    parser = protocol.Parser()
-    found = []
-    for start, end in itertools.pairwise(bounds):
-        found += parser.feed(text[start:end])
-
-    info, ping, plain, empty, headed, status, refusal, pong = found
-    assert (info.version, info.headers, info.max_payload, info.jetstream) == ("2.12.1", True, 1048576, True)
-    assert isinstance(ping, protocol.Ping)
-    assert (plain.subject, plain.reply, plain.data, plain.status) == ("in.1", "", b"hello", 0)
-    assert (empty.reply, empty.data) == ("re.ply", b"")
-    assert (headed.data, headed.header(b"Nats-X"), headed.header(b"None")) == (b"hi", b"1", None)
-    assert (status.status, status.data) == (404, b"")
-    assert refusal.text == "Permissions Violation"
-    assert isinstance(pong, protocol.Pong)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"HTTP/1.1 400 Bad Request\r\n",
-        b"MSG in.1\r\n",
-        b"MSG in.1 1 x\r\n",
-        b"HMSG in.1 1 9 5\r\n",
-        b"INFO nothing\r\n",
-        b"INFO []\r\n",
-        b"x" * 2_000_000,
-    ],
-)
-def test_what_is_no_nats_server_is_told(text):
-    with pytest.raises(StoreError, match="does not speak the protocol"):
-        protocol.Parser().feed(text)
-
-
-def test_what_is_sent():
-    assert protocol.publish("a.b", "re", b"data") == b"PUB a.b re 4\r\ndata\r\n"
-    block = protocol.headers({"A": "b"})
-    assert protocol.publish_with_headers("a", "", block, b"x") == (
-        b"HPUB a  18 19\r\nNATS/1.0\r\nA: b\r\n\r\nx\r\n"
-    )
-
 
 # --- the layout -----------------------------------------------------------------------------------
 
@@ -279,7 +206,6 @@ async def test_nobody_is_there():
     ("info", "words"),
     [
         (b'{"version":"2.10.4","jetstream":true,"max_payload":1048576}', "needs 2.12 or newer"),
-        (b'{"version":"2.12.0","jetstream":false,"max_payload":1048576}', "has no JetStream"),
         (b'{"version":"2.12.0","jetstream":true,"max_payload":1000}', "max_payload is 1000 bytes"),
         (b'{"version":"dev"}', "needs 2.12 or newer"),
     ],

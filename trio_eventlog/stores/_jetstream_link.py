@@ -457,6 +457,8 @@ class Link(metaclass=NoPublicConstructor):
         """There is none any more."""
         self._publish = None
         self._trouble = trouble
+        if not self._has_begun.is_set():
+            self.failed(StoreError(f"{self}: {trouble}"))
         for inbox in (*self._inboxes.values(), *self._subscribed.values()):
             inbox.lose(f"{self}: the connection was lost: {trouble}")
 
@@ -720,6 +722,8 @@ class _Driver:
             return StoreUnusable(
                 f"credentials {os.fspath(self._access.credentials)!r}: the seed is malformed"
             )
+        if "info message" in text.lower():
+            text = f"the server does not speak the protocol of NATS: {text}"
         return StoreError(f"{server}: {text}")
 
     def _learn(self, client: Client) -> None:
@@ -857,7 +861,11 @@ def _note(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 def _info(client: Client) -> Info:
     version = client.connected_server_version
-    return Info((version.major, version.minor, version.patch), client.max_payload)
+    try:
+        numbers = version.major, version.minor, version.patch
+    except ValueError:
+        numbers = (0, 0, 0)  # of none that was released
+    return Info(numbers, client.max_payload)
 
 
 def _reason(exc: BaseException) -> str:
