@@ -51,7 +51,7 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.recorder import TaskRecorder, record_tasks
-from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, open_store
+from trio_eventlog.stores import JetStreamStore, MemoryStore, NullStore, SqliteStore, open_store
 from trio_eventlog.testing import (
     ClauseFailure,
     ClausePassed,
@@ -258,6 +258,15 @@ async def use_the_stores() -> None:
         await use_a_log(store)
     async with SqliteStore.open("events.db", read_only=True) as reader:
         assert_type(await reader.query(query), list[PersistedEvent])
+    async with JetStreamStore.open(["nats://n1", "nats://n2"], log="worker-3", replicas=3) as clustered:
+        assert_type(clustered, JetStreamStore)
+        await use_a_log(clustered)
+    async with JetStreamStore.open_readers("nats://n1", stream="EVENTS", logs=["a"]) as readers:
+        assert_type(readers, dict[str, JetStreamStore])
+        merge_events(readers)
+        watchable: WatchableStore = readers["a"]
+        assert_type(watchable.watch_changes(), AbstractAsyncContextManager[ChangeWatch])
+    assert_type(await JetStreamStore.logs("nats://n1"), list[str])
     async with open_store("sqlite:events.db") as any_store:
         assert_type(any_store, EventStore)
 

@@ -13,6 +13,7 @@ from trio_eventlog.stores._null import NullStore as NullStore
 from trio_eventlog.stores._open import open_store as open_store
 
 if TYPE_CHECKING:
+    from trio_eventlog.stores._jetstream import JetStreamStore as JetStreamStore
     from trio_eventlog.stores._sqlite import SqliteStore as SqliteStore
 
 
@@ -23,9 +24,14 @@ def __getattr__(name: str) -> object:
 
         globals()[name] = SqliteStore
         return SqliteStore
+    if name == "JetStreamStore":
+        from trio_eventlog.stores._jetstream import JetStreamStore  # noqa: PLC0415 - as above
+
+        globals()[name] = JetStreamStore
+        return JetStreamStore
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "SqliteStore"})
+    return sorted({*globals(), "JetStreamStore", "SqliteStore"})
