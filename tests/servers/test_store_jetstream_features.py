@@ -461,7 +461,7 @@ async def test_a_permission_that_is_missing_is_told():
     with running_server(config=users) as node:
         with (
             trio.fail_after(PATIENCE),
-            pytest.raises(StoreUnusable, match="(?i)permissions violation for publish"),
+            pytest.raises(StoreUnusable, match=r"(?i)permissions violation for publish"),
         ):
             async with JetStreamStore.open(node.url, user="r", password="x"):  # noqa: S106 - of this test
                 pass
