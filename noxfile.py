@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def servers(session: nox.Session) -> None:
     """Test the stores on servers against real ones, which are started for it. Takes pytest's arguments."""
-    session.install(".[testing,postgres]")
+    session.install(".[testing,nats,postgres]")
     install_group(session, "tests")
     install_group(session, "servers")
     session.run("pytest", *IN_PARALLEL, "tests/servers", *session.posargs)
@@ -115,7 +115,7 @@ def lint(session: nox.Session) -> None:
 def typing(session: nox.Session) -> None:
     """Types inside, at the border, and as users see them."""
     # With the drivers: without them, what they return is anything.
-    session.install(".[testing,postgres]")
+    session.install(".[testing,nats,postgres]")
     install_group(session, "typing")
     session.run("mypy")
     session.run("pyright")

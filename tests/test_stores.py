@@ -1,4 +1,4 @@
-"""The clauses S1 to S12 on every store of the package that keeps events; NullStore; open_store."""
+"""The clauses S1 to S12 on every store of the package that keeps events; NullStore; stores by URL."""
 
 import gc
 import json
@@ -25,7 +25,7 @@ from trio_eventlog import (
     SequenceConflict,
     StoreUnusable,
 )
-from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, _incoming, open_store
+from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, _incoming, open_readers, open_store
 
 CANCELLED = trio.Cancelled
 
@@ -682,7 +682,7 @@ async def test_null_store_keeps_nothing():
         assert await store.last_seq() == 0
 
 
-# --- open_store -----------------------------------------------------------------------------------
+# --- by URL ----------------------------------------------------------------------------------------
 
 
 async def test_open_store_memory_and_null():
@@ -758,6 +758,47 @@ async def test_open_store_refuses_what_makes_no_sense():
     with pytest.raises(TypeError, match="str"):
         async with open_store(None):
             pytest.fail("opened")  # pragma: no cover
+
+
+async def test_open_readers_by_url(tmp_path):
+    path = tmp_path / "events.db"
+    for name in ("a", "b"):
+        async with SqliteStore.open(path, log=name) as store:
+            await store.append_batch([agent(1)])
+    async with open_readers(f"sqlite:{path}?synchronous=normal") as readers:
+        assert list(readers) == ["a", "b"]
+        assert [await reader.last_seq() for reader in readers.values()] == [1, 1]
+        with pytest.raises(StoreUnusable, match="read-only"):
+            await readers["a"].append_batch([agent(2)])
+    async with open_readers(f"sqlite:{path}", logs=["b", "new"]) as readers:
+        assert [await reader.last_seq() for reader in readers.values()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:x.db?log=a", "'sqlite:x.db.log=a' names one log; leave out log="),
+        ("postgresql://u:secret@h/d?log=a", "leave out log="),
+        ("memory:", "has one log"),
+        ("null:", "has one log"),
+        ("mysql://host/db", "unknown scheme 'mysql'"),
+    ],
+)
+async def test_open_readers_explains_what_is_wrong(url, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        async with open_readers(url):
+            pytest.fail("opened")  # pragma: no cover
+    assert "secret" not in str(refused.value)
+
+
+async def test_open_readers_entered_cancelled(tmp_path):
+    async with SqliteStore.open(tmp_path / "events.db"):
+        pass
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(CANCELLED):
+            async with open_readers(f"sqlite:{tmp_path}/events.db"):
+                pytest.fail("not cancelled")  # pragma: no cover
 
 
 # --- importing ------------------------------------------------------------------------------------

@@ -856,7 +856,8 @@ async def test_by_url(log, place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("log=", "option 'log' in .* has no value; write postgresql://USER"),
+        ("log", "option 'log' in .* has no value; write postgresql://USER"),
+        ("log=", "a log name has 1 to 512 bytes"),
         ("log=a&log=b", "option 'log' appears twice in"),
         ("notify=maybe", "option 'notify' in .* is true or false, not 'maybe'"),
         ("log=%zz", "'%zz' in .* has a % that starts no escape"),

@@ -51,7 +51,15 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.recorder import TaskRecorder, record_tasks
-from trio_eventlog.stores import MemoryStore, NullStore, PostgresStore, SqliteStore, open_store
+from trio_eventlog.stores import (
+    JetStreamStore,
+    MemoryStore,
+    NullStore,
+    PostgresStore,
+    SqliteStore,
+    open_readers,
+    open_store,
+)
 from trio_eventlog.testing import (
     ClauseFailure,
     ClausePassed,
@@ -250,6 +258,12 @@ def record(log: EventLog) -> None:
 # --- the stores -----------------------------------------------------------------------------------
 
 
+async def watch(store: WatchableStore) -> None:
+    async with store.watch_changes() as changes:
+        assert_type(changes, ChangeWatch)
+        await changes.wait()
+
+
 async def use_the_stores() -> None:
     await use_a_log(MemoryStore())
     await use_a_log(NullStore())
@@ -264,8 +278,19 @@ async def use_the_stores() -> None:
     async with PostgresStore.open_readers("postgresql://localhost/app", logs=["a"]) as readers:
         assert_type(readers, dict[str, PostgresStore])
     assert_type(await PostgresStore.logs("postgresql://localhost/app"), list[str])
+    async with JetStreamStore.open(["nats://n1", "nats://n2"], log="worker-3", replicas=3) as clustered:
+        assert_type(clustered, JetStreamStore)
+        await use_a_log(clustered)
+    async with JetStreamStore.open_readers("nats://n1", stream="EVENTS", logs=["a"]) as followers:
+        assert_type(followers, dict[str, JetStreamStore])
+        merge_events(followers)
+        await watch(followers["a"])
+    assert_type(await JetStreamStore.logs("nats://n1"), list[str])
     async with open_store("sqlite:events.db") as any_store:
         assert_type(any_store, EventStore)
+    async with open_readers("nats://n1/EVENTS", logs=["a"]) as any_readers:
+        assert_type(any_readers, Mapping[str, EventStore])
+        merge_events(any_readers)
 
 
 # --- the errors -----------------------------------------------------------------------------------

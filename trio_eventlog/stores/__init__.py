@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from trio_eventlog.stores._memory import MemoryStore as MemoryStore
 from trio_eventlog.stores._null import NullStore as NullStore
+from trio_eventlog.stores._open import open_readers as open_readers
 from trio_eventlog.stores._open import open_store as open_store
 
 if TYPE_CHECKING:
+    from trio_eventlog.stores._jetstream import JetStreamStore as JetStreamStore
     from trio_eventlog.stores._postgres import PostgresStore as PostgresStore
     from trio_eventlog.stores._sqlite import SqliteStore as SqliteStore
 
@@ -24,6 +26,11 @@ def __getattr__(name: str) -> object:
 
         globals()[name] = SqliteStore
         return SqliteStore
+    if name == "JetStreamStore":
+        from trio_eventlog.stores._jetstream import JetStreamStore  # noqa: PLC0415 - see above
+
+        globals()[name] = JetStreamStore
+        return JetStreamStore
     if name == "PostgresStore":
         from trio_eventlog.stores._postgres import PostgresStore  # noqa: PLC0415 - see above
 
@@ -34,4 +41,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "PostgresStore", "SqliteStore"})
+    return sorted({*globals(), "JetStreamStore", "PostgresStore", "SqliteStore"})

@@ -142,6 +142,9 @@ class StoreStateMachine(RuleBasedStateMachine):
         declared = declarations(held.store.store)
         if declared.max_batch is not None:
             self.most_per_batch = min(self.most_per_batch, declared.max_batch)
+        # After a kill the lock of a network store is waited for.
+        self._subject = attrs.evolve(self._subject, lock_timeout=declared.lock_timeout)
+        self._session.subject = self._subject
 
     async def _hold(self, task_status: trio.TaskStatus[None]) -> None:
         """Keep the store open until it shall be left."""

@@ -1,0 +1,330 @@
+"""The seam between JetStreamStore and nats-py: the thread, secrets, and networks that hang."""
+
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import trio
+
+from tests.servers.nats_server import free_ports, running_server
+from tests.servers.tcp_proxy import open_proxy
+from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
+from trio_eventlog.stores import JetStreamStore, open_store
+from trio_eventlog.stores._jetstream_link import Publication, access, open_link
+
+SECRET = "s3cret-word"  # noqa: S105 - of a server that lives for a test
+
+names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running_server() as node:
+        yield node
+
+
+@pytest.fixture
+def log_name():
+    return f"log-{next(names)}"
+
+
+def event(seq, payload=None):
+    return PersistedEvent(f"id-{seq}", seq, 1_000 + seq, None, ModuleEvent("m", "t", payload))
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if "nats" in thread.name]
+
+
+@asynccontextmanager
+async def proxied(server, log_name):
+    async with (
+        open_proxy(server.port) as proxy,
+        JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=60) as store,
+    ):
+        yield proxy, store
+
+
+async def until(condition, *, seconds):
+    with trio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110 - it changes in another thread
+            await trio.sleep(0.01)
+
+
+# --- the thread -----------------------------------------------------------------------------------
+
+
+async def test_the_thread_lives_as_long_as_the_block(server, log_name):
+    with pytest.raises(ZeroDivisionError):
+        async with JetStreamStore.open(server.url, log=log_name):
+            assert len(threads()) == 1
+            raise ZeroDivisionError
+    assert threads() == []
+    with trio.CancelScope() as scope:
+        async with JetStreamStore.open(server.url, log=log_name):
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert threads() == []
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001, 0.01, 0.05])
+async def test_a_cancelled_opening_leaves_nothing(server, log_name, seconds):
+    with trio.move_on_after(seconds):
+        async with JetStreamStore.open(server.url, log=log_name):
+            await trio.sleep_forever()
+    assert threads() == []
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        assert await store.last_seq() == 0
+
+
+def test_keyboard_interrupt_comes_out_bare(server, log_name):
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            await store.append_batch([event(1)])
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert threads() == []
+
+    async def again():
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            return await store.last_seq()
+
+    assert trio.run(again) == 1
+
+
+async def test_nobody_listens():
+    (port,) = free_ports(1)
+    with pytest.raises(StoreError, match=f"127.0.0.1:{port}: Connection refused") as caught:
+        async with JetStreamStore.open(f"nats://127.0.0.1:{port}"):
+            pass
+    assert not isinstance(caught.value, StoreUnusable)
+    assert threads() == []
+
+
+async def test_somebody_else_listens():
+    async with trio.open_nursery() as nursery:
+
+        async def hang_up(stream):
+            await stream.send_all(b"220 mail.example ESMTP\r\n")
+
+        listeners = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(StoreError, match="INFO"):
+            async with JetStreamStore.open(f"nats://127.0.0.1:{port}"):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_driver_is_missing(server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nats", None)
+    monkeypatch.setitem(sys.modules, "nats.aio", None)
+    monkeypatch.setitem(sys.modules, "nats.aio.client", None)
+    with pytest.raises(StoreUnusable, match=r"pip install 'trio-eventlog\[nats\]'"):
+        async with JetStreamStore.open(server.url):
+            pass
+
+
+async def test_a_server_without_jetstream():
+    with running_server(jetstream=False) as node:
+        with pytest.raises(StoreUnusable, match="has no JetStream"):
+            async with JetStreamStore.open(node.url):
+                pass
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (f"authorization {{ user: u, password: {SECRET} }}", {"user": "u", "password": SECRET}),
+        (f"authorization {{ token: {SECRET} }}", {"token": SECRET}),
+    ],
+    ids=["a password", "a token"],
+)
+async def test_secrets(config, options):
+    """The right one lets the store in; without it, the error says what to look at, and no secret."""
+    with running_server(config=config) as node:
+        async with JetStreamStore.open(node.url, **options) as store:
+            await store.append_batch([event(1)])
+            assert SECRET not in repr(store) + repr(store._stream.link._access)
+        wrong = {name: f"not-{value}" for name, value in options.items()}
+        for tried in (wrong, {}):
+            with pytest.raises(StoreUnusable, match=r"Authorization Violation.*check user") as caught:
+                async with JetStreamStore.open(node.url, **tried):
+                    pass
+            assert SECRET not in str(caught.value)
+    assert threads() == []
+
+
+async def test_a_secret_is_not_sent_in_the_clear():
+    """tls:// insists: what the server would have to decrypt, one that cannot does not get."""
+    with running_server(config=f"authorization {{ user: u, password: {SECRET} }}") as node:
+        url = f"tls://127.0.0.1:{node.port}"
+        with pytest.raises(StoreError, match="offers no TLS") as caught:
+            async with JetStreamStore.open(url, user="u", password=SECRET):
+                pass
+        assert SECRET not in str(caught.value)
+    with running_server() as node:
+        with pytest.raises(StoreError, match="offers no TLS"):
+            async with JetStreamStore.open(f"tls://127.0.0.1:{node.port}"):
+                pass
+
+
+async def test_credentials_that_are_none(server, tmp_path):
+    path = tmp_path / "user.creds"
+    with pytest.raises(StoreUnusable, match=r"user\.creds' cannot be read: No such file"):
+        async with JetStreamStore.open(server.url, credentials=path):
+            pass
+    path.write_text("nothing of the kind\n")
+    with pytest.raises(StoreUnusable, match="hold no user JWT"):
+        async with JetStreamStore.open(server.url, credentials=path):
+            pass
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+async def test_the_largest_batch(server, log_name):
+    """What 999 events of 64 KiB are, the driver takes in and the server too."""
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        await store.append_batch([event(seq, "x" * 65_000) for seq in range(1, 1_000)])
+        assert await store.last_seq() == 999
+        with trio.fail_after(30):
+            assert len(await store.query(EventQuery())) == 999
+
+
+async def test_a_network_that_hangs_while_much_is_unsent(server, log_name):
+    """The connection is given up within seconds, although the system would go on trying for many minutes."""
+    async with proxied(server, log_name) as (proxy, store):
+        await store.append_batch([event(1)])
+        link = store._stream.link
+        generation = link.generation
+        proxy.stall()
+        batch = [event(seq, "x" * 30_000) for seq in range(2, 900)]
+        began = trio.current_time()
+        with trio.move_on_after(0.2):
+            await store.append_batch(batch)
+        assert trio.current_time() - began < 1
+        await until(lambda: link._publish is None, seconds=6)
+        with pytest.raises(StoreError, match="not connected"):
+            await store.append_batch(batch)
+        proxy.resume()
+        await until(lambda: link.generation > generation, seconds=10)
+        await store.append_batch(batch)
+        assert await store.last_seq() == 899
+
+
+async def test_what_was_not_sent_is_not_sent_on_the_next_connection(server):
+    """A message that was given to a connection that is lost is lost with it."""
+    async with open_link(access(server.url)) as listener, open_proxy(server.port) as proxy:
+        inbox = listener.open_inbox()
+        async with open_link(access(f"nats://127.0.0.1:{proxy.port}")) as link:
+            proxy.stall()
+            # More than what lies between the two, so that the last of them stay here.
+            link.send([Publication(inbox.reply, b"x" * 1_000_000) for _ in range(100)])
+            await trio.sleep(0.1)
+            proxy.cut()
+            proxy.resume()
+            await until(lambda: link.generation > 1, seconds=10)
+            link.send([Publication(inbox.reply, b"the end")])
+            received = []
+            while not received or received[-1].data != b"the end":
+                received += await inbox.wait(5)
+        assert len(received) < 101
+
+
+async def test_leaving_while_much_is_unsent(server, log_name):
+    """Takes a bounded time."""
+    async with proxied(server, log_name) as (proxy, store):
+        proxy.stall()
+        with trio.move_on_after(0.2):
+            await store.append_batch([event(seq, "x" * 30_000) for seq in range(2, 900)])
+        began = trio.current_time()
+    assert trio.current_time() - began < 8
+    assert threads() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork(server, log_name):
+    """The child is told to open the store anew."""
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            pid = os.fork()
+            if not pid:
+                try:
+                    store._stream.link.check_open()
+                except StoreUnusable as exc:
+                    os._exit(0 if "forked" in str(exc) else 1)
+                os._exit(2)
+            _, status = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+            assert os.waitstatus_to_exitcode(status) == 0
+            await store.append_batch([event(1)])
+
+    trio.run(main)
+
+
+# --- who answers ----------------------------------------------------------------------------------
+
+
+async def test_nobody_is_there():
+    """All servers are tried, once each, and the error says what was wrong with each."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [one.getsockname()[1], other.getsockname()[1]]
+    with pytest.raises(StoreError) as caught:
+        async with open_store(f"nats://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/S", read_only=True):
+            pass
+    assert not isinstance(caught.value, StoreUnusable)
+    for port in ports:
+        assert f"127.0.0.1:{port}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (b'{"version":"2.10.4","jetstream":true,"max_payload":1048576}', "needs 2.12 or newer"),
+        (b'{"version":"2.12.0","jetstream":true,"max_payload":1000}', "max_payload is 1000 bytes"),
+        (b'{"version":"dev"}', "needs 2.12 or newer"),
+    ],
+)
+async def test_servers_that_will_not_do(info, words):
+    async def serve(stream):
+        async with stream:
+            await stream.send_all(b"INFO " + info + b"\r\n")
+            await stream.receive_some()
+            await stream.send_all(b"PONG\r\n")
+            async for _ in stream:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(StoreUnusable, match=words):
+            async with JetStreamStore.open(f"127.0.0.1:{port}"):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_another_protocol_is_told():
+    async def serve(stream):
+        async with stream:
+            await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(StoreError, match="does not speak the protocol of NATS"):
+            async with JetStreamStore.open(f"127.0.0.1:{port}"):
+                pass
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,445 @@
+"""JetStreamStore when servers die, networks break and disks are full."""
+
+import itertools
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from tests.servers.nats_server import running_cluster, running_server
+from tests.servers.tcp_proxy import open_proxy
+from trio_eventlog import (
+    AgentEvent,
+    EventQuery,
+    LogBusy,
+    ModuleEvent,
+    PersistedEvent,
+    RetryPolicy,
+    StoreError,
+    StoreUnusable,
+    open_event_log,
+)
+from trio_eventlog.stores._jetstream import JetStreamStore
+
+PATIENCE = 60.0
+"""Seconds for what takes a few."""
+
+EAGER = RetryPolicy(initial=0.05, maximum=0.25)
+
+names = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with running_cluster() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running_server() as node:
+        yield node
+
+
+@pytest.fixture
+def log_name():
+    return f"log-{next(names)}"
+
+
+def event(seq, *, event_id=None, payload=None):
+    return PersistedEvent(event_id or f"id-{seq}", seq, 1_000 + seq, None, ModuleEvent("m", "t", payload))
+
+
+def events(first, count):
+    return [event(seq) for seq in range(first, first + count)]
+
+
+async def seqs_of(store):
+    return [found.seq for found in await store.query(EventQuery())]
+
+
+async def eventually(function, *args):
+    """What ``function`` returns once it raises no errors any more that may pass."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                return await function(*args)
+            except StoreUnusable:
+                raise
+            except StoreError:
+                await trio.sleep(0.02)
+
+
+@asynccontextmanager
+async def opened_once_free(*args, **options):
+    """The store, as soon as its lock is free."""
+    entered = False
+    deadline = trio.current_time() + PATIENCE
+    while True:
+        try:
+            async with JetStreamStore.open(*args, **options) as store:
+                entered = True
+                yield store
+        except LogBusy:
+            if entered or trio.current_time() > deadline:
+                raise
+            await trio.sleep(0.02)
+        else:
+            return
+
+
+async def configure(store, **changes):
+    """Change the configuration of a stream, as an administrator does."""
+    info = await store._stream.info()
+    await store._stream._ask("STREAM.UPDATE", {**info["config"], **changes})
+
+
+async def leader_of(cluster, stream):
+    """The node that leads a stream."""
+    async with JetStreamStore.open(cluster.url, stream=stream, read_only=True) as store:
+        info = await store._stream.info()
+    return cluster[info["cluster"]["leader"]]
+
+
+@asynccontextmanager
+async def load(store, total, every=100):
+    """A log over ``store`` which gets so many events, some at a time; the block runs beside it.
+
+    On leaving, all are in the store, each once and in their order.
+    """
+    async with open_event_log(store, retry=EAGER, retry_buffer_cap=100_000) as log:
+        acknowledged = []
+
+        async def produce():
+            for start in range(0, total, every):
+                for number in range(start, min(start + every, total)):
+                    log.ingest(AgentEvent("w", "t", {"number": number}))
+                await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produce)
+            yield log, acknowledged
+        with trio.fail_after(PATIENCE):
+            await log.flush()
+        statistics = log.statistics()
+    assert statistics.lost_total == 0
+    assert statistics.persisted == total
+    found = await store.query(EventQuery())
+    assert [one.event.payload["number"] for one in found] == list(range(total))
+    assert [one.seq for one in found] == list(range(1, total + 1))
+    assert len({one.id for one in found}) == total
+
+
+async def until(log, persisted):
+    """Until so many events are stored."""
+
+    async def check():
+        if log.statistics().persisted < persisted:
+            raise StoreError
+
+    await eventually(check)
+
+
+async def until_lock(reader, *, is_there):
+    """Until the log has a lock, or has none any more."""
+
+    async def check():
+        if (await reader._stream.last(reader._reader.subjects.lock) is not None) != is_there:
+            raise StoreError
+
+    await eventually(check)
+
+
+# --- servers --------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_started_again(log_name):
+    """The store connects again by itself, and goes on where it was."""
+    with running_server() as node:
+        async with JetStreamStore.open(node.url, log=log_name) as store:
+            await store.append_batch(events(1, 3))
+            node.stop()
+            with pytest.raises(StoreError) as caught:
+                await store.append_batch(events(4, 3))
+            assert not isinstance(caught.value, StoreUnusable)
+            with pytest.raises(StoreError):
+                await store.query(EventQuery())
+            node.start()
+
+            assert await eventually(store.append_batch, events(4, 3)) == ()
+
+            assert await seqs_of(store) == [1, 2, 3, 4, 5, 6]
+            assert await store.last_seq() == 6
+        async with JetStreamStore.open(node.url, log=log_name) as store:
+            assert await seqs_of(store) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_server_that_is_killed_under_load(log_name):
+    """Nothing that was acknowledged is lost, and nothing is stored twice."""
+    with running_server() as node:
+        async with JetStreamStore.open(node.url, log=log_name) as store, load(store, 6_000) as (log, _):
+            for part in (1_000, 2_500):
+                await until(log, part)
+                node.kill()
+                node.start()
+
+
+async def test_the_leader_of_the_stream_is_killed_under_load(cluster, log_name, record_property):
+    """The log catches up by itself, and no acknowledged event is lost."""
+    stream = "KILLED"
+    async with (
+        JetStreamStore.open(cluster.url, stream=stream, log=log_name, replicas=3) as store,
+        load(store, 20_000, every=50) as (log, _),
+    ):
+        await until(log, 2_000)
+        node = await leader_of(cluster, stream)
+        node.kill()
+        began = time.monotonic()
+        before = log.statistics().persisted
+        await until(log, before + 500)
+        record_property("seconds until ingestion went on", round(time.monotonic() - began, 1))
+        node.start()
+
+
+async def test_the_leader_of_the_stream_hangs(cluster, log_name, record_property):
+    """A leader that was cut off, and wakes up later, has nothing to say any more."""
+    stream = "HANGS"
+    async with (
+        JetStreamStore.open(cluster.url, stream=stream, log=log_name, replicas=3) as store,
+        load(store, 10_000, every=50) as (log, _),
+    ):
+        await until(log, 1_000)
+        node = await leader_of(cluster, stream)
+        node.pause()
+        began = time.monotonic()
+        try:
+            before = log.statistics().persisted
+            await until(log, before + 500)
+            record_property("seconds until ingestion went on", round(time.monotonic() - began, 1))
+        finally:
+            node.resume()
+
+
+async def test_one_node_less_is_nothing(cluster, log_name):
+    """With a follower gone, appends and queries go on, once a connection to it is made anew."""
+    stream = "FOLLOWER"
+    async with JetStreamStore.open(cluster.url, stream=stream, log=log_name, replicas=3) as store:
+        await store.append_batch(events(1, 10))
+        leader = await leader_of(cluster, stream)
+        follower = next(node for node in cluster.nodes if node is not leader)
+        follower.kill()
+        try:
+            await eventually(store.append_batch, events(11, 10))
+            assert await eventually(seqs_of, store) == list(range(1, 21))
+        finally:
+            follower.start()
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_is_cut(server, log_name):
+    """Each cut costs a StoreError at most; what was appended is there once."""
+    async with (
+        open_proxy(server.port) as proxy,
+        JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
+    ):
+        for first in range(1, 100, 10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(eventually, store.append_batch, events(first, 10))
+                await trio.lowlevel.checkpoint()
+                proxy.cut()
+        assert await eventually(seqs_of, store) == list(range(1, 101))
+        assert proxy.connections > 1
+
+
+async def test_a_server_that_refuses_for_a_while(server, log_name):
+    """While nobody can be reached, calls fail at once and say why."""
+    async with (
+        open_proxy(server.port) as proxy,
+        JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
+    ):
+        await store.append_batch(events(1, 1))
+        proxy.refuse()
+        with pytest.raises(StoreError):
+            await store.last_seq()
+        with trio.fail_after(1), pytest.raises(StoreError, match="not connected"):
+            await store.append_batch(events(2, 1))
+        proxy.accept()
+
+        await eventually(store.append_batch, events(2, 1))
+
+        assert await seqs_of(store) == [1, 2]
+
+
+async def test_a_network_that_stalls(server, log_name):
+    """No answer is an error after a few seconds; a cancelled call ends at once all the same."""
+    async with (
+        open_proxy(server.port) as proxy,
+        JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
+    ):
+        await store.append_batch(events(1, 1))
+        proxy.stall()
+        began = trio.current_time()
+        with trio.move_on_after(0.1):
+            await store.append_batch(events(2, 1))
+        assert trio.current_time() - began < 1
+        with trio.fail_after(20), pytest.raises(StoreError):
+            await store.append_batch(events(2, 1))
+        proxy.cut()
+        proxy.resume()
+
+        await eventually(store.append_batch, events(2, 1))
+
+        assert await seqs_of(store) == [1, 2]
+
+
+async def test_leaving_without_a_network(server, log_name, caplog):
+    """Takes a bounded time, and says that the lock is left to expire; which it does."""
+    async with open_proxy(server.port) as proxy:
+        async with JetStreamStore.open(
+            f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=2
+        ) as store:
+            await store.append_batch(events(1, 1))
+            proxy.refuse()
+            began = trio.current_time()
+        assert trio.current_time() - began < 6
+    assert "it expires" in caplog.text
+    async with opened_once_free(server.url, log=log_name) as store:
+        assert await seqs_of(store) == [1]
+
+
+# --- who appends ----------------------------------------------------------------------------------
+
+
+async def test_an_appender_that_was_cut_off_is_fenced(server, log_name):
+    """What it has sent before another opened the log does not land after that."""
+    options = {"log": log_name, "lock_timeout": 2}
+    async with (
+        open_proxy(server.port) as proxy,
+        JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", **options) as old,
+    ):
+        await old.append_batch(events(1, 1))
+        proxy.stall()
+        with trio.move_on_after(0.05):
+            await old.append_batch(events(2, 1))
+        async with opened_once_free(server.url, **options) as new:
+            # What hung in the network comes to the server now.
+            proxy.resume()
+            assert await eventually(seqs_of, old) == [1]
+            with pytest.raises(LogBusy, match="another appender"):
+                await eventually(old.append_batch, events(2, 1))
+            with pytest.raises(LogBusy):
+                await old.last_seq()
+            await new.append_batch([event(2, event_id="new")])
+            assert [one.id for one in await new.query(EventQuery())] == ["id-1", "new"]
+        with pytest.raises(LogBusy):
+            await old.append_batch(events(3, 1))
+
+
+async def test_an_appender_whose_lock_expired_goes_on_if_nobody_else_came(server, log_name):
+    """The lock only refuses others; what protects the log is the fence."""
+    async with (
+        open_proxy(server.port) as proxy,
+        JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=2) as store,
+    ):
+        await store.append_batch(events(1, 1))
+        proxy.refuse()
+        async with JetStreamStore.open(server.url, log=log_name, read_only=True) as reader:
+            await until_lock(reader, is_there=False)
+            proxy.accept()
+            await eventually(store.append_batch, events(2, 1))
+            assert await seqs_of(reader) == [1, 2]
+            # And it takes the lock again.
+            await until_lock(reader, is_there=True)
+        with pytest.raises(LogBusy, match="by process"):
+            async with JetStreamStore.open(server.url, log=log_name):
+                pass
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+async def test_batches_that_were_cut_off_in_their_midst_do_not_block_the_stream(log_name):
+    """A server keeps 50 of them for the rest to come; the store drops its own when it is back."""
+    with running_server() as server:
+        async with (
+            open_proxy(server.port) as proxy,
+            JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
+        ):
+            send = store._stream.link.send
+            for number in range(60):
+                # Half of the batch comes through.
+                store._stream.link.send = lambda pieces: send(pieces[: len(pieces) // 2] or pieces)
+                with trio.move_on_after(0.01):
+                    await store.append_batch(events(1 + number, 10))
+                store._stream.link.send = send
+                proxy.cut()
+                await eventually(store.last_seq)
+            assert await seqs_of(store) == []
+
+            await eventually(store.append_batch, events(1, 10))
+
+            assert await seqs_of(store) == list(range(1, 11))
+
+
+async def test_a_repeat_long_after_the_server_has_forgotten_message_ids(server):
+    """An id is known for as long as its event is held, not for the server's window of deduplication."""
+    window = 0.1
+    async with JetStreamStore.open(server.url, stream="WINDOW") as store:
+        await configure(store, duplicate_window=int(window * 1e9))
+        await store.append_batch(events(1, 5))
+        began = time.monotonic()
+        seq = 6
+        while time.monotonic() < began + 3 * window:
+            await store.append_batch(events(seq, 100))
+            seq += 100
+        repeat = [event(1), event(seq, event_id="id-2"), event(seq + 1)]
+        assert await store.append_batch(repeat) == (seq,)
+        found = await store.query(EventQuery())
+        assert [one.id for one in found].count("id-1") == 1
+        assert len(found) == seq
+
+
+@pytest.mark.parametrize("whose", ["the server's", "the stream's"])
+async def test_a_store_that_is_full(whose):
+    """Appends fail with an error that may pass, nothing is half stored, and pruning makes room."""
+    limit = 4_000_000
+    with running_server(max_store=limit if whose == "the server's" else None) as node:
+        async with JetStreamStore.open(node.url) as store:
+            if whose == "the stream's":
+                await configure(store, max_bytes=limit)
+            payload = "x" * 20_000
+            stored = 0
+            with pytest.raises(StoreError) as caught:
+                for first in itertools.count(1, 10):
+                    await store.append_batch([event(first + n, payload=payload) for n in range(10)])
+                    stored = first + 9
+            assert not isinstance(caught.value, StoreUnusable)
+            assert await seqs_of(store) == list(range(1, stored + 1))
+            async with JetStreamStore.open(node.url, read_only=True) as reader:
+                assert await reader.last_seq() == stored
+
+            assert await store.prune(keep=10) == stored - 10
+
+            await eventually(store.append_batch, [event(stored + 1, payload=payload)])
+            assert await store.last_seq() == stored + 1
+            assert await seqs_of(store) == list(range(stored - 9, stored + 2))
+
+
+async def test_events_that_the_server_forgets_with_time(server):
+    """``max_age`` takes events, and nothing else: the numbering goes on."""
+    async with JetStreamStore.open(server.url, stream="AGES", max_age=1) as store:
+        await store.append_batch(events(1, 3))
+
+        async def check():
+            if await seqs_of(store):
+                raise StoreError
+
+        await eventually(check)
+        assert await store.last_seq() == 3
+    async with JetStreamStore.open(server.url, stream="AGES") as store:
+        assert await store.last_seq() == 3
+        await store.append_batch(events(4, 1))
+        assert await seqs_of(store) == [4]

@@ -1,0 +1,534 @@
+"""A store in a stream of NATS JetStream: for many processes on many machines."""
+
+from __future__ import annotations
+
+import math
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import trio
+
+from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._events import PersistedEvent, new_event_id
+from trio_eventlog._query import EventQuery
+from trio_eventlog._reports import StoreDescription, StoreVerification
+from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.abc import ChangeWatch
+from trio_eventlog.stores import _jetstream_layout as layout
+from trio_eventlog.stores import _jetstream_upkeep as upkeep
+from trio_eventlog.stores._incoming import checked_top, sealed_copies
+from trio_eventlog.stores._jetstream_appender import Appender
+from trio_eventlog.stores._jetstream_layout import Subjects
+from trio_eventlog.stores._jetstream_link import Access, Inbox, Link, NobodyThere, access, open_link
+from trio_eventlog.stores._jetstream_reader import Reader
+from trio_eventlog.stores._jetstream_stream import Stream, patiently
+
+_OPEN_SECONDS: Final = 10.0
+"""How long to try, where servers are there but not ready."""
+
+_LEAST_VERSION: Final[tuple[int, ...]] = (2, 12)
+"""Of the server: the first with atomic batches."""
+
+_LEAST_LOCK_TIMEOUT: Final = 2.0
+_MOST_LOCK_TIMEOUT: Final = 3600.0
+
+_MOST_REPLICAS: Final = 5
+
+_HEARTBEAT_SECONDS: Final = 2.0
+_SILENCE_SECONDS: Final = 5.0
+"""Without a heartbeat for so long, a consumer is gone."""
+
+
+class JetStreamStore(metaclass=NoPublicConstructor):
+    """One log in a stream of NATS JetStream; made by :meth:`open`.
+
+    A stream is replicated by its servers, and holds many logs, each with its own ids and seqs, and each open
+    for writing once at a time, by any process on any machine. Needs servers of version 2.12 or newer. Keeps
+    all clauses of :class:`trio_eventlog.abc.EventStore`, and states:
+
+    * **Cancellation** is prompt. An append that was cancelled may still be stored afterwards; what comes next
+      finds out, or sees to it that it will not be, before it does anything else.
+    * **Connection**: it is made anew when it is lost, with another server of the cluster if need be. Until
+      then all methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may
+      take 5 seconds, that to a batch one more for each 4 MiB.
+    * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives
+      a kill of servers. Whether it survives a loss of power at all of them is up to their ``sync_interval``.
+    * **Limits**: a batch has at most 999 events; an event with its headers fits into the server's
+      ``max_payload`` (1 MiB by default), and is rejected beyond that.
+    * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout``
+      seconds of its process being killed or cut off. An appender whose lock expired goes on if nobody else
+      has opened the log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
+    * **Threads**: the driver, nats-py, has one of its own for as long as the ``async with`` block. With
+      Trio's ``autojump_clock``, time jumps while servers work; use the real clock in tests.
+    """
+
+    max_batch: Final[int | None] = layout.MAX_BATCH
+    """Most events of one append."""
+
+    lock_timeout: Final[float]
+    """Seconds within which the lock of a process that was killed is gone."""
+
+    log_id: Final[str | None]
+    """Tells this log from all others, in this stream and others; None in a store that is read-only."""
+
+    def __init__(self, reader: Reader, appender: Appender | None, lock_timeout: float) -> None:
+        self._reader = reader
+        self._stream = reader.stream
+        self._log = reader.subjects.log
+        self._appender = appender
+        self.lock_timeout = lock_timeout
+        self.log_id = None if appender is None else appender.log_id
+
+    def __repr__(self) -> str:
+        mode = "read-only" if self._appender is None else "writing"
+        return f"<JetStreamStore {str(self._stream)!r} log={self._log!r} {mode}>"
+
+    @staticmethod
+    @asynccontextmanager
+    async def open(
+        servers: str | Sequence[str],
+        *,
+        stream: str = "EVENTLOG",
+        log: str = "default",
+        read_only: bool = False,
+        replicas: int = 1,
+        max_age: float | None = None,
+        lock_timeout: float = 10.0,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        credentials: str | os.PathLike[str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> AsyncIterator[JetStreamStore]:
+        """Open a log for the length of an ``async with`` block, creating stream and log if need be.
+
+        Entering is a checkpoint and can be cancelled. It tries for 10 seconds while the servers that answer
+        are not ready, and raises at once if none answers. Leaving waits, in spite of a cancellation and for 5
+        seconds at most, for the outcome of an append and until the lock is given back. If no server answers
+        meanwhile, there is a warning to the logger ``trio_eventlog``, and the lock expires by itself.
+
+        Args:
+          servers: where the cluster is: ``"nats://host:4222,host2:4222"`` or a sequence of such texts. The
+            other servers of the cluster are found through one that answers. ``tls://`` insists on TLS.
+          stream: name of the stream, 1 to 64 of A-Z, a-z, 0-9, ``_`` and ``-``.
+          log: name of the log, 1 to 512 bytes in UTF-8.
+          read_only: do not write. Needs no lock; the stream must exist, the log need not: until somebody
+            creates it, it is empty.
+          replicas: how many servers keep a copy, 1 to 5, if the stream is created now. One that exists is
+            left as it is.
+          max_age: seconds after which the server removes events, if the stream is created now; None for
+            never.
+          lock_timeout: seconds within which the lock is gone once this process was killed, 2 to 3600.
+          user: name of the user; or as in ``nats://user:password@host``, percent-encoded.
+          password: of that user.
+          token: in place of a user; or as in ``nats://token@host``.
+          credentials: in their place, path of a ``.creds`` file. Needs ``pip install 'trio-eventlog[nats]'``.
+          tls: how to check certificates, in place of :func:`ssl.create_default_context`; insists on TLS.
+
+        Raises:
+          TypeError, ValueError: an argument is not as described; secrets do not appear in the message.
+          LogBusy: somebody else has the log open for writing.
+          StoreUnusable: the server is older than 2.12, does not know us, or has no JetStream; the stream is
+            missing (read-only), none of ours, or of a newer version of this library.
+          StoreError: no server can be reached, or the stream has no leader, now.
+        """
+        layout.check_log_name(log)
+        config = layout.stream_config(stream, _checked_replicas(replicas), _checked_age(max_age))
+        lock_timeout = _checked_lock_timeout(lock_timeout)
+        to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
+        async with _open_stream(to, stream, None if read_only else config) as found:
+            reader = Reader(found, Subjects(stream, log))
+            if read_only:
+                yield JetStreamStore._create(reader, None, lock_timeout)
+                return
+            # A second for the server to notice that its time is over.
+            appender = Appender(reader, int(lock_timeout) - 1)
+            try:
+                await appender.acquire(trio.current_time() + _OPEN_SECONDS)
+                found.link.start_soon(appender.keep)
+                yield JetStreamStore._create(reader, appender, lock_timeout)
+            finally:
+                await appender.release()  # noqa: ASYNC102 - shielded, with a bound, inside
+
+    @staticmethod
+    @asynccontextmanager
+    async def open_readers(
+        servers: str | Sequence[str],
+        *,
+        stream: str = "EVENTLOG",
+        logs: Iterable[str] | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        credentials: str | os.PathLike[str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> AsyncIterator[dict[str, JetStreamStore]]:
+        """Open logs of one stream for reading, for the length of an ``async with`` block.
+
+        However many they are, they share one connection. For :func:`trio_eventlog.merge_events`, for example.
+        Entering and leaving are as with :meth:`open`, and so are the other arguments.
+
+        Args:
+          servers: where the cluster is.
+          stream: name of the stream.
+          logs: their names; by default all that are in the stream now.
+          user: as with :meth:`open`, and so on.
+          password: of that user.
+          token: in place of a user.
+          credentials: in their place.
+          tls: how to check certificates.
+
+        Raises:
+          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+        """
+        if isinstance(logs, str):
+            msg = "logs: expected names, got a single text"
+            raise TypeError(msg)
+        names = None if logs is None else list(logs)
+        for name in names or ():
+            layout.check_log_name(name)
+        to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
+        async with _open_stream(to, stream, None) as found:
+            if names is None:
+                names = await upkeep.log_names(found)
+            yield {
+                name: JetStreamStore._create(Reader(found, Subjects(stream, name)), None, 0.0)
+                for name in names
+            }
+
+    @staticmethod
+    async def logs(
+        servers: str | Sequence[str],
+        *,
+        stream: str = "EVENTLOG",
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        credentials: str | os.PathLike[str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> list[str]:
+        """The names of the logs in a stream, ascending by code point.
+
+        A checkpoint; connects and leaves again. The arguments are those of :meth:`open`.
+
+        Raises:
+          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+        """
+        to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
+        async with _open_stream(to, stream, None) as found:
+            return await upkeep.log_names(found)
+
+    # --- the contract -----------------------------------------------------------------------------
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
+
+        A checkpoint, also for an empty batch. Cancelled, it raises at once, and whether the batch was or will
+        be stored is unknown; every later call finds out first.
+
+        Fast as long as seqs ascend from batch to batch, as those of a log do. A batch with a seq below one
+        that was stored costs the server a look at all its subjects for each such seq, and cursors below it
+        are slow.
+
+        Raises:
+          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not
+            JSON, a text has a lone surrogate, or an event does not fit into a message of the server. Names
+            all such events; nothing was stored.
+          SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+          LogBusy: another appender has opened the log, after this one was cut off.
+          StoreError: the connection is lost, no server answers in time, or the stream is full; or the batch
+            has more than 999 events.
+          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; or the stream was
+            removed.
+        """
+        if self._appender is None:
+            await trio.lowlevel.checkpoint()
+            msg = f"{self._stream}: the store was opened read-only"
+            raise StoreUnusable(msg)
+        return await self._appender.append(await sealed_copies(events))
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
+
+        The server filters by ``member_id``, ``event_types`` (up to 8 of them), ``identity``, ``mob_id``,
+        ``run_id`` and ``step_id``; by time, what is left is filtered here. ``after_seq`` is found in a few
+        steps. A replica may answer, and the leader is asked whether that was all.
+
+        A checkpoint. Cancelled, it raises at once. Queries run beside each other and beside appends.
+
+        Raises:
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed or is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        self._stream.link.check_open()
+        return await self._reader.query(query)
+
+    async def last_seq(self) -> int:
+        """The highest seq ever stored, 0 before the first.
+
+        A checkpoint. In a writer it comes after every append that began before, also one that was cancelled.
+
+        Raises:
+          LogBusy: another appender has opened the log, after this one was cut off.
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._appender is not None:
+            return await self._appender.last_seq()
+        self._stream.link.check_open()
+        head = await self._reader.head()
+        return 0 if head is None else head.last_seq
+
+    # --- beyond it --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
+        """Watch for new batches, for the length of an ``async with`` block.
+
+        The server tells of each, through a consumer that exists for as long as the block. If that is lost,
+        with the server that it was on, another one is made, and the log may have changed.
+
+        Entering is a checkpoint.
+
+        Raises:
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed.
+        """
+        watch = _Watch(self._stream, self._reader.subjects)
+        try:
+            await watch.begin()
+            yield watch
+        finally:
+            watch.end()
+
+    async def describe(self, *, top: int = 10) -> StoreDescription:
+        """What the log holds, in numbers, all of one moment; ``size_bytes`` is that of the stream.
+
+        Reads the whole log. A checkpoint. Cancelled, it raises at once.
+
+        Args:
+          top: how many event types and members to name, the most frequent first; 0 or more.
+
+        Raises:
+          TypeError: ``top`` is no integer.
+          ValueError: ``top`` is negative.
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed or is damaged.
+        """
+        top = checked_top(top)
+        await trio.lowlevel.checkpoint()
+        return await upkeep.describe(self._reader, top)
+
+    async def verify(
+        self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
+    ) -> StoreVerification:
+        """Look the log over: does it hold what was stored, and nothing else?
+
+        Each event can be read, its subject agrees with it, seqs ascend where the log says that they do, ids
+        and seqs stand once, and the log's highest seq is not below that of an event. A program may write
+        meanwhile.
+
+        Reads the whole log, and remembers some 100 bytes of each event. A checkpoint. Cancelled, it raises at
+        once.
+
+        Args:
+          most_findings: most problems that are named, 0 or more; all are counted.
+          on_progress: called with a seq now and then; all up to it were looked at.
+
+        Raises:
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed.
+        """
+        await trio.lowlevel.checkpoint()
+        return await upkeep.verify(self._reader, most_findings, on_progress)
+
+    async def prune(
+        self,
+        *,
+        before_ms: int | None = None,
+        keep: int | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> int:
+        """Take old events out of a log, for good. ``last_seq`` stays what it was.
+
+        Reads the log first, to see which. Those at its beginning go 1,000 at a time, others one by one.
+        Events that come meanwhile stay. Also in a store that was opened read-only, which means that it does
+        not append.
+
+        A checkpoint. Cancelled, it stops; what is gone is gone, and calling it again goes on.
+
+        Args:
+          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
+          keep: all but so many events, those with the highest seqs, go; 0 or more.
+          dry_run: only count them.
+          on_progress: called with how many are gone, and how many there were, now and then.
+
+        Returns:
+          How many events went, or would go.
+
+        Raises:
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed or is damaged.
+        """
+        upkeep.check_criteria(before_ms, keep)
+        await trio.lowlevel.checkpoint()
+        return await upkeep.prune(
+            self._reader, before_ms=before_ms, keep=keep, dry_run=dry_run, on_progress=on_progress
+        )
+
+
+class _Watch:
+    """See :meth:`JetStreamStore.watch_changes`."""
+
+    def __init__(self, stream: Stream, subjects: Subjects) -> None:
+        self._stream = stream
+        self._link: Link = stream.link
+        self._head = subjects.head
+        self._name = ""
+        self._number = 0
+        self._inbox: Inbox | None = None
+        self._generation = 0
+
+    async def begin(self) -> None:
+        """Have the server tell."""
+        self.end()
+        self._name = f"watch-{new_event_id()}"
+        self._generation = self._link.generation
+        self._number, inbox = self._link.subscribe()
+        try:
+            await self._create(inbox.reply)
+        except BaseException:
+            self._link.unsubscribe(self._number)
+            raise
+        self._inbox = inbox
+
+    async def _create(self, subject: str) -> None:
+        await self._stream.create_consumer(
+            self._name,
+            {
+                "filter_subject": self._head,
+                "deliver_policy": "new",
+                "deliver_subject": subject,
+                "ack_policy": "none",
+                "max_deliver": 1,
+                "idle_heartbeat": int(_HEARTBEAT_SECONDS * 1e9),
+                "inactive_threshold": int(30e9),
+                "mem_storage": True,
+                "num_replicas": 1,
+            },
+        )
+
+    def end(self) -> None:
+        """Have it tell no more."""
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            with suppress(StoreError):
+                self._link.unsubscribe(self._number)
+                self._stream.drop_consumer(self._name)
+
+    async def wait(self) -> None:
+        """Wait until there is a new batch since this returned last. A checkpoint.
+
+        Raises:
+          StoreError: the connection is lost.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._inbox is None or self._inbox.is_lost or self._generation != self._link.generation:
+                # What came meanwhile, nobody told.
+                await self.begin()
+                return
+            try:
+                messages = await self._inbox.wait(_SILENCE_SECONDS)
+            except StoreError:
+                self._link.check()
+                await self.begin()
+                return
+            # A heartbeat has a status.
+            if any(not message.status for message in messages):
+                return
+
+
+@asynccontextmanager
+async def _open_stream(to: Access, name: str, config: dict[str, Any] | None) -> AsyncIterator[Stream]:
+    """Connect to a stream, which is created if there is a configuration for it."""
+    layout.check_stream_name(name)
+    async with open_link(to) as link:
+        _check_server(link)
+        stream = Stream(link, name)
+        await patiently(trio.current_time() + _OPEN_SECONDS, _look_at_stream, stream, config)
+        yield stream
+
+
+async def _look_at_stream(stream: Stream, config: dict[str, Any] | None) -> None:
+    try:
+        info = await stream.info()
+    except NobodyThere as exc:
+        # Each server that has JetStream takes this, also while it cannot answer it.
+        raise StoreUnusable(
+            f"{stream.link}: the server has no JetStream; start it with `-js` or configure `jetstream`"
+        ) from exc
+    if info is None:
+        if config is None:
+            raise StoreUnusable(f"{stream}: there is no such stream")
+        await stream.create(config)
+        info = await stream.info()
+        if info is None:
+            raise StoreError(f"{stream}: the stream was created, but is not there yet")
+    layout.check_stream(stream.name, info["config"])
+
+
+def _check_server(link: Link) -> None:
+    info = link.info
+    if info.version < _LEAST_VERSION:
+        raise StoreUnusable(
+            f"{link}: NATS server {_dotted(info.version)} has no atomic batches;"
+            f" JetStreamStore needs {_dotted(_LEAST_VERSION)} or newer"
+        )
+    if info.max_payload < layout.LEAST_PAYLOAD:
+        raise StoreUnusable(
+            f"{link}: the server's max_payload is {info.max_payload} bytes;"
+            f" set it to {layout.LEAST_PAYLOAD} or more"
+        )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _checked_replicas(replicas: int) -> int:
+    if type(replicas) is not int or not 1 <= replicas <= _MOST_REPLICAS:
+        msg = f"replicas: expected an integer of 1 to {_MOST_REPLICAS}, got {replicas!r:.50}"
+        raise ValueError(msg)
+    return replicas
+
+
+def _checked_age(max_age: float | None) -> float | None:
+    if max_age is None:
+        return None
+    if isinstance(max_age, bool) or not isinstance(max_age, int | float) or not 1 <= max_age <= _MOST_AGE:
+        msg = f"max_age: expected seconds, 1 to {_MOST_AGE:.0f}, or None, got {max_age!r:.50}"
+        raise ValueError(msg)
+    return max_age
+
+
+_MOST_AGE: Final = 9e9
+"""What the server can count in nanoseconds, almost."""
+
+
+def _checked_lock_timeout(seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        msg = f"lock_timeout: expected seconds, got {type(seconds).__name__}"
+        raise TypeError(msg)
+    if math.isnan(seconds) or not _LEAST_LOCK_TIMEOUT <= seconds <= _MOST_LOCK_TIMEOUT:
+        span = f"{_LEAST_LOCK_TIMEOUT:.0f} to {_MOST_LOCK_TIMEOUT:.0f}"
+        msg = f"lock_timeout: expected {span} seconds, got {seconds!r}"
+        raise ValueError(msg)
+    return seconds

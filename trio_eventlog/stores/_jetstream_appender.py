@@ -1,0 +1,523 @@
+"""Appending to one log of a stream: the lock, the fence, and batches whose outcome nobody has heard.
+
+The lock refuses a second appender; it is a message that the server forgets unless it is renewed. Nothing
+depends on it but that: an appender that was cut off for long may lose it and not know. What keeps its writes
+out is the fence: every batch names the position of the head before it, and whoever opens the log writes a new
+head first.
+
+The same fence settles what became of a batch whose answer never came. Write another head behind the last
+known one: if that succeeds, the batch will never be stored; if not, the head that is there tells whether it
+was.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import attrs
+import msgspec
+import trio
+
+from trio_eventlog._errors import EventRejected, LogBusy, SequenceConflict, StoreError, StoreUnusable
+from trio_eventlog._events import PersistedEvent, new_event_id
+from trio_eventlog.stores import _jetstream_layout as layout
+from trio_eventlog.stores._incoming import Steps
+from trio_eventlog.stores._jetstream_layout import MAX_BATCH, Draft, Head
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Inbox
+from trio_eventlog.stores._jetstream_reader import Reader
+from trio_eventlog.stores._jetstream_stream import Refused, WrongPosition, patiently
+
+_logger: Final = logging.getLogger("trio_eventlog")
+
+_BYTES_PER_SECOND: Final = 4 * 1024 * 1024
+"""A batch has so much more time for its answer."""
+
+_CLOSE_SECONDS: Final = 5.0
+
+_ATTEMPTS: Final = 5
+"""How often a batch is sent anew within one append."""
+
+_PAUSE: Final = 0.02
+"""Seconds before that, where it is the server's inner state that says no."""
+
+
+@attrs.define
+class _Pending:
+    """A batch that was sent, and whose outcome is not known."""
+
+    inbox: Inbox
+    head: Head
+    batch: str
+    seconds: float
+    """How long its answer may take."""
+    is_overdue: bool = False
+
+
+class Appender:
+    """Appends to a log, alone."""
+
+    def __init__(self, reader: Reader, lock_seconds: int) -> None:
+        self._reader = reader
+        self._stream = reader.stream
+        self._link = reader.stream.link
+        self._subjects = reader.subjects
+        self._lock_seconds = lock_seconds
+        # Short, since it is stored with every event, as part of the name of its batch.
+        self._session = new_event_id().replace("-", "")[-12:] + os.urandom(4).hex()
+        self._batches = 0
+        self._turn = trio.Lock()
+        self._pending: _Pending | None = None
+        self._lost: StoreUnusable | None = None
+        self._known: Head | None = None
+        self._lock_turn = trio.Lock()
+        self._lock_position = 0
+        self._is_released = False
+
+    def __str__(self) -> str:
+        return f"log {self._subjects.log!r} of {self._stream}"
+
+    @property
+    def _head(self) -> Head:
+        assert self._known is not None
+        return self._known
+
+    @property
+    def log_id(self) -> str:
+        """Tells the log from all others."""
+        return self._head.log_id
+
+    # --- the lock ---------------------------------------------------------------------------------
+
+    async def acquire(self, deadline: float) -> None:
+        """Become the log's appender.
+
+        Raises:
+          LogBusy: there is one.
+          StoreError: that could not be found out before ``deadline``.
+          StoreUnusable: the log is damaged, or of a newer version of this library.
+        """
+        await patiently(deadline, self._lock)
+        await patiently(deadline, self._take_head)
+        await patiently(deadline, self._clear_voids)
+
+    def _lock_body(self) -> bytes:
+        return msgspec.json.encode(
+            {"session": self._session, "host": socket.gethostname(), "pid": os.getpid()}
+        )
+
+    async def _publish_lock(self, after: int, seconds: float = ANSWER_SECONDS) -> int:
+        return await self._stream.publish(
+            self._subjects.lock,
+            self._lock_body(),
+            layout.lock_fields(after, self._lock_seconds),
+            seconds=seconds,
+        )
+
+    async def _lock(self) -> None:
+        await trio.lowlevel.checkpoint()
+        refusal: WrongPosition | None = None
+        try:
+            self._lock_position = await self._publish_lock(0)
+        except WrongPosition as exc:
+            refusal = exc
+        if refusal is None:
+            return
+        position, holder = await self._holder()
+        if holder is None:
+            # It expired just now.
+            raise refusal
+        if holder.session != self._session:
+            raise LogBusy(
+                f"{self} is open for appending already, by process {holder.pid} on {holder.host!r}"
+            ) from refusal
+        # Of an attempt whose answer was lost.
+        self._lock_position = position
+
+    async def _holder(self) -> tuple[int, _Holder | None]:
+        found = await self._stream.last(self._subjects.lock)
+        if found is None:
+            return 0, None
+        try:
+            return found.position, msgspec.json.decode(found.data, type=_Holder)
+        except msgspec.MsgspecError:
+            return found.position, _Holder("", "unknown", 0)
+
+    async def _take_head(self) -> None:
+        """Write a head, so that nothing that an earlier appender has sent can be stored any more."""
+        old = await self._reader.head()
+        if old is not None and old.session == self._session:
+            # Of an attempt whose answer was lost.
+            self._known = old
+            return
+        if old is None:
+            if await self._stream.next(1, self._subjects.all_events) is not None:
+                raise StoreUnusable(
+                    f"{self} is damaged: it has events, but its head is gone;"
+                    " purge its events, or take another log"
+                )
+            new = Head(
+                log=self._subjects.log,
+                log_id=new_event_id(),
+                last_seq=0,
+                session=self._session,
+                number=1,
+                mixed_through=0,
+                mixed_seq=0,
+                voids=(),
+                position=0,
+            )
+        else:
+            new = layout.barrier(old, session=self._session, number=1)
+        position = await self._publish_head(new, 0 if old is None else old.position)
+        self._adopt(layout.settled(new, position))
+
+    async def _publish_head(self, head: Head, after: int) -> int:
+        return await self._stream.publish(self._subjects.head, head.encode(), layout.head_fields(after))
+
+    async def keep(self) -> None:
+        """Renew the lock until it is released. For a task of its own."""
+        await trio.lowlevel.checkpoint()
+        while not self._is_released:
+            await trio.sleep(self._lock_seconds / 3)
+            async with self._lock_turn:
+                # Whatever is wrong, the next round may find it better, and the next append says it.
+                with suppress(StoreError):
+                    await self._renew()
+
+    async def _renew(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._is_released:
+            return
+        seconds = self._lock_seconds / 3
+        try:
+            self._lock_position = await self._publish_lock(self._lock_position, seconds)
+        except WrongPosition:
+            position, holder = await self._holder()
+            if holder is None:
+                # Cut off for so long that it has expired. Nobody may have opened the log meanwhile.
+                position = await self._publish_lock(0, seconds)
+                head = await self._reader.head()
+                if head is None or head.session != self._session:
+                    self._lost = self._out(head)
+                    await self._stream.delete([position])
+                    return
+                self._lock_position = position
+            elif holder.session == self._session:
+                self._lock_position = position
+
+    async def release(self) -> None:  # noqa: ASYNC910 - waits for an answer, unless the time is over
+        """Let another have the log, after what is under way. Takes 5 seconds at most, whatever cancels it."""
+        is_done = False
+        with trio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(StoreError):
+            if self._known is not None:
+                async with self._turn:
+                    with suppress(StoreError):
+                        await self._settle()
+            async with self._lock_turn:
+                self._is_released = True
+                position, holder = await self._holder()
+                if holder is not None and holder.session == self._session:
+                    await self._stream.delete([position])
+                is_done = True
+        self._is_released = True
+        if not is_done:
+            _logger.warning(
+                "%s: closing could not give the lock back because the server does not answer;"
+                " it expires within %d seconds",
+                self,
+                self._lock_seconds + 1,
+            )
+
+    # --- the head ---------------------------------------------------------------------------------
+
+    def _adopt(self, head: Head) -> None:
+        self._known = head
+        self._reader.saw(head.position)
+
+    def _out(self, head: Head | None) -> StoreUnusable:
+        if head is None:
+            return StoreUnusable(f"{self} was removed")
+        return LogBusy(f"{self}: another appender has opened it meanwhile; this one is out")
+
+    def _check(self) -> None:
+        self._link.check_open()
+        if self._lost is not None:
+            # A new one each time: a traceback grows with every raise.
+            raise type(self._lost)(*self._lost.args)
+
+    def _lose(self, head: Head | None) -> StoreUnusable:
+        self._lost = self._out(head)
+        return self._lost
+
+    async def last_seq(self) -> int:
+        """See :meth:`trio_eventlog.abc.EventStore.last_seq`."""
+        async with self._turn:
+            self._check()
+            await self._settle()
+            head = await self._reader.head()
+            if head is None or head.session != self._session:
+                raise self._lose(head)
+            return head.last_seq
+
+    # --- batches ----------------------------------------------------------------------------------
+
+    async def append(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """See :meth:`trio_eventlog.abc.EventStore.append_batch`; the events are sealed copies."""
+        async with self._turn:
+            self._check()
+            await self._settle()
+            if not events:
+                return ()
+            return await self._append(events)
+
+    async def _append(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        drafts = await self._drafts(events)
+        held: dict[str, int] = {}
+        most = self._link.info.max_payload
+        if not self._is_simple(drafts.values(), most):
+            held = await self._held(drafts)
+        for attempt in range(_ATTEMPTS):
+            fresh = sorted(
+                (item for event_id, item in drafts.items() if event_id not in held), key=_seq_of_draft
+            )
+            if not fresh:
+                break
+            await self._refuse_taken_seqs(fresh)
+            _refuse_large(fresh, most)
+            if len(fresh) > MAX_BATCH:
+                raise StoreError(
+                    f"{self}: a batch has at most {MAX_BATCH} events, got {len(fresh)}; split it"
+                )
+            refusal = await self._offer(fresh)
+            if refusal is None:
+                break
+            # Some ids are there already, or another appender is; or the server is not done with what was
+            # before.
+            await self._check_head()
+            known = await self._held({item.event.id: item for item in fresh})
+            if not known and attempt == _ATTEMPTS - 1:
+                raise refusal
+            if not known:
+                await trio.sleep(_PAUSE)
+            held |= known
+        elsewhere: list[int] = []
+        for event in events:
+            seq = held.get(event.id)
+            if (drafts[event.id].event.seq if seq is None else seq) != event.seq:
+                elsewhere.append(event.seq)
+        return tuple(elsewhere)
+
+    async def _offer(self, fresh: Sequence[Draft]) -> WrongPosition | None:
+        """Send a batch, and return what the server has against it, as long as that may be a known id."""
+        await trio.lowlevel.checkpoint()
+        try:
+            await self._send(fresh)
+        except WrongPosition as exc:
+            return exc
+        return None
+
+    async def _drafts(self, events: Iterable[PersistedEvent]) -> dict[str, Draft]:
+        """The first event of each id."""
+        drafts: dict[str, Draft] = {}
+        steps = Steps()
+        for event in events:
+            if steps.is_over():
+                await steps.rest()
+            if event.id not in drafts:
+                drafts[event.id] = layout.draft(self._subjects, event)
+        await trio.lowlevel.checkpoint()
+        return drafts
+
+    def _is_simple(self, drafts: Collection[Draft], most: int) -> bool:
+        """Whether nothing depends on which of the ids are known, so that the server alone can tell."""
+        last_seq = self._head.last_seq
+        seqs = {item.event.seq for item in drafts}
+        return (
+            len(seqs) == len(drafts) <= MAX_BATCH
+            and min(seqs) > last_seq
+            and max(item.size for item in drafts) <= most
+        )
+
+    async def _held(self, drafts: dict[str, Draft]) -> dict[str, int]:
+        """Which of these ids are held, each with its seq."""
+        ids = {item.claim: event_id for event_id, item in drafts.items()}
+        found = await self._stream.lasts(ids)
+        return {
+            ids[self._subjects.claim_of(message.subject)]: layout.seq_of(message.subject) for message in found
+        }
+
+    async def _refuse_taken_seqs(self, fresh: Sequence[Draft]) -> None:
+        counts = Counter(item.event.seq for item in fresh)
+        taken = {seq for seq, times in counts.items() if times > 1}
+        low = [seq for seq in counts if seq <= self._head.last_seq]
+        if low:
+            found = await self._stream.lasts([self._subjects.of_seq(seq) for seq in low])
+            taken.update(layout.seq_of(message.subject) for message in found)
+        await trio.lowlevel.checkpoint()
+        if taken:
+            raise SequenceConflict(sorted(taken))
+
+    async def _send(self, fresh: Sequence[Draft]) -> None:
+        """Send a batch, ascending by seq, and wait until it is stored."""
+        old = self._head
+        lowest, highest = fresh[0].event.seq, fresh[-1].event.seq
+        is_mixed = lowest <= old.last_seq
+        last_seq = max(old.last_seq, highest)
+        new = attrs.evolve(
+            old,
+            last_seq=last_seq,
+            number=old.number + 1,
+            mixed_through=layout.HERE if is_mixed else old.mixed_through,
+            mixed_seq=last_seq if is_mixed else old.mixed_seq,
+        )
+        self._batches += 1
+        batch = f"{self._session}.{self._batches}"
+        inbox = self._link.open_inbox()
+        try:
+            pieces = [layout.batch_piece(item, batch, number) for number, item in enumerate(fresh, start=1)]
+            pieces.append(
+                layout.batch_end(
+                    self._subjects,
+                    new,
+                    after=old.position,
+                    batch=batch,
+                    number=len(fresh) + 1,
+                    reply=inbox.reply,
+                )
+            )
+            self._link.send(pieces)
+        except BaseException:
+            self._link.close_inbox(inbox)
+            raise
+        seconds = ANSWER_SECONDS + sum(item.size for item in fresh) / _BYTES_PER_SECOND
+        # From here on, whatever happens, the batch may be stored.
+        pending = self._pending = _Pending(inbox, new, batch, seconds)
+        await self._conclude(pending)
+
+    async def _conclude(self, pending: _Pending) -> None:
+        """Wait for the answer to a batch.
+
+        Raises:
+          WrongPosition: it was not stored.
+          StoreError: it was not stored, or nobody knows: see ``_pending``.
+        """
+        try:
+            message = (await pending.inbox.wait(pending.seconds))[0]
+        except StoreError:
+            pending.is_overdue = True
+            raise
+        # Until it is known better.
+        pending.is_overdue = True
+        refusal: Refused | None = None
+        position = 0
+        try:
+            position = self._stream.acknowledged(self._link.answer(message))
+        except WrongPosition:
+            self._forget(pending)
+            raise
+        except Refused as exc:
+            refusal = exc
+        if refusal is not None:
+            # The leader says that it has not stored the batch. Has it stored no part of it either?
+            if await self._stream.next(self._head.position + 1, self._subjects.all_events) is None:
+                self._forget(pending)
+            raise refusal
+        self._forget(pending)
+        self._adopt(layout.settled(pending.head, position))
+
+    def _forget(self, pending: _Pending) -> None:
+        self._link.close_inbox(pending.inbox)
+        self._pending = None
+
+    async def _settle(self) -> None:
+        """Find out what became of a batch whose outcome is not known, or see to it that it is not stored.
+
+        Raises:
+          StoreError: that cannot be done now.
+          LogBusy: another appender has opened the log.
+        """
+        await trio.lowlevel.checkpoint()
+        pending = self._pending
+        if pending is None:
+            await self._clear_voids()
+            return
+        if not pending.is_overdue and not pending.inbox.is_lost:
+            try:
+                await self._conclude(pending)
+            except StoreError:
+                # If that is no answer, then by another way.
+                if self._pending is not None:
+                    self._link.check()
+            if self._pending is None:
+                return
+        deadline = trio.current_time() + ANSWER_SECONDS
+        # If it came to the server in part, it waits there for the rest, and takes one of 50 places.
+        with suppress(StoreError):
+            self._link.send([layout.batch_abort(self._subjects, pending.batch)])
+        while not await self._put_barrier(pending):
+            if trio.current_time() >= deadline:
+                raise StoreError(f"{self}: the server does not say what became of a batch")
+            await trio.sleep(_PAUSE)
+        self._forget(pending)
+        await self._clear_voids()
+
+    async def _clear_voids(self) -> None:
+        """Remove what does not count. Until then its ids and seqs could not be stored."""
+        await trio.lowlevel.checkpoint()
+        for first, last in self._head.voids:
+            found = await self._stream.next(first, self._subjects.all_events)
+            while found is not None and found.position <= last:
+                await self._stream.delete([found.position])
+                found = await self._stream.next(found.position + 1, self._subjects.all_events)
+        # The next head says no more of them.
+        self._known = attrs.evolve(self._head, voids=())
+
+    async def _put_barrier(self, pending: _Pending) -> bool:
+        """Write a head in place of the batch's. Returns whether it is known now what became of the batch."""
+        barrier = layout.barrier(self._head, session=self._session, number=pending.head.number + 1)
+        try:
+            position = await self._publish_head(barrier, self._head.position)
+        except WrongPosition:
+            head = await self._check_head(is_settling=True)
+            if head.position == self._head.position:
+                # The server is not done with the batch.
+                return False
+            self._adopt(head)
+        else:
+            self._adopt(layout.settled(barrier, position))
+        return True
+
+    async def _check_head(self, *, is_settling: bool = False) -> Head:
+        """The head as it is on the server, which must be the one that this appender has written last."""
+        head = await self._reader.head()
+        if head is None or head.session != self._session:
+            raise self._lose(head)
+        if not is_settling and head.position != self._head.position:
+            # Of a batch of this appender, which was stored although the server had said that it was not.
+            self._adopt(head)
+            raise StoreError(f"{self}: the server had stored what it said that it had not; try again")
+        return head
+
+
+class _Holder(msgspec.Struct):
+    """Who has the lock."""
+
+    session: str
+    host: str
+    pid: int
+
+
+def _seq_of_draft(item: Draft) -> int:
+    return item.event.seq
+
+
+def _refuse_large(fresh: Sequence[Draft], most: int) -> None:
+    large = [item.event for item in fresh if item.size > most]
+    if large:
+        raise EventRejected(large, f"larger than the server's max_payload of {most} bytes, headers included")

@@ -1,0 +1,255 @@
+"""Reading one log of a stream."""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from typing import Final
+
+import attrs
+import trio
+
+from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._query import EventQuery
+from trio_eventlog.stores import _jetstream_layout as layout
+from trio_eventlog.stores._incoming import Steps
+from trio_eventlog.stores._jetstream_layout import Head, Subjects
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS
+from trio_eventlog.stores._jetstream_stream import Page, Stored, Stream
+
+_MOST_PER_PAGE: Final = 10_000
+
+_FIRST_PAGE: Final = 500
+"""Where not every message that is read is one that is wanted."""
+
+_LEAST_PAGE: Final = 16
+
+_NEAR: Final = 32
+"""Events that are read through rather than to look closer."""
+
+_MOST_STEPS: Final = 2_000
+"""Messages that are asked for one by one, rather than a page of them."""
+
+_MOST_POINTS: Final = 512
+
+_LAG_PAUSE: Final = 0.01
+"""Seconds between two looks at a replica that is behind."""
+
+
+class Reader:
+    """Reads a log, as a whole number of its batches, and never fewer than it has seen."""
+
+    def __init__(self, stream: Stream, subjects: Subjects) -> None:
+        self.stream: Final = stream
+        self.subjects: Final = subjects
+        self._seen = 0
+        # Seqs with the positions at which they lie, ascending: where a cursor stands is found from there.
+        self._points: list[tuple[int, int]] = []
+
+    def saw(self, position: int) -> None:
+        """A head is at this position: from now on all that is read is at least as new."""
+        self._seen = max(self._seen, position)
+
+    async def head(self) -> Head | None:
+        """The log's head, None if it has none yet.
+
+        Raises:
+          StoreError: the server that answers has fallen behind what was seen before.
+          StoreUnusable: the log was removed.
+        """
+        deadline = trio.current_time() + ANSWER_SECONDS
+        while True:
+            found = await self.stream.last(self.subjects.head)
+            if found is None:
+                if self._seen:
+                    raise StoreUnusable(f"{self.stream}: log {self.subjects.log!r} was removed")
+                return None
+            if found.position >= self._seen:
+                self.saw(found.position)
+                return layout.head_of(found.data, found.position)
+            # Cut off from the others, a leader goes on for some seconds as if it was one.
+            if trio.current_time() >= deadline:
+                raise StoreError(f"{self.stream}: the server that answers has fallen behind")
+            await trio.sleep(_LAG_PAUSE)
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """See :meth:`trio_eventlog.abc.EventStore.query`."""
+        await trio.lowlevel.checkpoint()
+        if query.limit == 0:
+            return []
+        head = await self.head()
+        after = query.after_seq or 0
+        if head is None or after >= head.last_seq:
+            return []
+        in_order = after >= head.mixed_seq
+        start = await self._start(after, head) if in_order else 1
+        exact = self.subjects.filters(query)
+        # What is left of a log, if it is short, is sooner had whole.
+        filters = [self.subjects.all_events] if head.position - start <= _MOST_STEPS else exact
+        found: list[PersistedEvent] = []
+        for subject in filters:
+            most = query.limit if in_order else None
+            is_exact = subject in exact and query.since_ms is None and query.until_ms is None
+            found += await self._matching(query, Scan(self, subject, start, head), most, is_exact=is_exact)
+        if not in_order or len(filters) > 1:
+            found.sort(key=_seq)
+        return found if query.limit is None else found[: query.limit]
+
+    async def _matching(
+        self, query: EventQuery, scan: Scan, most: int | None, *, is_exact: bool
+    ) -> list[PersistedEvent]:
+        """The events of a scan that match; ``is_exact``: almost all do."""
+        await trio.lowlevel.checkpoint()
+        found: list[PersistedEvent] = []
+        size = _FIRST_PAGE
+        steps = Steps()
+        while most is None or len(found) < most:
+            if most is None:
+                size = _MOST_PER_PAGE
+            elif is_exact:
+                size = min(max(most - len(found), _LEAST_PAGE), _MOST_PER_PAGE)
+            messages = await scan.read(size)
+            if messages is None:
+                break
+            for message in messages:
+                if steps.is_over():
+                    await steps.rest()
+                event = layout.event_of(message.data)
+                if query.matches(event):
+                    found.append(event)
+                    if len(found) == most:
+                        self._note(event.seq, message.position, scan.head)
+                        break
+            size = min(2 * size, _MOST_PER_PAGE)
+        return found
+
+    # --- where a cursor stands --------------------------------------------------------------------
+
+    def _note(self, seq: int, position: int, head: Head) -> None:
+        if position <= head.mixed_through:
+            return
+        point = (seq, position)
+        index = bisect_right(self._points, point)
+        if index and self._points[index - 1] == point:
+            return
+        insort(self._points, point)
+        if len(self._points) > _MOST_POINTS:
+            del self._points[::2]
+
+    async def _start(self, after: int, head: Head) -> int:
+        """A position before which no event has a seq above ``after``, and not far before the first that has.
+
+        As long as events are appended in the order of their seqs, positions ascend with them: look where it
+        should be, and halve what is left if it is not there.
+        """
+        await trio.lowlevel.checkpoint()
+        if after == 0:
+            return 1
+        low = (head.mixed_seq, head.mixed_through)
+        high = (head.last_seq, head.position)
+        index = bisect_right(self._points, after, key=_first)
+        if index:
+            low = max(low, self._points[index - 1])
+        if index < len(self._points):
+            high = min(high, self._points[index])
+        guesses = True
+        while after - low[0] > _NEAR and high[1] - low[1] > _NEAR:
+            middle = (low[1] + high[1]) // 2
+            if guesses and high[0] > low[0]:
+                share = (after - low[0]) * (high[1] - low[1]) // (high[0] - low[0])
+                middle = low[1] + share - _NEAR // 2
+            guesses = not guesses
+            middle = min(max(middle, low[1] + 1), high[1] - 1)
+            found = await self.stream.next(middle, self.subjects.all_events)
+            if found is None or found.position >= high[1]:
+                high = (high[0], middle)
+                continue
+            seq = layout.seq_of(found.subject)
+            if seq <= after:
+                low = (seq, found.position)
+            else:
+                high = (seq, middle)
+        self._note(*low, head)
+        return low[1] + 1
+
+
+def _seq(event: PersistedEvent) -> int:
+    return event.seq
+
+
+def _first(point: tuple[int, int]) -> int:
+    return point[0]
+
+
+@attrs.define
+class Scan:
+    """Goes through the messages of a subject, from a position to a head.
+
+    Replicas answer, which may be behind. So at the end the leader is asked whether that is the end. For every
+    page that it is asked for, a server counts what comes after it, in time that grows with the stream: 0.1 s
+    with 600,000 events. A short piece of a log is sooner had from the leader, message by message.
+    """
+
+    _reader: Reader
+    _subject: str
+    _position: int
+    head: Head
+    _is_walking: bool = attrs.field(init=False)
+    """Whether to go message by message."""
+    _is_over: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._is_walking = self._subject == self._reader.subjects.all_events
+
+    async def read(self, most: int) -> list[Stored] | None:
+        """The next messages; None at the end. A checkpoint."""
+        while self._is_walking and not self._is_over:
+            if min(most, self.head.position - self._position) > _MOST_STEPS:
+                break
+            if messages := await self._walk(most):
+                return messages
+        return await self._page(most)
+
+    async def _walk(self, most: int) -> list[Stored]:
+        # One of them is the head of a batch, in a log of its own.
+        end = min(self._position + most + most // 16 + 1, self.head.position)
+        found = await self._reader.stream.at(range(self._position, end))
+        events = self._reader.subjects.events
+        own = [
+            message
+            for message in found
+            if message.subject.startswith(events) and not self.head.is_void(message.position)
+        ]
+        # If most are of other logs, the server is the one to leave them out.
+        self._is_walking = 2 * len(own) >= end - self._position
+        self._position = end
+        self._is_over = end == self.head.position
+        return own
+
+    async def _page(self, most: int) -> list[Stored] | None:
+        deadline = trio.current_time() + ANSWER_SECONDS
+        stream = self._reader.stream
+        while not self._is_over:
+            page: Page = await stream.page(self._position, self._subject, most)
+            messages = page.messages
+            if messages:
+                self._position = messages[-1].position + 1
+                if self._position > self.head.position:
+                    # What is behind the head belongs to batches that were not there when it was asked for.
+                    self._is_over = True
+                    messages = [message for message in messages if message.position <= self.head.position]
+                elif self._position == self.head.position:
+                    self._is_over = True
+                if self.head.voids:
+                    messages = [message for message in messages if not self.head.is_void(message.position)]
+            if page.is_last and not self._is_over:
+                following = await stream.next(self._position, self._subject)
+                self._is_over = following is None or following.position > self.head.position
+            if messages:
+                return messages
+            if not self._is_over:
+                if trio.current_time() >= deadline:
+                    raise StoreError(f"{stream}: a replica does not catch up")
+                await trio.sleep(_LAG_PAUSE)
+        await trio.lowlevel.checkpoint()
+        return None

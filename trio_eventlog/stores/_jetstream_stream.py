@@ -1,0 +1,309 @@
+"""What is asked of a stream on the server, and what its refusals mean."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+import msgspec
+import trio
+
+from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, Message, Publication, decode
+
+_NO_MESSAGE: Final = 10037
+_NO_STREAM: Final = 10059
+_WRONG_POSITION: Final = frozenset({10071, 10164})
+_NAME_IN_USE: Final = 10058
+
+_GONE: Final = frozenset({_NO_MESSAGE, 10043, 10057})
+"""What a server says of a message that it shall delete and does not have."""
+
+_TOGETHER: Final = 500
+"""Requests that are under way at a time; a server lets 10,000 of all its clients wait."""
+
+_LASTING: Final = frozenset(
+    {
+        10004,  # the account has no JetStream, or not as much
+        10025,  # the request is malformed
+        10039,  # JetStream is not enabled for the account
+        10052,  # the configuration of the stream is malformed
+        _NAME_IN_USE,
+        _NO_STREAM,
+        10060,  # the stream's subjects or name do not fit
+        10065,  # another stream has its subjects
+        10074,  # a server on its own keeps no replicas
+        10076,  # JetStream is not enabled
+        10099,  # deletes are not permitted
+        10109,  # the stream is sealed
+        10166,  # the stream has no times to live
+        10174,  # the stream takes no batches
+    }
+)
+"""Codes of refusals that trying again will not change. All others are taken for passing."""
+
+_PAGE_BYTES: Final = 2 * 1024 * 1024
+"""Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take long."""
+
+
+class Refused(StoreError):
+    """The server refuses something, for now."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class WrongPosition(Refused):
+    """The last message of a subject is another than was expected; nothing was stored."""
+
+
+@attrs.frozen
+class Stored:
+    """A message as it lies in the stream."""
+
+    position: int
+    subject: str
+    data: bytes
+
+
+@attrs.frozen
+class Page:
+    """Some messages of a stream, ascending by position."""
+
+    messages: list[Stored]
+    is_last: bool
+    """Whether the server that was asked has no more of them."""
+
+
+class Stream:
+    """A stream, through a link."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        self.link: Final = link
+        self.name: Final = name
+
+    def __str__(self) -> str:
+        return f"stream {self.name} at {self.link}"
+
+    def refusal(self, error: Mapping[str, Any]) -> StoreError:
+        """What the server has against something, as an error of ours."""
+        code = error.get("err_code", 0)
+        text = f"{self}: {error.get('description', 'refused')} (JetStream error {code})"
+        if code in _WRONG_POSITION:
+            return WrongPosition(text, code)
+        if code in _LASTING:
+            return StoreUnusable(text)
+        return Refused(text, code)
+
+    async def _call(
+        self, what: str, request: Mapping[str, Any], *, seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
+        message = await self.link.request(
+            f"$JS.API.{what}.{self.name}", msgspec.json.encode(request), seconds=seconds
+        )
+        return decode(message)
+
+    async def _ask(self, what: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        reply = await self._call(what, request)
+        if "error" in reply:
+            raise self.refusal(reply["error"])
+        return reply
+
+    # --- the stream itself ------------------------------------------------------------------------
+
+    async def info(self, subjects: str | None = None, offset: int = 0) -> dict[str, Any] | None:
+        """Its configuration and state; None if there is no such stream.
+
+        Args:
+          subjects: count the messages of subjects like this, too.
+          offset: leave out so many of these subjects; a server names 100,000 at once.
+        """
+        request = {} if subjects is None else {"subjects_filter": subjects, "offset": offset}
+        reply = await self._call("STREAM.INFO", request)
+        error = reply.get("error")
+        if error is None:
+            return reply
+        if error.get("err_code") == _NO_STREAM:
+            return None
+        raise self.refusal(error)
+
+    async def create(self, config: Mapping[str, Any]) -> None:
+        """Make it, unless somebody else has done so meanwhile."""
+        reply = await self._call("STREAM.CREATE", config)
+        error = reply.get("error")
+        if error is not None and error.get("err_code") != _NAME_IN_USE:
+            raise self.refusal(error)
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    async def last(self, subject: str) -> Stored | None:
+        """The last message of a subject, as the stream's leader has it."""
+        return await self._get({"last_by_subj": subject})
+
+    async def next(self, position: int, subject: str) -> Stored | None:
+        """The first message of a subject from a position on, as the stream's leader has it."""
+        return await self._get({"seq": max(position, 1), "next_by_subj": subject})
+
+    async def lasts(self, subjects: Iterable[str]) -> list[Stored]:
+        """The last message of each of these subjects that has one, in any order."""
+        return await self._get_all([{"last_by_subj": subject} for subject in subjects])
+
+    async def at(self, positions: Iterable[int]) -> list[Stored]:
+        """The messages at these positions, as the leader has them, ascending. Some may be gone."""
+        found = await self._get_all([{"seq": position} for position in positions])
+        return sorted(found, key=_position)
+
+    async def _get(self, request: Mapping[str, Any]) -> Stored | None:
+        return self._stored(await self._call("STREAM.MSG.GET", request))
+
+    async def _get_all(self, requests: Sequence[Mapping[str, Any]]) -> list[Stored]:
+        found: list[Stored] = []
+        for reply in await self._call_all("STREAM.MSG.GET", requests):
+            stored = self._stored(reply)
+            if stored is not None:
+                found.append(stored)
+        return found
+
+    def _stored(self, reply: Mapping[str, Any]) -> Stored | None:
+        error = reply.get("error")
+        if error is not None:
+            if error.get("err_code") == _NO_MESSAGE:
+                return None
+            raise self.refusal(error)
+        message = reply["message"]
+        return Stored(message["seq"], message["subject"], base64.b64decode(message.get("data", "")))
+
+    async def _call_all(self, what: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The answers to many requests, in any order, with not too many under way at a time."""
+        await trio.lowlevel.checkpoint()
+        replies: list[dict[str, Any]] = []
+        subject = f"$JS.API.{what}.{self.name}"
+        for start in range(0, len(requests), _TOGETHER):
+            some = requests[start : start + _TOGETHER]
+            with self.link.expecting() as inbox:
+                self.link.send(
+                    [
+                        Publication(subject, msgspec.json.encode(request), reply=inbox.reply)
+                        for request in some
+                    ]
+                )
+                missing = len(some)
+                while missing > 0:
+                    messages = await inbox.wait(ANSWER_SECONDS)
+                    replies += [decode(self.link.answer(message)) for message in messages]
+                    missing -= len(messages)
+        return replies
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Mapping[str, str], *, seconds: float = ANSWER_SECONDS
+    ) -> int:
+        """Store a message.
+
+        Returns:
+          Its position.
+
+        Raises:
+          WrongPosition: the headers say where the one before it is, and it is not there.
+        """
+        message = await self.link.request(subject, data, headers=headers, seconds=seconds)
+        return self.acknowledged(message)
+
+    def acknowledged(self, message: Message) -> int:
+        """The position that the answer to something published names."""
+        reply = decode(message)
+        if "error" in reply:
+            raise self.refusal(reply["error"])
+        position = reply.get("seq")
+        if type(position) is not int:
+            raise StoreError(f"{self}: the server answers {message.data[:60]!r} to what was published")
+        return position
+
+    async def delete(self, positions: Iterable[int]) -> None:
+        """Remove messages, those that are there."""
+        requests = [{"seq": position, "no_erase": True} for position in positions]
+        for reply in await self._call_all("STREAM.MSG.DELETE", requests):
+            error = reply.get("error")
+            if error is not None and error.get("err_code") not in _GONE:
+                raise self.refusal(error)
+
+    async def purge(self, subject: str, before: int) -> None:
+        """Remove the messages of a subject below a position."""
+        await self._ask("STREAM.PURGE", {"filter": subject, "seq": before})
+
+    async def page(self, position: int, subject: str, most: int) -> Page:
+        """Messages of a subject from a position on, as whichever replica answers has them: the latest may
+        lack.
+
+        Args:
+          position: where to begin.
+          subject: with or without wildcards.
+          most: at most so many.
+        """
+        request = {"seq": position, "next_by_subj": subject, "batch": most, "max_bytes": _PAGE_BYTES}
+        messages: list[Stored] = []
+        with self.link.expecting() as inbox:
+            self.link.send(
+                [
+                    Publication(
+                        f"$JS.API.DIRECT.GET.{self.name}", msgspec.json.encode(request), reply=inbox.reply
+                    )
+                ]
+            )
+            while True:
+                for message in await inbox.wait(ANSWER_SECONDS):
+                    if not message.status:
+                        messages.append(self._direct(message))
+                    elif message.status == 204:  # noqa: PLR2004 - the end of what was asked for
+                        pending = message.headers.get("Nats-Num-Pending")
+                        return Page(messages, is_last=pending is None or int(pending) == 0)
+                    elif message.status == 404:  # noqa: PLR2004 - there is none
+                        return Page(messages, is_last=True)
+                    else:
+                        self.link.answer(message)
+                        raise StoreError(f"{self}: reading failed with status {message.status}")
+
+    def _direct(self, message: Message) -> Stored:
+        subject, position = message.headers.get("Nats-Subject"), message.headers.get("Nats-Sequence")
+        if subject is None or position is None:
+            raise StoreError(f"{self}: the server sends a message without its place")
+        return Stored(int(position), subject, message.data)
+
+    # --- consumers --------------------------------------------------------------------------------
+
+    async def create_consumer(self, name: str, config: Mapping[str, Any]) -> None:
+        """Have messages pushed."""
+        reply = decode(
+            await self.link.request(
+                f"$JS.API.CONSUMER.CREATE.{self.name}.{name}",
+                msgspec.json.encode({"stream_name": self.name, "config": {"name": name, **config}}),
+            )
+        )
+        if "error" in reply:
+            raise self.refusal(reply["error"])
+
+    def drop_consumer(self, name: str) -> None:
+        """Have no more messages pushed. Nobody waits for the answer: the server forgets it by itself, too."""
+        self.link.send([Publication(f"$JS.API.CONSUMER.DELETE.{self.name}.{name}", b"")])
+
+
+def _position(message: Stored) -> int:
+    return message.position
+
+
+async def patiently(deadline: float, function: Any, *args: object) -> Any:
+    """Call a function again while its errors may pass, until ``deadline`` of Trio's clock.
+
+    For opening: servers that were started just now, or lost one of them, need a while.
+    """
+    while True:
+        try:
+            return await function(*args)
+        except StoreUnusable:
+            raise
+        except StoreError:
+            if trio.current_time() >= deadline:
+                raise
+            await trio.sleep(0.1)
