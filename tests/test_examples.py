@@ -33,6 +33,7 @@ SAYS = {
     ],
     "follow": ["101 events read, up to seq 101", "'account-0': 3150"],
     "failures": ["operator: 1 events wait", "order 12: confirmed", "12 of 12 orders stored, 0 lost"],
+    "many_writers": ["writer-1: 500 events, each once and in order", "writer-8: 500 events"],
     "quickstart": ["run_completed", "3 runs completed"],
 }
 
