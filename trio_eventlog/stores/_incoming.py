@@ -32,17 +32,6 @@ class Steps:
         self._end = perf_counter() + _STEP_SECONDS
 
 
-def checked_top(top: int) -> int:
-    """The argument ``top`` of ``describe``, no higher than a database takes it."""
-    if type(top) is not int:
-        msg = f"top: expected an integer, got {type(top).__name__}"
-        raise TypeError(msg)
-    if top < 0:
-        msg = f"top: expected 0 or more, got {top}"
-        raise ValueError(msg)
-    return min(top, MAX_STORED)
-
-
 async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
     """Copies of ``events`` that share nothing mutable with them but decoded payloads, in the same order.
 

@@ -19,7 +19,8 @@ from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores import _jetstream_upkeep as upkeep
-from trio_eventlog.stores._incoming import checked_top, sealed_copies
+from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
+from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._jetstream_appender import Appender
 from trio_eventlog.stores._jetstream_layout import Subjects
 from trio_eventlog.stores._jetstream_link import Access, Inbox, Link, NobodyThere, access, open_link
@@ -135,7 +136,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             missing (read-only), none of ours, or of a newer version of this library.
           StoreError: no server can be reached, or the stream has no leader, now.
         """
-        layout.check_log_name(log)
+        check_log_name(log)
         config = layout.stream_config(stream, _checked_replicas(replicas), _checked_age(max_age))
         lock_timeout = _checked_lock_timeout(lock_timeout)
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
@@ -184,12 +185,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         Raises:
           ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
         """
-        if isinstance(logs, str):
-            msg = "logs: expected names, got a single text"
-            raise TypeError(msg)
-        names = None if logs is None else list(logs)
-        for name in names or ():
-            layout.check_log_name(name)
+        names = checked_log_names(logs)
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
         async with _open_stream(to, stream, None) as found:
             if names is None:
@@ -377,7 +373,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           StoreError: the connection is lost, or no server answers in time.
           StoreUnusable: the store is closed, or the stream was removed or is damaged.
         """
-        upkeep.check_criteria(before_ms, keep)
+        check_criteria(before_ms, keep)
         await trio.lowlevel.checkpoint()
         return await upkeep.prune(
             self._reader, before_ms=before_ms, keep=keep, dry_run=dry_run, on_progress=on_progress

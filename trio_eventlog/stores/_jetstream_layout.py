@@ -48,7 +48,6 @@ MAX_BATCH: Final = 999
 LEAST_PAYLOAD: Final = 128 * 1024
 """Bytes. An event of 64 KiB with its headers must fit into a message."""
 
-MOST_LOG_NAME_BYTES: Final = 512
 
 _STREAM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,24}")
@@ -62,21 +61,6 @@ def check_stream_name(stream: str) -> None:
         raise TypeError(msg)
     if not _STREAM_NAME.fullmatch(stream):
         msg = f"a stream is named by 1 to 64 of A-Z, a-z, 0-9, _ and -, got {stream!a:.80}"
-        raise ValueError(msg)
-
-
-def check_log_name(log: str) -> None:
-    """Raises TypeError or ValueError if that is no name of a log."""
-    if not isinstance(log, str):
-        msg = f"log must be text, got {type(log).__name__}"
-        raise TypeError(msg)
-    try:
-        size = len(log.encode())
-    except UnicodeEncodeError:
-        msg = f"log name {log!a} has a lone surrogate"
-        raise ValueError(msg) from None
-    if not 1 <= size <= MOST_LOG_NAME_BYTES:
-        msg = f"a log name has 1 to {MOST_LOG_NAME_BYTES} bytes, got {size}"
         raise ValueError(msg)
 
 

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import Final
 
 import attrs
+import trio
 
 from trio_eventlog._errors import StoreUnusable
 from trio_eventlog._events import MAX_STORED
-from trio_eventlog._reports import GAPS_SHOWN, Finding, StoreDescription, StoreVerification
+from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import Head
 from trio_eventlog.stores._jetstream_reader import Reader, Scan
 from trio_eventlog.stores._jetstream_stream import Stream
+from trio_eventlog.stores._tally import Census, Findings, Gaps
 
 _PAGE: Final = 5_000
 
@@ -47,24 +49,6 @@ async def log_names(stream: Stream) -> list[str]:
 # --- describe -------------------------------------------------------------------------------------
 
 
-@attrs.define
-class _Gaps:
-    """Counts runs of seqs that hold no event; fed with seqs in ascending order."""
-
-    previous: int | None = None
-    count: int = 0
-    missing: int = 0
-    first: list[tuple[int, int]] = attrs.Factory(list)
-
-    def add(self, seq: int) -> None:
-        previous, self.previous = self.previous, seq
-        if previous is not None and seq > previous + 1:
-            self.count += 1
-            self.missing += seq - previous - 1
-            if len(self.first) < GAPS_SHOWN:
-                self.first.append((previous + 1, seq - 1))
-
-
 async def describe(reader: Reader, top: int) -> StoreDescription:
     """See :meth:`JetStreamStore.describe`."""
     head = await reader.head()
@@ -72,10 +56,7 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
     if info is None:
         raise StoreUnusable(f"{reader.stream} was removed")
     seqs: list[int] = []
-    types: Counter[str] = Counter()
-    members: Counter[str] = Counter()
-    first_ms: int | None = None
-    last_ms: int | None = None
+    census = Census()
     steps = Steps()
     scan = None if head is None else Scan(reader, reader.subjects.all_events, 1, head)
     while scan is not None and (messages := await scan.read(_PAGE)) is not None:
@@ -84,38 +65,24 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
                 await steps.rest()
             event = layout.event_of(message.data)
             seqs.append(event.seq)
-            types[event.event.event_type] += 1
-            if event.member_id is not None:
-                members[event.member_id] += 1
-            if first_ms is None or event.timestamp_ms < first_ms:
-                first_ms = event.timestamp_ms
-            if last_ms is None or event.timestamp_ms > last_ms:
-                last_ms = event.timestamp_ms
-    seqs.sort()
-    gaps = _Gaps()
-    for seq in seqs:
-        gaps.add(seq)
-    return StoreDescription(
-        events=len(seqs),
-        first_seq=seqs[0] if seqs else None,
-        last_seq=seqs[-1] if seqs else None,
+            census.add(event)
+    return census.describe(
+        await _gaps(seqs, steps),
+        top,
         highest_seq=0 if head is None else head.last_seq,
-        first_timestamp_ms=first_ms,
-        last_timestamp_ms=last_ms,
-        distinct_event_types=len(types),
-        event_types=_ranked(types, top),
-        distinct_members=len(members),
-        members=_ranked(members, top),
-        gaps=gaps.count,
-        missing=gaps.missing,
-        first_gaps=tuple(gaps.first),
         size_bytes=info["state"]["bytes"],
         schema_version=layout.SCHEMA_VERSION,
     )
 
 
-def _ranked(counts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
-    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:top])
+async def _gaps(seqs: list[int], steps: Steps) -> Gaps:
+    gaps = Gaps()
+    for seq in sorted(seqs):
+        if steps.is_over():
+            await steps.rest()
+        gaps.add(seq)
+    await trio.lowlevel.checkpoint()
+    return gaps
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -127,56 +94,37 @@ class _Verifier:
 
     reader: Reader
     head: Head
-    most_findings: int
-    findings: list[Finding] = attrs.Factory(list)
-    problems: int = 0
+    findings: Findings
     seqs: list[int] = attrs.Factory(list)
     ids: set[str] = attrs.Factory(set)
     previous: int = 0
-
-    def found(self, problem: str, seq: int | None = None) -> None:
-        self.problems += 1
-        if len(self.findings) < self.most_findings:
-            self.findings.append(Finding(seq=seq, problem=problem))
 
     def look(self, position: int, subject: str, data: bytes) -> None:
         problem = layout.flaw(self.reader.subjects, subject, data)
         try:
             seq = layout.seq_of(subject)
         except StoreUnusable as exc:
-            self.found(f"position {position}: {exc}")
+            self.findings.add(f"position {position}: {exc}")
             return
         if problem is not None:
-            self.found(problem, seq)
+            self.findings.add(problem, seq)
         token = subject.removeprefix(self.reader.subjects.events).partition(".")[0]
         if token in self.ids:
-            self.found("its id stands twice", seq)
+            self.findings.add("its id stands twice", seq)
         self.ids.add(token)
         if position > self.head.mixed_through and seq <= max(self.previous, self.head.mixed_seq):
-            self.found(f"comes after seq {max(self.previous, self.head.mixed_seq)}", seq)
+            self.findings.add(f"comes after seq {max(self.previous, self.head.mixed_seq)}", seq)
         if position > self.head.mixed_through:
             self.previous = seq
         self.seqs.append(seq)
 
-    def finish(self) -> StoreVerification:
-        self.seqs.sort()
-        gaps = _Gaps()
-        for index, seq in enumerate(self.seqs):
-            if index and self.seqs[index - 1] == seq:
-                self.found("the seq stands twice", seq)
-            gaps.add(seq)
-        if self.seqs and self.seqs[-1] > self.head.last_seq:
-            self.found(f"the log says that its highest seq is {self.head.last_seq}", self.seqs[-1])
-        return StoreVerification(
-            events=len(self.seqs),
-            first_seq=self.seqs[0] if self.seqs else None,
-            last_seq=self.seqs[-1] if self.seqs else None,
-            problems=self.problems,
-            findings=tuple(self.findings),
-            gaps=gaps.count,
-            missing=gaps.missing,
-            first_gaps=tuple(gaps.first),
-        )
+    async def finish(self, steps: Steps) -> StoreVerification:
+        gaps = await _gaps(self.seqs, steps)
+        for seq in sorted(seq for seq, times in Counter(self.seqs).items() if times > 1):
+            self.findings.add("the seq stands twice", seq)
+        if gaps.last_seq is not None and gaps.last_seq > self.head.last_seq:
+            self.findings.add(f"the log says that its highest seq is {self.head.last_seq}", gaps.last_seq)
+        return self.findings.report(len(self.seqs), gaps)
 
 
 async def verify(
@@ -206,11 +154,11 @@ async def verify(
             voids=(),
             position=0 if last is None else last.position + 1,
         )
-    verifier = _Verifier(reader, head, most_findings)
+    verifier = _Verifier(reader, head, Findings(most_findings))
     if problem is not None:
-        verifier.found(problem)
+        verifier.findings.add(problem)
     elif head.log != subjects.log:
-        verifier.found(f"the log's head is that of log {head.log!a:.100}")
+        verifier.findings.add(f"the log's head is that of log {head.log!a:.100}")
     steps = Steps()
     scan = Scan(reader, subjects.all_events, 1, head)
     while (messages := await scan.read(_PAGE)) is not None:
@@ -220,21 +168,10 @@ async def verify(
             verifier.look(message.position, message.subject, message.data)
         if on_progress is not None and verifier.seqs:
             on_progress(verifier.seqs[-1])
-    return verifier.finish()
+    return await verifier.finish(steps)
 
 
 # --- prune ----------------------------------------------------------------------------------------
-
-
-def check_criteria(before_ms: int | None, keep: int | None) -> None:
-    """Raises ValueError unless exactly one is given, and in range."""
-    if (before_ms is None) == (keep is None):
-        msg = "before_ms, keep: expected one of them"
-        raise ValueError(msg)
-    for name, value in (("before_ms", before_ms), ("keep", keep)):
-        if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
-            msg = f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}"
-            raise ValueError(msg)
 
 
 async def prune(

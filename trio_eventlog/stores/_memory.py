@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Collection, Sequence
 
 import attrs
@@ -13,8 +12,10 @@ from trio_eventlog._codec import reseal
 from trio_eventlog._errors import SequenceConflict
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import SCOPES, EventQuery
-from trio_eventlog._reports import GAPS_SHOWN, StoreDescription
-from trio_eventlog.stores._incoming import Steps, checked_top, sealed_copies
+from trio_eventlog._reports import StoreDescription
+from trio_eventlog.stores._arguments import checked_top
+from trio_eventlog.stores._incoming import Steps, sealed_copies
+from trio_eventlog.stores._tally import Census, Gaps
 
 
 class MemoryStore:
@@ -152,45 +153,12 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         events, stop = self._events, len(self._events)
         steps = Steps()
-        types: Counter[str] = Counter()
-        members: Counter[str] = Counter()
-        gaps: list[tuple[int, int]] = []
-        missing = 0
-        first_timestamp = last_timestamp = None
+        census, gaps = Census(), Gaps()
         for index in range(stop):
             if steps.is_over():
                 await steps.rest()
-            event = events[index]
-            types[event.event.event_type] += 1
-            if event.member_id is not None:
-                members[event.member_id] += 1
-            if first_timestamp is None or last_timestamp is None:
-                first_timestamp = last_timestamp = event.timestamp_ms
-            else:
-                first_timestamp = min(first_timestamp, event.timestamp_ms)
-                last_timestamp = max(last_timestamp, event.timestamp_ms)
-            if index and event.seq != events[index - 1].seq + 1:
-                gaps.append((events[index - 1].seq + 1, event.seq - 1))
-                missing += event.seq - events[index - 1].seq - 1
-        return StoreDescription(
-            events=stop,
-            first_seq=events[0].seq if stop else None,
-            last_seq=events[stop - 1].seq if stop else None,
-            highest_seq=events[stop - 1].seq if stop else 0,
-            first_timestamp_ms=first_timestamp,
-            last_timestamp_ms=last_timestamp,
-            distinct_event_types=len(types),
-            event_types=_most_common(types, top),
-            distinct_members=len(members),
-            members=_most_common(members, top),
-            gaps=len(gaps),
-            missing=missing,
-            first_gaps=tuple(gaps[:GAPS_SHOWN]),
-            size_bytes=None,
-            schema_version=None,
+            census.add(events[index])
+            gaps.add(events[index].seq)
+        return census.describe(
+            gaps, top, highest_seq=gaps.last_seq or 0, size_bytes=None, schema_version=None
         )
-
-
-def _most_common(counts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(ranked[:top])

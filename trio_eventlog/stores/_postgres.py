@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
-from trio_eventlog._events import MAX_STORED, PersistedEvent
+from trio_eventlog._events import PersistedEvent
 from trio_eventlog._handover import giving_way
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
@@ -19,8 +19,16 @@ from trio_eventlog.abc import ChangeWatch
 from trio_eventlog.stores import _postgres_query as queries
 from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores import _postgres_upkeep as upkeep
-from trio_eventlog.stores._incoming import Steps, checked_top, sealed_copies
+from trio_eventlog.stores._arguments import (
+    check_criteria,
+    check_log_name,
+    check_name,
+    checked_log_names,
+    checked_top,
+)
+from trio_eventlog.stores._incoming import Steps, sealed_copies
 from trio_eventlog.stores._postgres_schema import Names, int8, number
+from trio_eventlog.stores._tally import Findings
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -33,7 +41,6 @@ DEFAULT_SCHEMA: Final = "trio_eventlog"
 LOCK_TIMEOUT: Final = 15.0
 """See :attr:`PostgresStore.lock_timeout`."""
 
-_MOST_LOG_NAME_BYTES: Final = 512
 _MOST_SCHEMA_NAME_BYTES: Final = 63
 _MOST_READERS: Final = 100
 _MOST_PARTITIONS: Final = 1024
@@ -164,13 +171,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         Raises:
           ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
         """
-        if isinstance(logs, str):
-            msg = "logs: expected names, got a single text"
-            raise TypeError(msg)
-        wanted = None if logs is None else list(logs)
+        wanted = checked_log_names(logs)
         names = _checked(conninfo, "default", schema, readers, 0)
-        for name in wanted or ():
-            _check_name("log", name, _MOST_LOG_NAME_BYTES)
         driver = await _load_driver()
         async with driver.open_connections(
             conninfo, names, log=None, readers=readers, partitions=0
@@ -348,7 +350,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """
         await self._check_open()
         log = await self._connections.read(self._find_log)
-        verifier = upkeep.Verifier(self._names, log, most_findings)
+        verifier = upkeep.Verifier(self._names, log, Findings(most_findings))
         if not await self._connections.read(verifier.check_structure):
             return verifier.result()
         while (seq := await self._connections.read(verifier.check_page)) is not None:
@@ -390,7 +392,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
             made.
           StoreError: the server cannot be asked now.
         """
-        _check_criteria(before_ms, keep)
+        check_criteria(before_ms, keep)
         await self._check_open()
         log = await self._connections.read(self._find_log)
         if log is None:
@@ -451,8 +453,8 @@ def _checked(conninfo: object, log: str, schema_name: str, readers: object, part
     if not isinstance(conninfo, str):
         msg = f"conninfo must be text, got {type(conninfo).__name__}"
         raise TypeError(msg)
-    _check_name("log", log, _MOST_LOG_NAME_BYTES)
-    _check_name("schema", schema_name, _MOST_SCHEMA_NAME_BYTES)
+    check_log_name(log)
+    check_name("schema", schema_name, _MOST_SCHEMA_NAME_BYTES)
     if "\0" in schema_name or schema_name.startswith("pg_"):
         msg = f"schema: PostgreSQL does not take {schema_name!a}: no name begins with pg_, or has NUL in it"
         raise ValueError(msg)
@@ -467,27 +469,3 @@ def _checked(conninfo: object, log: str, schema_name: str, readers: object, part
             msg = f"{name}: expected {least} to {most}, got {value}"
             raise ValueError(msg)
     return Names(schema_name)
-
-
-def _check_name(what: str, name: object, most: int) -> None:
-    if not isinstance(name, str):
-        msg = f"{what} must be text, got {type(name).__name__}"
-        raise TypeError(msg)
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        msg = f"{what} name {name!a} has a lone surrogate"
-        raise ValueError(msg) from None
-    if not 1 <= size <= most:
-        msg = f"a {what} name has 1 to {most} bytes, got {size}"
-        raise ValueError(msg)
-
-
-def _check_criteria(before_ms: int | None, keep: int | None) -> None:
-    if (before_ms is None) == (keep is None):
-        msg = "before_ms, keep: expected one of them"
-        raise ValueError(msg)
-    for name, value in (("before_ms", before_ms), ("keep", keep)):
-        if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
-            msg = f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}"
-            raise ValueError(msg)

@@ -11,11 +11,12 @@ from trio_eventlog._codec import from_json, scopes_of, to_json
 from trio_eventlog._errors import CodecError
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._query import SCOPES
-from trio_eventlog._reports import GAPS_SHOWN, Finding, StoreDescription, StoreVerification
+from trio_eventlog._reports import GAPS_SHOWN, StoreDescription, StoreVerification
 from trio_eventlog.stores import _postgres_query as queries
 from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._postgres_schema import Names, int8, number, number_or_none
+from trio_eventlog.stores._tally import Findings, Gaps, blank_description
 
 if TYPE_CHECKING:
     from trio_eventlog.stores._postgres_connection import Session
@@ -37,7 +38,7 @@ async def describe(session: Session, names: Names, log: int | None, top: int) ->
     size_bytes = number(size.get_value(0, 0))
     if log is None:
         await session.script(b"rollback")
-        return _description(size_bytes=size_bytes)
+        return blank_description(size_bytes, schema.SCHEMA_VERSION)
     result = await session.execute(names.sql(queries.TOTALS), [int8(log)])
     events, first, last, earliest, latest = (number_or_none(result.get_value(0, i)) for i in range(5))
     highest = await session.execute(names.sql(queries.HIGHEST), [int8(log)])
@@ -46,8 +47,7 @@ async def describe(session: Session, names: Names, log: int | None, top: int) ->
     missing = 0 if first is None or last is None else last - first + 1 - cast("int", events)
     gaps, shown = await _gaps(session, names, log) if missing else (0, ())
     await session.script(b"rollback")
-    return _description(
-        size_bytes=size_bytes,
+    return StoreDescription(
         events=cast("int", events),
         first_seq=first,
         last_seq=last,
@@ -61,40 +61,6 @@ async def describe(session: Session, names: Names, log: int | None, top: int) ->
         gaps=gaps,
         missing=missing,
         first_gaps=shown,
-    )
-
-
-def _description(
-    *,
-    size_bytes: int,
-    events: int = 0,
-    first_seq: int | None = None,
-    last_seq: int | None = None,
-    highest_seq: int = 0,
-    first_timestamp_ms: int | None = None,
-    last_timestamp_ms: int | None = None,
-    distinct_event_types: int = 0,
-    event_types: tuple[tuple[str, int], ...] = (),
-    distinct_members: int = 0,
-    members: tuple[tuple[str, int], ...] = (),
-    gaps: int = 0,
-    missing: int = 0,
-    first_gaps: tuple[tuple[int, int], ...] = (),
-) -> StoreDescription:
-    return StoreDescription(
-        events=events,
-        first_seq=first_seq,
-        last_seq=last_seq,
-        highest_seq=highest_seq,
-        first_timestamp_ms=first_timestamp_ms,
-        last_timestamp_ms=last_timestamp_ms,
-        distinct_event_types=distinct_event_types,
-        event_types=event_types,
-        distinct_members=distinct_members,
-        members=members,
-        gaps=gaps,
-        missing=missing,
-        first_gaps=first_gaps,
         size_bytes=size_bytes,
         schema_version=schema.SCHEMA_VERSION,
     )
@@ -175,20 +141,9 @@ class Verifier:
     log: int | None
     """None: there is no such log."""
 
-    most_findings: int
+    findings: Findings
     events: int = 0
-    first_seq: int | None = None
-    last_seq: int | None = None
-    findings: list[Finding] = attrs.Factory(list)
-    problems: int = 0
-    gaps: int = 0
-    missing: int = 0
-    first_gaps: list[tuple[int, int]] = attrs.Factory(list)
-
-    def _found(self, problem: str, seq: int | None = None) -> None:
-        self.problems += 1
-        if len(self.findings) < self.most_findings:
-            self.findings.append(Finding(seq=seq, problem=problem))
+    gaps: Gaps = attrs.Factory(Gaps)
 
     async def check_structure(self, session: Session) -> bool:
         """No index is missing, and every event belongs to a log.
@@ -206,15 +161,15 @@ class Verifier:
         }
         for index, unique in schema.INDEXES.items() if there else ():
             if index not in there:
-                self._found(f"{index}: the index is missing")
+                self.findings.add(f"{index}: the index is missing")
             elif not there[index][1]:
-                self._found(f"{index}: the index is not valid, PostgreSQL does not use it; run REINDEX")
+                self.findings.add(f"{index}: the index is not valid, PostgreSQL does not use it; run REINDEX")
             elif unique and not there[index][0]:
-                self._found(f"{index}: the index lets a value stand twice")
+                self.findings.add(f"{index}: the index lets a value stand twice")
         if there:
             lost = await session.execute(self.names.sql(_LOST_LOGS))
             for row in range(lost.ntuples):
-                self._found(
+                self.findings.add(
                     f"log {number(lost.get_value(row, 0))}: its events are there, and its name is gone"
                 )
         return self.log is not None
@@ -222,7 +177,7 @@ class Verifier:
     async def check_page(self, session: Session) -> int | None:
         """Look at the next events. Returns the last seq looked at, None at the end."""
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
-        after = -(2**63) if self.last_seq is None else self.last_seq
+        after = -(2**63) if self.gaps.last_seq is None else self.gaps.last_seq
         if after == MAX_STORED:
             await trio.lowlevel.checkpoint()
             return None
@@ -235,22 +190,15 @@ class Verifier:
                 await steps.rest()
             scopes = [result.get_value(index, _SCOPES_AT + number) for number in range(len(SCOPES))]
             self._check_row(row, scopes)
-        return self.last_seq if result.ntuples else None
+        return self.gaps.last_seq if result.ntuples else None
 
     def _check_row(self, row: schema.Row, scopes: list[bytes | None]) -> None:
         seq = row[0]
-        previous, self.last_seq = self.last_seq, seq
         self.events += 1
-        if previous is None:
-            self.first_seq = seq
-        elif seq > previous + 1:
-            self.gaps += 1
-            self.missing += seq - previous - 1
-            if len(self.first_gaps) < GAPS_SHOWN:
-                self.first_gaps.append((previous + 1, seq - 1))
+        self.gaps.add(seq)
         problem = _flaw(row, scopes)
         if problem is not None:
-            self._found(problem, seq)
+            self.findings.add(problem, seq)
 
     async def check_ids(self, session: Session) -> None:
         """An id stands once."""
@@ -260,31 +208,22 @@ class Verifier:
         for row in range(result.ntuples):
             event_id = (result.get_value(row, 0) or b"").decode(errors="backslashreplace")
             times = number(result.get_value(row, 1))
-            self._found(f"id {event_id!a} stands {times} times", number(result.get_value(row, 2)))
+            self.findings.add(f"id {event_id!a} stands {times} times", number(result.get_value(row, 2)))
 
     async def check_end(self, session: Session) -> None:
         """The mark that pruning must not lower is not below what is held."""
         result = await session.execute(self.names.sql(queries.HIGHEST), [int8(cast("int", self.log))])
         if not result.ntuples:
-            self._found("logs: the row of the log is gone")
+            self.findings.add("logs: the row of the log is gone")
             return
         highest = number(result.get_value(0, 0))
         # What came meanwhile raised it first.
-        if self.last_seq is not None and self.last_seq > highest:
-            self._found(f"the log says that its highest seq is {highest}", self.last_seq)
+        if self.gaps.last_seq is not None and self.gaps.last_seq > highest:
+            self.findings.add(f"the log says that its highest seq is {highest}", self.gaps.last_seq)
 
     def result(self) -> StoreVerification:
         """All that was found."""
-        return StoreVerification(
-            events=self.events,
-            first_seq=self.first_seq,
-            last_seq=self.last_seq,
-            problems=self.problems,
-            findings=tuple(self.findings),
-            gaps=self.gaps,
-            missing=self.missing,
-            first_gaps=tuple(self.first_gaps),
-        )
+        return self.findings.report(self.events, self.gaps)
 
 
 def _flaw(row: schema.Row, columns: list[bytes | None]) -> str | None:

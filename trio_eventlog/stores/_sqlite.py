@@ -17,7 +17,7 @@ import apsw.aio
 import trio
 
 from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
-from trio_eventlog._events import MAX_STORED, PersistedEvent
+from trio_eventlog._events import PersistedEvent
 from trio_eventlog._handover import giving_way
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog._query import EventQuery
@@ -28,7 +28,9 @@ from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores import _sqlite_upkeep as upkeep
-from trio_eventlog.stores._incoming import checked_top, sealed_copies
+from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
+from trio_eventlog.stores._incoming import sealed_copies
+from trio_eventlog.stores._tally import Findings, blank_description
 
 T = TypeVar("T")
 
@@ -46,7 +48,6 @@ _CLOSE_ATTEMPTS: Final = 3
 _LOOK_EVERY: Final = 0.05
 """Seconds between two looks at whether the file has changed."""
 
-_MOST_LOG_NAME_BYTES: Final = 512
 
 # apsw interrupts statements of a cancelled call every so many steps, a ROLLBACK included. What the
 # writer has begun it shall finish; this is as good as never.
@@ -380,7 +381,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             files or threads.
         """
         path = files.checked_path(path)
-        _check_log_name(log)
+        check_log_name(log)
         if synchronous not in schema.SYNCHRONOUS:
             msg = f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
             raise ValueError(msg)
@@ -424,12 +425,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
           ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
         """
         path = files.checked_path(path)
-        if isinstance(logs, str):
-            msg = "logs: expected names, got a single text"
-            raise TypeError(msg)
-        names = None if logs is None else list(logs)
-        for name in names or ():
-            _check_log_name(name)
+        names = checked_log_names(logs)
         workers: list[_Worker] = []
         try:
             place = await files.in_thread(path, partial(files.existing, path))
@@ -547,7 +543,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         size_bytes = sum(files.size_of(self._path + suffix) for suffix in ("", "-wal"))
         log_id = self._find_log(db)
         if log_id is None:
-            return queries.blank_description(size_bytes)
+            return blank_description(size_bytes, schema.SCHEMA_VERSION)
         return queries.describe(db, log_id, top, size_bytes)
 
     def _find_log(self, db: apsw.Connection) -> int | None:
@@ -577,7 +573,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         await trio.lowlevel.checkpoint()
         log_id = await self._reader.run(self._find_log)
-        verifier = upkeep.Verifier(log_id, most_findings)
+        verifier = upkeep.Verifier(log_id, Findings(most_findings))
         if not await self._reader.run(verifier.check_structure):
             return verifier.result()
         while (seq := await self._reader.run(verifier.check_page)) is not None:
@@ -619,7 +615,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, or the file is damaged or may not be written.
           StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
         """
-        _check_criteria(before_ms, keep)
+        check_criteria(before_ms, keep)
         await trio.lowlevel.checkpoint()
         log_id = await self._reader.run(self._find_log)
         if log_id is None:
@@ -738,16 +734,6 @@ def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None
     schema.is_initialised(db)
 
 
-def _check_criteria(before_ms: int | None, keep: int | None) -> None:
-    if (before_ms is None) == (keep is None):
-        msg = "before_ms, keep: expected one of them"
-        raise ValueError(msg)
-    for name, value in (("before_ms", before_ms), ("keep", keep)):
-        if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
-            msg = f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}"
-            raise ValueError(msg)
-
-
 def _append(
     db: apsw.Connection, place: files.Place, log_id: int, events: Sequence[PersistedEvent]
 ) -> Collection[int]:
@@ -816,17 +802,3 @@ def _raise_rejected(
     if too_big:
         msg = "larger than SQLite can hold"
         raise EventRejected(too_big, msg) from exc
-
-
-def _check_log_name(log: str) -> None:
-    if not isinstance(log, str):
-        msg = f"log must be text, got {type(log).__name__}"
-        raise TypeError(msg)
-    try:
-        size = len(log.encode())
-    except UnicodeEncodeError:
-        msg = f"log name {log!a} has a lone surrogate"
-        raise ValueError(msg) from None
-    if not 1 <= size <= _MOST_LOG_NAME_BYTES:
-        msg = f"a log name has 1 to {_MOST_LOG_NAME_BYTES} bytes, got {size}"
-        raise ValueError(msg)

@@ -205,27 +205,6 @@ def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> Sto
         roll_back(db)
 
 
-def blank_description(size_bytes: int) -> StoreDescription:
-    """Of a log that is not in the file yet."""
-    return StoreDescription(
-        events=0,
-        first_seq=None,
-        last_seq=None,
-        highest_seq=0,
-        first_timestamp_ms=None,
-        last_timestamp_ms=None,
-        distinct_event_types=0,
-        event_types=(),
-        distinct_members=0,
-        members=(),
-        gaps=0,
-        missing=0,
-        first_gaps=(),
-        size_bytes=size_bytes,
-        schema_version=SCHEMA_VERSION,
-    )
-
-
 def _frequencies(
     db: apsw.Connection, table: str, column: str, top: int
 ) -> tuple[int, tuple[tuple[str, int], ...]]:

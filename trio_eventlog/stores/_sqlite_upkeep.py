@@ -13,8 +13,9 @@ from trio_eventlog._codec import from_json, scopes_of, to_json
 from trio_eventlog._errors import CodecError
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import SCOPES
-from trio_eventlog._reports import GAPS_SHOWN, Finding, StoreVerification
+from trio_eventlog._reports import StoreVerification
 from trio_eventlog.stores import _sqlite_schema as schema
+from trio_eventlog.stores._tally import Findings, Gaps
 
 _PAGE: Final = 1000
 """Events that are looked at in one go; some 50 ms."""
@@ -43,31 +44,20 @@ class Verifier:
     log_id: int | None
     """None: the file says that it has no such log."""
 
-    most_findings: int
+    findings: Findings
     events: int = 0
-    first_seq: int | None = None
-    last_seq: int | None = None
-    findings: list[Finding] = attrs.Factory(list)
-    problems: int = 0
-    gaps: int = 0
-    missing: int = 0
-    first_gaps: list[tuple[int, int]] = attrs.Factory(list)
+    gaps: Gaps = attrs.Factory(Gaps)
 
     @property
     def _table(self) -> str:
         return schema.table_of(cast("int", self.log_id))
-
-    def _found(self, problem: str, seq: int | None = None) -> None:
-        self.problems += 1
-        if len(self.findings) < self.most_findings:
-            self.findings.append(Finding(seq=seq, problem=problem))
 
     def _guarded(self, what: Callable[[], str], work: Callable[[], None]) -> bool:
         """Whether ``work`` came to its end."""
         try:
             work()
         except (apsw.CorruptError, apsw.SQLError, apsw.NotADBError, UnicodeDecodeError) as exc:
-            self._found(f"{what()}: {exc}")
+            self.findings.add(f"{what()}: {exc}")
             return False
         return True
 
@@ -94,7 +84,7 @@ class Verifier:
         known = {schema.table_of(log_id) for (log_id,) in db.execute("SELECT log_id FROM logs NOT INDEXED")}
         for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"):
             if _EVENTS_TABLE.fullmatch(table) and table not in known:
-                self._found(f"{table}: the log that it belongs to is gone")
+                self.findings.add(f"{table}: the log that it belongs to is gone")
 
     def _check_layout(self, db: apsw.Connection, table: str) -> None:
         if not db.table_exists("main", table):
@@ -104,14 +94,14 @@ class Verifier:
         for column in _INDEXED:
             index = f"{table}_{column}"
             if index not in unique:
-                self._found(f"{index}: the index is missing")
+                self.findings.add(f"{index}: the index is missing")
             elif column == "id" and not unique[index]:
-                self._found(f"{index}: the index lets an id stand twice")
+                self.findings.add(f"{index}: the index lets an id stand twice")
 
     def _check_table(self, db: apsw.Connection, table: str) -> None:
         for (line,) in db.execute(f"PRAGMA integrity_check('{table}')"):
             if line != "ok":
-                self._found(" ".join(str(line).split()))
+                self.findings.add(" ".join(str(line).split()))
 
     def check_ids(self, db: apsw.Connection) -> None:
         """An id stands once. Not by its index, which may be what is damaged."""
@@ -122,39 +112,35 @@ class Verifier:
         counts = f"SELECT CAST(id AS BLOB), count(*) AS times, max(seq) FROM {table} NOT INDEXED GROUP BY id"  # noqa: S608 - no values
         sql = f"{counts} HAVING times > 1"
         for event_id, times, seq in db.execute(sql):
-            self._found(f"id {_text(event_id)!a} stands {times} times", seq)
+            self.findings.add(f"id {_text(event_id)!a} stands {times} times", seq)
 
     def check_page(self, db: apsw.Connection) -> int | None:
         """Look at the next events. Returns the last seq looked at, None at the end."""
-        before = self.last_seq
+        before = self.gaps.last_seq
         # Beyond damage there is no way: the rest hangs on the page that is damaged.
-        is_whole = self._guarded(lambda: f"events after seq {self.last_seq}", lambda: self._check_page(db))
-        return self.last_seq if is_whole and self.last_seq != before else None
+        is_whole = self._guarded(
+            lambda: f"events after seq {self.gaps.last_seq}", lambda: self._check_page(db)
+        )
+        return self.gaps.last_seq if is_whole and self.gaps.last_seq != before else None
 
     def _check_page(self, db: apsw.Connection) -> None:
         table = self._table
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
-        after = -(2**63) if self.last_seq is None else self.last_seq
+        after = -(2**63) if self.gaps.last_seq is None else self.gaps.last_seq
         sql = f"SELECT {_COLUMNS} FROM {table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE}"  # noqa: S608 - no values
         for row in db.execute(sql, (after,)):
             self._check_row(row)
 
     def _check_row(self, row: Any) -> None:
         seq = row[0]
-        previous, self.last_seq = self.last_seq, seq
+        previous = self.gaps.last_seq
         self.events += 1
-        if previous is None:
-            self.first_seq = seq
-        elif seq > previous + 1:
-            self.gaps += 1
-            self.missing += seq - previous - 1
-            if len(self.first_gaps) < GAPS_SHOWN:
-                self.first_gaps.append((previous + 1, seq - 1))
-        elif seq <= previous:
-            self._found(f"comes after seq {previous}", seq)
+        self.gaps.add(seq)
+        if previous is not None and seq <= previous:
+            self.findings.add(f"comes after seq {previous}", seq)
         problem = _flaw(row)
         if problem is not None:
-            self._found(problem, seq)
+            self.findings.add(problem, seq)
 
     def check_end(self, db: apsw.Connection) -> None:
         """The mark that pruning must not lower is not below what is held."""
@@ -163,21 +149,12 @@ class Verifier:
     def _check_end(self, db: apsw.Connection) -> None:
         highest = schema.last_seq(db, cast("int", self.log_id))
         # What came meanwhile raised it first.
-        if self.last_seq is not None and self.last_seq > highest:
-            self._found(f"the log says that its highest seq is {highest}", self.last_seq)
+        if self.gaps.last_seq is not None and self.gaps.last_seq > highest:
+            self.findings.add(f"the log says that its highest seq is {highest}", self.gaps.last_seq)
 
     def result(self) -> StoreVerification:
         """All that was found."""
-        return StoreVerification(
-            events=self.events,
-            first_seq=self.first_seq,
-            last_seq=self.last_seq,
-            problems=self.problems,
-            findings=tuple(self.findings),
-            gaps=self.gaps,
-            missing=self.missing,
-            first_gaps=tuple(self.first_gaps),
-        )
+        return self.findings.report(self.events, self.gaps)
 
 
 def _text(raw: bytes | None) -> str | None:
