@@ -302,7 +302,7 @@ def test_every_fault_names_a_test_that_shows_it():
     assert len(faults) > 40
     for row in faults:
         assert row.count(" | ") == 4
-        found = re.search(r"\| \[`(test_\w+)`\]\(\.\./\.\./(tests/test_\w+\.py)\) \|$", row)
+        found = re.search(r"\| \[`(test_\w+)`\]\(\.\./\.\./(tests/(?:servers/)?test_\w+\.py)\) \|$", row)
         assert found is not None, row
         assert re.search(rf"^(?:async )?def {found[1]}\(", (ROOT / found[2]).read_text(), re.MULTILINE), row
 
