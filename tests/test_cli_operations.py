@@ -10,9 +10,9 @@ import signal
 import apsw
 import pytest
 import trio
-from test_cli import cli, db, envelope, filled, lines, many, stored, url  # noqa: F401 - fixtures among them
 from trio.testing import MockClock
 
+from tests.test_cli import cli, db, envelope, filled, lines, many, stored, url  # noqa: F401 - fixtures among them
 from trio_eventlog import (
     AgentEvent,
     EventQuery,

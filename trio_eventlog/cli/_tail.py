@@ -12,7 +12,16 @@ import attrs
 import trio
 from rich.console import Console
 
-from trio_eventlog import EventQuery, EventStore, LogEvent, PersistedEvent, iter_events, merge_events, tail
+from trio_eventlog import (
+    EventQuery,
+    EventStore,
+    LogEvent,
+    PersistedEvent,
+    Subscription,
+    iter_events,
+    merge_events,
+    tail,
+)
 from trio_eventlog.cli._options import WithNeighbours, opened_readers
 from trio_eventlog.cli._pages import PAGE, next_items, next_page
 from trio_eventlog.cli._patience import patiently
@@ -56,9 +65,15 @@ async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bo
         await printer.print(recent)
         if query.limit is not None:
             query = attrs.evolve(query, limit=query.limit - len(recent))
-    async with tail(
-        store, attrs.evolve(query, after_seq=None), after_seq=after, poll_interval=_POLL_INTERVAL
-    ) as events:
+
+    async def begin() -> Subscription:
+        following = attrs.evolve(query, after_seq=None)
+        return await stack.enter_async_context(
+            tail(store, following, after_seq=after, poll_interval=_POLL_INTERVAL)
+        )
+
+    async with AsyncExitStack() as stack:
+        events = await patiently(begin, console)
         while page := await patiently(partial(next_page, events), console):
             await printer.print(page)
     return 0
