@@ -311,7 +311,7 @@ def printed(monkeypatch) -> list[dict[str, Any]]:
 
 
 def test_tail_goes_on_when_the_store_answers_again(capfd, printed):
-    async def main() -> int:
+    async def main() -> None:
         store = Unreliable()
 
         async def write() -> None:
@@ -324,9 +324,9 @@ def test_tail_goes_on_when_the_store_answers_again(capfd, printed):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
-            return await _tail.follow(store, EventQuery(limit=30), last=0, as_json=True)
+            assert await _tail.follow(store, EventQuery(limit=30), last=0, as_json=True) == 0
 
-    assert trio.run(main, clock=MockClock(autojump_threshold=0)) == 0
+    trio.run(main, clock=MockClock(autojump_threshold=0))
     assert [line["seq"] for line in printed] == list(range(1, 31))
     # In 400 seconds it was down eight times; and each time this was said once.
     assert capfd.readouterr().err.splitlines() == [f"trio-eventlog: {LOST}"] * 8
@@ -350,7 +350,7 @@ def test_tail_all_logs_goes_on_when_the_store_answers_again(capfd, monkeypatch, 
         await trio.lowlevel.checkpoint()
         return list(stores)
 
-    async def main() -> int:
+    async def main() -> None:
         async def write() -> None:
             # Once it follows.
             await trio.sleep(1)
@@ -365,11 +365,11 @@ def test_tail_all_logs_goes_on_when_the_store_answers_again(capfd, monkeypatch, 
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
-            return await _tail.follow_all("x:", EventQuery(limit=51), last=0, as_json=True)
+            assert await _tail.follow_all("x:", EventQuery(limit=51), last=0, as_json=True) == 0
 
     monkeypatch.setattr(_tail, "opened_readers", open_them)
     monkeypatch.setattr(Unreliable, "log_names", log_names)
-    assert trio.run(main, clock=MockClock(autojump_threshold=0)) == 0
+    trio.run(main, clock=MockClock(autojump_threshold=0))
     for log, expected in (("default", range(1, 31)), ("new", range(10, 31))):
         assert [line["seq"] for line in printed if line["log"] == log] == list(expected)
     told = capfd.readouterr().err.splitlines()

@@ -42,4 +42,4 @@ async def next_items(items: AsyncIterator[T], most: int) -> list[T]:
     except StoreError:
         if not page:
             raise
-    return page
+    return page  # noqa: ASYNC910 - as the iterator has it
