@@ -65,6 +65,7 @@ DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]
 }
 
 UPKEEP: dict[str, list[Callable[[SqliteStore | PostgresStore], Awaitable[object]]]] = {
+    "log_names": [lambda store: store.log_names()],
     "verify": [lambda store: store.verify()],
     "prune": [lambda store: store.prune(keep=10), lambda store: store.prune(keep=10, dry_run=True)],
 }

@@ -288,6 +288,13 @@ def test_another_missing_module_is_a_bug(monkeypatch):
         (["query", "--store", "sqlite:x", f"--after-seq={2**64}"], "after_seq: expected 0 to 2**64 - 1"),
         (["stats", "--store", "sqlite:x", "--top=-1"], "--top"),
         (["demo", "--seconds", "0"], "--seconds"),
+        (["query", "--stroe", "nats://me:secret@n1/S"], "--stroe"),
+        (["query", "nats://me:secret@n1/S", "--store", "sqlite:x"], "nats://***@n1/S"),
+        (["query", "--store", "nats://me:secret@n1"], "--store: 'nats://***@n1' names no stream"),
+        (
+            ["copy", "--from", "nats://me:secret@n1", "--to", "null:"],
+            "--from: 'nats://***@n1' names no stream",
+        ),
     ],
 )
 def test_a_wrong_command_line(cli, tmp_path, monkeypatch, arguments, told):
@@ -295,6 +302,7 @@ def test_a_wrong_command_line(cli, tmp_path, monkeypatch, arguments, told):
     done = cli(*arguments)
     assert (done.status, done.out) == (2, "")
     assert told in done.err
+    assert "secret" not in done.err
     assert done.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -1094,13 +1102,14 @@ def test_stats(cli, with_gaps):
     told = re.sub(" +", " ", done.out)
     for expected in (
         f"store {with_gaps}",
-        "logs in the file default \n other",
+        "logs default \n other",
         "events 11",
         "seq 1 to 14",
         "time (UTC) 2023-11-14T22:13:20.001Z to 2023-11-14T22:13:20.011Z",
         "gaps in seq 2 gaps, 3 seqs missing \n 6 to 7 \n 13 ",
         "event types 4 type-1 \n 4 type-2 \n and 1 more",
         "members 2 agent-1 \n 2 agent-2 \n and 5 more",
+        "\nsize ",
         "bytes)",
     ):
         assert expected in told
@@ -1134,7 +1143,7 @@ def test_stats_as_json(cli, with_gaps):
 def test_stats_of_a_log_that_is_not_there(cli, with_gaps):
     done = cli("stats", "--store", f"{with_gaps}?log=neither")
     assert done.status == 0
-    assert re.search(r"logs in the file +default *\n +other *\nevents +0 *\n", done.out)
+    assert re.search(r"logs +default *\n +other *\nevents +0 *\n", done.out)
 
 
 def test_stats_of_many_gaps(cli, use_store):
@@ -1159,6 +1168,33 @@ def test_stats_of_a_store_that_has_none(cli, use_store):
     use_store(Silent())
     done = cli("stats", "--store", "memory:")
     assert done == Done(1, "", "trio-eventlog: memory:: a store of this kind cannot describe itself\n")
+
+
+SECRET_URL = "postgresql://me:secret@db/app?log=a"  # noqa: S105 - opens nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["stats"], "store             postgresql://***@db/app?log=a"),
+        (["stats", "--json"], '{"store": "postgresql://***@db/app?log=a"'),
+        (["verify"], "trio-eventlog: postgresql://***@db/app?log=a: a store of this kind cannot be verified"),
+        (["prune", "--keep", 1], "postgresql://***@db/app?log=a: a store of this kind cannot be pruned"),
+        (["demo", "--seconds", 0.2], "they log to postgresql://***@db/app?log=a, which fails for a while"),
+    ],
+)
+def test_secrets_are_not_shown(cli, use_store, arguments, shown):
+    use_store(MemoryStore())
+    done = cli(*arguments, "--store", SECRET_URL)
+    assert shown in done.out + done.err
+    assert "secret@" not in done.out + done.err
+
+
+def test_demo_says_what_its_commands_lack(cli, use_store):
+    use_store(MemoryStore())
+    done = cli("demo", "--seconds", 0.2, "--store", SECRET_URL)
+    assert "\nLook further with, what is secret in the URL in place of ***:\n" in done.out
+    assert done.out.count("--store 'postgresql://***@db/app?log=a'") == 3
 
 
 def test_urls_name_files(cli, tmp_path):

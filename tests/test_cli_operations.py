@@ -10,9 +10,19 @@ import signal
 import apsw
 import pytest
 import trio
-from test_cli import cli, db, envelope, filled, lines, many, stored, url  # noqa: F401 - fixtures among them
+from trio.testing import MockClock
 
-from trio_eventlog import EventRejected, PersistedEvent, from_json, to_json
+from tests.test_cli import cli, db, envelope, filled, lines, many, stored, url  # noqa: F401 - fixtures among them
+from trio_eventlog import (
+    AgentEvent,
+    EventQuery,
+    EventRejected,
+    LogBusy,
+    PersistedEvent,
+    StoreError,
+    from_json,
+    to_json,
+)
 from trio_eventlog._spill_file import SpillFile
 from trio_eventlog.cli import _transfer, _upkeep
 from trio_eventlog.stores import MemoryStore, SqliteStore, _sqlite_upkeep
@@ -239,6 +249,123 @@ def test_copy_names_what_the_store_rejects(capfd):
         "trio-eventlog: seq 1: the store rejects event 'i-1': too odd",
         "trio-eventlog: seq 1001: the store rejects event 'i-1001': too odd",
     ]
+
+
+class Target(MemoryStore):
+    """Notes the sizes of what it is given, and fails as told, an error an append."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+        self.sizes = []
+
+    async def append_batch(self, events):
+        self.sizes.append(len(events))
+        if self.errors:
+            await trio.lowlevel.checkpoint()
+            raise self.errors.pop(0)
+        return await super().append_batch(events)
+
+
+class Source(MemoryStore):
+    """Notes how many events it is asked for, and fails as told, an error a query."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+        self.limits = []
+
+    async def query(self, query):
+        self.limits.append(query.limit)
+        if self.errors:
+            await trio.lowlevel.checkpoint()
+            raise self.errors.pop(0)
+        return await super().query(query)
+
+
+def copied(source, target, sizes, **options):
+    """Copy events whose payloads have these sizes, in virtual time; the exit status."""
+
+    async def main():
+        await source.append_batch(
+            [
+                PersistedEvent(f"event-{seq}", seq, seq, "a", AgentEvent("a", "t", "x" * size))
+                for seq, size in enumerate(sizes, start=1)
+            ]
+        )
+        status = await _transfer.copy(source, target, most_shown=1, **options)
+        events = await source.query(EventQuery())
+        assert await target.query(EventQuery()) == events[: await target.last_seq()]
+        return status
+
+    return trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_copy_offers_no_more_than_the_store_takes():
+    target = Target()
+    target.max_batch = 7
+    assert copied(Source(), target, [1] * 40) == 0
+    assert target.sizes == [7, 7, 7, 7, 7, 5]
+
+
+def test_copy_bounds_bytes_as_well(monkeypatch):
+    """Of an append always; of a page, once it has seen how large events are."""
+    monkeypatch.setattr(_transfer, "_BYTES", 10_000)
+    source, target = Source(), Target()
+    assert copied(source, target, [2_000] * 1_010 + [30_000] + [1] * 500) == 0
+    most = max(target.sizes[:250])
+    assert most == 4
+    assert target.sizes[:250] == [most] * 250
+    assert source.limits[:3] == [1_000, most, most]
+    # What is larger than that goes alone, and what is small together again.
+    assert 1 in target.sizes
+    assert max(target.sizes) > 50
+    assert sum(target.sizes) == 1_511
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "which"),
+    [
+        (Source(), Target(StoreError("lost"), StoreError("no leader")), "--to"),
+        (Source(), Target(*[StoreError("lost")] * 20), "--to"),
+        (Source(StoreError("lost")), Target(), "--from"),
+    ],
+    ids=["target", "target-for-long", "source"],
+)
+def test_copy_goes_on_when_a_store_answers_again(capfd, source, target, which):
+    assert copied(source, target, [1] * 1_500) == 0
+    out, err = capfd.readouterr()
+    assert out == "1,500 events copied; up to seq 1500\n"
+    assert err == f"trio-eventlog: the store of {which} failed, and is tried again: lost\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            StoreError("gone"),
+            [
+                "the store of --to failed, and is tried again: gone",
+                "gone; run the same command once more to go on",
+            ],
+        ),
+        (LogBusy("another one has it"), ["another one has it"]),
+    ],
+)
+def test_copy_gives_up_in_the_end(capfd, error, told):
+    """After a minute of errors that may pass, and at once for others. It says how far it came."""
+
+    class Failing(Target):
+        async def append_batch(self, events):
+            if events[0].seq > 1:
+                await trio.lowlevel.checkpoint()
+                raise error
+            return await super().append_batch(events)
+
+    assert copied(Source(), Failing(), [1] * 1_500) == 1
+    out, err = capfd.readouterr()
+    assert out == "1,000 events copied; up to seq 1000\n"
+    assert err.splitlines() == [f"trio-eventlog: {line}" for line in told]
 
 
 def test_copy_from_a_log_that_is_being_written(cli, db, filled, tmp_path):

@@ -10,24 +10,30 @@ import pty
 import re
 import signal
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.test_cli import PROGRAM, SECONDS, STYLE, cli, db, envelope, filled, lines, many, url  # noqa: F401 - fixtures
 from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
+    EventQuery,
     ModuleEvent,
     PersistedEvent,
+    StoreError,
     from_json,
     open_event_log,
 )
-from trio_eventlog.cli import _tail
+from trio_eventlog.cli import _query, _tail
+from trio_eventlog.cli._pages import next_items
 from trio_eventlog.recorder import record_tasks
-from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores import MemoryStore, SqliteStore
 
 # --- tail -----------------------------------------------------------------------------------------
 
@@ -240,9 +246,13 @@ def test_query_all_logs_on_a_terminal(workers):
 def test_all_logs_of_what_has_one(cli, workers, command):
     done = cli(command, "--store", f"{workers}?log=a", "--all-logs")
     assert (done.status, done.out) == (2, "")
-    assert done.err == f"trio-eventlog: --all-logs: {workers}?log=a names one of them; leave out log=\n"
+    start = "trio-eventlog: --store with --all-logs: "
+    assert done.err == f"{start}'{workers}?log=a' names one log; leave out log=\n"
     done = cli(command, "--store", "memory:", "--all-logs")
-    assert done.status == 2
+    assert (done.status, done.err) == (
+        2,
+        f"{start}memory: has one log, which starts empty: there is nothing to read\n",
+    )
 
 
 def test_tail_all_logs(workers, db):
@@ -261,6 +271,139 @@ def test_tail_all_logs(workers, db):
 def test_tail_all_logs_with_a_limit(cli, workers):
     done = cli("tail", "--store", workers, "--all-logs", "--last", 5, "--limit", 5)
     assert places(done.out) == [("c\x1b[1m", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
+
+
+class Unreliable(MemoryStore):
+    """Is down for the last 5 of every 50 seconds."""
+
+    async def fail_at_times(self):
+        if trio.current_time() % 50 > 45:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("the connection is lost")
+
+    async def query(self, query):
+        await self.fail_at_times()
+        return await super().query(query)
+
+    async def last_seq(self):
+        await self.fail_at_times()
+        return await super().last_seq()
+
+    async def log_names(self):
+        await self.fail_at_times()
+        return ["default"]
+
+
+LOST = "the store failed, and is tried again: the connection is lost"
+
+
+@pytest.fixture
+def printed(monkeypatch) -> list[dict[str, Any]]:
+    """What is written to standard output, not by a thread: virtual time would run on meanwhile."""
+    lines: list[dict[str, Any]] = []
+
+    async def write(text: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        lines.extend(map(json.loads, text.splitlines()))
+
+    monkeypatch.setattr(_query, "write", write)
+    return lines
+
+
+def test_tail_goes_on_when_the_store_answers_again(capfd, printed):
+    async def main() -> None:
+        store = Unreliable()
+
+        async def write() -> None:
+            # Once it follows.
+            await trio.sleep(1)
+            for seq in range(1, 31):
+                await store.append_batch([PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent("m", "t"))])
+                # Once a lot comes, and once nothing for long.
+                await trio.sleep(200 if seq == 20 else 7)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            assert await _tail.follow(store, EventQuery(limit=30), last=0, as_json=True) == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert [line["seq"] for line in printed] == list(range(1, 31))
+    # In 400 seconds it was down eight times; and each time this was said once.
+    assert capfd.readouterr().err.splitlines() == [f"trio-eventlog: {LOST}"] * 8
+
+
+def test_tail_all_logs_goes_on_when_the_store_answers_again(capfd, monkeypatch, printed):
+    """Also when it cannot be opened anew for a log that has come."""
+    stores: dict[str, Unreliable] = {"default": Unreliable()}
+    opened = 0
+
+    @asynccontextmanager
+    async def open_them(_url: str) -> AsyncIterator[dict[str, Unreliable]]:
+        nonlocal opened
+        opened += 1
+        await trio.lowlevel.checkpoint()
+        if opened in (3, 4):
+            raise StoreError("the server is down")
+        yield dict(stores)
+
+    async def log_names(_self: Unreliable) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return list(stores)
+
+    async def main() -> None:
+        async def write() -> None:
+            # Once it follows.
+            await trio.sleep(1)
+            for seq in range(1, 31):
+                if seq == 10:
+                    stores["new"] = Unreliable()
+                for store in stores.values():
+                    await store.append_batch(
+                        [PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent("m", "t"))]
+                    )
+                await trio.sleep(7)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            assert await _tail.follow_all("x:", EventQuery(limit=51), last=0, as_json=True) == 0
+
+    monkeypatch.setattr(_tail, "opened_readers", open_them)
+    monkeypatch.setattr(Unreliable, "log_names", log_names)
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    for log, expected in (("default", range(1, 31)), ("new", range(10, 31))):
+        assert [line["seq"] for line in printed if line["log"] == log] == list(expected)
+    told = capfd.readouterr().err.splitlines()
+    assert told.count(f"trio-eventlog: {LOST.replace('connection is lost', 'server is down')}") == 1
+    assert told.count(f"trio-eventlog: {LOST}") >= 1
+    # Once for the last events, once to follow, and then for the new log alone.
+    assert opened == 5
+
+
+async def test_a_page_is_what_was_there_before_an_error():
+    """What was taken from a merge does not come again."""
+
+    class Items:
+        def __init__(self) -> None:
+            self.steps: list[int | StoreError] = [1, 2, StoreError("lost"), StoreError("lost"), 3]
+
+        def __aiter__(self) -> Items:
+            return self
+
+        async def __anext__(self) -> int:
+            await trio.lowlevel.checkpoint()
+            if not self.steps:
+                raise StopAsyncIteration
+            step = self.steps.pop(0)
+            if isinstance(step, StoreError):
+                raise step
+            return step
+
+    items = Items()
+    assert await next_items(items, 10) == [1, 2]
+    with pytest.raises(StoreError):
+        await next_items(items, 10)
+    assert await next_items(items, 10) == [3]
+    assert await next_items(items, 10) == []
 
 
 # --- tasks ----------------------------------------------------------------------------------------

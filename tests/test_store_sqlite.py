@@ -554,8 +554,10 @@ async def test_s10_a_reader_before_its_log(path):
         assert await reader.last_seq() == 0
         assert await reader.query(EventQuery()) == []
         assert (await reader.describe()).events == 0
+        assert await reader.log_names() == ["first"]
         async with SqliteStore.open(path, log="second") as store:
             await store.append_batch([agent(1)])
+        assert await reader.log_names() == ["first", "second"]
         assert await reader.last_seq() == 1
         assert len(await reader.query(EventQuery())) == 1
     assert await SqliteStore.logs(path) == ["first", "second"]

@@ -25,7 +25,15 @@ from trio_eventlog import (
     SequenceConflict,
     StoreUnusable,
 )
-from trio_eventlog.stores import MemoryStore, NullStore, SqliteStore, _incoming, open_readers, open_store
+from trio_eventlog.stores import (
+    MemoryStore,
+    NullStore,
+    SqliteStore,
+    _incoming,
+    open_readers,
+    open_store,
+    without_secrets,
+)
 
 CANCELLED = trio.Cancelled
 
@@ -789,6 +797,24 @@ async def test_open_readers_explains_what_is_wrong(url, message):
         async with open_readers(url):
             pytest.fail("opened")  # pragma: no cover
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:secret@db/app?log=a", "postgresql://***@db/app?log=a"),
+        ("postgres://db/app?password=secret&log=a", "postgres://db/app?password=***&log=a"),
+        ("postgresql://me:secret@/#?@db/app", "postgresql://***@db/app"),
+        ("nats://secret@n1,secret@n2/S?log=a", "nats://***@n2/S?log=a"),
+        ("postgresq://me:secret@db/app", "postgresq://***@db/app"),
+        ("nats://n1/S", "nats://n1/S"),
+        ("sqlite:a//b@c.db?log=d@e", "sqlite:a//b@c.db?log=d@e"),
+        ("SQLite:///b@c.db", "SQLite:///b@c.db"),
+        ("", ""),
+    ],
+)
+def test_urls_are_shown_without_secrets(url, shown):
+    assert without_secrets(url) == shown
 
 
 async def test_open_readers_entered_cancelled(tmp_path):

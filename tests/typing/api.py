@@ -59,6 +59,7 @@ from trio_eventlog.stores import (
     SqliteStore,
     open_readers,
     open_store,
+    without_secrets,
 )
 from trio_eventlog.testing import (
     ClauseFailure,
@@ -272,11 +273,13 @@ async def use_the_stores() -> None:
         await use_a_log(store)
     async with SqliteStore.open("events.db", read_only=True) as reader:
         assert_type(await reader.query(query), list[PersistedEvent])
+        assert_type(await reader.log_names(), list[str])
     async with PostgresStore.open("postgresql://localhost/app", log="worker-3", notify=False) as postgres:
         assert_type(postgres, PostgresStore)
         await use_a_log(postgres)
     async with PostgresStore.open_readers("postgresql://localhost/app", logs=["a"]) as readers:
         assert_type(readers, dict[str, PostgresStore])
+    assert_type(await postgres.log_names(), list[str])
     assert_type(await PostgresStore.logs("postgresql://localhost/app"), list[str])
     async with JetStreamStore.open(["nats://n1", "nats://n2"], log="worker-3", replicas=3) as clustered:
         assert_type(clustered, JetStreamStore)
@@ -285,12 +288,14 @@ async def use_the_stores() -> None:
         assert_type(followers, dict[str, JetStreamStore])
         merge_events(followers)
         await watch(followers["a"])
+    assert_type(await clustered.log_names(), list[str])
     assert_type(await JetStreamStore.logs("nats://n1"), list[str])
     async with open_store("sqlite:events.db") as any_store:
         assert_type(any_store, EventStore)
     async with open_readers("nats://n1/EVENTS", logs=["a"]) as any_readers:
         assert_type(any_readers, Mapping[str, EventStore])
         merge_events(any_readers)
+    assert_type(without_secrets("nats://token@n1/EVENTS"), str)
 
 
 # --- the errors -----------------------------------------------------------------------------------

@@ -6,6 +6,10 @@ so. Beside it, one module for each subcommand, and what they share:
 * ``_app``: the commands, their options and help texts, and how errors become exit statuses
 * ``_options``: options that several commands have
 * ``_terminal``: writing to standard output and to terminals, safely
+* ``_pages``: reading page by page
+* ``_patience``: going on when a store has failed for a reason that may pass
+* ``_progress``: how far a command is, on a terminal
+* ``_signals``: ending in good order when a signal asks for it
 * ``_envelopes``: reading files of envelopes, in blocks, off the event loop
 """
 

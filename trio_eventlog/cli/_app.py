@@ -24,7 +24,6 @@ from trio_eventlog.cli._options import (
     Time,
     age,
     opened_store,
-    path_of_logs,
 )
 from trio_eventlog.cli._terminal import (
     PROGRAM,
@@ -34,8 +33,17 @@ from trio_eventlog.cli._terminal import (
     complain,
     write,
 )
+from trio_eventlog.stores import without_secrets
 
 _STATUSES: Final = """\
+A store is named by its URL; without `log=`, it is the log `default`:
+
+```
+sqlite:PATH?log=NAME
+postgresql://USER@HOST:PORT/DATABASE?log=NAME
+nats://HOST:4222,HOST2:4222/STREAM?log=NAME&replicas=3
+```
+
 Exit status: 0 if all is well; 1 if the command failed, if events were rejected or lost, or if a store breaks
 a clause; 2 if the command line was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the
 output that goes away, such as `head`, ends the command quietly, with 0.
@@ -114,6 +122,8 @@ Examples:
 ```
 trio-eventlog copy --from sqlite:events.db --to sqlite:backup.db
 trio-eventlog copy --from 'sqlite:all.db?log=worker-3' --to sqlite:worker-3.db
+trio-eventlog copy --from sqlite:events.db --to 'postgresql://db.example/app?log=worker-3'
+trio-eventlog copy --from sqlite:events.db --to 'nats://n1,n2,n3/EVENTS?log=worker-3&replicas=3'
 ```
 """
 
@@ -218,7 +228,8 @@ async def query(
     Args:
       store: Which log.
       filters: Which events.
-      all_logs: Read all logs of the file as one, by time; `--limit` is for all of them together.
+      all_logs: Read all logs of the file, database or stream as one, by time; `--limit` is for all of them
+        together.
       as_json: Print JSON lines on a terminal, too.
     """
     from trio_eventlog.cli._query import print_events, print_merged  # noqa: PLC0415 - as above
@@ -226,7 +237,7 @@ async def query(
     wanted = filters.query()
     if all_logs:
         _no_cursor(wanted.after_seq)
-        return await print_merged(await path_of_logs(store), wanted, as_json=as_json)
+        return await print_merged(store, wanted, as_json=as_json)
     async with opened_store(store, read_only=True) as opened:
         return await print_events(opened, wanted, as_json=as_json)
 
@@ -248,14 +259,15 @@ async def tail(
 ) -> int:
     """Print the last events, and then those that come, until Ctrl-C. Reads only.
 
-    Each event once and in order, within half a second after it was stored. Text is compared exactly, and all
-    that is asked for must hold.
+    Each event once and in order, within half a second after it was stored. Goes on by itself after a store
+    could not be read for a while. Text is compared exactly, and all that is asked for must hold.
 
     Args:
       store: Which log.
       filters: Which events; with `--limit`, the command ends after so many.
       last: How many of the events that are there to print; 10 unless `--after-seq` says where to begin.
-      all_logs: Follow all logs of the file; what is found together is printed by time.
+      all_logs: Follow all logs of the file, database or stream, new ones, too; what is found together is
+        printed by time.
       as_json: Print JSON lines on a terminal, too.
     """
     from trio_eventlog.cli._tail import follow, follow_all  # noqa: PLC0415 - as above
@@ -267,7 +279,7 @@ async def tail(
     count = 10 if last is None else last
     if all_logs:
         _no_cursor(wanted.after_seq)
-        return await follow_all(await path_of_logs(store), wanted, last=count, as_json=as_json)
+        return await follow_all(store, wanted, last=count, as_json=as_json)
     async with opened_store(store, read_only=True) as opened:
         return await follow(opened, wanted, last=count, as_json=as_json)
 
@@ -311,7 +323,7 @@ async def stats(
     from trio_eventlog.cli._stats import print_statistics  # noqa: PLC0415 - as above
 
     async with opened_store(store, read_only=True) as opened:
-        return await print_statistics(opened, store, top=top, as_json=as_json)
+        return await print_statistics(opened, without_secrets(store), top=top, as_json=as_json)
 
 
 @app.command(help_epilogue=_VERIFY_EXAMPLES)
@@ -324,9 +336,9 @@ async def verify(
 ) -> int:
     """Look a log over: does it hold what was stored? Reads only, also while another process writes.
 
-    Checks the file's structure, each index against its table, that every event can be read, the order, that
-    no id stands twice. Exit status 1 if something is wrong. Gaps in seq are listed; they are what was lost,
-    was a duplicate, or was pruned.
+    Checks the structure of a file, the indexes of a database, the subjects of a stream; and everywhere that
+    every event can be read, the order, that no id stands twice. Exit status 1 if something is wrong. Gaps in
+    seq are listed; they are what was lost, was a duplicate, or was pruned.
 
     Args:
       store: Which log.
@@ -337,7 +349,9 @@ async def verify(
     from trio_eventlog.cli._upkeep import print_verification  # noqa: PLC0415 - as above
 
     async with opened_store(store, read_only=True) as opened:
-        return await print_verification(opened, store, no_gaps=no_gaps, most_shown=show, as_json=as_json)
+        return await print_verification(
+            opened, without_secrets(store), no_gaps=no_gaps, most_shown=show, as_json=as_json
+        )
 
 
 @app.command(help_epilogue=_PRUNE_EXAMPLES)
@@ -351,8 +365,8 @@ async def prune(
 ) -> int:
     """Take old events out of a log, for good. May run beside a program that writes to it.
 
-    In small transactions: after an interruption, run the same command once more. Numbering goes on as if
-    nothing had gone, and the room in the file is used again.
+    In small steps: after an interruption, run the same command once more. Numbering goes on as if nothing had
+    gone, and the room is used again.
 
     Args:
       store: Which log.
@@ -369,7 +383,9 @@ async def prune(
     # Beyond what a store can hold is as good as all of it.
     before, keep = (None if value is None else min(value, 2**63 - 1) for value in (before, keep))
     async with opened_store(store, read_only=True) as opened:
-        return await _upkeep.prune(opened, store, before_ms=before, keep=keep, dry_run=dry_run)
+        return await _upkeep.prune(
+            opened, without_secrets(store), before_ms=before, keep=keep, dry_run=dry_run
+        )
 
 
 @app.command(help_epilogue=_COPY_EXAMPLES)
@@ -381,8 +397,8 @@ async def copy(
 ) -> int:
     """Copy a log into another one, with the ids and seqs of its events.
 
-    Goes on after the last event that is there already: after an interruption, or when more has come, run
-    the same command once more.
+    From any store to any other, with URLs as for `--store` elsewhere. Goes on after the last event that is
+    there already: after an interruption, or when more has come, run the same command once more.
 
     Args:
       from_: Which log. Another process may write to it meanwhile.
@@ -514,7 +530,8 @@ def _tell(exc: BaseException) -> int | None:
         case KeyboardInterrupt():
             return 128 + signal.SIGINT
         case CycloptsError():
-            complain(f"{exc} (see {PROGRAM} --help)")
+            # It may repeat what it did not expect, a URL for example.
+            complain(f"{without_secrets(str(exc))} (see {PROGRAM} --help)")
             return USAGE_STATUS
         case CommandError():
             complain(str(exc))

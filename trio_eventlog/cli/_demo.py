@@ -31,8 +31,9 @@ from trio_eventlog import (
     StoreError,
     open_event_log,
 )
-from trio_eventlog.cli._options import opened_store, sqlite_path
+from trio_eventlog.cli._options import opened_store
 from trio_eventlog.cli._terminal import PROGRAM, CommandError, counted, output_console, write
+from trio_eventlog.stores import without_secrets
 
 _AGENTS: Final = 5
 _ATTEMPTS: Final = 3
@@ -158,8 +159,8 @@ async def run_demo(url: str | None, *, seconds: float) -> int:
         url = f"sqlite:{quote(await trio.to_thread.run_sync(_new_file))}"
     async with opened_store(url) as store:
         await write(
-            f"{counted(_AGENTS, 'agent')} at work for {seconds:g} seconds; they log to {url},"
-            " which fails for a while.\n"
+            f"{counted(_AGENTS, 'agent')} at work for {seconds:g} seconds;"
+            f" they log to {without_secrets(url)}, which fails for a while.\n"
         )
         first_seq = await store.last_seq() + 1
         start = trio.current_time()
@@ -256,11 +257,13 @@ def _findings(events: Sequence[PersistedEvent]) -> str:
 
 
 def _further(url: str) -> str:
-    if sqlite_path(url) is None:
+    if url.partition(":")[0].lower() in ("memory", "null"):
         return "Nothing of it is left, for that store keeps nothing.\n"
-    store, program = shlex.quote(url), _program()
+    shown = without_secrets(url)
+    store, program = shlex.quote(shown), _program()
+    secrets = "" if shown == url else ", what is secret in the URL in place of ***"
     return (
-        "Look further with:\n\n"
+        f"Look further with{secrets}:\n\n"
         f"  {program} query --store {store} --run-id run-1\n"
         f"  {program} query --store {store} --event-type run_failed --limit 10\n"
         f"  {program} stats --store {store}\n"

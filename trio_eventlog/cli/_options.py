@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeAlias
-from urllib.parse import unquote
+from typing import Annotated, Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 from cyclopts import Parameter, Token
 
 from trio_eventlog import EventQuery, EventStore
 from trio_eventlog.cli._terminal import CommandError
-from trio_eventlog.stores import open_store
+from trio_eventlog.stores import open_readers, open_store
+
+T = TypeVar("T")
 
 USAGE_STATUS: Final = 2
 """Exit status for a command line that was not understood."""
@@ -29,56 +30,53 @@ StoreUrl: TypeAlias = Annotated[
     Parameter(
         name="--store",
         metavar="URL",
-        help="Which log: `sqlite:PATH`, or `sqlite:PATH?log=NAME` for another one than `default`.",
+        help=(
+            "Which log: `sqlite:PATH`, `postgresql://HOST/DATABASE` or `nats://HOST/STREAM`; with `?log=NAME`"
+            " another one than `default`."
+        ),
     ),
 ]
 
 
-@asynccontextmanager
-async def opened_store(
+def opened_store(
     url: str, option: str = "--store", *, read_only: bool = False
-) -> AsyncIterator[EventStore]:
-    """Open the store of an option.
+) -> AbstractAsyncContextManager[EventStore]:
+    """Open the store of an option, for the length of an ``async with`` block.
 
     Raises:
       CommandError: the URL is malformed.
       StoreError: the store cannot be opened.
     """
+    return _opened(open_store(url, read_only=read_only), option)
+
+
+def opened_readers(url: str) -> AbstractAsyncContextManager[Mapping[str, EventStore]]:
+    """Open all logs of the file, database or stream of ``--store`` for reading.
+
+    Raises:
+      CommandError: the URL is malformed, or names one log.
+      StoreError: they cannot be opened.
+    """
+    return _opened(open_readers(url), "--store with --all-logs")
+
+
+@runtime_checkable
+class WithNeighbours(Protocol):
+    """A store that knows the names of all logs in its file, database or stream."""
+
+    async def log_names(self) -> list[str]: ...
+
+
+@asynccontextmanager
+async def _opened(what: AbstractAsyncContextManager[T], option: str) -> AsyncIterator[T]:
     async with AsyncExitStack() as stack:
         try:
-            store = await stack.enter_async_context(open_store(url, read_only=read_only))
+            opened = await stack.enter_async_context(what)
         except ValueError as exc:
             # Only from opening: a ValueError of the body is a bug, not a URL.
             msg = f"{option}: {exc}"
             raise CommandError(msg, USAGE_STATUS) from exc
-        yield store
-
-
-def sqlite_path(url: str) -> str | None:
-    """The file of a store URL that :func:`opened_store` has accepted; None if it is no SQLite file."""
-    scheme, _, rest = url.partition(":")
-    if scheme.lower() != "sqlite":
-        return None
-    path = rest.partition("?")[0]
-    return unquote(path.removeprefix("//"))
-
-
-async def path_of_logs(url: str) -> str:
-    """The file whose logs are to be read together.
-
-    Raises:
-      CommandError: the URL is malformed, names one log, or no SQLite file.
-      StoreError: the file cannot be opened.
-    """
-    async with opened_store(url, read_only=True):
-        path = sqlite_path(url)
-    if path is None:
-        msg = f"--all-logs: only a SQLite file has several logs, not {url}"
-        raise CommandError(msg, USAGE_STATUS)
-    if "log=" in url.partition("?")[2]:
-        msg = f"--all-logs: {url} names one of them; leave out log="
-        raise CommandError(msg, USAGE_STATUS)
-    return path
+        yield opened
 
 
 # --- filters --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
-from trio_eventlog import EventStream, PersistedEvent
+from trio_eventlog import EventStream, PersistedEvent, StoreError
 
 T = TypeVar("T")
 
@@ -31,11 +31,15 @@ async def next_items(items: AsyncIterator[T], most: int) -> list[T]:
     """The next ``most`` items, or what is left. A checkpoint if the iterator is one.
 
     Raises:
-      StoreError: a store failed.
+      StoreError: a store failed. If some items were there before, these are returned: the next call will say.
     """
     page: list[T] = []
-    async for item in items:
-        page.append(item)
-        if len(page) == most:
-            break
-    return page
+    try:
+        async for item in items:
+            page.append(item)
+            if len(page) == most:
+                break
+    except StoreError:
+        if not page:
+            raise
+    return page  # noqa: ASYNC910 - as the iterator has it

@@ -20,6 +20,7 @@ from trio_eventlog import (
     merge_events,
     to_json,
 )
+from trio_eventlog.cli._options import opened_readers
 from trio_eventlog.cli._pages import PAGE, next_items, next_page
 from trio_eventlog.cli._terminal import (
     counted,
@@ -30,7 +31,6 @@ from trio_eventlog.cli._terminal import (
     visible_json,
     write,
 )
-from trio_eventlog.stores import SqliteStore
 
 _PAGE: Final = PAGE
 
@@ -61,10 +61,10 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
     return 0
 
 
-async def print_merged(path: str, query: EventQuery, *, as_json: bool) -> int:
-    """The same of all logs of a SQLite file, by time."""
+async def print_merged(url: str, query: EventQuery, *, as_json: bool) -> int:
+    """The same of all logs of a file, database or stream, by time."""
     printer = Printer(as_json=as_json)
-    async with SqliteStore.open_readers(path) as stores:
+    async with opened_readers(url) as stores:
         events = merge_events(stores, query)
         while page := await next_items(events, _PAGE):
             await printer.print(page)

@@ -10,7 +10,7 @@ import attrs
 from rich.table import Table
 
 from trio_eventlog import EventStore, StoreDescription
-from trio_eventlog.cli._options import sqlite_path
+from trio_eventlog.cli._options import WithNeighbours
 from trio_eventlog.cli._terminal import (
     CommandError,
     FactSheet,
@@ -22,7 +22,6 @@ from trio_eventlog.cli._terminal import (
     visible_json,
     write,
 )
-from trio_eventlog.stores import SqliteStore
 
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
 
@@ -37,7 +36,7 @@ async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bo
 
     Args:
       store: the log.
-      url: its URL.
+      url: its URL, without secrets.
       top: how many event types and members to name.
       as_json: print one JSON object.
 
@@ -52,8 +51,7 @@ async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bo
         msg = f"{url}: a store of this kind cannot describe itself"
         raise CommandError(msg)
     description = await store.describe(top=top)
-    path = sqlite_path(url)
-    logs = await SqliteStore.logs(path) if path is not None else []
+    logs = await store.log_names() if isinstance(store, WithNeighbours) else []
     console = output_console()
     if as_json:
         text = json.dumps({"store": url, "logs": logs, **attrs.asdict(description)}, ensure_ascii=False)
@@ -70,7 +68,7 @@ def _table(url: str, logs: Sequence[str], description: StoreDescription) -> Tabl
     add = sheet.add
     add("store", url)
     if logs:
-        add("logs in the file", *logs)
+        add("logs", *logs)
     add("events", f"{description.events:,}")
     if description.first_seq is not None and description.last_seq is not None:
         add("seq", f"{description.first_seq} to {description.last_seq}")
@@ -82,7 +80,7 @@ def _table(url: str, logs: Sequence[str], description: StoreDescription) -> Tabl
     add("event types", *_ranking(description.event_types, description.distinct_event_types))
     add("members", *_ranking(description.members, description.distinct_members))
     if description.size_bytes is not None:
-        add("file", f"{_size(description.size_bytes)} ({description.size_bytes:,} bytes)")
+        add("size", f"{_size(description.size_bytes)} ({description.size_bytes:,} bytes)")
     return sheet.table
 
 

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import attrs
 import trio
+from rich.console import Console
 
-from trio_eventlog import EventQuery, EventStore, LogEvent, PersistedEvent, iter_events, merge_events, tail
+from trio_eventlog import (
+    EventQuery,
+    EventStore,
+    LogEvent,
+    PersistedEvent,
+    Subscription,
+    iter_events,
+    merge_events,
+    tail,
+)
+from trio_eventlog.cli._options import WithNeighbours, opened_readers
 from trio_eventlog.cli._pages import PAGE, next_items, next_page
+from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._query import Printer
-from trio_eventlog.stores import SqliteStore
+from trio_eventlog.cli._terminal import error_console
 
 _FIRST_STEP: Final = 1_000
 """Seqs to look back over at first, and how many times as many with each further look."""
@@ -21,11 +35,13 @@ _FACTOR: Final = 8
 
 _POLL_INTERVAL: Final = 0.5
 _NEW_LOGS_EVERY: Final = 2.0
-"""Seconds after which a file is looked over for logs that are new."""
+"""Seconds after which somebody asks for logs that are new."""
 
 
 async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bool) -> int:
     """Print events, and go on until the limit of the query is reached, if it has one.
+
+    Once it has begun, it goes on also while the store fails for reasons that may pass.
 
     Args:
       store: where they are.
@@ -41,7 +57,7 @@ async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bo
       StaleCursor: the log does not reach as far as ``after_seq``.
       ReaderGone, CommandError: standard output cannot be written to.
     """
-    printer = Printer(as_json=as_json)
+    printer, console = Printer(as_json=as_json), error_console()
     after = query.after_seq
     if after is None:
         recent, after = await _last_events(store, query, last)
@@ -49,37 +65,90 @@ async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bo
         await printer.print(recent)
         if query.limit is not None:
             query = attrs.evolve(query, limit=query.limit - len(recent))
-    async with tail(
-        store, attrs.evolve(query, after_seq=None), after_seq=after, poll_interval=_POLL_INTERVAL
-    ) as events:
-        while page := await next_page(events):
+
+    async def begin() -> Subscription:
+        following = attrs.evolve(query, after_seq=None)
+        return await stack.enter_async_context(
+            tail(store, following, after_seq=after, poll_interval=_POLL_INTERVAL)
+        )
+
+    async with AsyncExitStack() as stack:
+        events = await patiently(begin, console)
+        while page := await patiently(partial(next_page, events), console):
             await printer.print(page)
     return 0
 
 
-async def follow_all(path: str, query: EventQuery, *, last: int, as_json: bool) -> int:
-    """The same of all logs of a SQLite file, those included that are made meanwhile.
+async def follow_all(url: str, query: EventQuery, *, last: int, as_json: bool) -> int:
+    """The same of all logs of a file, database or stream, those included that are made meanwhile.
 
     What is found together is printed by time.
     """
-    printer = Printer(as_json=as_json)
-    async with SqliteStore.open_readers(path) as stores:
+    printer, console = Printer(as_json=as_json), error_console()
+    async with opened_readers(url) as stores:
         recent, cursors = await _last_of_all(stores, query, last)
     recent = recent[: query.limit]
     await printer.print(recent)
     left = None if query.limit is None else query.limit - len(recent)
-    while left is None or left:
-        async with SqliteStore.open_readers(path) as stores:
-            seen_all_at = trio.current_time()
-            while (left is None or left) and trio.current_time() < seen_all_at + _NEW_LOGS_EVERY:
-                events = merge_events(stores, attrs.evolve(query, limit=left), cursors=cursors)
-                while page := await next_items(events, PAGE):
-                    await printer.print(page)
-                    left = None if left is None else left - len(page)
-                cursors = events.cursors
-                # One pause for all logs: what has come by then is in order.
-                await trio.sleep(_POLL_INTERVAL)
+    following = _Following(printer, query, cursors, left)
+    while not following.is_over:
+        async with AsyncExitStack() as stack:
+            stores = await patiently(partial(_enter, stack, url), console)
+            await _follow_until_new_logs(following, stores, console)
     return 0
+
+
+async def _enter(stack: AsyncExitStack, url: str) -> Mapping[str, EventStore]:
+    return await stack.enter_async_context(opened_readers(url))
+
+
+async def _follow_until_new_logs(
+    following: _Following, stores: Mapping[str, EventStore], console: Console
+) -> None:
+    looked_at = trio.current_time()
+    while True:
+        await patiently(partial(following.print_news, stores), console)
+        if following.is_over:
+            return
+        # One pause for all logs: what has come by then is in order.
+        await trio.sleep(_POLL_INTERVAL)
+        if trio.current_time() >= looked_at + _NEW_LOGS_EVERY:
+            looked_at = trio.current_time()
+            if await patiently(partial(_has_new_logs, stores), console):
+                return
+
+
+async def _has_new_logs(stores: Mapping[str, EventStore]) -> bool:
+    """On a connection that is there: a new one each time would be a burden to a server."""
+    for store in stores.values():
+        if isinstance(store, WithNeighbours):
+            return not stores.keys() >= set(await store.log_names())
+    # There is nobody to ask.
+    await trio.lowlevel.checkpoint()
+    return True
+
+
+@attrs.define
+class _Following:
+    """How far the logs were read."""
+
+    printer: Printer
+    query: EventQuery
+    cursors: dict[str, int]
+    left: int | None
+    """Events of the limit of the query, if it has one."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.left == 0
+
+    async def print_news(self, stores: Mapping[str, EventStore]) -> None:
+        """Print what has come meanwhile. An error skips nothing, and repeats nothing."""
+        events = merge_events(stores, attrs.evolve(self.query, limit=self.left), cursors=self.cursors)
+        while page := await next_items(events, PAGE):
+            await self.printer.print(page)
+            self.left = None if self.left is None else self.left - len(page)
+            self.cursors = events.cursors
 
 
 async def _last_of_all(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import attrs
 import trio
+from rich.console import Console
 
 from trio_eventlog import (
     CodecError,
@@ -16,6 +18,8 @@ from trio_eventlog import (
     EventRejected,
     EventStore,
     PersistedEvent,
+    StoreError,
+    StoreUnusable,
     from_json,
     iter_events,
     to_json,
@@ -23,6 +27,7 @@ from trio_eventlog import (
 from trio_eventlog.cli._envelopes import MAX_LINE
 from trio_eventlog.cli._options import USAGE_STATUS
 from trio_eventlog.cli._pages import PAGE, next_page
+from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._query import json_lines
 from trio_eventlog.cli._signals import stopping_on_signals
@@ -32,6 +37,12 @@ _LINE_START: Final = b'{"id":"'
 
 _PAGE: Final = PAGE
 """Events of one append, too."""
+
+_BYTES: Final = 16 * 1024 * 1024
+"""Of one append, unless a single event has more; and of a page, as far as events are like those before."""
+
+_PATIENCE: Final = 60.0
+"""Seconds for which a copy goes on while a store fails: a cluster needs a few for a new leader."""
 
 
 # --- copy -----------------------------------------------------------------------------------------
@@ -54,7 +65,7 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
       The exit status.
 
     Raises:
-      StoreError: one of the stores failed.
+      StoreError: one of the stores failed at the beginning.
       CommandError: ``target`` holds something else than a part of ``source``.
     """
     console = error_console()
@@ -62,21 +73,26 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
     await _require_prefix(source, target, start)
     last_seq = await source.last_seq()
     copied = _Copied(start)
+    error: StoreError | None = None
     async with stopping_on_signals("stopping; run the same command once more to go on", console) as stop:
         with stop.stoppable():
-            events = iter_events(source, EventQuery(after_seq=start), page_size=_PAGE)
             async with progress_bar(
                 console, max(last_seq - start, 1), lambda: (copied.seq - start, f"{copied.events:,} events")
             ):
-                while page := await next_page(events):
-                    await _append(target, page, copied, most_shown)
+                try:
+                    await _copy(source, target, copied, most_shown, console)
+                except StoreError as exc:
+                    error = exc
         parts = [f"{counted(copied.events, 'event')} copied"]
         if copied.elsewhere:
             parts.append(f"{copied.elsewhere:,} held under another seq already")
         if copied.rejected:
             parts.append(f"{copied.rejected:,} rejected")
         await write(", ".join(parts) + f"; up to seq {copied.seq}\n")
-    return stop.status or (1 if copied.rejected else 0)
+    if error is not None:
+        again = "" if isinstance(error, StoreUnusable) else "; run the same command once more to go on"
+        complain(f"{error}{again}", console)
+    return stop.status or (1 if error is not None or copied.rejected else 0)
 
 
 async def _require_prefix(source: EventStore, target: EventStore, last_seq: int) -> None:
@@ -103,13 +119,50 @@ async def _require_prefix(source: EventStore, target: EventStore, last_seq: int)
         raise CommandError(msg)
 
 
+async def _copy(
+    source: EventStore, target: EventStore, copied: _Copied, most_shown: int, console: Console
+) -> None:
+    # As the log does: a store may say how much it takes at once.
+    most: int = min(_PAGE, getattr(target, "max_batch", None) or _PAGE)
+    count = most
+    while True:
+        query = EventQuery(after_seq=copied.seq, limit=count)
+        page = await patiently(
+            partial(source.query, query), console, what="the store of --from", seconds=_PATIENCE
+        )
+        size = 0
+        for batch, batch_size in _batches(page):
+            await _append(target, batch, copied, most_shown, console)
+            size += batch_size
+        if len(page) < count:
+            return
+        count = min(most, max(_BYTES * len(page) // size, 1))
+
+
+def _batches(page: Sequence[PersistedEvent]) -> Iterator[tuple[list[PersistedEvent], int]]:
+    """What to append at once, and what it weighs."""
+    batch: list[PersistedEvent] = []
+    size = 0
+    for event in page:
+        more = len(to_json(event))
+        if batch and size + more > _BYTES:
+            yield batch, size
+            batch, size = [], 0
+        batch.append(event)
+        size += more
+    if batch:
+        yield batch, size
+
+
 async def _append(
-    target: EventStore, page: Sequence[PersistedEvent], copied: _Copied, most_shown: int
+    target: EventStore, page: Sequence[PersistedEvent], copied: _Copied, most_shown: int, console: Console
 ) -> None:
     batch = list(page)
     while batch:
         try:
-            elsewhere = await target.append_batch(batch)
+            elsewhere = await patiently(
+                partial(target.append_batch, batch), console, what="the store of --to", seconds=_PATIENCE
+            )
         except EventRejected as exc:
             rejected = {event.seq for event in exc.events}
             rest = [event for event in batch if event.seq not in rejected]
@@ -119,7 +172,8 @@ async def _append(
                 if event.seq in rejected:
                     copied.rejected += 1
                     if copied.rejected <= most_shown:
-                        complain(f"seq {event.seq}: the store rejects event {event.id!a}: {exc.reason}")
+                        why = f"the store rejects event {event.id!a}: {exc.reason}"
+                        complain(f"seq {event.seq}: {why}", console)
             batch = rest
         else:
             copied.events += len(batch) - len(elsewhere)

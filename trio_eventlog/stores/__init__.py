@@ -12,6 +12,7 @@ from trio_eventlog.stores._memory import MemoryStore as MemoryStore
 from trio_eventlog.stores._null import NullStore as NullStore
 from trio_eventlog.stores._open import open_readers as open_readers
 from trio_eventlog.stores._open import open_store as open_store
+from trio_eventlog.stores._urls import without_secrets as without_secrets
 
 if TYPE_CHECKING:
     from trio_eventlog.stores._jetstream import JetStreamStore as JetStreamStore

@@ -282,6 +282,18 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
     # --- beyond it --------------------------------------------------------------------------------
 
+    async def log_names(self) -> list[str]:
+        """The names of all logs in the stream, ascending by code point.
+
+        A checkpoint. Cancelled, it raises at once.
+
+        Raises:
+          StoreError: the connection is lost, or no server answers in time.
+          StoreUnusable: the store is closed, or the stream was removed or is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        return await upkeep.log_names(self._stream)
+
     @asynccontextmanager
     async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
         """Watch for new batches, for the length of an ``async with`` block.

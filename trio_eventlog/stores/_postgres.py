@@ -408,6 +408,18 @@ class PostgresStore(metaclass=NoPublicConstructor):
                     on_progress(gone, total)
         return gone
 
+    async def log_names(self) -> list[str]:
+        """The names of all logs in the schema, ascending by code point.
+
+        A checkpoint. Cancelled, it is stopped.
+
+        Raises:
+          StoreError: the server cannot be asked now.
+          StoreUnusable: the store is closed; or the tables are not those that were made.
+        """
+        await self._check_open()
+        return await self._connections.log_names()
+
     @staticmethod
     async def logs(conninfo: str = "", *, schema: str = DEFAULT_SCHEMA) -> list[str]:
         """The names of the logs in a schema, ascending by code point; none if there is no such schema.

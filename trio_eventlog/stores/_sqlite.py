@@ -652,6 +652,18 @@ class SqliteStore(metaclass=NoPublicConstructor):
             # Of a transaction that outlived its caller, nobody has heard yet.
             tell()
 
+    async def log_names(self) -> list[str]:
+        """The names of all logs in the file, ascending by code point.
+
+        A checkpoint. Cancelled, it raises at once.
+
+        Raises:
+          StoreError: the file cannot be read now.
+          StoreUnusable: the store is closed, or the file is damaged.
+        """
+        await trio.lowlevel.checkpoint()
+        return await self._reader.run(schema.log_names)
+
     @staticmethod
     async def logs(path: str | os.PathLike[str]) -> list[str]:
         """The names of the logs in a database, ascending by code point.
@@ -664,7 +676,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreError: the file cannot be read now.
         """
         async with SqliteStore.open(path, read_only=True) as store:
-            return await store._reader.run(schema.log_names)
+            return await store.log_names()
 
 
 async def _start_reader(place: files.Place, workers: list[_Worker]) -> None:

@@ -68,8 +68,9 @@ def parse_url(url: str) -> StoreURL:
 
 
 def without_secrets(url: str) -> str:
-    """A URL for messages."""
-    return _SECRET.sub("***", url)
+    """A store's URL for people to see: ``***`` for users, passwords and tokens. Any text will do."""
+    # A file has no secrets, and may have an @ in its name.
+    return url if url[:7].lower() == "sqlite:" else _SECRET.sub("***", url)
 
 
 def _no_place(_url: str, scheme: str, rest: str, shown: str) -> StoreURL:
@@ -79,9 +80,7 @@ def _no_place(_url: str, scheme: str, rest: str, shown: str) -> StoreURL:
     return StoreURL(scheme, "", {}, shown)
 
 
-def _sqlite(url: str, _scheme: str, rest: str, shown: str) -> StoreURL:
-    # A file has no secrets, and may have an @ in its name.
-    shown = url
+def _sqlite(_url: str, _scheme: str, rest: str, shown: str) -> StoreURL:
     path, _, option_text = rest.partition("?")
     if path.startswith("//"):
         # An empty authority, as in file:///path; anything else there would be a host.
