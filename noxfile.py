@@ -103,6 +103,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_servers(session: nox.Session) -> None:
+    """Measure many logs in one file, database or stream; `-- --quick` takes two minutes."""
+    install_package(session)
+    install_group(session, "bench")
+    session.run("python", "benchmarks/servers.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff for style, flake8-async for the rules of structured concurrency."""
     install_group(session, "lint")

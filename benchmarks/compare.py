@@ -14,7 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,9 @@ CONTENDERS: Final = (
     "structlog",
     "raw_insert",
     "log_into_sqlite",
+    "log_into_postgres",
+    "log_into_jetstream",
+    "log_into_jetstream3",
     "eventsourcing",
     "eventsourcing_recorder",
     "log_beside_work",
@@ -49,6 +52,9 @@ CONTENDERS: Final = (
     "idle",
     "importing",
 )
+
+SLOW_TO_START: Final = frozenset({"log_into_jetstream3"})
+"""A short run has them once: three servers take seconds to find each other."""
 
 Medians = Mapping[str, Mapping[str, float]]
 Runs = Mapping[str, Mapping[str, Sequence[float]]]
@@ -139,6 +145,20 @@ RATIOS: Final = (
         0.3,
     ),
     Ratio(
+        "events/s into PostgreSQL, as a multiple of SQLite",
+        lambda m: m["log_into_postgres"]["rate"] / m["log_into_sqlite"]["rate"],
+        0.5,
+        False,
+        0.3,
+    ),
+    Ratio(
+        "events/s into JetStream, as a multiple of SQLite",
+        lambda m: m["log_into_jetstream"]["rate"] / m["log_into_sqlite"]["rate"],
+        0.5,
+        False,
+        0.2,
+    ),
+    Ratio(
         "events/s beside a busy program, as a multiple of those in an idle one",
         lambda m: m["log_beside_work"]["rate"] / m["log_into_sqlite"]["rate"],
         0.3,
@@ -217,21 +237,24 @@ def run(script: str, *arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
-def measure_all(count: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """All of them in turn, so that what disturbs the machine disturbs all."""
+def measure_all(count: int, rounds: int, once: Collection[str] = ()) -> dict[str, dict[str, list[float]]]:
+    """All of them in turn, so that what disturbs the machine disturbs all.
+
+    Those of ``once`` take part in the first round only.
+    """
     found: dict[str, dict[str, list[float]]] = {name: {} for name in CONTENDERS}
+    turns = [name for turn in range(rounds) for name in CONTENDERS if turn == 0 or name not in once]
     with Progress(transient=True) as progress:
-        task = progress.add_task("", total=rounds * len(CONTENDERS))
-        for _ in range(rounds):
-            for name in CONTENDERS:
-                progress.update(task, description=name)
-                figures = run("contenders.py", name, count)
-                if figures.get("lost"):
-                    # Who loses events is quick.
-                    sys.exit(f"{name} lost {figures['lost']:,} of {count:,} events")
-                for figure, value in figures.items():
-                    found[name].setdefault(figure, []).append(value)
-                progress.advance(task)
+        task = progress.add_task("", total=len(turns))
+        for name in turns:
+            progress.update(task, description=name)
+            figures = run("contenders.py", name, count)
+            if figures.get("lost"):
+                # Who loses events is quick.
+                sys.exit(f"{name} lost {figures['lost']:,} of {count:,} events")
+            for figure, value in figures.items():
+                found[name].setdefault(figure, []).append(value)
+            progress.advance(task)
     return found
 
 
@@ -333,7 +356,7 @@ def main() -> None:
         parser.error("--write keeps the figures of a whole run, not of --quick")
     count, rounds = (EVENTS // 10, 3) if arguments.quick else (EVENTS, 5)
     console = Console(width=140)
-    found = measure_all(count, rounds)
+    found = measure_all(count, rounds, once=SLOW_TO_START if arguments.quick else ())
     growth = measure_growth(QUICK_GROWTH if arguments.quick else GROWTH)
     found["growth"] = growth_in_short(growth)
     medians = {

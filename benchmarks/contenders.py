@@ -4,7 +4,8 @@ Prints one JSON object of figures. Rates are events a second from the first call
 disk. Costs are microseconds of the caller for each event, from its parts to the return of the call, the
 median over bursts, with nothing else to do meanwhile. Everybody writes to SQLite in WAL mode with
 ``synchronous=FULL``; all but eventsourcing, which has a layout of its own, to the table of the log with its
-eight indexes. Only structlog writes to a file, which it does not sync.
+eight indexes. structlog writes to a file, which it does not sync. Three times the log writes to servers,
+which run on the same processors (``places.py``).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import apsw
 import msgspec
 import trio
 import trio.testing
+from places import PLACES
 from uuid_utils import uuid7
 from workload import events, payload
 
@@ -44,7 +46,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog._events import new_event_id, wall_clock_ms
-from trio_eventlog.stores import NullStore, SqliteStore
+from trio_eventlog.stores import NullStore, SqliteStore, open_store
 from trio_eventlog.stores import _sqlite_schema as schema
 
 BURST = 1_000
@@ -222,7 +224,8 @@ def parts(count: int, _directory: Path) -> Figures:
     }
 
 
-async def _throughput(store: EventStore, items: Sequence[EventEnvelope]) -> Figures:
+async def throughput(store: EventStore, items: Sequence[EventEnvelope]) -> Figures:
+    """Ingest all of them, as fast as it goes."""
     async with open_event_log(store, retry_buffer_cap=8_192) as log:
         begin = time.perf_counter()
         for start in range(0, len(items), AT_ONCE):
@@ -242,9 +245,35 @@ def log_into_sqlite(count: int, directory: Path) -> Figures:
 
     async def main() -> Figures:
         async with SqliteStore.open(directory / "log.db") as store:
-            return await _throughput(store, items)
+            return await throughput(store, items)
 
     return trio.run(main)
+
+
+def _log_into(place: str, count: int, directory: Path) -> Figures:
+    items = envelopes(count)
+
+    async def main() -> Figures:
+        async with open_store(url) as store:
+            return await throughput(store, items)
+
+    with PLACES[place](directory) as url:
+        return trio.run(main)
+
+
+def log_into_postgres(count: int, directory: Path) -> Figures:
+    """The log, into a database."""
+    return _log_into("postgres", count, directory)
+
+
+def log_into_jetstream(count: int, directory: Path) -> Figures:
+    """The log, into a stream on one server."""
+    return _log_into("jetstream", count, directory)
+
+
+def log_into_jetstream3(count: int, directory: Path) -> Figures:
+    """The log, into a stream with a copy on each of three servers."""
+    return _log_into("jetstream3", count, directory)
 
 
 def log_beside_work(count: int, directory: Path) -> Figures:
@@ -635,6 +664,9 @@ CONTENDERS: dict[str, Callable[[int, Path], Figures]] = {
         ingest,
         parts,
         log_into_sqlite,
+        log_into_postgres,
+        log_into_jetstream,
+        log_into_jetstream3,
         log_beside_work,
         replay,
         waiting,

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -36,10 +36,11 @@ from trio_eventlog import (
     EventLog,
     EventQuery,
     EventsLost,
+    EventStore,
     iter_events,
     open_event_log,
 )
-from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores import open_store
 
 Curves = dict[str, list[tuple[float, float]]]
 
@@ -158,10 +159,10 @@ async def timed(work: Callable[[], Awaitable[object]], *, at_most: int = 15) -> 
     return statistics.median(taken) * 1e3
 
 
-async def fill(path: Path, start: int, stop: int) -> float:
-    """Let a log store events. Returns events a second, from the first call until the last is on disk."""
+async def fill(url: str, start: int, stop: int) -> float:
+    """Let a log store events. Returns events a second, from the first call until the last is stored."""
     items = list(envelopes(start, stop))
-    async with SqliteStore.open(path) as store, open_event_log(store, retry_buffer_cap=2 * CAP) as log:
+    async with open_store(url) as store, open_event_log(store, retry_buffer_cap=2 * CAP) as log:
         begin = time.perf_counter()
         for first in range(0, len(items), 64):
             for item in items[first : first + 64]:
@@ -173,49 +174,61 @@ async def fill(path: Path, start: int, stop: int) -> float:
         return len(items) / (time.perf_counter() - begin)
 
 
-async def read_on(path: Path, after_seq: int, count: int) -> float:
+async def read_on(url: str, after_seq: int, count: int) -> float:
     """Events a second, payloads decoded."""
-    async with SqliteStore.open(path, read_only=True) as store:
+    async with open_store(url, read_only=True) as store:
         begin = time.perf_counter()
         async for event in iter_events(store, EventQuery(after_seq=after_seq, limit=count)):
             _ = event.event.payload
         return count / (time.perf_counter() - begin)
 
 
-async def open_only(path: Path) -> float:
+async def open_only(url: str) -> float:
     """Milliseconds until a log can take events."""
     begin = time.perf_counter()
-    async with SqliteStore.open(path) as store, open_event_log(store):
+    async with open_store(url) as store, open_event_log(store):
         return (time.perf_counter() - begin) * 1e3
 
 
-async def grow(path: Path, largest: int) -> Curves:
-    """Fill a file, and stop now and then to measure."""
-    found: Curves = {"append": [], "replay": [], "open": [], "bytes": []}
-    sizes = [size for size in (10_000, 100_000, 1_000_000, 10_000_000) if size <= largest]
+async def grow(
+    url: str, sizes: Iterable[int], weigh: Callable[[EventStore], Awaitable[dict[str, float]]]
+) -> Curves:
+    """Fill a log, and stop now and then to measure, also what ``weigh`` finds."""
+    found: Curves = {"append": [], "replay": [], "open": []}
     rows = 0
     for size in sizes:
         step = max(10_000, size // 20)
         while rows < size:
             stop = min(rows + step, size)
-            rate = await fill(path, rows, stop)
+            rate = await fill(url, rows, stop)
             rows = stop
             found["append"].append((rows, rate))
-        async with SqliteStore.open(path, read_only=True) as store:
+        async with open_store(url, read_only=True) as store:
             for name, query in queries(rows).items():
                 curve = found.setdefault(f"query: {name}", [])
                 curve.append((rows, await timed(lambda query=query: store.query(query))))
-        found["replay"].append((rows, await read_on(path, rows - 10_000, 10_000)))
-        found["open"].append((rows, statistics.median([await open_only(path) for _ in range(5)])))
-        file_bytes = path.stat().st_size  # noqa: ASYNC240 - nothing else runs
-        found["bytes"].append((rows, file_bytes / rows))
+            for name, figure in (await weigh(store)).items():
+                found.setdefault(name, []).append((rows, figure))
+        found["replay"].append((rows, await read_on(url, rows - 10_000, 10_000)))
+        found["open"].append((rows, statistics.median([await open_only(url) for _ in range(5)])))
     return found
+
+
+def sizes_up_to(largest: int) -> list[int]:
+    """Where to stop and measure."""
+    return [size for size in (10_000, 100_000, 1_000_000, 10_000_000) if size <= largest]
 
 
 def rows(largest: int) -> Curves:
     """One file that grows."""
     with tempfile.TemporaryDirectory() as directory:
-        return trio.run(grow, Path(directory) / "log.db", largest)
+        path = Path(directory) / "log.db"
+
+        async def weigh(store: EventStore) -> dict[str, float]:
+            stored = await store.last_seq()
+            return {"bytes": path.stat().st_size / stored}  # noqa: ASYNC240 - nothing else runs
+
+        return trio.run(grow, f"sqlite:{path}", sizes_up_to(largest), weigh)
 
 
 # --- readers --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The pictures and tables of the page about performance."""
+"""The pictures and tables of the pages that have figures."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ _RATES: Final = {
     "raw_insert": "raw: rows made in advance",
     "log_into_sqlite": "the log",
     "log_beside_work": "the log, beside a busy program",
+    "log_into_postgres": "the log, into PostgreSQL",
+    "log_into_jetstream": "the log, into JetStream, not synced",
+    "log_into_jetstream3": "the log, into JetStream on three servers, not synced",
     "queue_handler": "QueueHandler and QueueListener",
     "opentelemetry": "OpenTelemetry, batch processor",
     "eventsourcing": "eventsourcing, one index",
@@ -33,7 +36,22 @@ _RATES: Final = {
     "structlog": "structlog, not synced, no index",
 }
 
-_OURS: Final = ("ingest", "log_into_sqlite", "log_beside_work")
+_OURS: Final = (
+    "ingest",
+    "log_into_sqlite",
+    "log_beside_work",
+    "log_into_postgres",
+    "log_into_jetstream",
+    "log_into_jetstream3",
+)
+
+_PLACES: Final = {
+    "sqlite": "SQLite",
+    "postgres": "PostgreSQL",
+    "jetstream": "JetStream",
+    "jetstream_synced": "JetStream, synced",
+    "jetstream3": "JetStream, three servers",
+}
 
 
 @contextmanager
@@ -100,7 +118,7 @@ def draw(found: Runs, growth: Mapping[str, Mapping[str, Curve]]) -> None:
     )
     _bars(
         "rate.svg",
-        "From the first call to the last event on disk",
+        "From the first call to the last event stored",
         "events a second: median of five runs, least and most",
         {label: found[name]["rate"] for name, label in _RATES.items()},
         ours,
@@ -187,3 +205,97 @@ def tabulate(found: Runs, ratios: Iterable[Sequence[str]]) -> None:
     )
     _table("rate.txt", ("", "events a second", "least and most"), _figures(found, _RATES, "rate"))
     _table("ratios.txt", ("", "measured", "target", ""), ratios)
+
+
+# --- logs that share a file, a database or a stream ----------------------------------------------
+
+Table = tuple[Sequence[str], list[Sequence[str]]]
+"""Its head, and its lines."""
+
+
+def server_tables(found: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> dict[str, Table]:
+    """What ``servers.py`` has found, by the files that they go to."""
+    tables = {
+        "writers.txt": _writers(found["writers"]),
+        "delays.txt": _delays(found["delays"]),
+        "flushes.txt": _flushes(found["delays"]),
+        "logs.txt": _logs(found["logs"]),
+    }
+    for place, curves in found["rows"].items():
+        tables[f"rows-{place}.txt"] = _rows(curves)
+    return tables
+
+
+def tabulate_servers(found: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> None:
+    """Write these tables."""
+    for file, table in server_tables(found).items():
+        _table(file, *table)
+
+
+def _counts(curve: Curve) -> list[str]:
+    return [f"{number:,.0f}" for number, _ in curve]
+
+
+def _values(curve: Curve) -> list[str]:
+    return [shown(value) for _, value in curve]
+
+
+def _writers(places: Mapping[str, Mapping[str, Curve]]) -> Table:
+    numbers = _counts(next(iter(places.values()))["rate"])
+    head = ["events a second, by writers", *numbers, "us: writer", "us: server", "merged reader"]
+    lines = []
+    for place, curves in places.items():
+        last = [shown(curves[figure][-1][1]) for figure in ("writer", "server", "merged")]
+        lines.append([_PLACES[place], *_values(curves["rate"]), *last])
+    return head, lines
+
+
+def _delays(places: Mapping[str, Mapping[str, Curve]]) -> Table:
+    rates = _counts(next(iter(places.values()))["median"])
+    figures = ("median", "99 %", "most")
+    head = ["ms, by events a second", *(f"{rate}: {figure}" for rate in rates for figure in figures)]
+    return head, [
+        [_PLACES[place], *(shown(curves[figure][n][1]) for n in range(len(rates)) for figure in figures)]
+        for place, curves in places.items()
+    ]
+
+
+def _flushes(places: Mapping[str, Mapping[str, Curve]]) -> Table:
+    numbers = _counts(next(iter(places.values()))["flushes"])
+    return ["flushes a second, by writers", *numbers], [
+        [_PLACES[place], *_values(curves["flushes"])] for place, curves in places.items()
+    ]
+
+
+def _rows(curves: Mapping[str, Curve]) -> Table:
+    # Between two sizes, appends are measured more than once.
+    sizes = [number for number, _ in curves["open"]]
+    appends = [point for point in curves["append"] if point[0] in sizes]
+    queries = {name.removeprefix("query: "): curves[name] for name in curves if name.startswith("query: ")}
+    lines: dict[str, Curve] = {
+        "append, events a second": appends,
+        "read on, events a second": curves["replay"],
+        "open, ms": curves["open"],
+        **{f"query: {name}, ms": curve for name, curve in queries.items()},
+        "bytes on disk for each event": curves["bytes"],
+        "memory of the server, MiB": curves["memory"],
+    }
+    return ["events in the log", *_counts(curves["open"])], [
+        [name, *_values(curve)] for name, curve in lines.items()
+    ]
+
+
+def _logs(places: Mapping[str, Mapping[str, Curve]]) -> Table:
+    names = {
+        "open": "open one",
+        "append": "append an event to one",
+        "read": "read all of one",
+        "list": "open readers of all",
+        "merge": "open readers of all, and merge 100 events",
+    }
+    numbers = _counts(next(iter(places.values()))["open"])
+    return ["ms, by logs that are there", "", *numbers], [
+        [_PLACES[place], name, *_values(curves[figure])]
+        for place, curves in places.items()
+        for figure, name in names.items()
+    ]
