@@ -216,13 +216,16 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 def server_tables(found: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> dict[str, Table]:
     """What ``servers.py`` has found, by the files that they go to."""
     tables = {
+        "stores.txt": _stores(found),
         "writers.txt": _writers(found["writers"]),
         "delays.txt": _delays(found["delays"]),
         "flushes.txt": _flushes(found["delays"]),
         "logs.txt": _logs(found["logs"]),
     }
     for place, curves in found["rows"].items():
-        tables[f"rows-{place}.txt"] = _rows(curves)
+        # What becomes of SQLite is in the pictures.
+        if place != "sqlite":
+            tables[f"rows-{place}.txt"] = _rows(curves)
     return tables
 
 
@@ -238,6 +241,33 @@ def _counts(curve: Curve) -> list[str]:
 
 def _values(curve: Curve) -> list[str]:
     return [shown(value) for _, value in curve]
+
+
+def _stores(found: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> Table:
+    """The main figures of each, beside each other."""
+    most = min(curves["open"][-1][0] for curves in found["rows"].values())
+    in_a_log = f"with {most:,.0f} events in the log"
+    wanted: list[tuple[str, str, str, int]] = [
+        ("events a second, one writer", "writers", "rate", 1),
+        ("events a second, eight writers", "writers", "rate", 8),
+        ("flushes of one event a second, one writer", "delays", "flushes", 1),
+        ("flushes of one event a second, eight writers", "delays", "flushes", 8),
+        ("ms from `ingest` to `flush`, eight writers with 20 a second each: median", "delays", "median", 160),
+        ("99 %", "delays", "99 %", 160),
+        ("events a second, read from eight logs by time", "writers", "merged", 8),
+        (f"{in_a_log}: ms to open it", "rows", "open", most),
+        ("ms for 100 behind a cursor", "rows", "query: cursor in the middle", most),
+        ("ms for a `run_id`, 40 events", "rows", "query: run", most),
+        ("ms for a `member_id`, the first 100", "rows", "query: member", most),
+        ("ms for the 100 first events of a second", "rows", "query: window of 1,000", most),
+        ("bytes on disk for each event", "rows", "bytes", most),
+        ("MiB of memory of the server", "rows", "memory", most),
+    ]
+    lines = []
+    for name, part, figure, number in wanted:
+        values = [dict(found[part].get(place, {}).get(figure, ())).get(number) for place in _PLACES]
+        lines.append([name, *(shown(value) if value else "" for value in values)])
+    return ["", *_PLACES.values()], lines
 
 
 def _writers(places: Mapping[str, Mapping[str, Curve]]) -> Table:

@@ -342,7 +342,7 @@ PARTS: Final[Mapping[str, Callable[[str, int], Curves]]] = {
 ALL: Final = {
     "writers": dict.fromkeys(PLACES, EVENTS),
     "delays": dict.fromkeys(PLACES, 8_000),
-    "rows": {"postgres": 10_000_000, "jetstream": 1_000_000},
+    "rows": {"sqlite": 1_000_000, "postgres": 10_000_000, "jetstream": 1_000_000},
     "logs": dict.fromkeys(("sqlite", "postgres", "jetstream"), 1_000),
 }
 """Parts, the places of each, and how far it goes there."""
@@ -350,7 +350,7 @@ ALL: Final = {
 QUICK: Final = {
     "writers": dict.fromkeys(PLACES, EVENTS // 10),
     "delays": dict.fromkeys(PLACES, 160),
-    "rows": dict.fromkeys(("postgres", "jetstream"), 10_000),
+    "rows": dict.fromkeys(("sqlite", "postgres", "jetstream"), 10_000),
     "logs": dict.fromkeys(("sqlite", "postgres", "jetstream"), 10),
 }
 
