@@ -21,6 +21,9 @@ from tests.servers.postgres_server import postgres_server
 _BY_DEFAULT = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB", "max_connections": "100"}
 """What the tests change for their speed."""
 
+_OWN = "OWN"
+"""Stands for the log in a URL of which each log has its own."""
+
 
 @contextmanager
 def sqlite(directory: Path) -> Iterator[str]:
@@ -43,8 +46,15 @@ def jetstream(_directory: Path) -> Iterator[str]:
 
 
 @contextmanager
+def jetstream_streams(_directory: Path) -> Iterator[str]:
+    """The same, with a stream for each log."""
+    with running_server() as server:
+        yield f"{server.url}/{_OWN}"
+
+
+@contextmanager
 def jetstream_synced(directory: Path) -> Iterator[str]:
-    """The same, forcing every batch to the disk."""
+    """NATS JetStream on one server that forces every batch to the disk."""
     config = f"jetstream {{ store_dir: {str(directory)!r}, sync_interval: always }}"
     with running_server(jetstream=False, config=config) as server:
         yield f"{server.url}/BENCH"
@@ -61,10 +71,12 @@ def jetstream3(_directory: Path) -> Iterator[str]:
 Place = Callable[[Path], AbstractContextManager[str]]
 
 PLACES: dict[str, Place] = {
-    place.__name__: place for place in (sqlite, postgres, jetstream, jetstream_synced, jetstream3)
+    place.__name__: place
+    for place in (sqlite, postgres, jetstream, jetstream_synced, jetstream_streams, jetstream3)
 }
 
 
 def with_log(url: str, log: str) -> str:
     """The URL of one log there."""
+    url = url.replace(_OWN, log)
     return f"{url}{'&' if '?' in url else '?'}log={log}"

@@ -50,6 +50,7 @@ _PLACES: Final = {
     "postgres": "PostgreSQL",
     "jetstream": "JetStream",
     "jetstream_synced": "JetStream, synced",
+    "jetstream_streams": "JetStream, a stream each",
     "jetstream3": "JetStream, three servers",
 }
 
@@ -245,6 +246,7 @@ def _values(curve: Curve) -> list[str]:
 
 def _stores(found: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> Table:
     """The main figures of each, beside each other."""
+    places = list(found["writers"])
     most = min(curves["open"][-1][0] for curves in found["rows"].values())
     in_a_log = f"with {most:,.0f} events in the log"
     wanted: list[tuple[str, str, str, int]] = [
@@ -265,9 +267,9 @@ def _stores(found: Mapping[str, Mapping[str, Mapping[str, Curve]]]) -> Table:
     ]
     lines = []
     for name, part, figure, number in wanted:
-        values = [dict(found[part].get(place, {}).get(figure, ())).get(number) for place in _PLACES]
+        values = [dict(found[part].get(place, {}).get(figure, ())).get(number) for place in places]
         lines.append([name, *(shown(value) if value else "" for value in values)])
-    return ["", *_PLACES.values()], lines
+    return ["", *(_PLACES[place] for place in places)], lines
 
 
 def _writers(places: Mapping[str, Mapping[str, Curve]]) -> Table:

@@ -29,7 +29,7 @@ def test_one_url_is_all_that_changes(monkeypatch, tmp_path, place, page):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(PAGES[page], place)
     path = ROOT / "docs" / page
-    program, shown = [one for one in fences(path) if one.language == "python" or "output" in one.notes]
+    program, shown, *_ = [one for one in fences(path) if one.language == "python" or "output" in one.notes]
 
     output = run_program(program.text, path, program.line)
 
