@@ -14,7 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,8 +53,8 @@ CONTENDERS: Final = (
     "importing",
 )
 
-SLOW_TO_START: Final = frozenset({"log_into_jetstream3"})
-"""A short run has them once: three servers take seconds to find each other."""
+QUICK_ROUNDS: Final = {**dict.fromkeys(CONTENDERS, 3), "idle": 1, "importing": 1, "log_into_jetstream3": 0}
+"""A short run has no time for three servers to find each other, and what hardly varies is seen once."""
 
 Medians = Mapping[str, Mapping[str, float]]
 Runs = Mapping[str, Mapping[str, Sequence[float]]]
@@ -237,13 +237,10 @@ def run(script: str, *arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
-def measure_all(count: int, rounds: int, once: Collection[str] = ()) -> dict[str, dict[str, list[float]]]:
-    """All of them in turn, so that what disturbs the machine disturbs all.
-
-    Those of ``once`` take part in the first round only.
-    """
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in CONTENDERS}
-    turns = [name for turn in range(rounds) for name in CONTENDERS if turn == 0 or name not in once]
+def measure_all(count: int, rounds: Mapping[str, int]) -> dict[str, dict[str, list[float]]]:
+    """All of them in turn, so that what disturbs the machine disturbs all."""
+    turns = [name for turn in range(max(rounds.values())) for name in CONTENDERS if turn < rounds[name]]
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in turns}
     with Progress(transient=True) as progress:
         task = progress.add_task("", total=len(turns))
         for name in turns:
@@ -354,9 +351,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick and arguments.write:
         parser.error("--write keeps the figures of a whole run, not of --quick")
-    count, rounds = (EVENTS // 10, 3) if arguments.quick else (EVENTS, 5)
+    count, rounds = (
+        (EVENTS // 10, QUICK_ROUNDS) if arguments.quick else (EVENTS, dict.fromkeys(CONTENDERS, 5))
+    )
     console = Console(width=140)
-    found = measure_all(count, rounds, once=SLOW_TO_START if arguments.quick else ())
+    found = measure_all(count, rounds)
     growth = measure_growth(QUICK_GROWTH if arguments.quick else GROWTH)
     found["growth"] = growth_in_short(growth)
     medians = {
