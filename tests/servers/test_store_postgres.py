@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.fakes import numbered
+from tests.longest_step import measured_steps
 from tests.servers.postgres_server import ESCAPED_PASSWORD, PASSWORD, postgres_server
 from tests.test_checkpoints import CALLS, checked, entered_cancelled
 from tests.test_docs import fences, run_program
@@ -273,6 +274,19 @@ async def test_a_time_window(log):
         assert await seqs(store, since_ms=90, after_seq=5) == [6, 7, 8, 9, 10]
         assert await seqs(store, since_ms=2**64 - 1) == []
         assert await seqs(store, until_ms=2**64 - 1, limit=2**64 - 1) == list(range(1, 51))
+
+
+async def test_s11_no_step_blocks_the_loop_with_a_large_batch(log):
+    """Of 60 MB, which go in several statements, and come back in one answer."""
+    batch = [event(seq, {"run_id": "r", "text": "x" * 65_000}) for seq in range(1, 1_000)]
+    async with PostgresStore.open(url(), log=log) as store:
+        with measured_steps() as longest:
+            await store.append_batch(batch)
+            assert len(await store.query(EventQuery())) == 999
+            assert len(await store.query(EventQuery(run_id="r"))) == 999
+            assert await store.append_batch(batch) == ()
+
+        assert longest.seconds < 0.1
 
 
 # --- opening --------------------------------------------------------------------------------------
