@@ -11,7 +11,8 @@ import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog.stores._incoming import Steps
-from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, Message, Publication, decode
+from trio_eventlog.stores._jetstream_driver import Message, Publication
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, decode
 
 T = TypeVar("T")
 
@@ -19,6 +20,7 @@ _NO_MESSAGE: Final = 10037
 _NO_STREAM: Final = 10059
 _WRONG_POSITION: Final = frozenset({10071, 10164})
 _NAME_IN_USE: Final = 10058
+_NO_LEADER: Final = 10008
 
 _GONE: Final = frozenset({_NO_MESSAGE, 10043, 10057})
 """What a server says of a message that it shall delete and does not have."""
@@ -112,6 +114,8 @@ class Stream:
     def refusal(self, error: Mapping[str, Any]) -> StoreError:
         """What the server has against something, as an error of ours."""
         code = error.get("err_code", 0)
+        if code == _NO_LEADER:
+            self.link.not_served()
         text = f"{self}: {error.get('description', 'refused')} (JetStream error {code})"
         if code in _WRONG_POSITION:
             return WrongPosition(text, code)
@@ -131,21 +135,26 @@ class Stream:
         reply = await self._call(what, request)
         if "error" in reply:
             raise self.refusal(reply["error"])
+        self.link.served()
         return reply
 
     # --- the stream itself ------------------------------------------------------------------------
 
-    async def info(self, subjects: str | None = None, offset: int = 0) -> dict[str, Any] | None:
+    async def info(
+        self, subjects: str | None = None, offset: int = 0, *, seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any] | None:
         """Its configuration and state; None if there is no such stream.
 
         Args:
           subjects: count the messages of subjects like this, too.
           offset: leave out so many of these subjects; a server names 100,000 at once.
+          seconds: how long the answer may take.
         """
         request = {} if subjects is None else {"subjects_filter": subjects, "offset": offset}
-        reply = await self._call("STREAM.INFO", request)
+        reply = await self._call("STREAM.INFO", request, seconds=seconds)
         error = reply.get("error")
         if error is None:
+            self.link.served()
             return reply
         if error.get("err_code") == _NO_STREAM:
             return None
@@ -194,6 +203,7 @@ class Stream:
             raise StoreError(f"{self}: the server answers with no message: {message.data[:60]!r}") from exc
         found, error = answer.message, answer.error
         if found is not None:
+            self.link.served()
             return Stored(found.seq, found.subject, found.data)
         if error is not None and error.get("err_code") == _NO_MESSAGE:
             return None
@@ -250,6 +260,7 @@ class Stream:
         position = reply.get("seq")
         if type(position) is not int:
             raise StoreError(f"{self}: the server answers {message.data[:60]!r} to what was published")
+        self.link.served()
         return position
 
     async def delete(self, positions: Iterable[int]) -> None:
