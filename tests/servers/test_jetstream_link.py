@@ -17,7 +17,9 @@ from tests.servers.nats_server import free_ports, running_server
 from tests.servers.tcp_proxy import open_proxy
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
 from trio_eventlog.stores import JetStreamStore, open_store
-from trio_eventlog.stores._jetstream_link import Publication, access, open_link
+from trio_eventlog.stores._jetstream_access import access
+from trio_eventlog.stores._jetstream_driver import Publication
+from trio_eventlog.stores._jetstream_link import Link, open_link
 
 SECRET = "s3cret-word"  # noqa: S105 - of a server that lives for a test
 
@@ -83,6 +85,24 @@ async def test_a_cancelled_opening_leaves_nothing(server, log_name, seconds):
     assert threads() == []
     async with JetStreamStore.open(server.url, log=log_name) as store:
         assert await store.last_seq() == 0
+
+
+async def test_s15_cancelled_while_the_lock_is_taken(server, log_name, monkeypatch):
+    """The lock may be on its way to the server yet, and is given back all the same."""
+    send = Link.send
+    for _ in range(50):
+        with monkeypatch.context() as patch, trio.CancelScope() as scope:
+
+            def send_and_cancel(link, items, cancel=scope.cancel):
+                send(link, items)
+                if items[0].subject.endswith(".lock"):
+                    cancel()
+
+            patch.setattr(Link, "send", send_and_cancel)
+            async with JetStreamStore.open(server.url, log=log_name):
+                pytest.fail("it was cancelled")
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            assert await store.last_seq() == 0
 
 
 def test_keyboard_interrupt_comes_out_bare(server, log_name):
