@@ -19,7 +19,7 @@ from trio_eventlog import (
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import sealed_copies
-from trio_eventlog.stores._jetstream_link import Server, access
+from trio_eventlog.stores._jetstream_access import Server, access
 from trio_eventlog.stores._jetstream_stream import _LASTING
 from trio_eventlog.testing import events, queries
 
@@ -94,6 +94,23 @@ def test_a_head_of_a_newer_version_is_refused():
         )
     with pytest.raises(StoreUnusable, match="damaged"):
         layout.head_of(b"{}", 5)
+
+
+def test_a_head_does_not_grow_with_each_opening():
+    """What lies between heads that follow upon each other is one void; behind events there is another."""
+    head = layout.head_of(
+        b'{"format":1,"log":"l","log_id":"i","last_seq":1,"session":"s","number":1,'
+        b'"mixed_through":0,"mixed_seq":0}',
+        10,
+    )
+    for position in (12, 15, 20):
+        head = layout.settled(layout.barrier(head, session="t", number=1), position)
+    assert head.voids == ((11, 19),)
+    assert head.is_void(11)
+    assert head.is_void(19)
+    assert not head.is_void(20)
+    appended = layout.settled(head, 25)
+    assert layout.settled(layout.barrier(appended, session="u", number=1), 30).voids == ((11, 19), (26, 29))
 
 
 def test_logs_of_any_name_have_subjects_of_their_own():

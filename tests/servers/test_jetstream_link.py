@@ -12,11 +12,14 @@ from functools import partial
 import pytest
 import trio
 
+from tests.longest_step import measured_steps
 from tests.servers.nats_server import free_ports, running_server
 from tests.servers.tcp_proxy import open_proxy
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
 from trio_eventlog.stores import JetStreamStore, open_store
-from trio_eventlog.stores._jetstream_link import Publication, access, open_link
+from trio_eventlog.stores._jetstream_access import access
+from trio_eventlog.stores._jetstream_driver import Publication
+from trio_eventlog.stores._jetstream_link import Link, open_link
 
 SECRET = "s3cret-word"  # noqa: S105 - of a server that lives for a test
 
@@ -82,6 +85,24 @@ async def test_a_cancelled_opening_leaves_nothing(server, log_name, seconds):
     assert threads() == []
     async with JetStreamStore.open(server.url, log=log_name) as store:
         assert await store.last_seq() == 0
+
+
+async def test_s15_cancelled_while_the_lock_is_taken(server, log_name, monkeypatch):
+    """The lock may be on its way to the server yet, and is given back all the same."""
+    send = Link.send
+    for _ in range(50):
+        with monkeypatch.context() as patch, trio.CancelScope() as scope:
+
+            def send_and_cancel(link, items, cancel=scope.cancel):
+                send(link, items)
+                if items[0].subject.endswith(".lock"):
+                    cancel()
+
+            patch.setattr(Link, "send", send_and_cancel)
+            async with JetStreamStore.open(server.url, log=log_name):
+                pytest.fail("not cancelled")  # pragma: no cover
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            assert await store.last_seq() == 0
 
 
 def test_keyboard_interrupt_comes_out_bare(server, log_name):
@@ -195,13 +216,19 @@ async def test_credentials_that_are_none(server, tmp_path):
 # --- networks -------------------------------------------------------------------------------------
 
 
-async def test_the_largest_batch(server, log_name):
-    """What 999 events of 64 KiB are, the driver takes in and the server too."""
+@pytest.mark.parametrize("query", [EventQuery(), EventQuery(run_id="r")], ids=["a walk", "a filter"])
+async def test_s11_no_step_blocks_the_loop_with_the_largest_batch(server, log_name, query):
+    """What 999 events of 64 KiB are, the driver takes in and the server too, and the answers are as large."""
+    batch = [event(seq, {"run_id": "r", "text": "x" * 65_000}) for seq in range(1, 1_000)]
     async with JetStreamStore.open(server.url, log=log_name) as store:
-        await store.append_batch([event(seq, "x" * 65_000) for seq in range(1, 1_000)])
-        assert await store.last_seq() == 999
-        with trio.fail_after(30):
-            assert len(await store.query(EventQuery())) == 999
+        with measured_steps() as longest, trio.fail_after(30):
+            await store.append_batch(batch)
+            assert await store.last_seq() == 999
+            assert len(await store.query(query)) == 999
+            # All are there already: the server is asked where.
+            assert await store.append_batch(batch) == ()
+
+        assert longest.seconds < 0.1
 
 
 async def test_a_network_that_hangs_while_much_is_unsent(server, log_name):

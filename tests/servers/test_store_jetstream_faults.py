@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from tests.servers.nats_server import running_cluster, running_server
+from tests.servers.nats_server import running_cluster, running_partitions, running_server
 from tests.servers.tcp_proxy import open_proxy
 from trio_eventlog import (
     AgentEvent,
@@ -109,7 +109,6 @@ async def load(store, total, every=100):
     On leaving, all are in the store, each once and in their order.
     """
     async with open_event_log(store, retry=EAGER, retry_buffer_cap=100_000) as log:
-        acknowledged = []
 
         async def produce():
             for start in range(0, total, every):
@@ -119,7 +118,7 @@ async def load(store, total, every=100):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(produce)
-            yield log, acknowledged
+            yield log
         with trio.fail_after(PATIENCE):
             await log.flush()
         statistics = log.statistics()
@@ -139,6 +138,21 @@ async def until(log, persisted):
             raise StoreError
 
     await eventually(check)
+
+
+async def goes_on(log, record_property, since):
+    """Until more events are stored than the batch that was under way has."""
+    began = time.monotonic()
+    await until(log, log.statistics().persisted + JetStreamStore.max_batch + 1)
+    record_property(f"seconds from {since} until ingestion went on", round(time.monotonic() - began, 1))
+
+
+async def until_failure(log):
+    """Until an append has failed."""
+    before = log.statistics().failures
+    with trio.fail_after(PATIENCE):
+        while log.statistics().failures == before:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.02)
 
 
 async def until_lock(reader, *, is_there):
@@ -178,7 +192,7 @@ async def test_a_server_that_is_started_again(log_name):
 async def test_a_server_that_is_killed_under_load(log_name):
     """Nothing that was acknowledged is lost, and nothing is stored twice."""
     with running_server() as node:
-        async with JetStreamStore.open(node.url, log=log_name) as store, load(store, 6_000) as (log, _):
+        async with JetStreamStore.open(node.url, log=log_name) as store, load(store, 6_000) as log:
             for part in (1_000, 2_500):
                 await until(log, part)
                 node.kill()
@@ -190,15 +204,12 @@ async def test_the_leader_of_the_stream_is_killed_under_load(cluster, log_name, 
     stream = "KILLED"
     async with (
         JetStreamStore.open(cluster.url, stream=stream, log=log_name, replicas=3) as store,
-        load(store, 20_000, every=50) as (log, _),
+        load(store, 10_000, every=50) as log,
     ):
-        await until(log, 2_000)
+        await until(log, 1_000)
         node = await leader_of(cluster, stream)
         node.kill()
-        began = time.monotonic()
-        before = log.statistics().persisted
-        await until(log, before + 500)
-        record_property("seconds until ingestion went on", round(time.monotonic() - began, 1))
+        await goes_on(log, record_property, "killed")
         node.start()
 
 
@@ -207,18 +218,52 @@ async def test_the_leader_of_the_stream_hangs(cluster, log_name, record_property
     stream = "HANGS"
     async with (
         JetStreamStore.open(cluster.url, stream=stream, log=log_name, replicas=3) as store,
-        load(store, 10_000, every=50) as (log, _),
+        load(store, 10_000, every=50) as log,
     ):
         await until(log, 1_000)
         node = await leader_of(cluster, stream)
         node.pause()
-        began = time.monotonic()
         try:
-            before = log.statistics().persisted
-            await until(log, before + 500)
-            record_property("seconds until ingestion went on", round(time.monotonic() - began, 1))
+            await goes_on(log, record_property, "stopped")
         finally:
             node.resume()
+
+
+@pytest.mark.parametrize("role", ["leads", "follows"])
+async def test_a_node_that_is_cut_off_from_the_others(role, log_name, record_property):
+    """Clients reach it, and it answers their pings, but it has nothing to say about the stream any more."""
+
+    async def victim():
+        leader = await leader_of(cluster, "EVENTLOG")
+        return leader if role == "leads" else next(one for one in cluster.nodes if one is not leader)
+
+    async with running_partitions() as cluster:
+        async with JetStreamStore.open(cluster.url, log=log_name, replicas=3) as store:
+            await store.append_batch(events(1, 1))
+
+        # A store that knows the others goes there by itself. No network is so kind as to say that it is down.
+        node = await victim()
+        urls = [node.url, *(other.url for other in cluster.nodes if other is not node)]
+        async with (
+            JetStreamStore.open(urls, log=f"{log_name}-elsewhere") as store,
+            load(store, 10_000, every=50) as log,
+        ):
+            await until(log, 1_000)
+            cluster.stall(node)
+            await goes_on(log, record_property, "cut off")
+            cluster.heal()
+
+        # One that knows no other waits until the partition heals.
+        node = await victim()
+        async with (
+            JetStreamStore.open(node.url, log=f"{log_name}-waits") as store,
+            load(store, 10_000, every=50) as log,
+        ):
+            await until(log, 1_000)
+            cluster.cut_off(node)
+            await until_failure(log)
+            cluster.heal()
+            await goes_on(log, record_property, "healed")
 
 
 async def test_one_node_less_is_nothing(cluster, log_name):

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.fakes import numbered
-from tests.servers.postgres_server import ESCAPED_PASSWORD, PASSWORD, postgres_server
+from tests.longest_step import measured_steps
+from tests.servers.postgres_server import ESCAPED_PASSWORD, PASSWORD, USER, postgres_server
 from tests.test_checkpoints import CALLS, checked, entered_cancelled
 from tests.test_docs import fences, run_program
 from trio_eventlog import (
@@ -224,7 +225,7 @@ async def test_a_batch_for_which_one_statement_is_too_small(log, monkeypatch):
         assert await store.append_batch(clash) == ()
         with pytest.raises(LogBusy):
             async with PostgresStore.open(url(), log=log):
-                pass  # pragma: no cover - it is refused
+                pytest.fail("opened")  # pragma: no cover
 
 
 async def test_an_event_that_is_too_large(log, monkeypatch):
@@ -273,6 +274,19 @@ async def test_a_time_window(log):
         assert await seqs(store, since_ms=90, after_seq=5) == [6, 7, 8, 9, 10]
         assert await seqs(store, since_ms=2**64 - 1) == []
         assert await seqs(store, until_ms=2**64 - 1, limit=2**64 - 1) == list(range(1, 51))
+
+
+async def test_s11_no_step_blocks_the_loop_with_a_large_batch(log):
+    """Of 60 MB, which go in several statements, and come back in one answer."""
+    batch = [event(seq, {"run_id": "r", "text": "x" * 65_000}) for seq in range(1, 1_000)]
+    async with PostgresStore.open(url(), log=log) as store:
+        with measured_steps() as longest:
+            await store.append_batch(batch)
+            assert len(await store.query(EventQuery())) == 999
+            assert len(await store.query(EventQuery(run_id="r"))) == 999
+            assert await store.append_batch(batch) == ()
+
+        assert longest.seconds < 0.1
 
 
 # --- opening --------------------------------------------------------------------------------------
@@ -367,15 +381,15 @@ async def test_a_layout_of_another_version(place):
             StoreUnusable, match=r"newer trio_eventlog \(layout 99, this one knows 1\): upgrade"
         ):
             async with PostgresStore.open(url(), schema=place, read_only=read_only):
-                pass  # pragma: no cover - it is refused
+                pytest.fail("opened")  # pragma: no cover
     await sql("update :s.layout set version = 0", place=place)
     with pytest.raises(StoreUnusable, match=r"has layout 0, .* open a log in it for writing once"):
         async with PostgresStore.open(url(), schema=place, read_only=True):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     await sql("delete from :s.layout", place=place)
     with pytest.raises(StoreUnusable, match="damaged: table layout"):
         async with PostgresStore.open(url(), schema=place):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
 
 
 async def test_an_older_layout_is_brought_up_to_date(place, monkeypatch):
@@ -400,7 +414,7 @@ async def test_tables_of_another_program(place):
             StoreUnusable, match=r"tables of another program .* choose another one with schema"
         ):
             async with PostgresStore.open(url(), schema=place, read_only=read_only):
-                pass  # pragma: no cover - it is refused
+                pytest.fail("opened")  # pragma: no cover
     assert await sql("select * from :s.events", place=place) == []
 
 
@@ -423,22 +437,23 @@ async def test_tables_of_another_program(place):
             ValueError,
             "connect_timeout: expected a whole",
         ),
+        ({"conninfo": "service=mine"}, ValueError, "name it in the variable PGSERVICE, or write host"),
         ({"conninfo": "host=a,b,c port=1,2"}, ValueError, "3 hosts, 1 addresses and 2 ports do not match"),
     ],
 )
 async def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         async with PostgresStore.open(**{"conninfo": "host=127.0.0.1"} | arguments):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
 
 
 async def test_bad_arguments_of_readers(server):
     with pytest.raises(TypeError, match="logs: expected names, got a single text"):
         async with PostgresStore.open_readers(url(), logs="a"):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     with pytest.raises(ValueError, match="a log name has 1 to 512 bytes, got 0"):
         async with PostgresStore.open_readers(url(), logs=[""]):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
 
 
 @pytest.mark.parametrize(
@@ -454,7 +469,7 @@ async def test_bad_arguments_of_readers(server):
 async def test_a_conninfo_that_cannot_be_read_does_not_give_the_password_away(conninfo):
     with pytest.raises(ValueError, match="conninfo: libpq cannot read it; write postgresql://") as refused:
         async with PostgresStore.open(conninfo):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     assert PASSWORD not in str(refused.value)
     assert ESCAPED_PASSWORD not in str(refused.value)
     assert refused.value.__cause__ is None
@@ -475,7 +490,7 @@ async def test_s12_what_will_not_pass_is_unusable_and_what_may_is_not(server, lo
     for conninfo, (error, message) in refused.items():
         with pytest.raises(StoreError, match=message) as failed:
             async with PostgresStore.open(conninfo, log=log):
-                pass  # pragma: no cover - it is refused
+                pytest.fail("opened")  # pragma: no cover
         assert type(failed.value) is error
         assert PASSWORD not in str(failed.value)
 
@@ -491,12 +506,27 @@ async def test_several_hosts(server, log):
             assert await seqs(reader) == [1]
     with pytest.raises(StoreError, match=r"port 1 failed: .* refused.*; .*port 2 failed: .* refused"):
         async with PostgresStore.open(server.url().replace(address, "@127.0.0.1:1,127.0.0.1:2"), log=log):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     by_name = server.url().replace("127.0.0.1", "localhost") + "?connect_timeout=5"
     async with PostgresStore.open(by_name, log=log) as store:
         assert await seqs(store) == [1]
         where = f"PostgreSQL localhost:{server.port}/postgres"
         assert repr(store) == f"<PostgresStore {where} schema='trio_eventlog' log={log!r} writing>"
+
+
+async def test_a_service_is_named_by_the_environment(server, log, monkeypatch, tmp_path):
+    """Its host is known before libpq is asked to connect, which would wait for the name to be looked up."""
+    services = tmp_path / "services"
+    services.write_text(f"[mine]\nhost=localhost\nport={server.port}\nuser={USER}\npassword={PASSWORD}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGSERVICE", "mine")
+    async with PostgresStore.open("dbname=postgres", log=log) as store:
+        await store.append_batch([event(1)])
+        assert repr(store).startswith(f"<PostgresStore PostgreSQL localhost:{server.port}/postgres ")
+    monkeypatch.setenv("PGSERVICE", "another")
+    with pytest.raises(StoreError, match="another"):
+        async with PostgresStore.open("dbname=postgres", log=log):
+            pytest.fail("opened")  # pragma: no cover
 
 
 async def test_a_role_with_what_it_needs_and_no_more(server, place):
@@ -506,7 +536,7 @@ async def test_a_role_with_what_it_needs_and_no_more(server, place):
     writes, reads = (server.url(user=role, secret=role) for role in roles)
     with pytest.raises(StoreUnusable, match=f'CREATE SCHEMA "{place}" AUTHORIZATION'):
         async with PostgresStore.open(writes, schema=place):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     await sql(f"create schema {place} authorization {place}_w")
     async with PostgresStore.open(writes, schema=place) as store:
         await store.append_batch([event(1)])
@@ -548,7 +578,7 @@ async def test_a_server_that_refuses_to_be_written_to(log):
                     await store.append_batch([event(await store.last_seq() + 1)])
             with pytest.raises(StoreError, match="read-only"):
                 async with PostgresStore.open(url(), log=log + "2"):
-                    pass  # pragma: no cover - it is refused
+                    pytest.fail("opened")  # pragma: no cover
 
 
 async def test_without_the_driver():
@@ -627,7 +657,7 @@ async def test_a_query_that_outlives_the_store(log):
             await call
     with pytest.raises(StoreUnusable, match="the store is closed"):
         async with store.watch_changes():
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
 
 
 async def test_readers_are_few(server, log):
@@ -868,7 +898,7 @@ async def test_by_url(log, place):
 async def test_a_url_that_is_malformed(server, options, message):
     with pytest.raises(ValueError, match=message) as refused:
         async with open_store(f"{server.url()}?{options}"):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     assert ESCAPED_PASSWORD not in str(refused.value)
 
 
@@ -878,7 +908,7 @@ async def test_a_url_that_is_malformed(server, options, message):
 async def test_a_url_of_no_store_does_not_give_the_password_away(typo):
     with pytest.raises(ValueError, match=r"\*\*\*") as refused:
         async with open_store(typo):
-            pass  # pragma: no cover - it is refused
+            pytest.fail("opened")  # pragma: no cover
     assert "secret" not in str(refused.value)
 
 

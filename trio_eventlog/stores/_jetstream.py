@@ -21,14 +21,18 @@ from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores import _jetstream_upkeep as upkeep
 from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
 from trio_eventlog.stores._incoming import sealed_copies
+from trio_eventlog.stores._jetstream_access import Access, access
 from trio_eventlog.stores._jetstream_appender import Appender
 from trio_eventlog.stores._jetstream_layout import Subjects
-from trio_eventlog.stores._jetstream_link import Access, Inbox, Link, NobodyThere, access, open_link
+from trio_eventlog.stores._jetstream_link import Inbox, Link, NobodyThere, open_link
 from trio_eventlog.stores._jetstream_reader import Reader
 from trio_eventlog.stores._jetstream_stream import Stream, patiently
 
 _OPEN_SECONDS: Final = 10.0
 """How long to try, where servers are there but not ready."""
+
+_LOOK_SECONDS: Final = 2.0
+"""For an answer about the stream. A cluster that was started just now drops the question."""
 
 _LEAST_VERSION: Final[tuple[int, ...]] = (2, 12)
 """Of the server: the first with atomic batches."""
@@ -477,7 +481,7 @@ async def _open_stream(to: Access, name: str, config: dict[str, Any] | None) -> 
 
 async def _look_at_stream(stream: Stream, config: dict[str, Any] | None) -> None:
     try:
-        info = await stream.info()
+        info = await stream.info(seconds=_LOOK_SECONDS)
     except NobodyThere as exc:
         # Each server that has JetStream takes this, also while it cannot answer it.
         raise StoreUnusable(

@@ -29,7 +29,7 @@ from trio_eventlog._events import PersistedEvent, new_event_id
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import MAX_BATCH, Draft, Head
-from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Inbox
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Inbox, NoAnswer
 from trio_eventlog.stores._jetstream_reader import Reader
 from trio_eventlog.stores._jetstream_stream import Refused, WrongPosition, patiently
 
@@ -45,6 +45,9 @@ _ATTEMPTS: Final = 5
 
 _PAUSE: Final = 0.02
 """Seconds before that, where it is the server's inner state that says no."""
+
+_SETTLE_SECONDS: Final = 2.0
+"""After which a barrier is sent anew. While a leader is replaced, some go to one that is cut off."""
 
 
 @attrs.define
@@ -77,6 +80,7 @@ class Appender:
         self._known: Head | None = None
         self._lock_turn = trio.Lock()
         self._lock_position = 0
+        self._is_lock_in_doubt = False
         self._is_released = False
 
     def __str__(self) -> str:
@@ -112,12 +116,19 @@ class Appender:
         )
 
     async def _publish_lock(self, after: int, seconds: float = ANSWER_SECONDS) -> int:
-        return await self._stream.publish(
-            self._subjects.lock,
-            self._lock_body(),
-            layout.lock_fields(after, self._lock_seconds),
-            seconds=seconds,
-        )
+        self._is_lock_in_doubt = True
+        try:
+            position = await self._stream.publish(
+                self._subjects.lock,
+                self._lock_body(),
+                layout.lock_fields(after, self._lock_seconds),
+                seconds=seconds,
+            )
+        except Refused:
+            self._is_lock_in_doubt = False
+            raise
+        self._is_lock_in_doubt = False
+        return position
 
     async def _lock(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -177,8 +188,10 @@ class Appender:
         position = await self._publish_head(new, 0 if old is None else old.position)
         self._adopt(layout.settled(new, position))
 
-    async def _publish_head(self, head: Head, after: int) -> int:
-        return await self._stream.publish(self._subjects.head, head.encode(), layout.head_fields(after))
+    async def _publish_head(self, head: Head, after: int, seconds: float = ANSWER_SECONDS) -> int:
+        return await self._stream.publish(
+            self._subjects.head, head.encode(), layout.head_fields(after), seconds=seconds
+        )
 
     async def keep(self) -> None:
         """Renew the lock until it is released. For a task of its own."""
@@ -214,17 +227,16 @@ class Appender:
     async def release(self) -> None:  # noqa: ASYNC910 - waits for an answer, unless the time is over
         """Let another have the log, after what is under way. Takes 5 seconds at most, whatever cancels it."""
         is_done = False
-        with trio.move_on_after(_CLOSE_SECONDS, shield=True), suppress(StoreError):
+        deadline = trio.current_time() + _CLOSE_SECONDS
+        with trio.CancelScope(deadline=deadline, shield=True), suppress(StoreError):
             if self._known is not None:
                 async with self._turn:
                     with suppress(StoreError):
                         await self._settle()
             async with self._lock_turn:
                 self._is_released = True
-                position, holder = await self._holder()
-                if holder is not None and holder.session == self._session:
-                    await self._stream.delete([position])
-                is_done = True
+                await patiently(deadline, self._unlock)
+            is_done = True
         self._is_released = True
         if not is_done:
             _logger.warning(
@@ -233,6 +245,16 @@ class Appender:
                 self,
                 self._lock_seconds + 1,
             )
+
+    async def _unlock(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._is_lock_in_doubt:
+            # What is on its way to the stream can be overtaken by a question, but not by another lock.
+            with suppress(WrongPosition):
+                await self._publish_lock(self._lock_position)
+        position, holder = await self._holder()
+        if holder is not None and holder.session == self._session:
+            await self._stream.delete([position])
 
     # --- the head ---------------------------------------------------------------------------------
 
@@ -456,13 +478,19 @@ class Appender:
                     self._link.check()
             if self._pending is None:
                 return
-        deadline = trio.current_time() + ANSWER_SECONDS
         # If it came to the server in part, it waits there for the rest, and takes one of 50 places.
         with suppress(StoreError):
             self._link.send([layout.batch_abort(self._subjects, pending.batch)])
-        while not await self._put_barrier(pending):
+        deadline = trio.current_time() + ANSWER_SECONDS
+        reason: StoreError | None = None
+        while True:
+            try:
+                if await self._put_barrier(pending):
+                    break
+            except NoAnswer as exc:
+                reason = exc
             if trio.current_time() >= deadline:
-                raise StoreError(f"{self}: the server does not say what became of a batch")
+                raise StoreError(f"{self}: the server does not say what became of a batch") from reason
             await trio.sleep(_PAUSE)
         self._forget(pending)
         await self._clear_voids()
@@ -482,7 +510,7 @@ class Appender:
         """Write a head in place of the batch's. Returns whether it is known now what became of the batch."""
         barrier = layout.barrier(self._head, session=self._session, number=pending.head.number + 1)
         try:
-            position = await self._publish_head(barrier, self._head.position)
+            position = await self._publish_head(barrier, self._head.position, _SETTLE_SECONDS)
         except WrongPosition:
             head = await self._check_head(is_settling=True)
             if head.position == self._head.position:

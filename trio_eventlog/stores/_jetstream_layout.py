@@ -38,7 +38,7 @@ from trio_eventlog._codec import (
 from trio_eventlog._errors import CodecError, StoreUnusable
 from trio_eventlog._events import PersistedEvent, UnifiedEvent
 from trio_eventlog._query import SCOPES, EventQuery
-from trio_eventlog.stores._jetstream_link import Publication
+from trio_eventlog.stores._jetstream_driver import Publication
 
 SCHEMA_VERSION: Final = 1
 
@@ -227,7 +227,11 @@ def settled(head: Head, position: int) -> Head:
 
 def barrier(head: Head, *, session: str, number: int) -> Head:
     """A head that says the same as the one before it, and that nothing between the two counts."""
-    return attrs.evolve(head, session=session, number=number, voids=(*head.voids, (head.position + 1, HERE)))
+    voids, first = head.voids, head.position + 1
+    if voids and voids[-1][1] == head.position - 1:
+        # Only that head lies between the two: a log that is opened over and over has one of them.
+        voids, first = voids[:-1], voids[-1][0]
+    return attrs.evolve(head, session=session, number=number, voids=(*voids, (first, HERE)))
 
 
 def head_of(data: bytes, position: int) -> Head:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import attrs
 import msgspec
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
-from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, Message, Publication, decode
+from trio_eventlog.stores._incoming import Steps
+from trio_eventlog.stores._jetstream_driver import Message, Publication
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, decode
+
+T = TypeVar("T")
 
 _NO_MESSAGE: Final = 10037
 _NO_STREAM: Final = 10059
 _WRONG_POSITION: Final = frozenset({10071, 10164})
 _NAME_IN_USE: Final = 10058
+_NO_LEADER: Final = 10008
 
 _GONE: Final = frozenset({_NO_MESSAGE, 10043, 10057})
 """What a server says of a message that it shall delete and does not have."""
 
-_TOGETHER: Final = 500
+_MOST_TOGETHER: Final = 500
 """Requests that are under way at a time; a server lets 10,000 of all its clients wait."""
+
+_FIRST_TOGETHER: Final = 16
+"""As long as nobody knows how large the answers are."""
 
 _LASTING: Final = frozenset(
     {
@@ -44,7 +51,7 @@ _LASTING: Final = frozenset(
 )
 """Codes of refusals that trying again will not change. All others are taken for passing."""
 
-_PAGE_BYTES: Final = 2 * 1024 * 1024
+_BYTES_TOGETHER: Final = 2 * 1024 * 1024
 """Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take long."""
 
 
@@ -58,6 +65,22 @@ class Refused(StoreError):
 
 class WrongPosition(Refused):
     """The last message of a subject is another than was expected; nothing was stored."""
+
+
+class _Found(msgspec.Struct):
+    seq: int
+    subject: str
+    data: bytes = b""
+
+
+class _Answer(msgspec.Struct):
+    """To a request for a message."""
+
+    message: _Found | None = None
+    error: dict[str, Any] | None = None
+
+
+_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
 
 
 @attrs.frozen
@@ -91,6 +114,8 @@ class Stream:
     def refusal(self, error: Mapping[str, Any]) -> StoreError:
         """What the server has against something, as an error of ours."""
         code = error.get("err_code", 0)
+        if code == _NO_LEADER:
+            self.link.not_served()
         text = f"{self}: {error.get('description', 'refused')} (JetStream error {code})"
         if code in _WRONG_POSITION:
             return WrongPosition(text, code)
@@ -110,21 +135,26 @@ class Stream:
         reply = await self._call(what, request)
         if "error" in reply:
             raise self.refusal(reply["error"])
+        self.link.served()
         return reply
 
     # --- the stream itself ------------------------------------------------------------------------
 
-    async def info(self, subjects: str | None = None, offset: int = 0) -> dict[str, Any] | None:
+    async def info(
+        self, subjects: str | None = None, offset: int = 0, *, seconds: float = ANSWER_SECONDS
+    ) -> dict[str, Any] | None:
         """Its configuration and state; None if there is no such stream.
 
         Args:
           subjects: count the messages of subjects like this, too.
           offset: leave out so many of these subjects; a server names 100,000 at once.
+          seconds: how long the answer may take.
         """
         request = {} if subjects is None else {"subjects_filter": subjects, "offset": offset}
-        reply = await self._call("STREAM.INFO", request)
+        reply = await self._call("STREAM.INFO", request, seconds=seconds)
         error = reply.get("error")
         if error is None:
+            self.link.served()
             return reply
         if error.get("err_code") == _NO_STREAM:
             return None
@@ -157,45 +187,56 @@ class Stream:
         return sorted(found, key=_position)
 
     async def _get(self, request: Mapping[str, Any]) -> Stored | None:
-        return self._stored(await self._call("STREAM.MSG.GET", request))
+        message = await self.link.request(
+            f"$JS.API.STREAM.MSG.GET.{self.name}", msgspec.json.encode(request), seconds=ANSWER_SECONDS
+        )
+        return self._stored(message)
 
     async def _get_all(self, requests: Sequence[Mapping[str, Any]]) -> list[Stored]:
-        found: list[Stored] = []
-        for reply in await self._call_all("STREAM.MSG.GET", requests):
-            stored = self._stored(reply)
-            if stored is not None:
-                found.append(stored)
-        return found
+        found = await self._call_all("STREAM.MSG.GET", requests, self._stored)
+        return [stored for stored in found if stored is not None]
 
-    def _stored(self, reply: Mapping[str, Any]) -> Stored | None:
-        error = reply.get("error")
-        if error is not None:
-            if error.get("err_code") == _NO_MESSAGE:
-                return None
-            raise self.refusal(error)
-        message = reply["message"]
-        return Stored(message["seq"], message["subject"], base64.b64decode(message.get("data", "")))
+    def _stored(self, message: Message) -> Stored | None:
+        try:
+            answer = _decode_answer(message.data)
+        except msgspec.DecodeError as exc:
+            raise StoreError(f"{self}: the server answers with no message: {message.data[:60]!r}") from exc
+        found, error = answer.message, answer.error
+        if found is not None:
+            self.link.served()
+            return Stored(found.seq, found.subject, found.data)
+        if error is not None and error.get("err_code") == _NO_MESSAGE:
+            return None
+        raise self.refusal(error or {})
 
-    async def _call_all(self, what: str, requests: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The answers to many requests, in any order, with not too many under way at a time."""
+    async def _call_all(
+        self, what: str, requests: Sequence[Mapping[str, Any]], take: Callable[[Message], T]
+    ) -> list[T]:
+        """What ``take`` makes of the answers to many requests, in any order, with not too many under way."""
         await trio.lowlevel.checkpoint()
-        replies: list[dict[str, Any]] = []
+        taken: list[T] = []
+        size = sent = 0
+        together = _FIRST_TOGETHER
         subject = f"$JS.API.{what}.{self.name}"
-        for start in range(0, len(requests), _TOGETHER):
-            some = requests[start : start + _TOGETHER]
-            with self.link.expecting() as inbox:
-                self.link.send(
-                    [
-                        Publication(subject, msgspec.json.encode(request), reply=inbox.reply)
-                        for request in some
-                    ]
-                )
-                missing = len(some)
-                while missing > 0:
-                    messages = await inbox.wait(ANSWER_SECONDS)
-                    replies += [decode(self.link.answer(message)) for message in messages]
-                    missing -= len(messages)
-        return replies
+        steps = Steps()
+        with self.link.expecting() as inbox:
+            while len(taken) < len(requests):
+                some = requests[sent : len(taken) + together]
+                sent += len(some)
+                if some:
+                    self.link.send(
+                        [
+                            Publication(subject, msgspec.json.encode(request), reply=inbox.reply)
+                            for request in some
+                        ]
+                    )
+                for message in await inbox.wait(ANSWER_SECONDS):
+                    if steps.is_over():
+                        await steps.rest()
+                    taken.append(take(self.link.answer(message)))
+                    size += len(message.data)
+                together = min(max(_BYTES_TOGETHER * len(taken) // size, 1), _MOST_TOGETHER)
+        return taken
 
     async def publish(
         self, subject: str, data: bytes, headers: Mapping[str, str], *, seconds: float = ANSWER_SECONDS
@@ -219,12 +260,13 @@ class Stream:
         position = reply.get("seq")
         if type(position) is not int:
             raise StoreError(f"{self}: the server answers {message.data[:60]!r} to what was published")
+        self.link.served()
         return position
 
     async def delete(self, positions: Iterable[int]) -> None:
         """Remove messages, those that are there."""
         requests = [{"seq": position, "no_erase": True} for position in positions]
-        for reply in await self._call_all("STREAM.MSG.DELETE", requests):
+        for reply in await self._call_all("STREAM.MSG.DELETE", requests, decode):
             error = reply.get("error")
             if error is not None and error.get("err_code") not in _GONE:
                 raise self.refusal(error)
@@ -242,7 +284,7 @@ class Stream:
           subject: with or without wildcards.
           most: at most so many.
         """
-        request = {"seq": position, "next_by_subj": subject, "batch": most, "max_bytes": _PAGE_BYTES}
+        request = {"seq": position, "next_by_subj": subject, "batch": most, "max_bytes": _BYTES_TOGETHER}
         messages: list[Stored] = []
         with self.link.expecting() as inbox:
             self.link.send(

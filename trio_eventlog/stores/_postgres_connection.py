@@ -190,7 +190,7 @@ def _parsed(conninfo: str) -> dict[str, str]:
 
 
 def _defaults() -> dict[str, str]:
-    """What the environment, and libpq itself, say for options that are not given."""
+    """What the environment, a service named there, and libpq itself say for options that are not given."""
     return {item.keyword.decode(): item.val.decode() for item in pq.Conninfo.get_defaults() if item.val}
 
 
@@ -214,6 +214,12 @@ class Target:
           ValueError: ``conninfo`` cannot be read.
         """
         self._options = _parsed(conninfo)
+        if "service" in self._options:
+            # Only libpq knows what is behind it, and would look up the host while the program stands still.
+            msg = (
+                "conninfo: service: name it in the variable PGSERVICE, or write host, port and dbname instead"
+            )
+            raise ValueError(msg)
         defaults = _defaults()
         effective = {**defaults, **self._options}
         self._timeout = _seconds(effective.get("connect_timeout", ""))
@@ -228,9 +234,6 @@ class Target:
         self._last: _Address | None = None
         name = effective.get("dbname") or effective.get("user") or ""
         places = ",".join(dict.fromkeys(str(address) for address in self._hosts))
-        if "service" in effective and "host" not in self._options:
-            # What is behind it, libpq alone knows.
-            places = f"service {effective['service']}"
         self.label: Final = f"PostgreSQL {places}/{name}"
         """Which database, for messages; without user and password."""
 

@@ -1,10 +1,9 @@
 """How a query becomes SQL for PostgreSQL, version 1 of the layout. Knows no driver.
 
 PostgreSQL chooses how to read by what it believes about the data. Where that goes wrong for a log, it is left
-no
-choice: its planner takes time stamps for independent of seqs, and would look for "everything since yesterday"
-  from the
-first event on. Statements contain names from this library alone; every value is a parameter.
+no choice: its planner takes time stamps for independent of seqs, and would look for "everything since
+yesterday" from the first event on. Statements contain names from this library alone; every value is a
+parameter.
 """
 
 from __future__ import annotations
@@ -110,8 +109,8 @@ def _limit(terms: _Terms, limit: int | None) -> str:
 # --- what the log holds, in numbers ---------------------------------------------------------------
 
 TOTALS: Final = """
-select count(*), min(seq), max(seq), min(timestamp_ms), max(timestamp_ms) from :s.events where log =
-$1::bigint
+select count(*), min(seq), max(seq), min(timestamp_ms), max(timestamp_ms)
+from :s.events where log = $1::bigint
 """
 
 HIGHEST: Final = "select last_seq from :s.logs where log = $1::bigint"
@@ -132,8 +131,8 @@ def frequencies(column: str) -> str:
     """The statement for the most frequent values of a column: each key, its number, and how many keys."""
     return f"""
 select {column}, count(*) as events, count(*) over () from :s.events
-where log = $1::bigint and {column} is not null group by {column} order by events desc, {column} limit
-$2::bigint
+where log = $1::bigint and {column} is not null
+group by {column} order by events desc, {column} limit $2::bigint
 """  # noqa: S608 - the name of a column of ours
 
 

@@ -3,8 +3,7 @@
 Two things see to it that a log has one appender.
 
 * An advisory lock of the session. It ends with the session, and with it everything that the session could
-  still
-  write: whoever gets the lock knows that nothing of an earlier appender can land.
+  still write: whoever gets the lock knows that nothing of an earlier appender can land.
 * The epoch of the log, a number that everyone who gets the lock raises. Every append checks it, in its own
   transaction, and so learns whether somebody else had the log while its session was lost.
 
@@ -51,8 +50,9 @@ _LOCK: Final = "select pg_try_advisory_lock($1::bigint)"
 _UNLOCK: Final = "select pg_advisory_unlock($1::bigint)"
 
 _HOLDER: Final = """
-select locks.pid, coalesce(activity.application_name, ''), coalesce(host(activity.client_addr), 'a local
-socket') from pg_locks as locks left join pg_stat_activity as activity on activity.pid = locks.pid
+select locks.pid, coalesce(activity.application_name, ''),
+    coalesce(host(activity.client_addr), 'a local socket')
+from pg_locks as locks left join pg_stat_activity as activity on activity.pid = locks.pid
 where locks.locktype = 'advisory' and locks.granted and locks.objsubid = 1
 and locks.database = (select oid from pg_database where datname = current_database())
 and locks.classid::bigint = ($1::bigint >> 32) & 4294967295 and locks.objid::bigint = $1::bigint & 4294967295
