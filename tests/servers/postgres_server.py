@@ -66,13 +66,14 @@ class PostgresServer:
             installed = copied / installed.relative_to(package.parent)
         return installed / "bin"
 
-    def _run(self, program, *arguments):
+    def _run(self, program, *arguments, **environment):
         subprocess.run(
             [self._bin / program, *map(str, arguments)],
             check=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=self._root,
+            env={**os.environ, **environment},
             **self._identity,
         )
 
@@ -97,6 +98,28 @@ class PostgresServer:
             "--locale=C",
             "--no-sync",
         )  # fmt: skip - options and their values
+
+    def create_standby(self, primary):
+        """Copy the data of another server, to follow it from now on."""
+        where = ["-h", "127.0.0.1", "-p", primary.port, "-U", USER]
+        self._run(
+            "pg_basebackup",
+            "-D",
+            self._data,
+            *where,
+            "--write-recovery-conf",
+            "--checkpoint=fast",
+            "--no-sync",
+            PGPASSWORD=PASSWORD,
+        )  # fmt: skip - options and their values
+
+    def promote(self):
+        """Have a standby take writes from now on."""
+        self._run("pg_ctl", "-D", self._data, "promote")
+
+    def file_of(self, relation):
+        """Where the server keeps a table, by what it says of it."""
+        return self._data / relation
 
     def start(self):
         """Start the server, and wait until it takes connections."""
@@ -140,11 +163,11 @@ class PostgresServer:
         self._process.kill()
         self._process.wait(_STOP_SECONDS)
 
-    def stop(self):
-        """Shut the server down, its sessions too, in good order."""
+    def stop(self, mode="fast"):
+        """Shut the server down, and its sessions: ``fast`` or ``immediate``, as ``pg_ctl stop -m`` has it."""
         if self._process is None or self._process.poll() is not None:
             return
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal({"fast": signal.SIGINT, "immediate": signal.SIGQUIT}[mode])
         self._process.wait(_STOP_SECONDS)
 
     def log(self):
@@ -163,16 +186,20 @@ def _free_port():
 
 
 @contextmanager
-def postgres_server(**settings):
+def postgres_server(*, primary=None, **settings):
     """A running server with data of its own, for the length of the block.
 
     Args:
+      primary: the server that it follows, as a hot standby.
       settings: of the server, over those that make tests fast.
     """
     # Not pytest's directory: the server runs as another user if the tests run as root.
     with tempfile.TemporaryDirectory(prefix="te_pg_", ignore_cleanup_errors=True) as root:
         server = PostgresServer(Path(root), {**_FAST, **settings})
-        server.create()
+        if primary is None:
+            server.create()
+        else:
+            server.create_standby(primary)
         try:
             server.start()
             yield server

@@ -93,6 +93,7 @@ _STAYING_WORDS: Final = (
     "pg_hba.conf rejects",
     "unrecognized configuration parameter",
     "certificate verify failed",
+    "does not match host name",
     "does not support SSL, but SSL was required",
     "root certificate file",
     "invalid ",
