@@ -104,7 +104,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def bench_servers(session: nox.Session) -> None:
-    """Measure many logs in one file, database or stream; `-- --quick` takes two minutes."""
+    """Measure many logs in one file, database or stream; `-- --quick` takes less than two."""
     install_package(session)
     install_group(session, "bench")
     session.run("python", "benchmarks/servers.py", *session.posargs)

@@ -351,10 +351,8 @@ ALL: Final = {
 """Parts, the places of each, and how far it goes there."""
 
 QUICK: Final = {
-    "writers": dict.fromkeys(SHARED, EVENTS // 10),
-    "delays": dict.fromkeys(PLACES, 160),
-    "rows": dict.fromkeys(("sqlite", "postgres", "jetstream"), 10_000),
-    "logs": dict.fromkeys(("sqlite", "postgres", "jetstream"), 10),
+    part: dict.fromkeys(("sqlite", "postgres", "jetstream"), largest)
+    for part, largest in (("writers", EVENTS // 10), ("delays", 160), ("rows", 10_000), ("logs", 10))
 }
 
 
