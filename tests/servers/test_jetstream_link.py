@@ -123,6 +123,51 @@ def test_keyboard_interrupt_comes_out_bare(server, log_name):
     assert trio.run(again) == 1
 
 
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_s15_ctrl_c_while_opening_or_closing(server, log_name, monkeypatch, nth):
+    """It comes out bare, and the lock is free at once: whatever the server was just asked for."""
+    send = Link.send
+    calls = itertools.count(1)
+
+    def send_and_interrupt(link, items):
+        send(link, items)
+        if next(calls) == nth:
+            signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60) as store:
+            return await store.last_seq()
+
+    async def open_and_leave():
+        async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60):
+            pass
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Link, "send", send_and_interrupt)
+        trio.run(open_and_leave)
+
+    assert trio.run(main) == 0
+    assert threads() == []
+
+
+def test_s15_ctrl_c_just_before_the_thread_is_told_to_end(server, log_name, monkeypatch):
+    close = Link.aclose
+
+    async def interrupt_and_close(link):
+        signal.raise_signal(signal.SIGINT)
+        await close(link)
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name):
+            pass
+
+    monkeypatch.setattr(Link, "aclose", interrupt_and_close)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert threads() == []
+
+
 async def test_nobody_listens():
     (port,) = free_ports(1)
     with pytest.raises(StoreError, match=f"127.0.0.1:{port}: Connection refused") as caught:

@@ -93,6 +93,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
     @staticmethod
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection  # not of the body of the block
     async def open(
         servers: str | Sequence[str],
         *,
@@ -160,6 +161,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
     @staticmethod
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection  # as above
     async def open_readers(
         servers: str | Sequence[str],
         *,
@@ -200,6 +202,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             }
 
     @staticmethod
+    @trio.lowlevel.enable_ki_protection  # as above
     async def logs(
         servers: str | Sequence[str],
         *,
