@@ -150,6 +150,42 @@ def test_s15_ctrl_c_while_opening_or_closing(server, log_name, monkeypatch, nth)
     assert threads() == []
 
 
+class InterruptedTurn:
+    """A lock that is taken just as somebody presses Ctrl-C."""
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    async def __aenter__(self):
+        await self._lock.acquire()
+        signal.raise_signal(signal.SIGINT)
+
+    async def __aexit__(self, *_):
+        self._lock.release()
+
+
+def test_s15_ctrl_c_just_as_an_append_begins(server, log_name):
+    """Nobody holds the turn afterwards, for which closing waits."""
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60) as store:
+            turn = store._appender._turn
+            store._appender._turn = InterruptedTurn(turn)
+            try:
+                await store.append_batch([event(1)])
+            finally:
+                store._appender._turn = turn
+
+    async def again():
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            return await store.last_seq()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert trio.run(again) in (0, 1)
+
+
 def test_s15_ctrl_c_just_before_the_thread_is_told_to_end(server, log_name, monkeypatch):
     close = Link.aclose
 

@@ -467,6 +467,42 @@ async def test_s15_ctrl_c_while_opening_or_closing(server, log, nth):
     assert done.stdout.decode().splitlines() == ["interrupted", "last seq 0"]
 
 
+class InterruptedTurn:
+    """A lock that is taken just as somebody presses Ctrl-C."""
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    async def __aenter__(self):
+        await self._lock.acquire()
+        signal.raise_signal(signal.SIGINT)
+
+    async def __aexit__(self, *_):
+        self._lock.release()
+
+
+def test_s15_ctrl_c_just_as_an_append_begins(server, log):
+    """Nobody holds the turn afterwards, for which closing waits."""
+
+    async def main():
+        async with PostgresStore.open(server.url(), log=log) as store:
+            turn = store._writer._turn
+            store._writer._turn = InterruptedTurn(turn)
+            try:
+                await store.append_batch([event(1)])
+            finally:
+                store._writer._turn = turn
+
+    async def again():
+        async with PostgresStore.open(server.url(), log=log) as store:
+            return await store.last_seq()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert trio.run(again) in (0, 1)
+
+
 async def test_s13_the_lock_of_a_process_that_was_killed(server, log):
     command = [sys.executable, "-c", textwrap.dedent(HOLDER), server.url(), log]
     child = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)

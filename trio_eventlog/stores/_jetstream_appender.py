@@ -296,6 +296,7 @@ class Appender:
         self._lost = self._out(head)
         return self._lost
 
+    @trio.lowlevel.enable_ki_protection  # between taking the turn and giving it back
     async def last_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.EventStore.last_seq`."""
         async with self._turn:
@@ -308,6 +309,7 @@ class Appender:
 
     # --- batches ----------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection  # as above
     async def append(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """See :meth:`trio_eventlog.abc.EventStore.append_batch`; the events are sealed copies."""
         async with self._turn:

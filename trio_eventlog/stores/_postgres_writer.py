@@ -232,6 +232,7 @@ class Writer:
         pid, name, place = (found.get_value(0, column) or b"" for column in range(3))
         return f", by session {number(pid)} of {name.decode(errors='replace')!r} from {place.decode()}"
 
+    @trio.lowlevel.enable_ki_protection  # between taking the turn and giving it back
     async def run(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do something in the session that has the lock, after all that was asked for before.
 
