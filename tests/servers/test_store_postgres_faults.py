@@ -359,6 +359,8 @@ async def test_s13_another_appender_got_in_between(server, log):
             await first.last_seq()
         # Reading needs no lock.
         assert await seqs(first) == [1, 2, 4]
+        # However often it is told, there is but one session that closing has to look for.
+        assert len(first._writer._lost) == 1
 
 
 async def test_s13_an_epoch_that_has_changed_lets_nothing_through(server, log):

@@ -269,6 +269,12 @@ class Writer:
             session.drop()
         session = await self._target.connect()
         try:
+            # First whether it is ours at all: what is not must not be disturbed.
+            await self._check_epoch(session)
+        except BaseException:
+            session.drop()
+            raise
+        try:
             await self._reclaim(session)
         except BaseException:
             # It may have the lock by now.
@@ -279,8 +285,6 @@ class Writer:
         return session
 
     async def _reclaim(self, session: Session) -> None:
-        # First whether it is ours at all: what is not must not be disturbed.
-        await self._check_epoch(session)
         await self._end_lost(session)
         if not await self._lock(session):
             await self._check_epoch(session)
