@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from tests.longest_step import measured_steps
 from tests.servers.nats_server import free_ports, running_server
@@ -103,6 +104,39 @@ async def test_s15_cancelled_while_the_lock_is_taken(server, log_name, monkeypat
                 pytest.fail("not cancelled")  # pragma: no cover
         async with JetStreamStore.open(server.url, log=log_name) as store:
             assert await store.last_seq() == 0
+
+
+async def test_s13_what_waits_for_its_turn_is_not_sent_once_the_store_is_left(server, log_name):
+    """Neither what has waited when the store was left, nor what comes while that takes."""
+
+    held, release = trio.Event(), trio.Event()
+
+    async def hold(turn):
+        async with turn:
+            held.set()
+            await release.wait()
+
+    async def refused(store, seq):
+        with pytest.raises(StoreUnusable, match="closed"):
+            await store.append_batch([event(seq)])
+
+    async def come_late(store, turn):
+        while turn.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - until closing waits for its turn, too
+            await trio.sleep(0.01)
+        nursery.start_soon(refused, store, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        release.set()
+
+    async with trio.open_nursery() as nursery:
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            turn = store._appender._turn
+            nursery.start_soon(hold, turn)
+            await held.wait()
+            nursery.start_soon(refused, store, 1)  # noqa: ASYNC111 - what outlives the store is the point
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(come_late, store, turn)  # noqa: ASYNC111 - as above
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        assert await store.last_seq() == 0
 
 
 def test_keyboard_interrupt_comes_out_bare(server, log_name):

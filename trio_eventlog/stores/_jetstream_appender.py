@@ -82,6 +82,7 @@ class Appender:
         self._lock_turn = trio.Lock()
         self._lock_position = 0
         self._is_lock_in_doubt = False
+        self._is_leaving = False
         self._is_released = False
 
     def __str__(self) -> str:
@@ -231,6 +232,7 @@ class Appender:
 
         A KeyboardInterrupt that comes meanwhile is raised at the end.
         """
+        self._is_leaving = True
         is_done = False
         interrupts: list[KeyboardInterrupt] = []
         deadline = trio.current_time() + _CLOSE_SECONDS
@@ -288,6 +290,9 @@ class Appender:
 
     def _check(self) -> None:
         self._link.check_open()
+        if self._is_leaving:
+            # What waits for its turn must neither hold up the lock nor be sent once it is given back.
+            raise StoreUnusable(f"{self._link}: the store is closed")
         if self._lost is not None:
             # A new one each time: a traceback grows with every raise.
             raise type(self._lost)(*self._lost.args)
