@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from tests.longest_step import measured_steps
 from tests.servers.nats_server import free_ports, running_server
@@ -105,6 +106,39 @@ async def test_s15_cancelled_while_the_lock_is_taken(server, log_name, monkeypat
             assert await store.last_seq() == 0
 
 
+async def test_s13_what_waits_for_its_turn_is_not_sent_once_the_store_is_left(server, log_name):
+    """Neither what has waited when the store was left, nor what comes while that takes."""
+
+    held, release = trio.Event(), trio.Event()
+
+    async def hold(turn):
+        async with turn:
+            held.set()
+            await release.wait()
+
+    async def refused(store, seq):
+        with pytest.raises(StoreUnusable, match="closed"):
+            await store.append_batch([event(seq)])
+
+    async def come_late(store, turn):
+        while turn.statistics().tasks_waiting < 2:  # noqa: ASYNC110 - until closing waits for its turn, too
+            await trio.sleep(0.01)
+        nursery.start_soon(refused, store, 2)
+        await trio.testing.wait_all_tasks_blocked()
+        release.set()
+
+    async with trio.open_nursery() as nursery:
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            turn = store._appender._turn
+            nursery.start_soon(hold, turn)
+            await held.wait()
+            nursery.start_soon(refused, store, 1)  # noqa: ASYNC111 - what outlives the store is the point
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(come_late, store, turn)  # noqa: ASYNC111 - as above
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        assert await store.last_seq() == 0
+
+
 def test_keyboard_interrupt_comes_out_bare(server, log_name):
     async def main():
         async with JetStreamStore.open(server.url, log=log_name) as store:
@@ -121,6 +155,87 @@ def test_keyboard_interrupt_comes_out_bare(server, log_name):
             return await store.last_seq()
 
     assert trio.run(again) == 1
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_s15_ctrl_c_while_opening_or_closing(server, log_name, monkeypatch, nth):
+    """It comes out bare, and the lock is free at once: whatever the server was just asked for."""
+    send = Link.send
+    calls = itertools.count(1)
+
+    def send_and_interrupt(link, items):
+        send(link, items)
+        if next(calls) == nth:
+            signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60) as store:
+            return await store.last_seq()
+
+    async def open_and_leave():
+        async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60):
+            pass
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Link, "send", send_and_interrupt)
+        trio.run(open_and_leave)
+
+    assert trio.run(main) == 0
+    assert threads() == []
+
+
+class InterruptedTurn:
+    """A lock that is taken just as somebody presses Ctrl-C."""
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    async def __aenter__(self):
+        await self._lock.acquire()
+        signal.raise_signal(signal.SIGINT)
+
+    async def __aexit__(self, *_):
+        self._lock.release()
+
+
+def test_s15_ctrl_c_just_as_an_append_begins(server, log_name):
+    """Nobody holds the turn afterwards, for which closing waits."""
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60) as store:
+            turn = store._appender._turn
+            store._appender._turn = InterruptedTurn(turn)
+            try:
+                await store.append_batch([event(1)])
+            finally:
+                store._appender._turn = turn
+
+    async def again():
+        async with JetStreamStore.open(server.url, log=log_name) as store:
+            return await store.last_seq()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert trio.run(again) in (0, 1)
+
+
+def test_s15_ctrl_c_just_before_the_thread_is_told_to_end(server, log_name, monkeypatch):
+    close = Link.aclose
+
+    async def interrupt_and_close(link):
+        signal.raise_signal(signal.SIGINT)
+        await close(link)
+
+    async def main():
+        async with JetStreamStore.open(server.url, log=log_name):
+            pass
+
+    monkeypatch.setattr(Link, "aclose", interrupt_and_close)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert threads() == []
 
 
 async def test_nobody_listens():

@@ -34,6 +34,7 @@ from trio_eventlog import (
 )
 from trio_eventlog._util import _Forks
 from trio_eventlog.stores import JetStreamStore, open_store
+from trio_eventlog.stores._jetstream_link import Link, decode
 
 PATIENCE = 30.0
 
@@ -307,6 +308,33 @@ async def test_a_watch_outlives_its_server(log_name):
                 await wait()
                 await store.append_batch(events(2, 1))
                 await wait()
+
+
+async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(server, log_name, monkeypatch):
+    send = Link.send
+    asked_for = 0
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        with monkeypatch.context() as patch, trio.CancelScope() as scope:
+
+            def send_and_cancel(link, items):
+                nonlocal asked_for
+                send(link, items)
+                if ".CONSUMER.CREATE." in getattr(items[0], "subject", ""):
+                    asked_for += 1
+                    scope.cancel()
+
+            patch.setattr(Link, "send", send_and_cancel)
+            async with store.watch_changes():
+                pytest.fail("not cancelled")  # pragma: no cover
+        assert scope.cancelled_caught
+        assert asked_for == 1
+
+        stream = store._stream
+        question = f"$JS.API.CONSUMER.NAMES.{stream.name}"
+        # By itself the server would forget it after 30 seconds.
+        with trio.fail_after(10):
+            while decode(await stream.link.request(question))["total"]:  # noqa: ASYNC110 - the server changes it
+                await trio.sleep(0.02)
 
 
 async def test_other_programs_can_read_the_messages(server, log_name):

@@ -28,6 +28,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.stores import PostgresStore
 from trio_eventlog.stores import _postgres_connection as connection
+from trio_eventlog.stores import _postgres_upkeep as upkeep
 from trio_eventlog.stores import _postgres_writer as writer
 
 
@@ -360,6 +361,67 @@ async def test_s13_another_appender_got_in_between(server, log):
             await first.last_seq()
         # Reading needs no lock.
         assert await seqs(first) == [1, 2, 4]
+        # However often it is told, there is but one session that closing has to look for.
+        assert len(first._writer._lost) == 1
+
+
+async def test_s13_an_appender_that_is_out_does_not_touch_the_lock(server, log, monkeypatch):
+    """Not even for a moment, in which whoever opens the log would be refused."""
+    async with PostgresStore.open(server.url(), log=log) as first:
+        await sql(server, "select pg_terminate_backend(%s, 5000)", backend_of(first))
+        async with PostgresStore.open(server.url(), log=log):
+            pass
+
+        async def lock(*_):
+            pytest.fail("it was asked for")  # pragma: no cover
+
+        monkeypatch.setattr(writer.Writer, "_lock", lock)
+        with pytest.raises(LogBusy):
+            await first.append_batch([event(1)])
+
+
+async def test_s13_another_appender_came_and_went_while_the_lock_was_taken_back(server, log, monkeypatch):
+    end_lost = writer.Writer._end_lost
+
+    async def end_lost_and_let_another_in(self, session):
+        await end_lost(self, session)
+        monkeypatch.undo()
+        async with PostgresStore.open(server.url(), log=log) as second:
+            await second.append_batch([event(1)])
+
+    async with PostgresStore.open(server.url(), log=log) as first:
+        await sql(server, "select pg_terminate_backend(%s, 5000)", backend_of(first))
+        monkeypatch.setattr(writer.Writer, "_end_lost", end_lost_and_let_another_in)
+        with pytest.raises(LogBusy):
+            await first.last_seq()
+
+
+async def test_s15_leaving_ends_a_session_that_the_server_still_believes_in(server, log):
+    async with PostgresStore.open(server.url(), log=log) as store:
+        await store.append_batch([event(1)])
+        believed = store._writer._session
+        store._writer._session = None
+        store._writer._lost.append(believed.backend)
+    async with PostgresStore.open(server.url(), log=log) as store:
+        assert await seqs(store) == [1]
+    believed.drop()
+
+
+async def test_s11_a_cancelled_transaction_is_not_in_the_way_of_the_next_query(server, log, monkeypatch):
+    async with PostgresStore.open(server.url(), log=log, readers=1) as store:
+        await store.append_batch([event(1)])
+        with monkeypatch.context() as patch, trio.CancelScope() as scope:
+
+            async def cancelled(*_):
+                scope.cancel()
+                await trio.lowlevel.checkpoint()
+
+            patch.setattr(upkeep, "_frequencies", cancelled)
+            await store.describe()
+        assert scope.cancelled_caught
+        # What that transaction saw is over.
+        await store.append_batch([event(2)])
+        assert await seqs(store) == [1, 2]
 
 
 async def test_s13_an_epoch_that_has_changed_lets_nothing_through(server, log):
@@ -466,6 +528,42 @@ async def test_s15_ctrl_c_while_opening_or_closing(server, log, nth):
 
     assert done.stderr == b""
     assert done.stdout.decode().splitlines() == ["interrupted", "last seq 0"]
+
+
+class InterruptedTurn:
+    """A lock that is taken just as somebody presses Ctrl-C."""
+
+    def __init__(self, lock):
+        self._lock = lock
+
+    async def __aenter__(self):
+        await self._lock.acquire()
+        signal.raise_signal(signal.SIGINT)
+
+    async def __aexit__(self, *_):
+        self._lock.release()
+
+
+def test_s15_ctrl_c_just_as_an_append_begins(server, log):
+    """Nobody holds the turn afterwards, for which closing waits."""
+
+    async def main():
+        async with PostgresStore.open(server.url(), log=log) as store:
+            turn = store._writer._turn
+            store._writer._turn = InterruptedTurn(turn)
+            try:
+                await store.append_batch([event(1)])
+            finally:
+                store._writer._turn = turn
+
+    async def again():
+        async with PostgresStore.open(server.url(), log=log) as store:
+            return await store.last_seq()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+
+    assert trio.run(again) in (0, 1)
 
 
 async def test_s13_the_lock_of_a_process_that_was_killed(server, log):

@@ -93,6 +93,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
     @staticmethod
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection  # not of the body of the block
     async def open(
         servers: str | Sequence[str],
         *,
@@ -160,6 +161,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
     @staticmethod
     @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection  # as above
     async def open_readers(
         servers: str | Sequence[str],
         *,
@@ -200,6 +202,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             }
 
     @staticmethod
+    @trio.lowlevel.enable_ki_protection  # as above
     async def logs(
         servers: str | Sequence[str],
         *,
@@ -413,13 +416,13 @@ class _Watch:
         self.end()
         self._name = f"watch-{new_event_id()}"
         self._generation = self._link.generation
-        self._number, inbox = self._link.subscribe()
+        self._number, self._inbox = self._link.subscribe()
         try:
-            await self._create(inbox.reply)
+            await self._create(self._inbox.reply)
         except BaseException:
-            self._link.unsubscribe(self._number)
+            # The server may make it all the same.
+            self.end()
             raise
-        self._inbox = inbox
 
     async def _create(self, subject: str) -> None:
         await self._stream.create_consumer(

@@ -39,6 +39,7 @@ _BYTES_PER_SECOND: Final = 4 * 1024 * 1024
 """A batch has so much more time for its answer."""
 
 _CLOSE_SECONDS: Final = 5.0
+_CLOSE_ATTEMPTS: Final = 3
 
 _ATTEMPTS: Final = 5
 """How often a batch is sent anew within one append."""
@@ -81,6 +82,7 @@ class Appender:
         self._lock_turn = trio.Lock()
         self._lock_position = 0
         self._is_lock_in_doubt = False
+        self._is_leaving = False
         self._is_released = False
 
     def __str__(self) -> str:
@@ -193,6 +195,7 @@ class Appender:
             self._subjects.head, head.encode(), layout.head_fields(after), seconds=seconds
         )
 
+    @trio.lowlevel.enable_ki_protection  # it is for the program, not for this task
     async def keep(self) -> None:
         """Renew the lock until it is released. For a task of its own."""
         await trio.lowlevel.checkpoint()
@@ -224,19 +227,25 @@ class Appender:
             elif holder.session == self._session:
                 self._lock_position = position
 
-    async def release(self) -> None:  # noqa: ASYNC910 - waits for an answer, unless the time is over
-        """Let another have the log, after what is under way. Takes 5 seconds at most, whatever cancels it."""
+    async def release(self) -> None:
+        """Let another have the log, after what is under way. Takes 5 seconds at most, whatever cancels it.
+
+        A KeyboardInterrupt that comes meanwhile is raised at the end.
+        """
+        self._is_leaving = True
         is_done = False
+        interrupts: list[KeyboardInterrupt] = []
         deadline = trio.current_time() + _CLOSE_SECONDS
-        with trio.CancelScope(deadline=deadline, shield=True), suppress(StoreError):
-            if self._known is not None:
-                async with self._turn:
-                    with suppress(StoreError):
-                        await self._settle()
-            async with self._lock_turn:
-                self._is_released = True
-                await patiently(deadline, self._unlock)
-            is_done = True
+        for _ in range(_CLOSE_ATTEMPTS):
+            try:
+                with trio.CancelScope(deadline=deadline, shield=True), suppress(StoreError):
+                    await self._give_back(deadline)
+                    is_done = True
+            except KeyboardInterrupt as exc:
+                # No shield keeps it out, and whoever opens the log next shall not find it locked.
+                interrupts.append(exc)
+            else:
+                break
         self._is_released = True
         if not is_done:
             _logger.warning(
@@ -245,6 +254,18 @@ class Appender:
                 self,
                 self._lock_seconds + 1,
             )
+        if interrupts:
+            raise interrupts[0]
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _give_back(self, deadline: float) -> None:
+        if self._known is not None:
+            async with self._turn:
+                with suppress(StoreError):
+                    await self._settle()
+        async with self._lock_turn:
+            self._is_released = True
+            await patiently(deadline, self._unlock)
 
     async def _unlock(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -269,6 +290,9 @@ class Appender:
 
     def _check(self) -> None:
         self._link.check_open()
+        if self._is_leaving:
+            # What waits for its turn must neither hold up the lock nor be sent once it is given back.
+            raise StoreUnusable(f"{self._link}: the store is closed")
         if self._lost is not None:
             # A new one each time: a traceback grows with every raise.
             raise type(self._lost)(*self._lost.args)
@@ -277,6 +301,7 @@ class Appender:
         self._lost = self._out(head)
         return self._lost
 
+    @trio.lowlevel.enable_ki_protection  # between taking the turn and giving it back
     async def last_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.EventStore.last_seq`."""
         async with self._turn:
@@ -289,6 +314,7 @@ class Appender:
 
     # --- batches ----------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection  # as above
     async def append(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """See :meth:`trio_eventlog.abc.EventStore.append_batch`; the events are sealed copies."""
         async with self._turn:

@@ -309,6 +309,7 @@ class Link(metaclass=NoPublicConstructor):
         assert self._tasks is not None
         self._tasks.start_soon(function)
 
+    @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is for the program, not for this task
     async def hold(self) -> None:
         """Keep the thread until :meth:`aclose`. For a task of its own.
 

@@ -54,6 +54,7 @@ class Connections:
         assert self.writer is not None
         return await append(self.writer, self.names, events, channel)
 
+    @trio.lowlevel.enable_ki_protection  # between taking a place or a session and giving it back
     async def read(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do something in a session for reading, once one is free.
 

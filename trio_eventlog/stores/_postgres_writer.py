@@ -232,6 +232,7 @@ class Writer:
         pid, name, place = (found.get_value(0, column) or b"" for column in range(3))
         return f", by session {number(pid)} of {name.decode(errors='replace')!r} from {place.decode()}"
 
+    @trio.lowlevel.enable_ki_protection  # between taking the turn and giving it back
     async def run(self, work: Callable[[Session], Awaitable[T]]) -> T:
         """Do something in the session that has the lock, after all that was asked for before.
 
@@ -268,6 +269,12 @@ class Writer:
             session.drop()
         session = await self._target.connect()
         try:
+            # First whether it is ours at all: what is not must not be disturbed.
+            await self._check_epoch(session)
+        except BaseException:
+            session.drop()
+            raise
+        try:
             await self._reclaim(session)
         except BaseException:
             # It may have the lock by now.
@@ -278,8 +285,6 @@ class Writer:
         return session
 
     async def _reclaim(self, session: Session) -> None:
-        # First whether it is ours at all: what is not must not be disturbed.
-        await self._check_epoch(session)
         await self._end_lost(session)
         if not await self._lock(session):
             await self._check_epoch(session)
