@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from functools import partial
 import psycopg
 import pytest
 import trio
+import trio.testing
 
 from tests.fakes import numbered
 from tests.servers.postgres_server import postgres_server
@@ -272,6 +274,46 @@ async def test_a_batch_that_the_network_takes_in_pieces(server, log):
             assert await store.last_seq() == 1
             await store.append_batch(large)
             assert await seqs(store) == [1, 2]
+
+
+@pytest.fixture
+def full():
+    """A socket that neither takes nor has a byte."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(65_536))
+        yield ours
+
+
+async def test_a_connection_that_is_closed_while_the_network_takes_nothing(full):
+    """What waits for it hears of it as of any other wait: not in a group."""
+
+    async def wait():
+        with pytest.raises(trio.ClosedResourceError):
+            await connection._wait_either(full.fileno())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.notify_closing(full)
+
+
+def test_ctrl_c_while_the_network_takes_nothing(full):
+    @trio.lowlevel.enable_ki_protection
+    async def interrupt():
+        await trio.testing.wait_all_tasks_blocked()
+        signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                await connection._wait_either(full.fileno())
+
+    trio.run(main)
 
 
 async def test_leaving_while_the_network_hangs(server, log, monkeypatch, caplog):

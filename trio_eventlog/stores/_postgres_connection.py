@@ -647,13 +647,25 @@ def _first_line(exc: BaseException) -> str:
     return lines[0] if lines else type(exc).__name__
 
 
-async def _wait_either(descriptor: int) -> None:
+async def _wait_either(descriptor: int) -> None:  # noqa: ASYNC910 - the nursery waits for either
     """Until something can be written or read."""
 
     async def wait(how: Callable[[int], Awaitable[None]]) -> None:
         await how(descriptor)
         nursery.cancel_scope.cancel(reason="one is enough")
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait, trio.lowlevel.wait_readable)
-        nursery.start_soon(wait, trio.lowlevel.wait_writable)
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, trio.lowlevel.wait_readable)
+            nursery.start_soon(wait, trio.lowlevel.wait_writable)
+    except BaseExceptionGroup as group:
+        # That there is a nursery is nobody's business. A cancellation or a KeyboardInterrupt comes before a
+        # connection that was closed.
+        failure = min(group.exceptions, key=lambda exc: isinstance(exc, Exception))
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        # An exception that stays in a local of its own traceback is a cycle.
+        del failure
