@@ -42,6 +42,9 @@ _MOST_LOCK_TIMEOUT: Final = 3600.0
 
 _MOST_REPLICAS: Final = 5
 
+_MOST_AGE: Final = 9e9
+"""What the server can count in nanoseconds, almost."""
+
 _HEARTBEAT_SECONDS: Final = 2.0
 _SILENCE_SECONDS: Final = 5.0
 """Without a heartbeat for so long, a consumer is gone."""
@@ -532,10 +535,6 @@ def _checked_age(max_age: float | None) -> float | None:
         msg = f"max_age: expected seconds, 1 to {_MOST_AGE:.0f}, or None, got {max_age!r:.50}"
         raise ValueError(msg)
     return max_age
-
-
-_MOST_AGE: Final = 9e9
-"""What the server can count in nanoseconds, almost."""
 
 
 def _checked_lock_timeout(seconds: float) -> float:
