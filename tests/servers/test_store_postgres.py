@@ -785,6 +785,29 @@ async def test_prune(log, read_only):
                 await store.prune(keep=-1)
 
 
+@pytest.mark.parametrize("criterion", [{"keep": 500}, {"before_ms": 2_001}])
+async def test_prune_goes_on_behind_what_another_one_took(log, criterion):
+    take = (
+        "DELETE FROM trio_eventlog.events e USING trio_eventlog.logs l"
+        " WHERE l.name = %s AND e.log = l.log AND e.seq <= 1000"
+    )
+    async with PostgresStore.open(url(), log=log) as store:
+        await store.append_batch([event(seq, timestamp_ms=seq) for seq in range(1, 2_501)])
+        with psycopg.connect(url()) as other:
+            await trio.to_thread.run_sync(other.execute, take, (log,))
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _():
+                    assert await store.prune(**criterion) == 1_000
+
+                with trio.fail_after(30):
+                    while not await sql("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - only the server knows
+                        await trio.sleep(0.01)
+                await trio.to_thread.run_sync(other.commit)
+        assert await seqs(store) == list(range(2_001, 2_501))
+
+
 async def test_describe(log):
     async with PostgresStore.open(url(), log=log) as store:
         await store.append_batch(
