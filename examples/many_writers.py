@@ -6,6 +6,7 @@
 
 import sys
 import time
+from functools import partial
 
 import trio
 
@@ -40,15 +41,16 @@ async def main(database: str) -> None:
     began = time.perf_counter()
     async with trio.open_nursery() as nursery:
         for number in range(1, WRITERS + 1):
-            command = [sys.executable, __file__, database, f"writer-{number}"]
-            nursery.start_soon(trio.run_process, command)
+            command = [sys.executable, __file__, "--writer", f"writer-{number}"]
+            # Not as an argument: a password may stand in it, and arguments are there for all to see.
+            nursery.start_soon(partial(trio.run_process, command, stdin=database.encode()))
     print(f"{WRITERS} processes wrote for {time.perf_counter() - began:.1f} seconds")
     await read(database)
 
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    if len(arguments) == 2:  # noqa: PLR2004 - a database and the name of a log
-        trio.run(write, *arguments)
+    if arguments[:1] == ["--writer"]:
+        trio.run(write, sys.stdin.read(), arguments[1])
     else:
         trio.run(main, *(arguments or ["sqlite:workers.db"]))

@@ -951,14 +951,19 @@ def test_ingest_without_a_reader_of_its_summary(db, url):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_query_says_that_it_cannot_write(filled):
+@pytest.mark.parametrize("is_buffered", [True, False])
+@pytest.mark.parametrize(
+    "command", ["query --store", "stats --store", "verify --store", "--help", "--version"]
+)
+def test_commands_say_that_they_cannot_write(filled, command, is_buffered):
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            [*PROGRAM, "query", "--store", filled],
+            [*PROGRAM, *command.split(), *([filled] if "--store" in command else [])],
             stdout=full,
             stderr=subprocess.PIPE,
             timeout=SECONDS,
             check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": "" if is_buffered else "1"},
         )
     assert done.returncode == 1
     assert done.stderr == b"trio-eventlog: cannot write to standard output: No space left on device\n"

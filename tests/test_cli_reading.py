@@ -220,8 +220,9 @@ def test_query_all_logs(cli, workers):
     assert places(done.out) == [("b", 1)]
 
 
-def test_query_all_logs_on_a_terminal(workers):
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "110"}
+@pytest.mark.parametrize("columns", ["80", "110"])
+def test_query_all_logs_on_a_terminal(workers, columns):
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": columns}
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         [*PROGRAM, "query", "--store", workers, "--all-logs"], stdout=theirs, env=environment

@@ -189,6 +189,8 @@ async def test_arguments_that_are_wrong(options, error, words):
         ("nats:host", "names no server"),
         ("nats://host", "names no stream"),
         ("nats:///S", "names no server"),
+        ("nats://u:hush@host:0/S", "number 1: no server has port 0"),
+        ("nats://u:hush@host:99999/S", "number 1: the host or the port is malformed"),
         ("nats://u:hush@host/S?colour=red", "unknown option 'colour' in 'nats://***@host/S"),
         ("nats://u:hush@host/S?replicas=many", "option 'replicas' in 'nats://***@host/S?replicas=many'"),
         ("nats://u:hush@host/S?max_age=x", "expected seconds"),

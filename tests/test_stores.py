@@ -720,6 +720,8 @@ async def test_open_store_sqlite(tmp_path, monkeypatch):
         ("memory:x", "'memory:'"),
         ("memory:?log=x", "'memory:'"),
         ("null://x", "'null:'"),
+        ("postgresql://me:se/cret@db/app", r"^'postgresql://\*\*\*@db/app': write %2F"),
+        ("nats://me:se/cret@n1/S", r"^'nats://\*\*\*@n1/S': write %2F"),
     ],
 )
 async def test_open_store_explains_what_is_wrong(url, message, tmp_path, monkeypatch):
@@ -779,6 +781,11 @@ async def test_open_readers_explains_what_is_wrong(url, message):
         ("nats://secret@n1,secret@n2/S?log=a", "nats://***@n2/S?log=a"),
         ("postgresq://me:secret@db/app", "postgresq://***@db/app"),
         ("nats://n1/S", "nats://n1/S"),
+        ("nats://n1/S?token=secret&log=a", "nats://n1/S?token=***&log=a"),
+        ("nats://n1/S?PASSWORD=secret", "nats://n1/S?PASSWORD=***"),
+        ("me:secret@db/app", "***@db/app"),
+        ("postgresql:me:secret@db/app", "***@db/app"),
+        (r"host=db password='my \'secret' dbname=app", "host=db password=*** dbname=app"),
         ("sqlite:a//b@c.db?log=d@e", "sqlite:a//b@c.db?log=d@e"),
         ("SQLite:///b@c.db", "SQLite:///b@c.db"),
         ("", ""),

@@ -61,3 +61,15 @@ async def test_each_event_once_and_in_order(server, tmp_path):
         assert merged == {name: [(number + 1, number) for number in range(EVENTS)] for name in NAMES}
         assert times == sorted(times)
     assert done.stdout.decode().count("500 events, each once and in order") == len(NAMES)
+
+
+async def test_a_password_is_in_no_argument_and_no_error(tmp_path):
+    done = await trio.run_process(
+        [sys.executable, EXAMPLE, "postgresql://me:hushhush@127.0.0.1:1/d"],
+        cwd=tmp_path,
+        capture_stderr=True,
+        check=False,
+    )
+    # It names the command of the child that failed.
+    assert b"writer-" in done.stderr
+    assert b"hushhush" not in done.stderr

@@ -437,6 +437,10 @@ async def test_tables_of_another_program(place):
             ValueError,
             "connect_timeout: expected a whole",
         ),
+        ({"conninfo": "postgresql://me:pw@h/d?sslmode=x&replicas=3"}, ValueError, "has no option 'replicas'"),
+        ({"conninfo": "host=h port=0"}, ValueError, "a port is a number of 1 to 65535"),
+        ({"conninfo": "host=h port=99999"}, ValueError, "a port is a number of 1 to 65535"),
+        ({"conninfo": "host=h port=http"}, ValueError, "a port is a number of 1 to 65535"),
         ({"conninfo": "service=mine"}, ValueError, "name it in the variable PGSERVICE, or write host"),
         ({"conninfo": "host=a,b,c port=1,2"}, ValueError, "3 hosts, 1 addresses and 2 ports do not match"),
     ],
@@ -445,6 +449,26 @@ async def test_bad_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         async with PostgresStore.open(**{"conninfo": "host=127.0.0.1"} | arguments):
             pytest.fail("opened")  # pragma: no cover
+
+
+async def test_a_slash_in_a_password_gives_nothing_of_it_away():
+    with pytest.raises(ValueError, match="write %2F for a slash in a password") as refused:
+        async with PostgresStore.open("postgresql://me:pass/word@h/d"):
+            pytest.fail("opened")  # pragma: no cover
+    assert "pass/" not in str(refused.value)
+    assert "word@" not in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["password=a&b", "PassWord=a&b"])
+async def test_what_may_be_a_part_of_a_password_is_not_named(option):
+    with pytest.raises(ValueError, match=r"in its own form$"):
+        async with PostgresStore.open(f"postgresql://h/d?{option}"):
+            pytest.fail("opened")  # pragma: no cover
+
+
+async def test_the_scheme_may_be_in_capitals(server, log):
+    async with open_store(f"{url().replace('postgresql', 'PostgreSQL')}?log={log}") as store:
+        assert await store.last_seq() == 0
 
 
 async def test_bad_arguments_of_readers(server):
@@ -759,6 +783,29 @@ async def test_prune(log, read_only):
                 await store.prune()
             with pytest.raises(ValueError, match="keep: expected an integer of 0 to"):
                 await store.prune(keep=-1)
+
+
+@pytest.mark.parametrize("criterion", [{"keep": 500}, {"before_ms": 2_001}])
+async def test_prune_goes_on_behind_what_another_one_took(log, criterion):
+    take = (
+        "DELETE FROM trio_eventlog.events e USING trio_eventlog.logs l"
+        " WHERE l.name = %s AND e.log = l.log AND e.seq <= 1000"
+    )
+    async with PostgresStore.open(url(), log=log) as store:
+        await store.append_batch([event(seq, timestamp_ms=seq) for seq in range(1, 2_501)])
+        with psycopg.connect(url()) as other:
+            await trio.to_thread.run_sync(other.execute, take, (log,))
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _():
+                    assert await store.prune(**criterion) == 1_000
+
+                with trio.fail_after(30):
+                    while not await sql("SELECT 1 FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110 - only the server knows
+                        await trio.sleep(0.01)
+                await trio.to_thread.run_sync(other.commit)
+        assert await seqs(store) == list(range(2_001, 2_501))
 
 
 async def test_describe(log):

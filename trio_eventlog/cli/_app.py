@@ -29,9 +29,11 @@ from trio_eventlog.cli._terminal import (
     PROGRAM,
     CommandError,
     HelpConsole,
+    OutputError,
     ReaderGone,
     complain,
     write,
+    writing,
 )
 from trio_eventlog.stores import without_secrets
 
@@ -504,8 +506,9 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         status = app(arguments, console=HelpConsole())
-        # Help and version go through Python's buffer, which only now meets a reader that is gone.
-        sys.stdout.flush()
+        # Help and version go through Python's buffer, which only now meets what they are written to.
+        with writing():
+            sys.stdout.flush()
     except BaseException as exc:  # noqa: ASYNC103 - Trio has ended: no Cancelled comes here
         told = _tell(_innermost(exc))
         if told is None:
@@ -524,7 +527,7 @@ def _innermost(exc: BaseException) -> BaseException:
 def _tell(exc: BaseException) -> int | None:
     """Tell the user what went wrong. Returns the exit status; None if ``exc`` is a bug."""
     match exc:
-        case ReaderGone() | BrokenPipeError():
+        case ReaderGone():
             _forget_stdout()
             return 0
         case KeyboardInterrupt():
@@ -533,6 +536,10 @@ def _tell(exc: BaseException) -> int | None:
             # It may repeat what it did not expect, a URL for example.
             complain(f"{without_secrets(str(exc))} (see {PROGRAM} --help)")
             return USAGE_STATUS
+        case OutputError():
+            _forget_stdout()
+            complain(str(exc))
+            return exc.status
         case CommandError():
             complain(str(exc))
             return exc.status

@@ -128,7 +128,8 @@ def _table(page: Sequence[PersistedEvent | LogEvent], *, is_first: bool) -> Tabl
     table = Table(box=None, expand=True, show_header=is_first, pad_edge=False, header_style="bold")
     shares = [("member", 2), ("type", 3), ("payload", 6)]
     if page and isinstance(page[0], LogEvent):
-        table.add_column("log", ratio=2, no_wrap=True, overflow="ellipsis")
+        # Beside a ratio, a width is the least. Names differ at their end, as worker-17 does.
+        table.add_column("log", ratio=2, width=10, no_wrap=True, overflow="ellipsis")
     table.add_column("seq", justify="right", min_width=8, no_wrap=True)
     table.add_column("time (UTC)", min_width=24, no_wrap=True)
     for name, share in shares:

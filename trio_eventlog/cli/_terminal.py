@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 import trio
 from rich.console import Console
@@ -29,6 +30,10 @@ class CommandError(Exception):
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
         self.status = status
+
+
+class OutputError(CommandError):
+    """Standard output cannot be written to, because the disk is full for example."""
 
 
 class ReaderGone(Exception):
@@ -83,11 +88,20 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 
 
 class HelpConsole(Console):
-    """Where help goes. Says it our way if nobody reads it."""
+    """Where help goes. Says it our way if nobody reads it, or if it cannot be written."""
 
     def on_broken_pipe(self) -> None:
         """Instead of ending the program with status 1."""
         raise ReaderGone
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As the console does.
+
+        Raises:
+          ReaderGone, OutputError: standard output cannot be written to.
+        """
+        with writing():
+            super().print(*objects, **options)
 
 
 def error_console() -> Console:
@@ -126,8 +140,12 @@ def output_console() -> Console:
 
 
 def rendered(console: Console, *things: object) -> str:
-    """What ``console`` would print."""
-    with console.capture() as capture:
+    """What ``console`` would print.
+
+    Raises:
+      ReaderGone, OutputError: standard output, which it touches all the same, cannot be written to.
+    """
+    with writing(), console.capture() as capture:
         for thing in things:
             console.print(thing)
     return capture.get()
@@ -162,6 +180,23 @@ def gap_lines(
 # --- standard output ------------------------------------------------------------------------------
 
 
+@contextmanager
+def writing() -> Iterator[None]:
+    """Have an error of standard output leave the block as one of ours.
+
+    Raises:
+      ReaderGone: the reader has closed it.
+      OutputError: it cannot be written to.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except OSError as exc:
+        msg = f"cannot write to standard output: {exc.strerror}"
+        raise OutputError(msg) from exc
+
+
 async def write(text: str | bytes) -> None:
     """Write to standard output, however long its reader takes. Always a checkpoint.
 
@@ -169,7 +204,7 @@ async def write(text: str | bytes) -> None:
 
     Raises:
       ReaderGone: the reader has closed it.
-      CommandError: it cannot be written to, because the disk is full for example.
+      OutputError: it cannot be written to, because the disk is full for example.
     """
     if isinstance(text, str):
         text = text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "backslashreplace")
@@ -180,11 +215,6 @@ async def write(text: str | bytes) -> None:
 
 def _write_all(text: bytes) -> None:
     rest = memoryview(text)
-    try:
+    with writing():
         while rest:
             rest = rest[os.write(1, rest) :]
-    except BrokenPipeError:
-        raise ReaderGone from None
-    except OSError as exc:
-        msg = f"cannot write to standard output: {exc.strerror}"
-        raise CommandError(msg) from exc

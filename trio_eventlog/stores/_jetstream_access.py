@@ -107,6 +107,9 @@ def _entry(text: str, number: int) -> tuple[Server, str | None, str | None, bool
     except ValueError:
         msg = f"{which}: the host or the port is malformed; write nats://host:4222"
         raise ValueError(msg) from None
+    if port == 0:
+        msg = f"{which}: no server has port 0; write nats://host:4222"
+        raise ValueError(msg)
     if parts.scheme not in ("nats", "tls"):
         msg = f"{which}: expected the scheme nats or tls, got {parts.scheme!r}"
         raise ValueError(msg)

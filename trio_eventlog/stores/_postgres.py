@@ -402,7 +402,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
             cut, total = await upkeep.plan_cut(session, self._names, log, before_ms, keep)
             if dry_run:
                 return total
-            while some := await cut.prune_some(session, self._names):
+            while (some := await cut.prune_some(session, self._names)) is not None:
                 gone += some
                 if on_progress is not None:
                     on_progress(gone, total)

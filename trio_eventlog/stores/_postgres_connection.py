@@ -182,12 +182,24 @@ def _parsed(conninfo: str) -> dict[str, str]:
         found = pq.Conninfo.parse(conninfo.encode())
     except (psycopg.Error, UnicodeEncodeError):
         # Its message quotes what it could not read, and that may be the password.
+        unknown = _unknown_option(conninfo)
         msg = (
             "conninfo: libpq cannot read it; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE,"
             " with %XX for signs that mean something there, or HOST=… DBNAME=… in its own form"
+            f"{'' if unknown is None else f'; it has no option {unknown!a}'}"
         )
         raise ValueError(msg) from None
     return {item.keyword.decode(): item.val.decode() for item in found if item.val is not None}
+
+
+def _unknown_option(conninfo: str) -> str | None:
+    """What libpq may have stumbled over in a URL, if it is no part of a password."""
+    text = conninfo.rpartition("@")[2].partition("?")[2]
+    if "password" in text.lower():
+        return None
+    known = {item.keyword.decode() for item in pq.Conninfo.get_defaults()} | {"ssl"}
+    names = (item.partition("=")[0] for item in text.split("&"))
+    return next((name for name in names if name and name not in known), None)
 
 
 def _defaults() -> dict[str, str]:
@@ -315,11 +327,18 @@ def _listed(options: dict[str, str]) -> list[_Address]:
     if len(hosts) not in (1, count) or (len(addresses) not in (1, count)) or len(ports) not in (1, count):
         msg = f"conninfo: {len(hosts)} hosts, {len(addresses)} addresses and {len(ports)} ports do not match"
         raise ValueError(msg)
+    if not all(_is_port(port) for port in ports if port):
+        # Not quoted: if a slash in a password was not escaped, this is a part of it.
+        raise ValueError("conninfo: a port is a number of 1 to 65535; write %2F for a slash in a password")
 
     def of(items: list[str], index: int) -> str:
         return items[index] if len(items) == count else items[0]
 
     return [_Address(of(hosts, i), of(addresses, i), of(ports, i)) for i in range(count)]
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 65_536  # noqa: PLR2004 - as TCP has them
 
 
 async def _resolved(place: _Address) -> list[_Address]:

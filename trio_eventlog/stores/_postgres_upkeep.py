@@ -273,7 +273,7 @@ with oldest as materialized (
     delete from :s.events using oldest where events.log = $1::bigint and events.seq = oldest.seq returning
     events.seq
 )
-select count(*), max(seq) from gone
+select (select count(*) from gone), seq from oldest order by seq desc limit 1
 """  # noqa: S608 - no values
 
 _PRUNE_BY_TIME: Final = f"""
@@ -284,9 +284,9 @@ with oldest as materialized (
     order by timestamp_ms, seq limit {PRUNED_TOGETHER}
 ), gone as (
     delete from :s.events using oldest where events.log = $1::bigint and events.seq = oldest.seq
-    returning events.timestamp_ms, events.seq
+    returning events.seq
 )
-select (select count(*) from gone), seq, timestamp_ms from gone order by timestamp_ms desc, seq desc limit 1
+select (select count(*) from gone), seq, timestamp_ms from oldest order by timestamp_ms desc, seq desc limit 1
 """  # noqa: S608 - no values
 
 
@@ -314,20 +314,23 @@ class Cut:
             result = await session.execute(names.sql(_COUNT_BY_TIME), parameters)
         return number(result.get_value(0, 0))
 
-    async def prune_some(self, session: Session, names: Names) -> int:
-        """Delete the oldest of them, in one transaction. Returns how many; 0 when none is left."""
+    async def prune_some(self, session: Session, names: Names) -> int | None:
+        """Delete the oldest of them, in one transaction. Returns how many; None when none is left.
+
+        It may be none also while some are left: somebody else who prunes took those that were looked at.
+        """
         parameters = [*self._parameters(), int8(self.after_seq)]
         if self.before_ms is None:
             result = await session.execute(names.sql(_PRUNE_BY_SEQ), parameters)
         else:
             parameters += [int8(self.after_ms), int8(self.before_ms)]
             result = await session.execute(names.sql(_PRUNE_BY_TIME), parameters)
-        gone = number(result.get_value(0, 0)) if result.ntuples else 0
-        if gone:
-            self.after_seq = number(result.get_value(0, 1))
-            if self.before_ms is not None:
-                self.after_ms = number(result.get_value(0, 2))
-        return gone
+        if not result.ntuples:
+            return None
+        self.after_seq = number(result.get_value(0, 1))
+        if self.before_ms is not None:
+            self.after_ms = number(result.get_value(0, 2))
+        return number(result.get_value(0, 0))
 
 
 async def plan_cut(

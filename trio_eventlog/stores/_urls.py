@@ -18,8 +18,11 @@ _NATS_OPTIONS: Final = ("log", "replicas", "max_age", "lock_timeout", "credentia
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SECRET: Final = re.compile(r"(?<=//).*(?=@)|(?<=password=)[^&\s]*", re.DOTALL)
-"""Whatever may be a password or a token; a user with it."""
+_SECRET: Final = re.compile(
+    r"(?<=//).*(?=@)|[^\s'\"/]+:[^\s/]*(?=@)|(?:(?<=password=)|(?<=token=))(?:'(?:[^'\\]|\\.)*'|[^&\s]*)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Whatever may be a password or a token; a user with it. Also where the ``//`` was forgotten."""
 
 
 @attrs.frozen
@@ -64,7 +67,7 @@ def parse_url(url: str) -> StoreURL:
         known = f"memory:, null:, {_SQLITE_FORM}, {_POSTGRES_FORM} and {_NATS_FORM}"
         msg = f"unknown scheme {scheme!r} in {shown!r}; known are {known}"
         raise ValueError(msg)
-    return parser(url, scheme, rest, shown)
+    return parser(scheme, rest, shown)
 
 
 def without_secrets(url: str) -> str:
@@ -73,14 +76,14 @@ def without_secrets(url: str) -> str:
     return url if url[:7].lower() == "sqlite:" else _SECRET.sub("***", url)
 
 
-def _no_place(_url: str, scheme: str, rest: str, shown: str) -> StoreURL:
+def _no_place(scheme: str, rest: str, shown: str) -> StoreURL:
     if rest:
         msg = f"{scheme}: takes neither a path nor options, got {shown!r}; write {scheme + ':'!r}"
         raise ValueError(msg)
     return StoreURL(scheme, "", {}, shown)
 
 
-def _sqlite(_url: str, _scheme: str, rest: str, shown: str) -> StoreURL:
+def _sqlite(_scheme: str, rest: str, shown: str) -> StoreURL:
     path, _, option_text = rest.partition("?")
     if path.startswith("//"):
         # An empty authority, as in file:///path; anything else there would be a host.
@@ -97,8 +100,9 @@ def _sqlite(_url: str, _scheme: str, rest: str, shown: str) -> StoreURL:
     return StoreURL("sqlite", _decoded(shown, path), options, shown)
 
 
-def _postgres(url: str, _scheme: str, _rest: str, shown: str) -> StoreURL:
-    base, _, option_text = url.partition("?")
+def _postgres(scheme: str, rest: str, shown: str) -> StoreURL:
+    place, _, option_text = rest.partition("?")
+    _refuse_slash_in_password(place, shown)
     options, theirs = _options(shown, option_text, _POSTGRES_OPTIONS, _POSTGRES_FORM)
     if "notify" in options:
         if options["notify"] not in ("true", "false"):
@@ -106,16 +110,14 @@ def _postgres(url: str, _scheme: str, _rest: str, shown: str) -> StoreURL:
             raise ValueError(msg)
         options["notify"] = options["notify"] == "true"
     # The rest is libpq's to read and to refuse.
+    base = f"{scheme}:{place}"
     return StoreURL("postgresql", "?".join((base, "&".join(theirs))) if theirs else base, options, shown)
 
 
-def _nats(_url: str, scheme: str, rest: str, shown: str) -> StoreURL:
+def _nats(scheme: str, rest: str, shown: str) -> StoreURL:
     place, _, option_text = rest.partition("?")
+    _refuse_slash_in_password(place, shown)
     hosts, _, stream = place.removeprefix("//").partition("/")
-    if "@" in stream:
-        # A slash in a password that is not escaped.
-        msg = f"{shown!r}: write %2F for a slash in a password, and %40 for an @"
-        raise ValueError(msg)
     if not place.startswith("//") or not hosts or not stream:
         what = "stream" if place.startswith("//") and hosts else "server"
         msg = f"{shown!r} names no {what}; write {_NATS_FORM}"
@@ -140,7 +142,7 @@ _NATS_NUMBERS: Final[tuple[tuple[str, Callable[[str], object], str], ...]] = (
     ("lock_timeout", float, "seconds"),
 )
 
-_PARSERS: Final[dict[str, Callable[[str, str, str, str], StoreURL]]] = {
+_PARSERS: Final[dict[str, Callable[[str, str, str], StoreURL]]] = {
     "memory": _no_place,
     "null": _no_place,
     "sqlite": _sqlite,
@@ -149,6 +151,13 @@ _PARSERS: Final[dict[str, Callable[[str, str, str, str], StoreURL]]] = {
     "nats": _nats,
     "tls": _nats,
 }
+
+
+def _refuse_slash_in_password(place: str, shown: str) -> None:
+    """A part of it would be taken for the host, and be shown."""
+    if "@" in place.removeprefix("//").partition("/")[2]:
+        msg = f"{shown!r}: write %2F for a slash in a password, and %40 for an @"
+        raise ValueError(msg)
 
 
 def _options(shown: str, text: str, known: tuple[str, ...], form: str) -> tuple[dict[str, Any], list[str]]:
