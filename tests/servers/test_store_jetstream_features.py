@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import nkeys
@@ -390,6 +391,27 @@ async def test_verify_finds_what_does_not_belong(server, log_name):
             await store.query(EventQuery())
 
 
+async def test_two_that_prune_at_once_count_what_they_removed(server, log_name):
+    """One by one, since what stays lies between; and many together."""
+    async with JetStreamStore.open(server.url, log=log_name) as store:
+        for first in range(1, 2_000, 500):
+            await store.append_batch(
+                [event(seq, timestamp_ms=1_000 + seq % 2) for seq in range(first, first + 500)]
+            )
+        counts = []
+
+        async def prune(**criteria):
+            counts.append(await store.prune(**criteria))
+
+        for criteria in ({"before_ms": 1_001}, {"keep": 0}):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(prune, **criteria))
+                nursery.start_soon(partial(prune, **criteria))
+            assert sum(counts) == 1_000
+            counts.clear()
+        assert await store.query(EventQuery()) == []
+
+
 @pytest.mark.parametrize("is_mixed", [False, True])
 async def test_prune(server, log_name, is_mixed):
     async with JetStreamStore.open(server.url, log=log_name) as store:
@@ -493,6 +515,17 @@ async def test_a_permission_that_is_missing_is_told():
         ):
             async with JetStreamStore.open(node.url, user="r", password="x"):  # noqa: S106 - of this test
                 pass
+
+
+async def test_a_user_that_may_only_read_takes_no_lock(caplog):
+    may_ask = '{ user: r, password: x, permissions: { publish: ["$JS.API.>"] } }'
+    with running_server(config=f"authorization {{ users: [{{ user: w, password: x }}, {may_ask}] }}") as node:
+        async with JetStreamStore.open(node.url, user="w", password="x"):  # noqa: S106 - of this test
+            pass
+        with trio.fail_after(PATIENCE), pytest.raises(StoreUnusable, match=r"(?i)permissions violation"):
+            async with JetStreamStore.open(node.url, user="r", password="x"):  # noqa: S106 - as above
+                pass
+    assert not caplog.records
 
 
 async def test_the_permissions_that_are_documented_suffice():

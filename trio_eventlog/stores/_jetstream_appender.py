@@ -126,7 +126,7 @@ class Appender:
                 layout.lock_fields(after, self._lock_seconds),
                 seconds=seconds,
             )
-        except Refused:
+        except (Refused, StoreUnusable):
             self._is_lock_in_doubt = False
             raise
         self._is_lock_in_doubt = False

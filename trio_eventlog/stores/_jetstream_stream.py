@@ -263,17 +263,23 @@ class Stream:
         self.link.served()
         return position
 
-    async def delete(self, positions: Iterable[int]) -> None:
-        """Remove messages, those that are there."""
+    async def delete(self, positions: Iterable[int]) -> int:
+        """Remove messages, those that are there. Returns how many that were."""
         requests = [{"seq": position, "no_erase": True} for position in positions]
+        count = 0
         for reply in await self._call_all("STREAM.MSG.DELETE", requests, decode):
             error = reply.get("error")
-            if error is not None and error.get("err_code") not in _GONE:
+            if error is None:
+                count += 1
+            elif error.get("err_code") not in _GONE:
                 raise self.refusal(error)
+        return count
 
-    async def purge(self, subject: str, before: int) -> None:
-        """Remove the messages of a subject below a position."""
-        await self._ask("STREAM.PURGE", {"filter": subject, "seq": before})
+    async def purge(self, subject: str, before: int) -> int:
+        """Remove the messages of a subject below a position. Returns how many there were."""
+        reply = await self._ask("STREAM.PURGE", {"filter": subject, "seq": before})
+        count: int = reply["purged"]
+        return count
 
     async def page(self, position: int, subject: str, most: int) -> Page:
         """Messages of a subject from a position on, as whichever replica answers has them: the latest may

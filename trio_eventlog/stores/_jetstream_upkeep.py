@@ -210,15 +210,13 @@ async def prune(
     # The first ones, with which a log begins, in one request for many.
     for start in range(0, leading, _PRUNED_TOGETHER):
         end = min(start + _PRUNED_TOGETHER, leading)
-        await reader.stream.purge(reader.subjects.all_events, places[end - 1][0] + 1)
-        gone = end
+        gone += await reader.stream.purge(reader.subjects.all_events, places[end - 1][0] + 1)
         if on_progress is not None:
             on_progress(gone, total)
     others = [place[0] for place, does_go in zip(places[leading:], goes[leading:], strict=True) if does_go]
     for start in range(0, len(others), _DELETED_TOGETHER):
         some = others[start : start + _DELETED_TOGETHER]
-        await reader.stream.delete(some)
-        gone += len(some)
+        gone += await reader.stream.delete(some)
         if on_progress is not None:
             on_progress(gone, total)
     return gone
