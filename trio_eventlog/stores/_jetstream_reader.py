@@ -211,7 +211,7 @@ class Scan:
 
     async def read(self, most: int) -> list[Stored] | None:
         """The next messages; None at the end. A checkpoint."""
-        while self._is_walking and not self._is_over:
+        while self._is_walking and self._pull is None and not self._is_over:
             if min(most, self.head.position - self._position) > _MOST_STEPS:
                 break
             if messages := await self._walk(most):

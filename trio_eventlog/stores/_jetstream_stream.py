@@ -61,6 +61,10 @@ _ACK_TOKENS: Final = 9
 """Of a subject for acknowledgements; newer ones have a domain and an account more in front."""
 
 
+_CONSUMER_SECONDS: Final = 2.0
+"""How long an answer of a consumer may take. If its server is gone, nobody says so."""
+
+
 class Refused(StoreError):
     """The server refuses something, for now."""
 
@@ -336,6 +340,9 @@ class Stream:
             await self.link.request(
                 f"$JS.API.CONSUMER.CREATE.{self.name}.{name}",
                 msgspec.json.encode({"stream_name": self.name, "config": whole}),
+                seconds=_CONSUMER_SECONDS,
+                # Another one has it, and was chosen by a third.
+                is_asked=False,
             )
         )
         if "error" in reply:
@@ -383,7 +390,7 @@ class Pull:
         found: list[Stored] = []
         size = 0
         while True:
-            for message in await self._inbox.wait(ANSWER_SECONDS):
+            for message in await self._inbox.wait(_CONSUMER_SECONDS):
                 if message.status:
                     if found:
                         self._together = max(_BYTES_TOGETHER // 2 * len(found) // size, 1)
