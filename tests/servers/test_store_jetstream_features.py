@@ -263,7 +263,7 @@ async def consumers(store):
 
 async def until_no_consumer(store):
     with trio.fail_after(PATIENCE):
-        while await consumers(store):
+        while await consumers(store):  # noqa: ASYNC110 - nobody tells
             await trio.lowlevel.checkpoint()
 
 
