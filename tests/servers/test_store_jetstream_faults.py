@@ -1,6 +1,7 @@
 """JetStreamStore when servers die, networks break and disks are full."""
 
 import itertools
+import json
 import time
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.stores._jetstream import JetStreamStore
 from trio_eventlog.stores._jetstream_driver import Publication
+from trio_eventlog.stores._jetstream_stream import Pull
 
 PATIENCE = 60.0
 """Seconds for what takes a few."""
@@ -212,6 +214,36 @@ async def test_the_leader_of_the_stream_is_killed_under_load(cluster, log_name, 
         node.kill()
         await goes_on(log, record_property, "killed")
         node.start()
+
+
+async def test_a_server_is_killed_in_a_long_scan(cluster, log_name, monkeypatch):
+    """The one that has the consumer of the scan, which goes on from where it was."""
+    stream = "SCANNED"
+    async with JetStreamStore.open(cluster.url, stream=stream, log=log_name, replicas=3) as store:
+        held = [event(seq, payload={"text": "x" * 8_000}) for seq in range(1, 5_001)]
+        for start in range(0, len(held), 500):
+            await store.append_batch(held[start : start + 500])
+    leader = await leader_of(cluster, stream)
+    killed = []
+    original = Pull.page
+
+    async def page(self, most):
+        found = await original(self, most)
+        if not killed:
+            reply = await self._stream.link.request(f"$JS.API.CONSUMER.INFO.{stream}.{self._name}")
+            node = cluster[json.loads(reply.data)["cluster"]["leader"]]
+            # The server that we talk to is to stay.
+            if node is not leader:
+                node.kill()
+                killed.append(node)
+        return found
+
+    monkeypatch.setattr(Pull, "page", page)
+    async with JetStreamStore.open(leader.url, stream=stream, log=log_name, read_only=True) as reader:
+        with trio.fail_after(PATIENCE):
+            while not killed:
+                assert await reader.query(EventQuery()) == held
+    killed[0].start()
 
 
 async def test_the_leader_of_the_stream_hangs(cluster, log_name, record_property):

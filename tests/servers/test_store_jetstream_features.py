@@ -35,7 +35,8 @@ from trio_eventlog import (
 )
 from trio_eventlog._util import _Forks
 from trio_eventlog.stores import JetStreamStore, open_store
-from trio_eventlog.stores._jetstream_link import Link, decode
+from trio_eventlog.stores._jetstream_link import Inbox, Link, decode
+from trio_eventlog.stores._jetstream_stream import Pull
 
 PATIENCE = 30.0
 
@@ -252,6 +253,145 @@ async def test_cursors_in_a_long_log_of_several(server):
                 70_000,
                 70_003,
             ]
+
+
+def long_events(first, count):
+    """More than two pages of them, if they are 3,000 or more."""
+    return [
+        event(seq, event_type=f"t{seq % 5}", payload={"text": "x" * 8_000})
+        for seq in range(first, first + count)
+    ]
+
+
+async def append_all(store, held):
+    for start in range(0, len(held), 500):
+        await store.append_batch(held[start : start + 500])
+
+
+async def consumers(store):
+    """How many the stream has now."""
+    return (await store._stream.info())["state"]["consumer_count"]
+
+
+async def until_no_consumer(store):
+    with trio.fail_after(PATIENCE):
+        while await consumers(store):  # noqa: ASYNC110 - nobody tells
+            await trio.lowlevel.checkpoint()
+
+
+@pytest.fixture
+def pulls(monkeypatch):
+    """How many messages each page had that came through a consumer."""
+    sizes = []
+    original = Pull.page
+
+    async def page(self, most):
+        found = await original(self, most)
+        sizes.append(len(found))
+        return found
+
+    monkeypatch.setattr(Pull, "page", page)
+    return sizes
+
+
+async def test_long_scans(server, pulls):
+    """A consumer is had for them. It gives what there is, in one log of several, and is gone afterwards."""
+    async with (
+        JetStreamStore.open(server.url, stream="LONG", log="a") as store,
+        JetStreamStore.open(server.url, stream="LONG", log="b") as other,
+    ):
+        held = []
+        for first in range(1, 5_000, 500):
+            held += long_events(first, 500)
+            await store.append_batch(held[-500:])
+            await other.append_batch(long_events(first, 100))
+        for query in (
+            EventQuery(),
+            EventQuery(until_ms=5_900),
+            EventQuery(since_ms=3_000, until_ms=3_010),
+            EventQuery(event_types=("t1", "t2", "t4")),
+            EventQuery(after_seq=100, limit=4_800),
+        ):
+            pulls.clear()
+            assert await store.query(query) == [one for one in held if query.matches(one)][: query.limit]
+            assert sum(pulls) > 100
+        pulls.clear()
+        assert (await store.describe()).events == 5_000
+        assert (await store.verify()).problems == 0
+        assert await store.prune(keep=4_999) == 1
+        assert sum(pulls) > 5_000
+        assert len(await store.query(EventQuery())) == 4_999
+        await until_no_consumer(store)
+
+
+async def test_a_long_scan_that_is_cancelled(server, monkeypatch):
+    """No consumer is left."""
+    async with JetStreamStore.open(server.url, stream="CANCELLED") as store:
+        await append_all(store, long_events(1, 4_000))
+        seen = []
+        original = Pull.page
+        with trio.CancelScope() as scope:
+
+            async def page(self, most):
+                found = await original(self, most)
+                seen.append(await consumers(store))
+                scope.cancel()
+                return found
+
+            monkeypatch.setattr(Pull, "page", page)
+            await store.query(EventQuery())
+        assert scope.cancelled_caught
+        assert seen == [1]
+        await until_no_consumer(store)
+
+
+async def test_a_long_scan_whose_consumer_is_lost(server, monkeypatch):
+    """It goes on from where it was."""
+    async with JetStreamStore.open(server.url, stream="LOST") as store:
+        held = long_events(1, 5_000)
+        await append_all(store, held)
+        used = []
+        original = Pull.page
+
+        async def page(self, most):
+            used.append(self)
+            found = await original(self, most)
+            if len(used) == 1:
+                self._stream.drop_consumer(self._name)
+            return found
+
+        monkeypatch.setattr(Pull, "page", page)
+        assert await store.query(EventQuery()) == held
+        assert len(set(used)) == 2
+
+
+async def test_a_long_scan_that_misses_a_message(server, monkeypatch, pulls):
+    """Between servers, one may be lost, and those behind it come all the same."""
+    async with JetStreamStore.open(server.url, stream="MISSED") as store:
+        held = long_events(1, 4_000)
+        await append_all(store, held)
+        original = Inbox.put
+        count = itertools.count()
+
+        def put(self, message):
+            if not message.reply.startswith("$JS.ACK.") or next(count) != 5:
+                original(self, message)
+
+        monkeypatch.setattr(Inbox, "put", put)
+        assert await store.query(EventQuery()) == held
+        assert next(count) > 100
+
+
+async def test_a_long_scan_with_events_beyond_a_page(pulls):
+    """They are had, too, and one by one."""
+    with running_server(config="max_payload: 8MB") as node:
+        async with JetStreamStore.open(node.url) as store:
+            held = long_events(1, 3_000)
+            for seq in (2_000, 2_001, 2_400):
+                held[seq - 1] = event(seq, payload="y" * 3_000_000)
+            await append_all(store, held)
+            assert await store.query(EventQuery()) == held
+            assert pulls.count(0) > 0
 
 
 async def test_several_logs_through_one_connection(server):
@@ -539,12 +679,12 @@ async def test_a_user_that_may_only_read_takes_no_lock(caplog):
     assert not caplog.records
 
 
-async def test_the_permissions_that_are_documented_suffice():
+async def test_the_permissions_that_are_documented_suffice(pulls):
     page = (Path(__file__).parents[2] / "docs" / "how-to" / "jetstream.md").read_text()
     paragraph = page[page.index("A user needs these permissions") :].partition("\n\n")[0]
     subjects = re.findall(r"`([$_a-z][\w$.>]+\.[\w>]+)`", paragraph)
     publish = [subject for subject in subjects if not subject.startswith("_INBOX")]
-    assert len(publish) == 9
+    assert len(publish) == 10
     assert "_INBOX.>" in subjects
     permissions = f'{{ publish: {json.dumps(publish)}, subscribe: ["_INBOX.>"] }}'
     user = f"{{ user: u, password: p, permissions: {permissions} }}"
@@ -559,6 +699,9 @@ async def test_the_permissions_that_are_documented_suffice():
             assert len(await store.query(EventQuery(event_types=("t",)))) == 20
             assert await store.prune(keep=5) == 15
             assert (await store.verify()).problems == 0
+            await append_all(store, long_events(21, 3_000))
+            assert len(await store.query(EventQuery())) == 3_005
+            assert sum(pulls) > 100
             assert not store._stream.link._complaint
         assert await JetStreamStore.logs(node.url, **options) == ["default"]
 

@@ -436,12 +436,7 @@ class _Watch:
                 "filter_subject": self._head,
                 "deliver_policy": "new",
                 "deliver_subject": subject,
-                "ack_policy": "none",
-                "max_deliver": 1,
                 "idle_heartbeat": int(_HEARTBEAT_SECONDS * 1e9),
-                "inactive_threshold": int(30e9),
-                "mem_storage": True,
-                "num_replicas": 1,
             },
         )
 

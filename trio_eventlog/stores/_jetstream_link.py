@@ -176,18 +176,22 @@ class Link(metaclass=NoPublicConstructor):
         self._publish(publications)
 
     @contextmanager
-    def expecting(self) -> Iterator[Inbox]:
-        """Somewhere for answers to go, for the length of the block."""
-        inbox = self.open_inbox()
+    def expecting(self, *, is_asked: bool = True) -> Iterator[Inbox]:
+        """Somewhere for answers to go, for the length of the block.
+
+        Args:
+          is_asked: whether the server that we talk to is to blame if none comes.
+        """
+        inbox = self.open_inbox(is_asked=is_asked)
         try:
             yield inbox
         finally:
             self.close_inbox(inbox)
 
-    def open_inbox(self) -> Inbox:
+    def open_inbox(self, *, is_asked: bool = True) -> Inbox:
         """The same without a block; to be closed with :meth:`close_inbox`."""
         self._count += 1
-        inbox = Inbox(self, f"{self._prefix}.{self._count}", is_asked=True)
+        inbox = Inbox(self, f"{self._prefix}.{self._count}", is_asked=is_asked)
         self._inboxes[inbox.reply] = inbox
         return inbox
 
@@ -220,6 +224,7 @@ class Link(metaclass=NoPublicConstructor):
         *,
         headers: Mapping[str, str] | None = None,
         seconds: float = ANSWER_SECONDS,
+        is_asked: bool = True,
     ) -> Message:
         """Publish, and wait for the one answer. A checkpoint.
 
@@ -227,7 +232,7 @@ class Link(metaclass=NoPublicConstructor):
           StoreError: as :meth:`send`; no answer came, or nobody is there to give one.
         """
         await trio.lowlevel.checkpoint()
-        with self.expecting() as inbox:
+        with self.expecting(is_asked=is_asked) as inbox:
             self.send([Publication(subject, data, headers, inbox.reply)])
             return self.answer((await inbox.wait(seconds))[0])
 

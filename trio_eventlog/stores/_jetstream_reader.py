@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -15,7 +16,7 @@ from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import Head, Subjects
 from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS
-from trio_eventlog.stores._jetstream_stream import Page, Stored, Stream
+from trio_eventlog.stores._jetstream_stream import Page, Pull, Stored, Stream
 
 _MOST_PER_PAGE: Final = 10_000
 
@@ -29,6 +30,9 @@ _NEAR: Final = 32
 
 _MOST_STEPS: Final = 2_000
 """Messages that are asked for one by one, rather than a page of them."""
+
+_MOST_PAGES: Final = 2
+"""Pages that are asked for one by one, rather than to have a server go on."""
 
 _MOST_POINTS: Final = 512
 
@@ -90,7 +94,8 @@ class Reader:
         for subject in filters:
             most = query.limit if in_order else None
             is_exact = subject in exact and query.since_ms is None and query.until_ms is None
-            found += await self._matching(query, Scan(self, subject, start, head), most, is_exact=is_exact)
+            with closing(Scan(self, subject, start, head)) as scan:
+                found += await self._matching(query, scan, most, is_exact=is_exact)
         if not in_order or len(filters) > 1:
             found.sort(key=_seq)
         return found if query.limit is None else found[: query.limit]
@@ -183,11 +188,12 @@ def _first(point: tuple[int, int]) -> int:
 
 @attrs.define
 class Scan:
-    """Goes through the messages of a subject, from a position to a head.
+    """Goes through the messages of a subject, from a position to a head; to be closed.
 
     Replicas answer, which may be behind. So at the end the leader is asked whether that is the end. For every
     page that it is asked for, a server counts what comes after it, in time that grows with the stream: 0.1 s
-    with 600,000 events. A short piece of a log is sooner had from the leader, message by message.
+    with 600,000 events. For a consumer, it counts once. A short piece of a log is sooner had from the leader,
+    message by message.
     """
 
     _reader: Reader
@@ -197,13 +203,15 @@ class Scan:
     _is_walking: bool = attrs.field(init=False)
     """Whether to go message by message."""
     _is_over: bool = attrs.field(default=False, init=False)
+    _pages: int = attrs.field(default=0, init=False)
+    _pull: Pull | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._is_walking = self._subject == self._reader.subjects.all_events
 
     async def read(self, most: int) -> list[Stored] | None:
         """The next messages; None at the end. A checkpoint."""
-        while self._is_walking and not self._is_over:
+        while self._is_walking and self._pull is None and not self._is_over:
             if min(most, self.head.position - self._position) > _MOST_STEPS:
                 break
             if messages := await self._walk(most):
@@ -230,7 +238,7 @@ class Scan:
         deadline = trio.current_time() + ANSWER_SECONDS
         stream = self._reader.stream
         while not self._is_over:
-            page: Page = await stream.page(self._position, self._subject, most)
+            page = await self._ask(most)
             messages = page.messages
             if messages:
                 self._position = messages[-1].position + 1
@@ -253,3 +261,27 @@ class Scan:
                 await trio.sleep(_LAG_PAUSE)
         await trio.lowlevel.checkpoint()
         return None
+
+    async def _ask(self, most: int) -> Page:
+        stream = self._reader.stream
+        if self._pages == _MOST_PAGES:
+            try:
+                if self._pull is None:
+                    self._pull = Pull(stream)
+                    await self._pull.begin(self._position, self._subject)
+                if messages := await self._pull.page(most):
+                    return Page(messages, is_last=False)
+            except StoreUnusable:
+                raise
+            except StoreError:
+                pass  # whatever it was, a consumer is not needed to go on
+            self.close()
+        self._pages += 1
+        return await stream.page(self._position, self._subject, most)
+
+    def close(self) -> None:
+        """Nothing more will be read."""
+        self._pages = 0
+        pull, self._pull = self._pull, None
+        if pull is not None:
+            pull.close()

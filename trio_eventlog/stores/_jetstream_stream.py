@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -10,6 +11,7 @@ import msgspec
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._events import new_event_id
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_driver import Message, Publication
 from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, decode
@@ -53,6 +55,14 @@ _LASTING: Final = frozenset(
 
 _BYTES_TOGETHER: Final = 2 * 1024 * 1024
 """Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take long."""
+
+
+_ACK_TOKENS: Final = 9
+"""Of a subject for acknowledgements; newer ones have a domain and an account more in front."""
+
+
+_CONSUMER_SECONDS: Final = 2.0
+"""How long an answer of a consumer may take. If its server is gone, nobody says so."""
 
 
 class Refused(StoreError):
@@ -322,19 +332,97 @@ class Stream:
     # --- consumers --------------------------------------------------------------------------------
 
     async def create_consumer(self, name: str, config: Mapping[str, Any]) -> None:
-        """Have messages pushed."""
+        """Have a server keep account of what was sent, for as long as somebody takes it."""
+        whole = {
+            "name": name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "inactive_threshold": int(30e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+            **config,
+        }
         reply = decode(
             await self.link.request(
                 f"$JS.API.CONSUMER.CREATE.{self.name}.{name}",
-                msgspec.json.encode({"stream_name": self.name, "config": {"name": name, **config}}),
+                msgspec.json.encode({"stream_name": self.name, "config": whole}),
+                seconds=_CONSUMER_SECONDS,
+                # Another one has it, and was chosen by a third.
+                is_asked=False,
             )
         )
         if "error" in reply:
             raise self.refusal(reply["error"])
 
     def drop_consumer(self, name: str) -> None:
-        """Have no more messages pushed. Nobody waits for the answer: the server forgets it by itself, too."""
+        """Have it do so no more. Nobody waits for the answer: the server forgets it by itself, too."""
         self.link.send([Publication(f"$JS.API.CONSUMER.DELETE.{self.name}.{name}", b"")])
+
+
+class Pull:
+    """Messages of a subject from a position on, through a consumer; to be closed.
+
+    It is on one of the replicas, so the latest messages may lack, and it is gone if its server is.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._name = f"scan-{new_event_id()}"
+        self._number, self._inbox = stream.link.subscribe()
+        self._count = self._position = 0
+        self._together = _FIRST_TOGETHER
+
+    async def begin(self, position: int, subject: str) -> None:
+        """Have the server look for them."""
+        config = {
+            "filter_subject": subject,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": position,
+        }
+        self._position = position - 1
+        await self._stream.create_consumer(self._name, config)
+
+    async def page(self, most: int) -> list[Stored]:
+        """The next messages, at most so many. None may mean anything.
+
+        Raises:
+          StoreError: this cannot be used any more.
+        """
+        # The limit in bytes is for messages that are larger than those before: on a request that uses it up
+        # to the last byte, the server says nothing.
+        request = {"batch": min(most, self._together), "max_bytes": _BYTES_TOGETHER, "no_wait": True}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream.name}.{self._name}"
+        self._stream.link.send([Publication(subject, msgspec.json.encode(request), reply=self._inbox.reply)])
+        found: list[Stored] = []
+        size = 0
+        while True:
+            for message in await self._inbox.wait(_CONSUMER_SECONDS):
+                if message.status:
+                    if found:
+                        self._together = max(_BYTES_TOGETHER // 2 * len(found) // size, 1)
+                    return found
+                found.append(self._take(message))
+                size += len(message.data) + len(message.subject) + len(message.reply)
+                size += sum(len(name) + len(value) for name, value in message.headers.items())
+
+    def _take(self, message: Message) -> Stored:
+        tokens = message.reply.split(".")
+        place = tokens[5:7] if len(tokens) == _ACK_TOKENS else tokens[7:9]
+        try:
+            position, count = map(int, place)
+        except ValueError as exc:
+            raise StoreError(f"{self._stream}: the server sends a message without its place") from exc
+        # Servers pass messages on to each other as well as they can.
+        if count != self._count + 1 or position <= self._position:
+            raise StoreError(f"{self._stream}: messages were lost between servers")
+        self._count, self._position = count, position
+        return Stored(position, message.subject, message.data)
+
+    def close(self) -> None:
+        """Let the server forget it."""
+        with suppress(StoreError):
+            self._stream.link.unsubscribe(self._number)
+            self._stream.drop_consumer(self._name)
 
 
 def _position(message: Stored) -> int:

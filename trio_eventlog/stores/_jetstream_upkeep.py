@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
 import attrs
@@ -58,14 +59,15 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
     seqs: list[int] = []
     census = Census()
     steps = Steps()
-    scan = None if head is None else Scan(reader, reader.subjects.all_events, 1, head)
-    while scan is not None and (messages := await scan.read(_PAGE)) is not None:
-        for message in messages:
-            if steps.is_over():
-                await steps.rest()
-            event = layout.event_of(message.data)
-            seqs.append(event.seq)
-            census.add(event)
+    if head is not None:
+        with closing(Scan(reader, reader.subjects.all_events, 1, head)) as scan:
+            while (messages := await scan.read(_PAGE)) is not None:
+                for message in messages:
+                    if steps.is_over():
+                        await steps.rest()
+                    event = layout.event_of(message.data)
+                    seqs.append(event.seq)
+                    census.add(event)
     return census.describe(
         await _gaps(seqs, steps),
         top,
@@ -160,14 +162,14 @@ async def verify(
     elif head.log != subjects.log:
         verifier.findings.add(f"the log's head is that of log {head.log!a:.100}")
     steps = Steps()
-    scan = Scan(reader, subjects.all_events, 1, head)
-    while (messages := await scan.read(_PAGE)) is not None:
-        for message in messages:
-            if steps.is_over():
-                await steps.rest()
-            verifier.look(message.position, message.subject, message.data)
-        if on_progress is not None and verifier.seqs:
-            on_progress(verifier.seqs[-1])
+    with closing(Scan(reader, subjects.all_events, 1, head)) as scan:
+        while (messages := await scan.read(_PAGE)) is not None:
+            for message in messages:
+                if steps.is_over():
+                    await steps.rest()
+                verifier.look(message.position, message.subject, message.data)
+            if on_progress is not None and verifier.seqs:
+                on_progress(verifier.seqs[-1])
     return await verifier.finish(steps)
 
 
@@ -191,13 +193,13 @@ async def prune(
     places: list[tuple[int, int]] = []
     goes: list[bool] = []
     steps = Steps()
-    scan = Scan(reader, reader.subjects.all_events, 1, head)
-    while (messages := await scan.read(_PAGE)) is not None:
-        for message in messages:
-            if steps.is_over():
-                await steps.rest()
-            places.append((message.position, layout.seq_of(message.subject)))
-            goes.append(before_ms is not None and layout.event_of(message.data).timestamp_ms < before_ms)
+    with closing(Scan(reader, reader.subjects.all_events, 1, head)) as scan:
+        while (messages := await scan.read(_PAGE)) is not None:
+            for message in messages:
+                if steps.is_over():
+                    await steps.rest()
+                places.append((message.position, layout.seq_of(message.subject)))
+                goes.append(before_ms is not None and layout.event_of(message.data).timestamp_ms < before_ms)
     if keep is not None:
         ranked = sorted(seq for _, seq in places)
         through = ranked[-keep - 1] if keep < len(ranked) else 0
