@@ -63,7 +63,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
       finds out, or sees to it that it will not be, before it does anything else.
     * **Connection**: it is made anew when it is lost, with another server of the cluster if need be. Until
       then all methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may
-      take 5 seconds, that to a batch one more for each 4 MiB.
+      take 5 seconds, that to a batch one more for each 4 MiB. A server that gives none, or says for so long
+      that there is no leader, is left for another one, if one is known.
     * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives
       a kill of servers. Whether it survives a loss of power at all of them is up to their ``sync_interval``.
     * **Limits**: a batch has at most 999 events; an event with its headers fits into the server's
