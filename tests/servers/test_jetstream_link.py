@@ -18,6 +18,7 @@ from tests.servers.nats_server import free_ports, running_server
 from tests.servers.tcp_proxy import open_proxy
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
 from trio_eventlog.stores import JetStreamStore, open_store
+from trio_eventlog.stores import _jetstream_appender as appender
 from trio_eventlog.stores._jetstream_access import access
 from trio_eventlog.stores._jetstream_driver import Publication
 from trio_eventlog.stores._jetstream_link import Link, open_link
@@ -386,8 +387,9 @@ async def test_what_was_not_sent_is_not_sent_on_the_next_connection(server):
         assert len(received) < 101
 
 
-async def test_leaving_while_much_is_unsent(server, log_name):
+async def test_leaving_while_much_is_unsent(server, log_name, monkeypatch):
     """Takes a bounded time."""
+    monkeypatch.setattr(appender, "_CLOSE_SECONDS", 0.5)
     async with proxied(server, log_name) as (proxy, store):
         proxy.stall()
         with trio.move_on_after(0.2):
