@@ -10,6 +10,7 @@ import trio
 
 from tests.servers.nats_server import running_cluster, running_partitions, running_server
 from tests.servers.tcp_proxy import open_proxy
+from tests.servers.trouble import eventually
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -61,18 +62,6 @@ def events(first, count):
 
 async def seqs_of(store):
     return [found.seq for found in await store.query(EventQuery())]
-
-
-async def eventually(function, *args):
-    """What ``function`` returns once it raises no errors any more that may pass."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await function(*args)
-            except StoreUnusable:
-                raise
-            except StoreError:
-                await trio.sleep(0.02)
 
 
 @asynccontextmanager

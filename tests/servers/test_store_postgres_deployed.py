@@ -4,13 +4,13 @@ import ssl
 from contextlib import asynccontextmanager
 from functools import partial
 
-import psycopg
 import pytest
 import trio
 import trustme
 
 from tests.fakes import numbered
 from tests.servers.postgres_server import PASSWORD, postgres_server
+from tests.servers.trouble import eventually, sql
 from trio_eventlog import EventQuery, PersistedEvent, StoreError, StoreUnusable, open_event_log, tail
 from trio_eventlog.stores import PostgresStore
 
@@ -34,31 +34,8 @@ def event(seq):
     return PersistedEvent(f"id{seq}", seq, seq, "w", numbered(seq))
 
 
-async def sql(server, statement, *parameters):
-    """What an operator does."""
-
-    def run():
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            cursor = connection.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description else None
-
-    return await trio.to_thread.run_sync(run)
-
-
 async def seqs(store):
     return [found.seq for found in await store.query(EventQuery())]
-
-
-async def eventually(call, *arguments):
-    """What it returns once it raises no errors any more that may pass."""
-    with trio.fail_after(PATIENCE):
-        while True:
-            try:
-                return await call(*arguments)
-            except StoreUnusable:
-                raise
-            except StoreError:
-                await trio.sleep(0.02)
 
 
 # --- TLS ------------------------------------------------------------------------------------------
@@ -230,9 +207,9 @@ async def test_a_hot_standby(log):
                 await store.append_batch([event(4)])
             assert not isinstance(failed.value, StoreUnusable)
             await trio.to_thread.run_sync(standby.promote)
-            await eventually(store.append_batch, [event(4)])
+            await eventually(store.append_batch, [event(4)], seconds=PATIENCE)
             assert await seqs(store) == [1, 2, 3, 4]
-            assert await eventually(seqs, reader) == [1, 2, 3, 4]
+            assert await eventually(seqs, reader, seconds=PATIENCE) == [1, 2, 3, 4]
 
 
 # --- a full disk ----------------------------------------------------------------------------------

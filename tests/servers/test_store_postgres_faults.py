@@ -17,6 +17,7 @@ import trio.testing
 from tests.fakes import numbered
 from tests.servers.postgres_server import postgres_server
 from tests.servers.tcp_proxy import open_proxy
+from tests.servers.trouble import InterruptedTurn, sql
 from trio_eventlog import (
     EventLoss,
     EventQuery,
@@ -55,17 +56,6 @@ def log(request):
 
 def event(seq):
     return PersistedEvent(f"id{seq}", seq, seq, "w", numbered(seq))
-
-
-async def sql(server, statement, *parameters):
-    """What an operator does."""
-
-    def run():
-        with psycopg.connect(server.url(), autocommit=True) as connection:
-            cursor = connection.execute(statement, parameters)
-            return cursor.fetchall() if cursor.description else None
-
-    return await trio.to_thread.run_sync(run)
 
 
 @asynccontextmanager
@@ -570,20 +560,6 @@ async def test_s15_ctrl_c_while_opening_or_closing(server, log, nth):
 
     assert done.stderr == b""
     assert done.stdout.decode().splitlines() == ["interrupted", "last seq 0"]
-
-
-class InterruptedTurn:
-    """A lock that is taken just as somebody presses Ctrl-C."""
-
-    def __init__(self, lock):
-        self._lock = lock
-
-    async def __aenter__(self):
-        await self._lock.acquire()
-        signal.raise_signal(signal.SIGINT)
-
-    async def __aexit__(self, *_):
-        self._lock.release()
 
 
 def test_s15_ctrl_c_just_as_an_append_begins(server, log):
