@@ -14,7 +14,9 @@ from trio_eventlog import (
     EventLogError,
     EventRejected,
     EventsLost,
+    EventsPruned,
     LogBusy,
+    LogNotFound,
     LossReason,
     PersistedEvent,
     SequenceConflict,
@@ -22,6 +24,7 @@ from trio_eventlog import (
     StaleCursor,
     StoreError,
     StoreUnusable,
+    StoreWentBack,
 )
 
 EVENTS = tuple(PersistedEvent(f"e{seq}", seq, 0, "a", AgentEvent("a", "t")) for seq in range(1, 8))
@@ -36,6 +39,15 @@ ERRORS = [
     ),
     (SpillError(Path("a.spill"), "not ours"), "a.spill: not ours"),
     (StaleCursor(9, 3), "cursor 9 lies beyond the last seq of the log, 3"),
+    (EventsPruned(3, 7), "events were pruned before they were read (seq 3 to 7)"),
+    (StoreWentBack(5, 10), "the store went back: its last seq is 5, and it had acknowledged up to 10"),
+    (LogNotFound("a", ["b", "c"], "x.db"), "there is no log 'a' in x.db; it has 'b', 'c'"),
+    (LogNotFound("a", [], "x.db"), "there is no log 'a' in x.db, nor any other"),
+    (
+        LogNotFound("a", [f"w{n}" for n in range(12)], "x.db"),
+        "there is no log 'a' in x.db; it has 'w0', 'w1', 'w2', 'w3', 'w4', 'w5', 'w6', 'w7', 'w8', 'w9'"
+        " and 2 more",
+    ),
     (EventRejected(EVENTS[:2], "too large"), "too large (seq 1, 2)"),
     (EventRejected(EVENTS, "too large"), "too large (seq 1, 2, 3, 4, 5 and 2 more)"),
     (SequenceConflict([3]), "another event already sits on seq 3"),
@@ -69,9 +81,12 @@ def test_the_tree():
         EventLogBroken: EventLogError,
         SpillError: EventLogError,
         StaleCursor: EventLogError,
+        EventsPruned: EventLogError,
         StoreError: EventLogError,
         EventRejected: StoreError,
+        StoreWentBack: StoreError,
         StoreUnusable: StoreError,
+        LogNotFound: StoreUnusable,
         SequenceConflict: StoreUnusable,
         LogBusy: StoreUnusable,
     }

@@ -23,12 +23,15 @@ from trio_eventlog._errors import EventLogBroken as EventLogBroken
 from trio_eventlog._errors import EventLogError as EventLogError
 from trio_eventlog._errors import EventRejected as EventRejected
 from trio_eventlog._errors import EventsLost as EventsLost
+from trio_eventlog._errors import EventsPruned as EventsPruned
 from trio_eventlog._errors import LogBusy as LogBusy
+from trio_eventlog._errors import LogNotFound as LogNotFound
 from trio_eventlog._errors import SequenceConflict as SequenceConflict
 from trio_eventlog._errors import SpillError as SpillError
 from trio_eventlog._errors import StaleCursor as StaleCursor
 from trio_eventlog._errors import StoreError as StoreError
 from trio_eventlog._errors import StoreUnusable as StoreUnusable
+from trio_eventlog._errors import StoreWentBack as StoreWentBack
 from trio_eventlog._events import AgentEvent as AgentEvent
 from trio_eventlog._events import EventEnvelope as EventEnvelope
 from trio_eventlog._events import ModuleEvent as ModuleEvent
@@ -40,6 +43,7 @@ from trio_eventlog._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._query import EventQuery as EventQuery
 from trio_eventlog._reports import AppendFailure as AppendFailure
 from trio_eventlog._reports import EventLoss as EventLoss
+from trio_eventlog._reports import EventsReverted as EventsReverted
 from trio_eventlog._reports import EventsSpilled as EventsSpilled
 from trio_eventlog._reports import Finding as Finding
 from trio_eventlog._reports import LogState as LogState
@@ -57,6 +61,8 @@ from trio_eventlog._subscription import tail as tail
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import ChangeWatch as ChangeWatch
 from trio_eventlog.abc import EventStore as EventStore
+from trio_eventlog.abc import PrunableStore as PrunableStore
+from trio_eventlog.abc import SyncableStore as SyncableStore
 from trio_eventlog.abc import WatchableStore as WatchableStore
 
 if _TYPE_CHECKING:

@@ -7,10 +7,13 @@
     ├── EventsLost            events that a caller waited for will not become durable
     ├── EventLogBroken        a defect in this library: please report it
     ├── StaleCursor           a cursor that this log never reached
+    ├── EventsPruned          a reader came too late for these events
     ├── SpillError            a spill file that cannot be used
     └── StoreError            a store failed; trying again may help
         ├── EventRejected     a store can never hold these events
+        ├── StoreWentBack     a store has lost what it had acknowledged
         └── StoreUnusable     a store failed; trying again will not help
+            ├── LogNotFound        the log to be read is not in this store
             ├── SequenceConflict   another event sits on this seq
             └── LogBusy            somebody else appends to this log
 
@@ -114,6 +117,27 @@ class StaleCursor(EventLogError):
         return f"cursor {self.after_seq} lies beyond the last seq of the log, {self.last_seq}"
 
 
+class EventsPruned(EventLogError):
+    """Events behind a reader's cursor were pruned before it got to them.
+
+    Raised by whatever reads on from a cursor: subscriptions, :func:`tail`, :func:`iter_events` and
+    :func:`merge_events`. The cursor of the reader is then past the range, so that iterating again goes on
+    behind it. Whether the range held events that match the reader's query is not known any more.
+
+    Attributes:
+      first_seq: lowest seq that the pruned events can have.
+      last_seq: highest seq that they can have.
+    """
+
+    def __init__(self, first_seq: int, last_seq: int) -> None:
+        super().__init__(first_seq, last_seq)
+        self.first_seq = first_seq
+        self.last_seq = last_seq
+
+    def __str__(self) -> str:
+        return f"events were pruned before they were read (seq {self.first_seq} to {self.last_seq})"
+
+
 class SpillError(EventLogError):
     """A spill file cannot be used: it has events of another log, it is no spill file, or it cannot be opened.
 
@@ -164,6 +188,31 @@ class EventRejected(StoreError):
         return f"{self.reason} (seq {seqs}{more})"
 
 
+class StoreWentBack(StoreError):
+    """A store no longer has all that it acknowledged: it was restored from a backup, or a replica that
+    lagged took over.
+
+    Raised by :meth:`EventStore.append_batch`, once for each time that the store went back; nothing of the
+    batch was stored, and the next append goes on from what the store has now. The log offers the events that
+    it still has again, and reports the rest (:class:`EventsReverted`).
+
+    Attributes:
+      last_seq: the last seq that the store has now.
+      expected_seq: the highest seq that this instance of the store had acknowledged, or found on opening.
+    """
+
+    def __init__(self, last_seq: int, expected_seq: int) -> None:
+        super().__init__(last_seq, expected_seq)
+        self.last_seq = last_seq
+        self.expected_seq = expected_seq
+
+    def __str__(self) -> str:
+        return (
+            f"the store went back: its last seq is {self.last_seq}, and it had acknowledged up to"
+            f" {self.expected_seq}"
+        )
+
+
 class StoreUnusable(StoreError):
     """A store failed for a reason that will not pass: closed, read-only, corrupt, not our file.
 
@@ -171,6 +220,31 @@ class StoreUnusable(StoreError):
     pending and what comes later as lost, and raises this error when its block is left. The caller
     can open the store again once the reason is removed.
     """
+
+
+class LogNotFound(StoreUnusable):
+    """The log that was to be read is not in this file, database or server.
+
+    Raised on opening a store for reading. Opening it for appending creates the log instead.
+
+    Attributes:
+      log: the name that was asked for.
+      names: the names of the logs that are there, ascending by code point.
+      place: where they are, as messages show it: a path, or a URL without secrets.
+    """
+
+    def __init__(self, log: str, names: Sequence[str], place: str) -> None:
+        super().__init__(log, tuple(names), place)
+        self.log = log
+        self.names: tuple[str, ...] = tuple(names)
+        self.place = place
+
+    def __str__(self) -> str:
+        if not self.names:
+            return f"there is no log {self.log!r} in {self.place}, nor any other"
+        shown = ", ".join(repr(name) for name in self.names[:10])
+        more = f" and {len(self.names) - 10} more" if len(self.names) > 10 else ""  # noqa: PLR2004 - the 10 above
+        return f"there is no log {self.log!r} in {self.place}; it has {shown}{more}"
 
 
 class SequenceConflict(StoreUnusable):

@@ -9,7 +9,15 @@ import sys
 import traceback
 from typing import Final
 
-from trio_eventlog._reports import AppendFailure, EventLoss, EventsSpilled, Report, SpillDamage, SpillFailure
+from trio_eventlog._reports import (
+    AppendFailure,
+    EventLoss,
+    EventsReverted,
+    EventsSpilled,
+    Report,
+    SpillDamage,
+    SpillFailure,
+)
 
 logger: Final = logging.getLogger("trio_eventlog")
 
@@ -65,6 +73,17 @@ class FailureLog:
                 report.first_seq,
                 report.last_seq,
                 report.path,
+            )
+            return
+        if isinstance(report, EventsReverted):
+            write_record(
+                logging.ERROR,
+                "the store went back from seq %d to %d: %d events of this run are kept, %d lost%s",
+                report.expected_seq,
+                report.last_seq,
+                report.again,
+                report.lost,
+                _gone(report.earlier),
             )
             return
         kind = report.reason if isinstance(report, EventLoss) else (type(report), math.isinf(report.retry_in))
@@ -131,3 +150,7 @@ class FailureLog:
 
 def _next_attempt(retry_in: float) -> str:
     return "no further attempt" if math.isinf(retry_in) else f"next attempt in {retry_in:.3g} s"
+
+
+def _gone(earlier: tuple[int, int] | None) -> str:
+    return "" if earlier is None else f"; of earlier runs, seq {earlier[0]} to {earlier[1]} are gone"

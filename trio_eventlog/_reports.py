@@ -37,6 +37,10 @@ class LossReason(StrEnum):
     """Their lines in the spill file could not be read back. What they were is unknown, so that a
     :class:`SpillDamage` reports them, and no :class:`EventLoss`."""
 
+    REVERTED = "reverted"
+    """The store had acknowledged them, went back to an older state (:class:`StoreWentBack`), and the log no
+    longer had them at hand. An :class:`EventsReverted` reports them, and no :class:`EventLoss`."""
+
 
 class LogState(StrEnum):
     """What a log is doing."""
@@ -169,7 +173,27 @@ class EventsSpilled:
     events: int
 
 
-Report: TypeAlias = AppendFailure | EventLoss | SpillFailure | SpillDamage | EventsSpilled
+@attrs.frozen(kw_only=True)
+class EventsReverted:
+    """The store went back to an older state, and no longer has events that it had acknowledged.
+
+    Attributes:
+      last_seq: the last seq that the store had when that was noticed.
+      expected_seq: the highest seq that it had acknowledged before.
+      again: how many events of this run are offered to the store again, since the log still had them.
+      lost: how many events of this run are lost, with :attr:`LossReason.REVERTED`.
+      earlier: lowest and highest seq of what the store no longer has from earlier runs; how many events that
+        are is not known. None if it has all of those.
+    """
+
+    last_seq: int
+    expected_seq: int
+    again: int
+    lost: int
+    earlier: tuple[int, int] | None
+
+
+Report: TypeAlias = AppendFailure | EventLoss | SpillFailure | SpillDamage | EventsSpilled | EventsReverted
 """What ``on_failure`` is called with."""
 
 
@@ -190,7 +214,7 @@ class LogStatistics:
     """Events that the filter kept out; they have no seq."""
 
     persisted: int
-    """Events that are durable in the store."""
+    """Events that are durable in the store. Falls when the store goes back (:class:`EventsReverted`)."""
 
     duplicate: int
     """Events that the store already held, by their id, under another seq."""

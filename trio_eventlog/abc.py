@@ -45,6 +45,46 @@ class WatchableStore(Protocol):
         ...
 
 
+class SyncableStore(Protocol):
+    """A store that can make what it has acknowledged survive a loss of power.
+
+    For stores whose appends alone do not: those with ``survives = "process"``. A log with a spill file calls
+    it before it gives up the copies that it has there.
+    """
+
+    async def sync(self) -> None:
+        """Return once all that ``append_batch`` returned from before this call survives a loss of power.
+
+        Also what an earlier process wrote, if an append of this instance was told that it is known. A
+        checkpoint. May run beside an append. Cancelled, it raises at once or once the step that runs is done.
+
+        Raises:
+          StoreError: it could not be made sure of now; asking again may help.
+          StoreUnusable: it never will.
+        """
+        ...
+
+
+class PrunableStore(Protocol):
+    """A store from which old events can be taken out, by itself or by others.
+
+    Readers ask it whether events were there behind their cursor (:class:`EventsPruned
+    <trio_eventlog.EventsPruned>`).
+    """
+
+    async def pruned_seq(self) -> int:
+        """The highest seq of all events that were ever pruned from this log, 0 if none was.
+
+        A store that cannot tell exactly returns more rather than less, and less than the lowest seq that it
+        still holds if it prunes only from the front. A checkpoint, and cancellable.
+
+        Raises:
+          StoreError: the store could not be asked and may answer later.
+          StoreUnusable: the store will not answer any more.
+        """
+        ...
+
+
 @runtime_checkable
 class EventStore(Protocol):
     """One log: one ordered sequence of events with one appender.
@@ -83,7 +123,19 @@ class EventStore(Protocol):
     ``log_id: str | None``, None by default, tells this log from every other, and is the same each time it is
     opened. A spill file with events of one log is refused by another.
 
-    A store that can tell when its log has changed has ``watch_changes``: see :class:`WatchableStore`.
+    ``survives: str`` says what an acknowledged append survives: ``"process"``, the kill of the process, or
+    ``"power"``, a loss of power. An append of ids that are known survives no less than one of new ids. A
+    store that does not say is taken for ``"power"``, and so for one that needs no ``sync``. One that says
+    ``"process"`` should have ``sync``: see :class:`SyncableStore`.
+
+    A store whose appender finds less in its log than it acknowledged, or than it found on opening, raises
+    :class:`StoreWentBack` once, from ``append_batch``, and then goes on from what there is.
+
+    A store that can tell when its log has changed has ``watch_changes``: see :class:`WatchableStore`. One
+    from which events are taken out has ``pruned_seq``: see :class:`PrunableStore`.
+
+    Opening a log for reading that is not there raises :class:`LogNotFound`; opening it for appending creates
+    it.
 
     Every store holds strings of 512 bytes in UTF-8, events of 64 KiB of JSON, and 32 levels of
     nesting; what goes beyond that it may reject.

@@ -22,6 +22,7 @@ from trio_eventlog import (
     EventQuery,
     EventRejected,
     EventsLost,
+    EventsReverted,
     EventsSpilled,
     EventStore,
     EventStream,
@@ -159,6 +160,9 @@ def on_failure(report: Report) -> None:
         assert_type(report.events, tuple[PersistedEvent, ...])
         assert_type(report.in_doubt, bool)
         assert_type(report.count, int)
+    elif isinstance(report, EventsReverted):
+        assert_type(report.again, int)
+        assert_type(report.earlier, tuple[int, int] | None)
     else:
         assert_type(report, SpillFailure | SpillDamage | EventsSpilled)
         assert_type(report.path, Path)

@@ -23,6 +23,7 @@ from trio_eventlog import (
     EventLoss,
     EventQuery,
     EventRejected,
+    EventsReverted,
     EventsSpilled,
     EventStore,
     PersistedEvent,
@@ -450,6 +451,8 @@ class FailureReports:
         """Every loss, in the order reported."""
         self.spill_reports: list[SpillFailure | SpillDamage | EventsSpilled] = []
         """What there was to say of the spill file, in the order reported."""
+        self.reversions: list[EventsReverted] = []
+        """Every time that the store went back, in the order reported."""
         self.times: list[float] = []
         """When each report of any kind came, by ``trio.current_time()``."""
 
@@ -460,6 +463,8 @@ class FailureReports:
             self.failures.append(report)
         elif isinstance(report, EventLoss):
             self.losses.append(report)
+        elif isinstance(report, EventsReverted):
+            self.reversions.append(report)
         else:
             self.spill_reports.append(report)
 
