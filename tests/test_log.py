@@ -610,6 +610,34 @@ async def test_flushes_at_the_same_time_both_learn_of_a_loss(autojump_clock: Clo
     assert told == [2, 2]
 
 
+async def test_a_flush_that_begins_before_another_has_raised_a_loss(autojump_clock: Clock) -> None:
+    """A task that waited for a flush and has not run since the loss has raised nothing by then."""
+    store = FakeStore(otherwise=fail)
+    raised: list[str] = []
+
+    async def flush(name: str) -> None:
+        with pytest.raises(EventsLost) as caught:
+            await log.flush(1)
+        assert (caught.value.count, caught.value.first_seq) == (1, 1)
+        raised.append(name)
+
+    with pytest.raises(EventsLost):
+        async with open_event_log(
+            store, retry_buffer_cap=1, batch_size=1, grace_period=0, on_failure=Reports()
+        ) as log:
+            burst(log, 1)
+            await trio.testing.wait_all_tasks_blocked()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flush, "first")
+                await trio.testing.wait_all_tasks_blocked()
+                burst(log, 1)  # the cap takes the first event
+                assert raised == []
+                await flush("second")
+            await log.flush(1)
+
+    assert sorted(raised) == ["first", "second"]
+
+
 async def test_flush_through_old_events_says_nothing_of_newer_losses(autojump_clock: Clock) -> None:
     """Only losses up to the mark are raised; the rest waits for a flush that concerns it."""
     store = FakeStore([delay(1.0)])

@@ -103,6 +103,14 @@ def numbers_of(account: LossAccount) -> tuple[int, int, int, dict[LossReason, in
     return account.count, account.first_seq, account.last_seq, dict(account.by_reason)
 
 
+def settle_and_raise(buffer: RetryBuffer) -> list[FlushTicket]:
+    """Settle tickets, and let their flushes raise what they hold."""
+    settled = buffer.settle()
+    for ticket in settled:
+        buffer.raised(ticket)
+    return settled
+
+
 # --- the model ------------------------------------------------------------------------------------
 
 
@@ -147,6 +155,7 @@ class Model:
         self.accounted_from: int | None = None
         self.raised: set[int] = set()
         self.waiters: list[Waiter] = []
+        self.settled: list[tuple[Waiter, set[int]]] = []  # with what their flushes will raise
         self.peak = 0
 
     def put(self, seq: int) -> None:
@@ -235,7 +244,7 @@ class Model:
         settled = [w for w in self.waiters if w.through < oldest]
         for waiter in settled:
             self.waiters.remove(waiter)
-            self.raised |= {loss.seq for loss in self.losses if loss.seq <= waiter.through}
+            self.settled.append((waiter, {loss.seq for loss in self.owed(waiter)}))
         return settled
 
     def owed(self, waiter: Waiter) -> list[Loss]:
@@ -276,6 +285,8 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.offered: list[tuple[PersistedEvent, ...]] = []
         self.reported: list[EventLoss] = []
         self.account: LossAccount | None = None
+        self.is_written = False  # what is on its way to the file: the task that waits for it was not told
+        self.is_told_late = False  # of what was read back from the file by then
 
     # Events come.
 
@@ -351,7 +362,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     # To the spill file, and back.
 
-    @precondition(lambda self: self.model.filing is None and self.buffer.unfiled)
+    @precondition(lambda self: self.model.filing is None and not self.is_told_late and self.buffer.unfiled)
     @rule(most=st.integers(1, 10), most_bytes=st.integers(0, 600))
     def start_filing(self, most: int, most_bytes: int) -> None:
         model = self.model
@@ -373,15 +384,33 @@ class RetryBufferMachine(RuleBasedStateMachine):
     def filed(self) -> None:
         # Also lines of events that were settled meanwhile.
         self.buffer.filed()
+        self.is_in_file()
+
+    def is_in_file(self) -> None:
         model = self.model
         assert model.filing is not None
-        model.lines += self.lines
+        if not self.is_written:
+            model.lines += self.lines
         on_its_way, model.filing = set(self.lines), None
         model.filed |= on_its_way & set(model.pending)
+        self.is_written = False
         if not model.flying and not model.kept:
             model.kept = 0
 
-    @precondition(lambda self: self.model.filing is not None)
+    @precondition(lambda self: self.model.filing is not None and not self.is_written)
+    @rule()
+    def write(self) -> None:
+        """The thread has written the lines, and the task that waits for it has not run since."""
+        self.model.lines += self.lines
+        self.is_written = True
+
+    @precondition(lambda self: self.is_told_late)
+    @rule()
+    def filed_late(self) -> None:
+        self.is_told_late = False
+        self.buffer.filed()
+
+    @precondition(lambda self: self.model.filing is not None and not self.is_written)
     @rule()
     def not_filed(self) -> None:
         self.buffer.not_filed()
@@ -399,6 +428,9 @@ class RetryBufferMachine(RuleBasedStateMachine):
         model.lines_read += len(lines)
         is_last = model.lines_read == len(model.lines) and model.filing is None
         missing = self.buffer.loaded([event(seq) for seq in lines], is_last=is_last)
+        if self.is_written and set(lines) & set(self.lines) & set(model.pending):
+            self.is_in_file()
+            self.is_told_late = True
         model.kept = len([seq for seq in lines if seq in model.filed])
 
         assert not missing.count
@@ -410,6 +442,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.buffer.abandon(reason, in_doubt=in_doubt)
         self.model.abandon(reason, in_doubt=in_doubt)
         self.batch = ()
+        self.is_written = False
 
     @precondition(lambda self: self.offered)
     @rule()
@@ -473,6 +506,15 @@ class RetryBufferMachine(RuleBasedStateMachine):
         for waiter in expected:
             assert numbers(self.model.owed(waiter)) == raised_by(waiter.ticket)
 
+    @precondition(lambda self: self.model.settled)
+    @rule(place=st.integers(0, 10))
+    def raise_what_was_lost(self, place: int) -> None:
+        """The task of a flush runs on; until then nobody has raised its losses."""
+        settled = self.model.settled
+        waiter, seqs = settled.pop(place % len(settled))
+        self.model.raised |= seqs
+        self.buffer.raised(waiter.ticket)
+
     # What holds at every moment.
 
     @invariant()
@@ -525,7 +567,10 @@ class RetryBufferMachine(RuleBasedStateMachine):
             self.buffer.stored(())
             self.model.stored(set())
         if self.model.filing is not None:
-            self.not_filed()
+            if self.is_written:
+                self.filed()
+            else:
+                self.not_filed()
         self.batch = ()
         while self.model.pending:
             if self.buffer.must_load:
@@ -806,6 +851,26 @@ def test_duplicates_are_neither_persisted_nor_lost() -> None:
     assert 3 == buffer.last_durable_seq
 
 
+# --- the spill file -------------------------------------------------------------------------------
+
+
+def test_events_that_are_read_back_before_their_write_is_told() -> None:
+    """The thread has written them and another has read them, before the task that waits for the first ran."""
+    buffer = filled(10, 6)
+    buffer.start_filing(3)
+    buffer.filed()
+    buffer.start_filing(2)
+    buffer.loaded([event(seq) for seq in range(1, 6)], is_last=False)
+
+    assert (5, 1, 6) == (buffer.spilled, buffer.waiting, buffer.pending)
+    assert [1, 2, 3, 4, 5] == seqs_of(buffer.take(10))
+    buffer.stored(())
+    assert (0, 1, 1) == (buffer.spilled, buffer.waiting, buffer.pending)
+    buffer.filed()
+    assert (0, 1, 1) == (buffer.spilled, buffer.waiting, buffer.pending)
+    assert buffer.is_file_settled
+
+
 # --- flush tickets --------------------------------------------------------------------------------
 
 
@@ -830,7 +895,7 @@ def test_concurrent_flushes_both_see_a_loss() -> None:
     early, wide = buffer.issue_ticket(3), buffer.issue_ticket(5)
     buffer.take(1)
     buffer.stored(())
-    assert [early] == buffer.settle()
+    assert [early] == settle_and_raise(buffer)
     late = buffer.issue_ticket(5)
     buffer.abandon(LossReason.SHUTDOWN)
     assert [wide, late] == buffer.settle()
@@ -838,6 +903,27 @@ def test_concurrent_flushes_both_see_a_loss() -> None:
     assert (2, 1, 2, {LossReason.CAP: 2}) == raised_by(early)
     assert (4, 1, 5, {LossReason.CAP: 2, LossReason.SHUTDOWN: 2}) == raised_by(wide)
     assert (2, 4, 5, {LossReason.SHUTDOWN: 2}) == raised_by(late)
+
+
+def test_a_loss_that_nobody_has_raised_yet_is_raised_by_whoever_asks() -> None:
+    """A settled flush has raised nothing before its task runs: one that begins meanwhile raises the same."""
+    buffer = filled(3, 5)
+    first = buffer.issue_ticket(2)
+    assert [first] == buffer.settle()
+    second, part = buffer.issue_ticket(2), buffer.issue_ticket(1)
+    assert [part, second] == buffer.settle()
+    buffer.raised(part)
+    third = buffer.issue_ticket(2)
+    assert [third] == buffer.settle()
+    buffer.raised(second)
+    fourth = buffer.issue_ticket(2)
+    assert [fourth] == buffer.settle()
+
+    assert (2, 1, 2, {LossReason.CAP: 2}) == raised_by(first) == raised_by(second)
+    assert (1, 1, 1, {LossReason.CAP: 1}) == raised_by(part)
+    # Of these two seqs, a flush that was done before this one began has raised the first.
+    assert (1, 2, 2, {LossReason.CAP: 1}) == raised_by(third)
+    assert (0, 0, 0, {}) == raised_by(fourth)
 
 
 def test_withdrawn_flush_raises_nothing_for_others() -> None:
@@ -860,9 +946,9 @@ def test_flush_in_the_middle_of_a_run_of_losses() -> None:
     buffer.take(1)
     buffer.stored(())
     tickets = [buffer.issue_ticket(4)]
-    buffer.settle()
+    settle_and_raise(buffer)
     tickets.append(buffer.issue_ticket(11))
-    buffer.settle()
+    settle_and_raise(buffer)
 
     assert [(4, 1, 4, {LossReason.CAP: 4}), (6, 5, 10, {LossReason.CAP: 6})] == [
         raised_by(ticket) for ticket in tickets
@@ -918,7 +1004,7 @@ def test_merged_losses_are_raised_once(most_ranges: int, losses: list[bool], flu
     raised = 0
     for through in sorted(flushes):
         ticket = buffer.issue_ticket(through)
-        buffer.settle()
+        settle_and_raise(buffer)
         raised += raised_by(ticket)[0]
         assert len([seq for seq in lost if seq <= through]) <= raised
     ticket = buffer.issue_ticket(len(losses))

@@ -380,6 +380,7 @@ class EventLog(metaclass=NoPublicConstructor):
                 raise self._fatal
             msg = "flush: the event log was closed before all was stored; the rest is in its spill file"
             raise trio.ClosedResourceError(msg)
+        self._buffer.raised(ticket)
         if ticket.outcome.count:
             raise _events_lost(ticket.outcome) from self._fatal
 

@@ -119,7 +119,17 @@ class FlushTicket:
     already had in theirs. None while it is unsettled."""
 
     _raised_by_others: LossAccount = attrs.Factory(LossAccount)
-    """Losses that another flush raised while this one was waiting: they count for this one too."""
+    """Losses that another flush raises while this one waits: they count for this one too."""
+
+
+@attrs.define
+class _Raising:
+    """Lost seqs that settled tickets hold, and that none of their flushes has raised yet."""
+
+    lost: _LostRange
+
+    tickets: list[FlushTicket]
+    """All tickets whose flushes raise them."""
 
 
 class RetryBuffer:
@@ -150,6 +160,7 @@ class RetryBuffer:
         self._settled_through = first_seq - 1
         self._tickets: list[FlushTicket] = []  # ascending by what they reach through
         self._unraised: deque[_LostRange] = deque()
+        self._raising: list[_Raising] = []
         self._unreported: dict[tuple[LossReason, bool], list[PersistedEvent]] = {}
         self._final_account: LossAccount | None = None
         self.unreported = 0
@@ -402,8 +413,9 @@ class RetryBuffer:
         return self._filing
 
     def filed(self) -> None:
-        """What was on its way to the file is there, and durable."""
-        assert self._filing is not None, "something was on its way"
+        """What was on its way to the file is there, and durable. It may have been read from there already."""
+        if self._filing is None:
+            return
         self._in_file += len(self._filing)
         self._filing, self._filing_bytes = None, 0
         if self._in_flight_is is _Filed.ON_ITS_WAY:
@@ -431,6 +443,9 @@ class RetryBuffer:
         self._kept = tuple(
             event for event in events if event.seq > self._settled_through and event.seq not in self._dead
         )
+        if self._kept and self._filing and self._kept[-1].seq >= self._filing[0].seq:
+            # The file has them, though the task that had them written has not run since.
+            self.filed()
         self._batch_bytes = _bytes_of(self._kept)
         self._in_file -= len(self._kept)
         missing = LossAccount()
@@ -502,7 +517,26 @@ class RetryBuffer:
         """A ticket for everything put so far with a seq up to ``through``; :meth:`settle` settles it."""
         ticket = FlushTicket(through)
         bisect.insort(self._tickets, ticket, key=_through)
+        if self._raising:
+            self._inherit(ticket)
         return ticket
+
+    def _inherit(self, ticket: FlushTicket) -> None:
+        """Let ``ticket`` have what settled tickets hold: until their flushes run, nobody has raised it."""
+        raising: list[_Raising] = []
+        for entry in self._raising:
+            low, high = entry.lost.split(ticket.through)
+            if low is not None:
+                ticket._raised_by_others.add(low.first, low.last, low.count, low.reasons)
+                raising.append(_Raising(low, [*entry.tickets, ticket]))
+            if high is not None:
+                raising.append(_Raising(high, entry.tickets))
+        self._raising = raising
+
+    def raised(self, ticket: FlushTicket) -> None:
+        """The flush of ``ticket``, which is settled, is about to raise its outcome."""
+        if self._raising:
+            self._raising = [entry for entry in self._raising if ticket not in entry.tickets]
 
     def withdraw_ticket(self, ticket: FlushTicket) -> None:
         """Nobody waits for ``ticket`` any more. It must not be settled."""
@@ -520,8 +554,10 @@ class RetryBuffer:
         settled, self._tickets = self._tickets[:count], self._tickets[count:]
         # Each of them reaches at least as far as the one before, so that all it raises counts for this one.
         raised = LossAccount()
-        for ticket in settled:
-            self._take_unraised(ticket.through, raised)
+        for index, ticket in enumerate(settled):
+            for lost in self._take_unraised(ticket.through):
+                raised.add(lost.first, lost.last, lost.count, lost.reasons)
+                self._raising.append(_Raising(lost, [*settled[index:], *self._tickets]))
             ticket.outcome = ticket._raised_by_others
             ticket.outcome.add_all(raised)
         if raised.count:
@@ -541,17 +577,19 @@ class RetryBuffer:
             return self._filing[0].seq
         return self._waiting[0].seq if self._waiting else None
 
-    def _take_unraised(self, through: int, account: LossAccount) -> None:
-        """Move the losses up to ``through`` into ``account``."""
+    def _take_unraised(self, through: int) -> list[_LostRange]:
+        """Remove the losses up to ``through`` from those that nobody raises, and return them."""
+        taken: list[_LostRange] = []
         kept: list[_LostRange] = []
         # Ranges may stand out of order: an old batch can be rejected after younger events were cut.
         while self._unraised:
             low, high = self._unraised.popleft().split(through)
             if low is not None:
-                account.add(low.first, low.last, low.count, low.reasons)
+                taken.append(low)
             if high is not None:
                 kept.append(high)
         self._unraised.extend(kept)
+        return taken
 
 
 def _through(ticket: FlushTicket) -> int:
