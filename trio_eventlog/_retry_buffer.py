@@ -152,6 +152,7 @@ class RetryBuffer:
         self._in_flight: tuple[PersistedEvent, ...] = ()
         self._in_flight_is: _Filed = _Filed.NO
         self._kept: tuple[PersistedEvent, ...] = ()
+        self._was_read = False  # what was last in the file and in memory both: it came from there
         self._filing: tuple[PersistedEvent, ...] | None = None
         self._in_file = spilled
         self._dead: set[int] = set()  # rejected, but in the file, or on their way to it
@@ -419,11 +420,6 @@ class RetryBuffer:
         return bool(self._in_file) and not (self._again or self._kept or self._in_flight)
 
     @property
-    def kept(self) -> tuple[PersistedEvent, ...]:
-        """The oldest pending events, if they are in the file and in memory both, between two attempts."""
-        return self._kept
-
-    @property
     def again(self) -> tuple[PersistedEvent, ...]:
         """What is pending again, and not in flight."""
         return tuple(self._again)
@@ -443,6 +439,11 @@ class RetryBuffer:
     def can_file(self) -> bool:
         """Whether there is anything to be written to the file."""
         return bool(self._waiting) or (bool(self._in_flight) and self._in_flight_is is _Filed.NO)
+
+    @property
+    def read(self) -> tuple[PersistedEvent, ...]:
+        """What was read from the file, and is pending and not in flight."""
+        return self._kept if self._was_read else ()
 
     @property
     def is_filing(self) -> bool:
@@ -493,6 +494,7 @@ class RetryBuffer:
         self._filing, self._filing_bytes = None, 0
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             self._in_flight_is = _Filed.YES
+            self._was_read = False
 
     def not_filed(self) -> None:
         """The write failed: what was on its way waits again."""
@@ -517,6 +519,7 @@ class RetryBuffer:
             event for event in events if event.seq > self._settled_through and event.seq not in self._dead
         )
         self._kept_bytes = _bytes_of(self._kept)
+        self._was_read = True
         self._in_file -= len(self._kept)
         missing = LossAccount()
         if is_last:
