@@ -45,8 +45,10 @@ ERRORS = [
     (LogNotFound("a", [], "x.db"), "there is no log 'a' in x.db, nor any other"),
     (
         LogNotFound("a", [f"w{n}" for n in range(12)], "x.db"),
-        "there is no log 'a' in x.db; it has 'w0', 'w1', 'w2', 'w3', 'w4', 'w5', 'w6', 'w7', 'w8', 'w9'"
-        " and 2 more",
+        (
+            "there is no log 'a' in x.db; it has 'w0', 'w1', 'w2', 'w3', 'w4', 'w5', 'w6', 'w7', 'w8', 'w9'"
+            " and 2 more"
+        ),
     ),
     (EventRejected(EVENTS[:2], "too large"), "too large (seq 1, 2)"),
     (EventRejected(EVENTS, "too large"), "too large (seq 1, 2, 3, 4, 5 and 2 more)"),
