@@ -555,8 +555,8 @@ def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size
     Args:
       store: where the events are.
       query: which; by default all. Its ``after_seq`` is where to begin, its ``limit`` ends the iteration.
-      page_size: events to ask the store for at a time, 1 or more. It is asked for fewer if they are large: a page
-        has about 4 MiB at most, or one event.
+      page_size: events to ask the store for at a time, 1 or more. It is asked for fewer if they are large:
+        a page has about 4 MiB, or one event.
 
     Raises:
       TypeError, ValueError: an argument is not as described.
