@@ -60,7 +60,9 @@ from trio_eventlog._subscription import iter_events as iter_events
 from trio_eventlog._subscription import tail as tail
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import ChangeWatch as ChangeWatch
+from trio_eventlog.abc import EventPage as EventPage
 from trio_eventlog.abc import EventStore as EventStore
+from trio_eventlog.abc import PagedStore as PagedStore
 from trio_eventlog.abc import PrunableStore as PrunableStore
 from trio_eventlog.abc import SyncableStore as SyncableStore
 from trio_eventlog.abc import WatchableStore as WatchableStore

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import attrs
 import trio
 
-from trio_eventlog._errors import EventsPruned, StaleCursor, StoreError, StoreWentBack
+from trio_eventlog._codec import size_of
+from trio_eventlog._errors import CodecError, EventsPruned, StaleCursor, StoreError, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._recent import RecentEvents
@@ -41,10 +42,19 @@ from trio_eventlog._util import NoPublicConstructor
 if TYPE_CHECKING:
     from typing import Self
 
-    from trio_eventlog.abc import ChangeWatch, EventStore
+    from trio_eventlog.abc import ChangeWatch, EventPage, EventStore
 
 _PAGE: Final = 256
 """Events of a page from the store. Few, since there may be many readers, each with a page of its own."""
+
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+"""Bytes after which a page from the store is large enough."""
+
+_FIRST_GUESS: Final = 32
+"""Events of the first page from a store that cannot read by bytes."""
+
+_GROWTH: Final = 8
+"""How many times more events than before are asked for at most, where those before were small."""
 
 _LOOKED_AT_TOGETHER: Final = 64
 """Recent events that are looked at without a checkpoint."""
@@ -401,9 +411,9 @@ class _LogSource:
         handed out, since it is not known to be durable.
         """
         reading = self._reading
-        found = await reading.query_store(after, most)
+        found, is_complete = await reading.query_store(after, most)
         last_found = found[-1].seq if found else after
-        if len(found) == most and last_found <= durable:
+        if not is_complete and last_found <= durable:
             return _Page(found, last_found, await reading.find_gaps(after, found, last_found)), durable
         found = [event for event in found if event.seq <= durable]
         gaps = await reading.find_gaps(after, found, durable)
@@ -508,9 +518,9 @@ class _TailSource:
                 raise StaleCursor(after, self.known_end)
             await self._wait()
         end = self.known_end
-        found = await self._reading.query_store(after, most)
+        found, is_complete = await self._reading.query_store(after, most)
         last_found = found[-1].seq if found else after
-        if len(found) == most:
+        if not is_complete:
             end = last_found
         elif is_known_for_long and not (self._reading.is_unfiltered and last_found >= end):
             # Nothing shows that the store still has the last.
@@ -547,7 +557,8 @@ def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size
     Args:
       store: where the events are.
       query: which; by default all. Its ``after_seq`` is where to begin, its ``limit`` ends the iteration.
-      page_size: events to ask the store for at a time, 1 or more.
+      page_size: events to ask the store for at a time, 1 or more. It is asked for fewer if they are large:
+        a page has about 4 MiB, or one event.
 
     Raises:
       TypeError, ValueError: an argument is not as described.
@@ -578,14 +589,12 @@ class _PageSource:
         if self._is_at_end:
             await trio.lowlevel.checkpoint()
             return None
-        found = await self._reading.query_store(after, most)
+        found, self._is_at_end = await self._reading.query_store(after, most)
         gaps = await self._reading.find_gaps(after, found, found[-1].seq if found else None)
         if not found and not gaps and after:
             last_seq = await self._reading.store.last_seq()
             if last_seq < after:
                 raise StaleCursor(after, last_seq)
-        # Fewer than asked for: there are no more.
-        self._is_at_end = len(found) < most
         return _Page(found, found[-1].seq if found else after, gaps)
 
 
@@ -601,13 +610,29 @@ class _Reading:
         self.is_unfiltered = self.query == _EVERYTHING
         # To who begins at the first event that is there, those before it are no matter.
         self._is_from_first = is_from_first
+        self._query_page: Callable[..., Awaitable[EventPage]] | None = getattr(store, "query_page", None)
+        self._guess = _FIRST_GUESS  # events that are not too many, of a store that cannot read by bytes
         self._ask_pruned: Callable[[], Awaitable[object]] | None = getattr(store, "pruned_seq", None)
         self.pruned_seq = 0
         """The highest seq that was pruned, as far as it was asked for."""
 
-    async def query_store(self, after: int, most: int) -> list[PersistedEvent]:
-        """The next events that match, ``most`` of them or all that there are."""
-        return await self.store.query(attrs.evolve(self.query, after_seq=after, limit=most))
+    async def query_store(  # noqa: ASYNC910 - the checkpoint is the store's
+        self, after: int, most: int
+    ) -> tuple[list[PersistedEvent], bool]:
+        """The next events that match, ``most`` of them at most and few if they are large, and whether there
+        are no others.
+        """
+        query = attrs.evolve(self.query, after_seq=after, limit=most)
+        if self._query_page is not None:
+            page = await self._query_page(query, max_bytes=_PAGE_BYTES)
+            return page.events, page.is_complete and len(page.events) < most
+        asked_for = min(most, self._guess)
+        found = await self.store.query(attrs.evolve(query, limit=asked_for))
+        if found:
+            size = max(sum(map(_size_of, found)), 1)
+            fitting = _PAGE_BYTES * len(found) // size
+            self._guess = max(min(fitting, _GROWTH * self._guess), 1)
+        return found, len(found) < asked_for
 
     async def find_gaps(  # noqa: ASYNC910 - its callers have asked the store for events
         self, after: int, found: list[PersistedEvent], through: int | None
@@ -666,3 +691,11 @@ def checked_start(query: EventQuery | None, after_seq: int | None) -> tuple[Even
         raise ValueError(msg)
     # The query knows what a cursor can be.
     return attrs.evolve(query, after_seq=after_seq), after_seq
+
+
+def _size_of(event: PersistedEvent) -> int:
+    try:
+        return size_of(event)
+    except CodecError:
+        # What a store should not have returned is for whoever reads it to find out.
+        return 0

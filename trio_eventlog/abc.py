@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
+import attrs
+
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 
@@ -28,6 +30,7 @@ class ChangeWatch(Protocol):
         ...
 
 
+@runtime_checkable
 class WatchableStore(Protocol):
     """A store that can tell that its log may have changed.
 
@@ -45,6 +48,7 @@ class WatchableStore(Protocol):
         ...
 
 
+@runtime_checkable
 class SyncableStore(Protocol):
     """A store that can make what it has acknowledged survive a loss of power.
 
@@ -65,6 +69,43 @@ class SyncableStore(Protocol):
         ...
 
 
+@attrs.frozen
+class EventPage:
+    """A part of what a query finds; what ``query_page`` of a store returns."""
+
+    events: list[PersistedEvent]
+    """The first events that match, ascending by seq."""
+
+    is_complete: bool
+    """Whether these are all that :meth:`EventStore.query` would have returned."""
+
+
+@runtime_checkable
+class PagedStore(Protocol):
+    """A store that can stop reading once it has found enough bytes.
+
+    Readers then hold few large events at a time. From a store that cannot, they ask for fewer events the
+    larger those before were.
+    """
+
+    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
+        """What :meth:`EventStore.query` returns, cut off once it weighs ``max_bytes``.
+
+        All clauses of a query hold for what is returned. A checkpoint, and cancellable.
+
+        Args:
+          query: what to look for.
+          max_bytes: bytes after which no further event is added, 1 or more, roughly as events weigh in JSON.
+            The first event that matches is always there, whatever it weighs.
+
+        Raises:
+          StoreError: the query failed and may succeed later.
+          StoreUnusable: the query failed and will never succeed.
+        """
+        ...
+
+
+@runtime_checkable
 class PrunableStore(Protocol):
     """A store from which old events can be taken out, by itself or by others.
 
@@ -135,7 +176,8 @@ class EventStore(Protocol):
     can be exchanged under it: when it connects anew, or with each append. One that does not look loses events
     in silence; its docstring says so.
 
-    A store that can tell when its log has changed has ``watch_changes``: see :class:`WatchableStore`. One
+    A store that can read by bytes has ``query_page``: see :class:`PagedStore`. One that can tell when its log
+    has changed has ``watch_changes``: see :class:`WatchableStore`. One
     from which events are taken out has ``pruned_seq``: see :class:`PrunableStore`.
 
     Opening a log for reading that is not there raises :class:`LogNotFound`; opening it for appending creates

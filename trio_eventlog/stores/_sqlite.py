@@ -23,7 +23,7 @@ from trio_eventlog._lockfile import FileLock
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
-from trio_eventlog.abc import ChangeWatch
+from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
@@ -483,6 +483,24 @@ class SqliteStore(metaclass=NoPublicConstructor):
     def _query(self, query: EventQuery, db: apsw.Connection) -> list[PersistedEvent]:
         log_id = self._find_log(db)
         return [] if log_id is None else queries.read(db, query, log_id)
+
+    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
+        """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
+        :meth:`trio_eventlog.abc.PagedStore.query_page`.
+
+        A checkpoint, and cancelled as :meth:`query` is.
+
+        Raises:
+          StoreError, StoreUnusable: as :meth:`query`.
+        """
+        await trio.lowlevel.checkpoint()
+        return await self._reader.run(partial(self._query_page, query, max_bytes))
+
+    def _query_page(self, query: EventQuery, max_bytes: int, db: apsw.Connection) -> EventPage:
+        log_id = self._find_log(db)
+        if log_id is None:
+            return EventPage([], is_complete=True)
+        return queries.read_page(db, query, log_id, max_bytes)
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.

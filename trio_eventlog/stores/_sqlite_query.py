@@ -8,6 +8,7 @@ yesterday". Statements contain names from this library alone; every value is a p
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, cast
 
 import apsw
@@ -16,6 +17,7 @@ import attrs
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import GAPS_SHOWN, StoreDescription
+from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._sqlite_schema import (
     READ,
     SCHEMA_VERSION,
@@ -38,6 +40,10 @@ _MERGED_TYPES: Final = 32
 
 _BOUND_TYPES: Final = 10_000
 """Up to so many event types fit into a statement, which takes 32,766 parameters."""
+
+
+_OVERHEAD: Final = 100
+"""Bytes of an event beside its payload, roughly."""
 
 
 @attrs.frozen
@@ -152,18 +158,33 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
     plan = select(query, log_id)
     if plan is None:
         return []
-    rows = db.execute(plan.sql, plan.bindings)
     if plan.types is None:
-        return [_event(db, row) for row in rows]
+        return [_event(db, row) for row in db.execute(plan.sql, plan.bindings)]
+    return _read_some(db, plan, math.inf).events
+
+
+def read_page(db: apsw.Connection, query: EventQuery, log_id: int, max_bytes: int) -> EventPage:
+    """The same until they weigh ``max_bytes``."""
+    plan = select(query, log_id)
+    return EventPage([], is_complete=True) if plan is None else _read_some(db, plan, max_bytes)
+
+
+def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage:
     found: list[PersistedEvent] = []
+    weight = 0
+    rows = db.execute(plan.sql, plan.bindings)
     for row in rows:
+        if weight >= max_bytes:
+            rows.close()
+            return EventPage(found, is_complete=False)
         event = _event(db, row)
-        if event.event.event_type in plan.types:
+        if plan.types is None or event.event.event_type in plan.types:
             found.append(event)
+            weight += _OVERHEAD + len(row[-1] or "")
             if len(found) == plan.limit:
                 rows.close()
                 break
-    return found
+    return EventPage(found, is_complete=True)
 
 
 # --- what the log holds, in numbers ---------------------------------------------------------------
