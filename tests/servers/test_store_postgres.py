@@ -1101,9 +1101,7 @@ async def test_a_log_that_is_removed_while_it_is_open(place):
                 await call()
         for opened in (store, reader):
             assert (await opened.verify()).findings[-1].problem == "logs: the row of the log is gone"
-        await sql(
-            "insert into :s.logs (log, name, unique_id) values (5, 'default', 'another')", place=place
-        )
+        await sql("insert into :s.logs (log, name, unique_id) values (5, 'default', 'another')", place=place)
         for call in calls():
             with pytest.raises(StoreUnusable, match="another one now, of the same name"):
                 await call()
