@@ -650,6 +650,15 @@ async def test_a_database_that_is_dropped(server, log):
         await sql(server, "alter database away rename to gone")
         await store.append_batch([event(2)])
         assert await seqs(store) == [1, 2]
+        await sql(server, "drop database gone with (force)")
+        for call in (store.append_batch([event(3)]), store.query(EventQuery())):
+            with pytest.raises(StoreError, match='database "gone" does not exist') as failed:
+                await call
+            assert type(failed.value) is StoreError
+        # One that has the name and nothing of what was there is not filled up in silence.
+        await sql(server, "create database gone")
+        with pytest.raises(StoreError, match="does not exist"):
+            await store.append_batch([event(3)])
 
 
 async def test_a_server_that_is_too_old(server, log, monkeypatch):
