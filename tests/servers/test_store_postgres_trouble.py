@@ -159,6 +159,28 @@ async def test_appends_that_are_refused_for_a_while(server, url, log, permission
         assert await seqs(store) == [1, 2, 3]
 
 
+async def test_a_session_whose_statements_were_taken_away(server, url, log):
+    """As a pooler does, between two transactions."""
+    async with PostgresStore.open(url, log=log) as store:
+        await store.append_batch([event(1)])
+        await store._writer._session.script(b"deallocate all")
+        assert "SQLSTATE 26000" in await passes(store.append_batch, [event(2)])
+        await store.append_batch([event(2)])
+        assert await seqs(store) == [1, 2]
+
+
+async def test_one_of_several_servers_takes_no_writes_any_more(server, url, log):
+    """An appender that is connected to it looks for the one that does, in a new session."""
+    async with open_proxy(server.port) as first, open_proxy(server.port) as second:
+        async with PostgresStore.open(at(url, server, first.port, second.port), log=log) as store:
+            await store.append_batch([event(1)])
+            await store._writer._session.script(b"set default_transaction_read_only = on")
+            assert "SQLSTATE 25006" in await passes(store.append_batch, [event(2)])
+            await eventually(store.append_batch, [event(2)])
+            assert first.connections + second.connections > 1
+            assert await seqs(store) == [1, 2]
+
+
 # --- hosts that hang ------------------------------------------------------------------------------
 
 

@@ -133,6 +133,9 @@ and that fails; a database, schema, table, index or function that is not there, 
 
 _READ_ONLY: Final = "25006"
 
+_NOT_PREPARED: Final = ("26000", "42P05")
+"""Somebody between us and the server has taken a prepared statement away, or mixed up sessions."""
+
 # When a connection is refused, libpq passes on the server's words and not its code. In another language than
 # English these are not known, and taken for what may pass. Only for a first connection: see Target.
 _STAYING_WORDS: Final = (
@@ -202,9 +205,12 @@ class ServerError(Exception):
             return not opening
         return self.sqlstate.startswith(_PASSING)
 
-    def is_read_only(self) -> bool:
-        """Whether the server takes no writes."""
-        return self.sqlstate == _READ_ONLY
+    def needs_another_session(self, *, has_several: bool) -> bool:
+        """Whether it will pass, but not in the session that met it."""
+        if self.sqlstate == _READ_ONLY:
+            # Another server may be the one that takes writes now. If there is no other, the lock is kept.
+            return has_several
+        return self.sqlstate in _NOT_PREPARED
 
     def as_store_error(self, label: str, *, opening: bool = False) -> StoreError:
         """The same as an error of this library."""
@@ -584,6 +590,7 @@ class Session:
         descriptor = _descriptor(self._pgconn)
         if descriptor is not None:
             trio.lowlevel.notify_closing(descriptor)
+        self._pgconn.notice_handler = None
         self._pgconn.finish()
 
     # --- statements -------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ _READ_ONLY: Final = {"default_transaction_read_only": "on"}
 
 _LOG_NAMES: Final = "select name from :s.logs order by name"
 
-_CAN_BE_READ: Final = "select from :s.events limit 1"
+_CAN_BE_READ: Final = "select from :s.events where false"
 
 
 class Connections:

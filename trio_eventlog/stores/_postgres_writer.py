@@ -323,8 +323,7 @@ class Writer:
                 try:
                     return await work(session)
                 except ServerError as exc:
-                    if exc.is_read_only() and self._target.has_several:
-                        # Another server may be the one that takes writes now.
+                    if exc.needs_another_session(has_several=self._target.has_several):
                         session.drop()
                     raise
                 except StoreError as exc:
