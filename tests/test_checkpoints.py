@@ -80,7 +80,13 @@ CALLS = {
     MemoryStore: STORE_CALLS | DESCRIBE,
     SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
     # With a server, in tests/servers.
-    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP,
+    PostgresStore: STORE_CALLS
+    | DESCRIBE
+    | UPKEEP
+    | {
+        "pruned_seq": [lambda store: store.pruned_seq()],
+        "sync": [lambda store: store.sync()],
+    },
     EventLog: {
         "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],

@@ -40,8 +40,10 @@ async def test_each_event_once_and_in_order(server, tmp_path):
                 seen[name].append(event.event.payload["number"])
 
     with server() as database:
-        async with open_store(database):
-            pass  # a stream that is not there cannot be read
+        for name in ("default", *NAMES):
+            # A log that is not there cannot be read.
+            async with open_store(f"{database}{'&' if '?' in database else '?'}log={name}"):
+                pass
         with trio.fail_after(120):
             async with open_readers(database, logs=NAMES) as stores, trio.open_nursery() as nursery:
                 for name, store in stores.items():

@@ -1,10 +1,12 @@
 """PostgresStore against a real server: the public harness, and what only PostgreSQL can do to a store."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -24,6 +26,7 @@ from trio_eventlog import (
     EventQuery,
     EventRejected,
     LogBusy,
+    LogNotFound,
     ModuleEvent,
     PersistedEvent,
     SequenceConflict,
@@ -34,6 +37,7 @@ from trio_eventlog import (
     tail,
 )
 from trio_eventlog.stores import PostgresStore, open_store
+from trio_eventlog.stores import _postgres_connection as connection
 from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 
@@ -292,20 +296,48 @@ async def test_s11_no_step_blocks_the_loop_with_a_large_batch(log):
 # --- opening --------------------------------------------------------------------------------------
 
 
-async def test_a_reader_that_comes_before_the_tables(place):
-    async with PostgresStore.open(url(), schema=place, read_only=True) as reader:
-        assert await seqs(reader) == []
-        assert await reader.last_seq() == 0
-        assert (await reader.describe()).events == 0
-        assert (await reader.verify()).problems == 0
-        assert await reader.prune(keep=0) == 0
-        assert await PostgresStore.logs(url(), schema=place) == []
-        assert await sql("select 1 from pg_namespace where nspname = %s", place) == []
-        async with PostgresStore.open(url(), schema=place) as store:
+async def test_a_log_that_is_not_there(server, place):
+    """Nothing is made for a reader, and it hears what there is instead: a name may be mistyped."""
+    with pytest.raises(LogNotFound) as refused:
+        async with PostgresStore.open(url(), schema=place, read_only=True):
+            pytest.fail("opened")  # pragma: no cover
+    assert (refused.value.log, refused.value.names) == ("default", ())
+    assert refused.value.place == f"schema '{place}' of PostgreSQL 127.0.0.1:{server.port}/postgres"
+    with pytest.raises(StoreUnusable, match=f"there are no logs in schema '{place}' of"):
+        await PostgresStore.logs(url(), schema=place)
+    with pytest.raises(StoreUnusable, match=f"there are no logs in schema '{place}' of"):
+        async with PostgresStore.open_readers(url(), schema=place):
+            pytest.fail("opened")  # pragma: no cover
+    assert await sql("select 1 from pg_namespace where nspname = %s", place) == []
+    for name in ("b", "a"):
+        async with PostgresStore.open(url(), schema=place, log=name) as store:
             await store.append_batch([event(1)])
-            assert await seqs(reader) == [1]
-            assert reader.log_id is None
-            assert store.log_id
+    with pytest.raises(LogNotFound, match=r"there is no log 'c' in schema .*; it has 'a', 'b'"):
+        async with open_store(f"{url()}?schema={place}&log=c", read_only=True):
+            pytest.fail("opened")  # pragma: no cover
+    with pytest.raises(LogNotFound) as refused:
+        async with PostgresStore.open_readers(url(), schema=place, logs=["a", "A"]):
+            pytest.fail("opened")  # pragma: no cover
+    assert (refused.value.log, refused.value.names) == ("A", ("a", "b"))
+    async with PostgresStore.open(url(), schema=place, log="a", read_only=True) as reader:
+        assert await seqs(reader) == [1]
+        assert reader.log_id is None
+        assert await reader.log_names() == ["a", "b"]
+    async with PostgresStore.open_readers(url(), schema=place, logs=[]) as stores:
+        assert stores == {}
+
+
+async def test_a_new_log_beside_those_that_were_replicated(place):
+    """Their numbers came without the sequence that an older layout had for them."""
+    async with PostgresStore.open(url(), schema=place):
+        pass
+    await sql(
+        "insert into :s.logs (log, name, unique_id) select n, n::text::bytea, n from generate_series(1, 9) n",
+        place=place,
+    )
+    async with PostgresStore.open(url(), schema=place, log="new") as store:
+        await store.append_batch([event(1)])
+        assert await seqs(store) == [1]
 
 
 async def test_a_log_keeps_its_identity(log):
@@ -378,7 +410,7 @@ async def test_a_layout_of_another_version(place):
     await sql("update :s.layout set version = 99", place=place)
     for read_only in (False, True):
         with pytest.raises(
-            StoreUnusable, match=r"newer trio_eventlog \(layout 99, this one knows 1\): upgrade"
+            StoreUnusable, match=r"newer trio_eventlog \(layout 99, this one knows 2\): upgrade"
         ):
             async with PostgresStore.open(url(), schema=place, read_only=read_only):
                 pytest.fail("opened")  # pragma: no cover
@@ -392,18 +424,42 @@ async def test_a_layout_of_another_version(place):
             pytest.fail("opened")  # pragma: no cover
 
 
-async def test_an_older_layout_is_brought_up_to_date(place, monkeypatch):
-    async with PostgresStore.open(url(), schema=place) as store:
-        await store.append_batch([event(1)])
-    following = "alter table :s.logs add column note text;"
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, following))
-    for module in ("trio_eventlog.stores._postgres_writer", "trio_eventlog.stores._postgres_schema"):
-        monkeypatch.setattr(f"{module}.SCHEMA_VERSION", 2)
-    async with PostgresStore.open(url(), schema=place) as store:
-        assert await seqs(store) == [1]
+async def test_an_older_layout_is_brought_up_to_date(place):
+    names = schema.Names(place)
+    for statement in (names.create_schema(), names.sql("create table :s.layout (version integer)")):
+        await sql(statement.decode())
+    await sql("insert into :s.layout values (1)", place=place)
+    await sql(names.migration(1, 0).decode())
+    for log, seq, held in (("empty", 0, []), ("whole", 3, [1, 3]), ("pruned", 9, [7, 9]), ("no end", 9, [2])):
+        await sql(
+            "insert into :s.logs (name, last_seq, epoch, unique_id) values (%s, %s, 5, 'u')",
+            log.encode(),
+            seq,
+            place=place,
+        )
+        for number in held:
+            await sql(
+                "insert into :s.events (log, seq, timestamp_ms, kind, id, actor, event_type)"
+                " select log, %s, 1, 0, %s, 'w', 't' from :s.logs where name = %s",
+                number,
+                b"id%d" % number,
+                log.encode(),
+                place=place,
+            )
+    with pytest.raises(StoreUnusable, match=r"has layout 1, .* open a log in it for writing once"):
+        async with PostgresStore.open(url(), schema=place, log="whole", read_only=True):
+            pytest.fail("opened")  # pragma: no cover
+    async with PostgresStore.open(url(), schema=place, log="whole") as store:
+        assert await seqs(store) == [1, 3]
         assert (await store.describe()).schema_version == 2
+        assert (await store.verify()).problems == 0
+        await store.append_batch([event(4)])
+        assert await store.last_seq() == 4
     assert await sql("select version from :s.layout", place=place) == [(2,)]
-    assert await sql("select note from :s.logs", place=place) == [(None,)]
+    async with PostgresStore.open_readers(url(), schema=place) as stores:
+        found = {name: (await store.last_seq(), await store.pruned_seq()) for name, store in stores.items()}
+    # How far it was pruned is not known, and so it is what comes before the first event.
+    assert found == {"empty": (0, 0), "whole": (4, 0), "pruned": (9, 6), "no end": (9, 9)}
 
 
 async def test_tables_of_another_program(place):
@@ -519,6 +575,78 @@ async def test_s12_what_will_not_pass_is_unusable_and_what_may_is_not(server, lo
         assert PASSWORD not in str(failed.value)
 
 
+# What is not named here fails again and again whatever an operator does: StoreUnusable.
+_PASSES = {
+    "08",
+    "25P02",
+    "25P03",
+    "25P04",
+    "26000",
+    "40",
+    "42P05",
+    "53",
+    "54000",
+    "55",
+    "57",
+    "58",
+    "72000",
+    "XX000",
+}
+_WITH_AN_OPERATOR = {
+    *(
+        "09000",
+        "0B000",
+        "0L000",
+        "0LP01",
+        "0P000",
+        "23",
+        "25006",
+        "28",
+        "2B",
+        "2F",
+        "38",
+        "39",
+        "3D000",
+        "3F000",
+    ),
+    *("42501", "42704", "42883", "42P01", "42P10", "44000", "57P04", "F0", "HV", "P0"),
+}
+
+
+def test_every_sqlstate_is_sorted():
+    """By the question: can somebody put it right while the program runs?"""
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "stores.md").read_text(encoding="utf-8")
+    documented = {
+        code: outcome
+        for row in re.findall(r"^\| (`.*)\|$", page, re.MULTILINE)
+        for outcome in [row.rpartition(" | ")[2].strip()]
+        for code in re.findall(r"`([0-9A-Z]{2}[0-9A-Z]{0,3})`", row.partition(" | ")[0])
+    }
+
+    def outcome(codes, state):
+        return next((codes[state[:length]] for length in (5, 3, 2) if state[:length] in codes), None)
+
+    states = {
+        error.sqlstate
+        for error in vars(psycopg.errors).values()
+        if isinstance(error, type) and issubclass(error, psycopg.Error) and error.sqlstate
+    }
+    assert len(states) > 200
+    for state in sorted(states):
+        failure = connection.ServerError(state, "")
+        on_opening, later = (type(failure.as_store_error("x", opening=opening)) for opening in (True, False))
+        repairable = state in _WITH_AN_OPERATOR or state[:2] in _WITH_AN_OPERATOR
+        passes = not repairable and (state in _PASSES or state[:2] in _PASSES)
+        assert later is (StoreError if repairable or passes else StoreUnusable), state
+        assert on_opening is (StoreError if passes else StoreUnusable), state
+        said = {
+            "`StoreError`": (StoreError, StoreError),
+            "`StoreError`; on opening `StoreUnusable`": (StoreUnusable, StoreError),
+            None: (StoreUnusable, StoreUnusable),
+        }
+        assert said[outcome(documented, state)] == (on_opening, later), state
+
+
 async def test_several_hosts(server, log):
     address = f"@127.0.0.1:{server.port}"
     both = server.url().replace(address, f"@127.0.0.1:1,127.0.0.1:{server.port}")
@@ -569,10 +697,49 @@ async def test_a_role_with_what_it_needs_and_no_more(server, place):
                 await seqs(reader)
         await sql(f"grant usage on schema {place} to {place}_r")
         await sql(f"grant select on all tables in schema {place} to {place}_r")
+        await sql(f"grant delete on {place}.events to {place}_r")
         async with PostgresStore.open(reads, schema=place, read_only=True) as reader:
             assert await seqs(reader) == [1]
             with pytest.raises(StoreUnusable, match="permission denied"):
                 await reader.prune(keep=0)
+            await sql(f"grant update (last_seq, pruned_seq) on {place}.logs to {place}_r")
+            assert await reader.prune(keep=0) == 1
+            assert await reader.pruned_seq() == 1
+
+
+async def test_row_level_security(server, place):
+    """A policy would have a log look empty; that is an error."""
+    for role in ("p_reader", "p_writer"):
+        await sql(f"create role {role} login password '{role}'")
+    async with PostgresStore.open(url(), schema=place) as store:
+        await store.append_batch([event(1)])
+    await sql(f"grant usage on schema {place} to p_reader, p_writer")
+    await sql(f"grant select, insert, update, delete on all tables in schema {place} to p_reader, p_writer")
+    reads, writes = (server.url(user=role, secret=role) for role in ("p_reader", "p_writer"))
+    async with (
+        PostgresStore.open(reads, schema=place, read_only=True) as reader,
+        PostgresStore.open(writes, schema=place) as writer,
+    ):
+        for table in ("events", "logs", "layout"):
+            await sql(f"alter table :s.{table} enable row level security", place=place)
+            for conninfo, read_only in ((reads, True), (writes, False)):
+                with pytest.raises(StoreUnusable, match="row-level security"):
+                    log = "default" if read_only else "another"
+                    async with PostgresStore.open(conninfo, schema=place, log=log, read_only=read_only):
+                        pytest.fail("opened")  # pragma: no cover
+            if table == "layout":
+                continue
+            calls = [reader.last_seq, reader.describe, partial(writer.append_batch, [event(1)])]
+            if table == "events":
+                calls += [partial(seqs, reader), reader.verify]
+            for call in calls:
+                with pytest.raises(StoreError, match="row-level security") as failed:
+                    await call()
+                # A policy can be taken away again while the program runs.
+                assert type(failed.value) is StoreError
+            await sql(f"alter table :s.{table} disable row level security", place=place)
+        await writer.append_batch([event(1), event(2)])
+        assert await seqs(reader) == [1, 2]
 
 
 @contextmanager
@@ -593,16 +760,21 @@ def write_protected():
         alter("alter system reset default_transaction_read_only")
 
 
-async def test_a_server_that_refuses_to_be_written_to(log):
+async def test_a_server_that_takes_no_writes_for_a_while(log):
+    """As hosted ones do while a disk is nearly full. Who opens a log then hears of it, too."""
     async with PostgresStore.open(url(), log=log) as store:
         with write_protected(), trio.fail_after(10):
-            with pytest.raises(StoreUnusable, match=r"read-only transaction \(SQLSTATE 25006\)"):
+            with pytest.raises(StoreError, match=r"read-only transaction \(SQLSTATE 25006\)") as failed:
                 while True:
                     # The server's processes hear of it when they get to it.
                     await store.append_batch([event(await store.last_seq() + 1)])
+            assert type(failed.value) is StoreError
             with pytest.raises(StoreError, match="read-only"):
                 async with PostgresStore.open(url(), log=log + "2"):
                     pytest.fail("opened")  # pragma: no cover
+            with pytest.raises(StoreError, match="read-only"):
+                await store.prune(keep=0)
+        assert await seqs(store) == list(range(1, await store.last_seq() + 1))
 
 
 async def test_without_the_driver():
@@ -709,9 +881,8 @@ async def test_all_logs_with_few_connections(place):
         merged = [(item.log, item.event.seq) async for item in merge_events(stores)]
         assert merged == [("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 3), ("b", 3)]
         assert [found.seq async for found in iter_events(stores["a"], EventQuery(), page_size=2)] == [1, 2, 3]
-    async with PostgresStore.open_readers(url(), schema=place, logs=["b", "not yet"]) as stores:
+    async with PostgresStore.open_readers(url(), schema=place, logs=["b"]) as stores:
         assert await seqs(stores["b"]) == [1, 2, 3]
-        assert await seqs(stores["not yet"]) == []
 
 
 async def test_changes_are_told(log):
@@ -769,6 +940,7 @@ async def test_prune(log, read_only):
             told = []
             assert await store.prune(before_ms=1_501, on_progress=lambda *args: told.append(args)) == 500
             assert told == [(500, 500)]
+            assert await store.pruned_seq() == 500
             told.clear()
             assert await store.prune(keep=1_000, on_progress=lambda *args: told.append(args)) == 2_000
             assert told == [(1_000, 2_000), (2_000, 2_000)]
@@ -777,6 +949,11 @@ async def test_prune(log, read_only):
             assert await seqs(store) == list(range(2_501, 3_501))
             assert await store.prune(before_ms=2**63 - 1) == 1_000
             assert await store.last_seq() == 3_500
+            assert await writer.pruned_seq() == await reader.pruned_seq() == 3_500
+            assert (await store.describe()).highest_seq == 3_500
+            await writer.append_batch([event(3_501)])
+            assert await writer.last_seq() == await reader.last_seq() == 3_501
+            assert await store.pruned_seq() == 3_500
             with pytest.raises(ValueError, match="before_ms, keep: expected one of them"):
                 await store.prune()
             with pytest.raises(ValueError, match="keep: expected an integer of 0 to"):
@@ -829,7 +1006,6 @@ async def test_describe(log):
 
 DAMAGE = {
     "delete from :s.logs where name = 'x'": (None, "its events are there, and its name is gone"),
-    "update :s.logs set last_seq = 5": (10, "the log says that its highest seq is 5"),
     "drop index :s.events_run_id": (None, "events_run_id: the index is missing"),
     "update pg_index set indisvalid = false where indexrelid = ':s.events_run_id'::regclass": (
         None,
@@ -874,16 +1050,66 @@ async def test_a_long_text_that_is_damaged(server, place):
             await store.query(EventQuery())
 
 
-async def test_tables_that_go_away(server, place):
+@pytest.mark.parametrize(
+    "renamed", ["schema :s rename to :s_", "table :s.logs rename to old", "table :s.layout rename to old"]
+)
+async def test_tables_that_are_away_for_a_while(place, renamed):
+    """As while they are renamed, or restored: what was there may come back."""
+    back = {
+        "schema": "alter schema :s_ rename to :s",
+        "table": f"alter table :s.old rename to {renamed.split()[1].rpartition('.')[2]}",
+    }
     async with PostgresStore.open(url(), schema=place) as store:
         await store.append_batch([event(1)])
+        await sql(f"alter {renamed}", place=place)
+        if "layout" not in renamed:
+            for call in (store.last_seq(), store.append_batch([event(2)])):
+                with pytest.raises(StoreError, match=r"does not exist \(SQLSTATE 42P01\)") as failed:
+                    await call
+                assert type(failed.value) is StoreError
+        with pytest.raises(StoreError):
+            async with PostgresStore.open(url(), schema=place, read_only=True):
+                pytest.fail("opened")  # pragma: no cover
+        await sql(back[renamed.split()[0]], place=place)
+        await store.append_batch([event(2)])
+        assert await seqs(store) == [1, 2]
+
+
+async def test_a_log_that_is_removed_while_it_is_open(place):
+    """Nobody takes it for an empty one."""
+    async with (
+        PostgresStore.open(url(), schema=place) as store,
+        PostgresStore.open(url(), schema=place, read_only=True) as reader,
+    ):
+        await store.append_batch([event(1)])
+
+        def calls():
+            for opened in (store, reader):
+                yield opened.last_seq
+                yield partial(opened.query, EventQuery(after_seq=1))
+                yield opened.pruned_seq
+                yield opened.describe
+                yield partial(opened.prune, keep=0)
+            yield partial(store.append_batch, [event(2)])
+
+        await sql("delete from :s.events", place=place)
         await sql("delete from :s.logs", place=place)
-        with pytest.raises(StoreUnusable, match="log 'default' is gone from the table logs"):
-            await store.last_seq()
-        await sql("drop schema :s cascade", place=place)
-        for call in (store.query(EventQuery()), store.last_seq(), store.append_batch([event(2)])):
-            with pytest.raises(StoreUnusable, match=r"does not exist \(SQLSTATE 42P01\)"):
-                await call
+        for call in calls():
+            with pytest.raises(StoreUnusable, match="is gone from the table logs"):
+                await call()
+        for opened in (store, reader):
+            assert (await opened.verify()).findings[-1].problem == "logs: the row of the log is gone"
+        await sql("insert into :s.logs (log, name, unique_id) values (5, 'default', 'another')", place=place)
+        for call in calls():
+            with pytest.raises(StoreUnusable, match="another one now, of the same name"):
+                await call()
+        # While a backup comes back, table by table, it may come yet.
+        await sql("delete from :s.logs", place=place)
+        await sql("delete from :s.layout", place=place)
+        for call in calls():
+            with pytest.raises(StoreError, match="as while tables are restored") as failed:
+                await call()
+            assert type(failed.value) is StoreError
 
 
 async def test_partitions(server, place):

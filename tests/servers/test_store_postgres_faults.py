@@ -631,14 +631,34 @@ async def test_a_server_that_is_shut_down_and_comes_back(mortal, log):
 
 
 async def test_a_database_that_is_dropped(server, log):
+    """It may come back, as one that is restored or renamed does; who opens it hears that it is not there."""
     await sql(server, "create database gone")
     async with PostgresStore.open(server.url("gone"), log=log) as store:
         await store.append_batch([event(1)])
         assert await seqs(store) == [1]
-        await sql(server, "drop database gone with (force)")
+        await sql(
+            server, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = 'gone'"
+        )
+        await sql(server, "alter database gone rename to away")
         for call in (store.append_batch([event(2)]), store.query(EventQuery())):
-            with pytest.raises(StoreUnusable, match='database "gone" does not exist'):
+            with pytest.raises(StoreError, match='database "gone" does not exist') as failed:
                 await call
+            assert type(failed.value) is StoreError
+        with pytest.raises(StoreUnusable, match='database "gone" does not exist'):
+            async with PostgresStore.open(server.url("gone"), log=log):
+                pytest.fail("opened")  # pragma: no cover
+        await sql(server, "alter database away rename to gone")
+        await store.append_batch([event(2)])
+        assert await seqs(store) == [1, 2]
+        await sql(server, "drop database gone with (force)")
+        for call in (store.append_batch([event(3)]), store.query(EventQuery())):
+            with pytest.raises(StoreError, match='database "gone" does not exist') as failed:
+                await call
+            assert type(failed.value) is StoreError
+        # One that has the name and nothing of what was there is not filled up in silence.
+        await sql(server, "create database gone")
+        with pytest.raises(StoreError, match="does not exist"):
+            await store.append_batch([event(3)])
 
 
 async def test_a_server_that_is_too_old(server, log, monkeypatch):

@@ -74,11 +74,18 @@ class PostgresStore(metaclass=NoPublicConstructor):
     log_id: Final[str | None]
     """Tells this log from all others, in this database and others; None in a store that is read-only."""
 
+    survives: Final[str]
+    """What an acknowledged append survives: ``"power"``, a loss of power at the server; or, if the server has
+    ``fsync`` off, or the options of the connection set ``synchronous_commit`` to ``off``, only ``"process"``,
+    the kill of the server's processes. That ``full_page_writes`` is off is not looked at: it is for file
+    systems that write a page as a whole."""
+
     def __init__(
         self,
         connections: Connections,
         log: str,
         *,
+        found: int,
         notify: bool,
     ) -> None:
         self._connections = connections
@@ -87,8 +94,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
         self._writer = connections.writer
         self._log = log
         self._notify = notify
-        self._number: int | None = None if self._writer is None else self._writer.number
+        self._found = found
         self.log_id = None if self._writer is None else self._writer.unique_id
+        self.survives = "power" if self._writer is None else self._writer.survives
 
     def __repr__(self) -> str:
         mode = "read-only" if self._writer is None else "writing"
@@ -121,12 +129,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
             ``"postgresql://user:password@host:port/database?option=value"`` or ``"host=… dbname=…"``. What it
             leaves out comes from libpq's variables (``PGHOST`` and so on) and files. Of several hosts, a
             writer takes the first that can be written to, unless ``target_session_attrs`` says otherwise.
-            ``connect_timeout`` holds for each address.
+            ``connect_timeout`` holds for each address; without it, an address has 5 seconds to answer if
+            there are others, and 30 if there are not.
           log: name of the log, 1 to 512 bytes in UTF-8.
           schema: the schema of the database in which the tables are, 1 to 63 bytes in UTF-8. It is created if
             it is not there, which takes the permission to create schemas in the database.
-          read_only: do not write. Needs no lock, and only the permission to read. Schema and log need not be
-            there: until somebody creates them, the log is empty.
+          read_only: do not write. Needs no lock, and only the permission to read.
           notify: tell other stores after each append, for their :meth:`watch_changes`.
           readers: most connections for reading, 1 to 100.
           partitions: when the tables are made, spread the events over so many of them, by their log; 0 for a
@@ -136,6 +144,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           ValueError: an argument is not as described.
           TypeError: an argument is of the wrong type.
           LogBusy: somebody else has the log open for writing.
+          LogNotFound: with ``read_only``, there is no such log, or no table yet.
           StoreUnusable: the database is not there, or may not be opened; the schema belongs to another
             program, or to a newer version of this library; or the driver is not installed.
           StoreError: the database cannot be reached now.
@@ -145,7 +154,11 @@ class PostgresStore(metaclass=NoPublicConstructor):
         async with driver.open_connections(
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
         ) as connections:
-            yield PostgresStore._create(connections, log, notify=notify)
+            if connections.writer is not None:
+                found = connections.writer.number
+            else:
+                found = (await connections.find_logs([log]))[log]
+            yield PostgresStore._create(connections, log, found=found, notify=notify)
 
     @staticmethod
     @asynccontextmanager
@@ -169,7 +182,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           readers: most connections, 1 to 100.
 
         Raises:
-          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+          ValueError, TypeError, LogNotFound, StoreUnusable, StoreError: as :meth:`open`.
         """
         wanted = checked_log_names(logs)
         names = _checked(conninfo, "default", schema, readers, 0)
@@ -179,7 +192,11 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ) as connections:
             if wanted is None:
                 wanted = await connections.log_names()
-            yield {name: PostgresStore._create(connections, name, notify=False) for name in wanted}
+            found = await connections.find_logs(wanted)
+            yield {
+                name: PostgresStore._create(connections, name, found=found[name], notify=False)
+                for name in wanted
+            }
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
@@ -192,10 +209,13 @@ class PostgresStore(metaclass=NoPublicConstructor):
             JSON, a text has a lone surrogate, or an event has more than 64 MiB. Names all such events;
             nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+          StoreWentBack: the log does not go as far as it did: the server was restored to an older state, or a
+            standby that lagged took over. Once; nothing was stored, and the next append goes on from there.
           LogBusy: somebody else has opened the log while the connection was lost.
-          StoreError: the connection was lost, or is lost yet; the server is busy, full or shutting down.
-          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the server refuses
-            to be written to; or the tables are not those that were made.
+          StoreError: the connection was lost, or is lost yet; the server is busy, full or shutting down,
+            takes no writes, or refuses what it allowed before; or it stopped waiting for its standby.
+          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the log is gone,
+            or another one has its name; or the tables are not those that were made.
         """
         await self._check_open()
         if self._writer is None:
@@ -219,18 +239,20 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
         Raises:
           StoreError: the query failed and may succeed later.
-          StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
+          StoreUnusable: the store is closed; the log is gone; or the tables are damaged, or not those that
+            were made.
         """
         await self._check_open()
         return await self._connections.read(lambda session: self._query(session, query))
 
     async def _query(self, session: Session, query: EventQuery) -> list[PersistedEvent]:
-        log = await self._find_log(session)
-        plan = None if log is None else queries.select(query, log)
+        plan = queries.select(query, self._number)
         if plan is None:
             await trio.lowlevel.checkpoint()
             return []
         result = await session.execute(self._names.sql(plan.sql), plan.parameters)
+        if not result.ntuples:
+            await self._connections.check_there(session, self._log, self._number)
         found: list[PersistedEvent] = []
         steps = Steps()
         for row in schema.rows_of(result.get_value, result.ntuples):
@@ -260,23 +282,53 @@ class PostgresStore(metaclass=NoPublicConstructor):
         return await self._connections.read(self._last_seq)
 
     async def _last_seq(self, session: Session) -> int:
-        log = await self._find_log(session)
-        if log is None:
-            return 0
-        found = await session.execute(self._names.sql(queries.HIGHEST), [int8(log)])
+        return await self._number_of(session, queries.HIGHEST)
+
+    async def _number_of(self, session: Session, statement: str) -> int:
+        """What a statement about the row of the log returns."""
+        found = await session.execute(self._names.sql(statement), [int8(self._number)])
         if not found.ntuples:
-            msg = f"{self._label}: damaged: log {self._log!r} is gone from the table logs"
-            raise StoreUnusable(msg)
+            await self._connections.check_there(session, self._log, self._number)
+            msg = f"{self._label}: log {self._log!r} was put back just now"
+            raise StoreError(msg)
         return number(found.get_value(0, 0))
 
-    async def _find_log(self, session: Session) -> int | None:
-        # A reader may be there before its log is, and before the tables are. Once found, a log keeps its
-        # number.
-        if self._number is None:
-            self._number = await self._connections.find_log(session, self._log)
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        return self._number  # noqa: ASYNC910 - the next statement is one
+    @property
+    def _number(self) -> int:
+        # An appender sees to it that it is that of its own log.
+        return self._found if self._writer is None else self._writer.number
+
+    async def sync(self) -> None:
+        """Return once all that ``append_batch`` returned from before survives a loss of power at the server.
+
+        Also what is there from before, by whoever it was written. Only where ``survives`` is ``"process"`` is
+        there anything to do. It takes its turn with appends; with synchronous replication, it waits for the
+        standby, too.
+
+        A checkpoint. Cancelled, it raises within a second.
+
+        Raises:
+          LogBusy: somebody else has opened the log while the connection was lost.
+          StoreError: the server cannot be asked now, or has ``fsync`` off.
+          StoreUnusable: the store is closed or read-only.
+        """
+        await self._check_open()
+        if self._writer is None:
+            msg = f"{self._label}: the store was opened read-only"
+            raise StoreUnusable(msg)
+        await self._connections.sync()
+
+    async def pruned_seq(self) -> int:
+        """The highest seq of all events that were ever pruned from this log, 0 if none was.
+
+        A checkpoint; cancelled, it raises within a second.
+
+        Raises:
+          StoreError: the server cannot be asked now.
+          StoreUnusable: the store is closed; or the log is gone.
+        """
+        await self._check_open()
+        return await self._connections.read(lambda session: self._number_of(session, queries.PRUNED))
 
     async def _check_open(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -323,8 +375,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         await self._check_open()
 
         async def work(session: Session) -> StoreDescription:
-            log = await self._find_log(session)
-            return await upkeep.describe(session, self._names, log, top)
+            await self._number_of(session, queries.PRUNED)
+            return await upkeep.describe(session, self._names, self._number, top)
 
         return await self._connections.read(work)
 
@@ -334,9 +386,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """Look the log over: does it hold what was stored, and nothing else?
 
         No index is missing or invalid; each event can be read, its columns agree with its payload, seqs
-        ascend, ids stand once, and the log's highest seq is not below that of an event. No log of the schema
-        has lost its name. A program may write meanwhile. PostgreSQL's own structures are not looked into:
-        ``pg_amcheck`` does that.
+        ascend, and ids stand once. No log of the schema has lost its name. A program may write meanwhile.
+        PostgreSQL's own structures are not looked into: ``pg_amcheck`` does that.
 
         A checkpoint. Cancelled, what runs is stopped.
 
@@ -349,10 +400,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; or the tables are not those that were made.
         """
         await self._check_open()
-        log = await self._connections.read(self._find_log)
-        verifier = upkeep.Verifier(self._names, log, Findings(most_findings))
-        if not await self._connections.read(verifier.check_structure):
-            return verifier.result()
+        verifier = upkeep.Verifier(self._names, self._number, Findings(most_findings))
+        await self._connections.read(verifier.check_structure)
         while (seq := await self._connections.read(verifier.check_page)) is not None:
             if on_progress is not None:
                 on_progress(seq)
@@ -373,6 +422,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         In transactions of 1,000 events, through a connection of its own, beside whoever writes to the log.
         Events that come meanwhile stay. The tables do not shrink; once PostgreSQL's autovacuum was there, new
         events take the room. Also in a store that was opened read-only, which means that it does not append.
+        :meth:`pruned_seq` then tells how far it went.
 
         A checkpoint. Cancelled, it stops between two transactions, or in the midst of one, of which nothing
         is left then; what is gone is gone, and calling it again goes on.
@@ -388,18 +438,16 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
         Raises:
           ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
-          StoreUnusable: the store is closed; the role may not delete; or the tables are not those that were
-            made.
+          StoreUnusable: the store is closed; the role may not delete; the server takes no writes; the log is
+            gone; or the tables are not those that were made.
           StoreError: the server cannot be asked now.
         """
         check_criteria(before_ms, keep)
         await self._check_open()
-        log = await self._connections.read(self._find_log)
-        if log is None:
-            return 0
         gone = 0
         async with self._connections.session() as session:
-            cut, total = await upkeep.plan_cut(session, self._names, log, before_ms, keep)
+            await self._number_of(session, queries.PRUNED)
+            cut, total = await upkeep.plan_cut(session, self._names, self._number, before_ms, keep)
             if dry_run:
                 return total
             while (some := await cut.prune_some(session, self._names)) is not None:
@@ -415,19 +463,20 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
         Raises:
           StoreError: the server cannot be asked now.
-          StoreUnusable: the store is closed; or the tables are not those that were made.
+          StoreUnusable: the store is closed; or there are no tables, or not those that were made.
         """
         await self._check_open()
         return await self._connections.log_names()
 
     @staticmethod
     async def logs(conninfo: str = "", *, schema: str = DEFAULT_SCHEMA) -> list[str]:
-        """The names of the logs in a schema, ascending by code point; none if there is no such schema.
+        """The names of the logs in a schema, ascending by code point.
 
         A checkpoint; opens a connection for it and closes it again.
 
         Raises:
-          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+          ValueError, TypeError, StoreError: as :meth:`open`.
+          StoreUnusable: the same; or there is no such schema, or no log was ever opened in it.
         """
         names = _checked(conninfo, "default", schema, 1, 0)
         driver = await _load_driver()

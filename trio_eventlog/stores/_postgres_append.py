@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_eventlog._errors import EventRejected, SequenceConflict
+from trio_eventlog._errors import EventRejected, SequenceConflict, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._postgres_connection import ServerError, Session
 from trio_eventlog.stores._postgres_schema import Names, int8, number
 from trio_eventlog.stores._postgres_writer import Writer
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
 
 _UNIQUE_VIOLATION: Final = "23505"
 
@@ -31,7 +34,7 @@ async def append(
       The seqs of those whose id is held under another one.
 
     Raises:
-      EventRejected, SequenceConflict, StoreError: see :meth:`PostgresStore.append_batch`.
+      EventRejected, SequenceConflict, StoreWentBack, StoreError: see :meth:`PostgresStore.append_batch`.
     """
     chunks = await _encoded(events)
     appending = _Appending(writer, names, channel, events)
@@ -82,43 +85,68 @@ class _Appending:
 
     async def run(self, session: Session, chunks: Sequence[schema.Chunk]) -> Collection[int]:
         """Store the events. Returns the seqs of those whose id is held under another one."""
-        whole = len(chunks) == 1
-        added = 0
         try:
-            if not whole:
-                await session.script(b"begin")
-            for chunk in chunks:
-                added += await self._insert(session, chunk)
-            if not whole:
-                await session.script(b"commit")
+            added, highest = await self._insert_all(session, chunks)
+        except StoreWentBack as exc:
+            await self._undo(session)
+            # Nothing that can be cancelled comes after this: it is said once, and certainly.
+            self._writer.expected_seq = exc.last_seq
+            raise
         except ServerError as exc:
             if exc.sqlstate != _UNIQUE_VIOLATION:
                 raise
-            failure = exc
-        else:
-            if self._channel is not None and added:
-                session.post(schema.NOTIFY.encode(), [self._channel])
-            if added == len(self._events):
-                return ()  # noqa: ASYNC910 - there is a chunk, and it was sent
-            return await self._elsewhere(session)
-        if not whole:
+            await self._undo(session)
+            conflicts = await self._conflicts(session)
+            if not conflicts:
+                raise
+            raise SequenceConflict(conflicts) from exc
+        self._writer.expected_seq = highest
+        if self._channel is not None and added:
+            session.post(schema.NOTIFY.encode(), [self._channel])
+        if added == len(self._events):
+            return ()  # noqa: ASYNC910 - there is a chunk, and it was sent
+        return await self._elsewhere(session)
+
+    async def _insert_all(self, session: Session, chunks: Sequence[schema.Chunk]) -> tuple[int, int]:
+        """Store the events in one transaction. Returns how many are new, and the log's highest seq then."""
+        added = highest = 0
+        if len(chunks) > 1:
+            await session.script(b"begin")
+        for chunk in chunks:
+            count, highest = await self._insert(session, chunk)
+            added += count
+        if len(chunks) > 1:
+            await session.script(b"commit")
+        return added, highest  # noqa: ASYNC910 - there is a chunk
+
+    async def _undo(self, session: Session) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not session.is_idle():
             await session.script(b"rollback")
-        conflicts = await self._conflicts(session)
-        if not conflicts:
-            raise failure
-        raise SequenceConflict(conflicts) from failure
 
     async def _elsewhere(self, session: Session) -> Collection[int]:
         held = await self._held(session)
         return tuple(event.seq for event in self._events if held.get(event.id, event.seq) != event.seq)
 
-    async def _insert(self, session: Session, chunk: schema.Chunk) -> int:
+    async def _insert(self, session: Session, chunk: schema.Chunk) -> tuple[int, int]:
+        """Store a part. Returns how many events are new, and the highest seq of the log then."""
         writer = self._writer
-        parameters = [int8(writer.number), int8(writer.epoch), *chunk.parameters()]
-        result = await session.execute_again(self._names.sql(schema.APPEND), parameters)
-        if number(result.get_value(0, 0)) == 0:
+        result = await self._execute(session, chunk)
+        if not result.ntuples:
+            # Somebody else has the log; or the tables were restored under the session that has the lock.
+            await writer.take_again(session)
+            result = await self._execute(session, chunk)
+        if not result.ntuples:
             writer.raise_taken()
-        return number(result.get_value(0, 1))
+        before, added, after = (number(result.get_value(0, column)) for column in range(3))
+        if before < writer.expected_seq:
+            raise StoreWentBack(before, writer.expected_seq)
+        return added, after
+
+    async def _execute(self, session: Session, chunk: schema.Chunk) -> PGresult:
+        writer = self._writer
+        head = [int8(writer.number), int8(writer.epoch), int8(writer.expected_seq)]
+        return await session.execute_again(self._names.sql(schema.APPEND), [*head, *chunk.parameters()])
 
     async def _held(self, session: Session) -> dict[str, int]:
         """Those of the ids that are held, with their seqs."""

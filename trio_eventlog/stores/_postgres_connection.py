@@ -39,12 +39,19 @@ _STOP_SECONDS: Final = 0.75
 _LIBPQ_CAN_CANCEL: Final = 170_000
 """The first libpq that asks a server to stop without blocking."""
 
+_CONNECT_SECONDS: Final = 30.0
+"""For an address to answer, if there is no ``connect_timeout``."""
+
+_CONNECT_SECONDS_OF_SEVERAL: Final = 5.0
+"""The same if there are others to try."""
+
 # About the network: that a host has vanished shows within 15 seconds, and not only once the system gives up
 # after hours. This is the server's side of it, so that the locks of vanished clients go away.
 _SERVER_SETTINGS: Final = {
     "search_path": "pg_catalog",
     "client_encoding": "UTF8",
     "idle_session_timeout": "0",  # the lock of a log is held by a session that may be idle for days
+    "row_security": "off",  # a policy that would hide rows is an error, and not a log that looks empty
     # Every statement has an index that suits it. Reading a whole table, and starting other processes for it,
     # is what PostgreSQL does if it takes a log for smaller, or an event for more frequent, than it is.
     "enable_seqscan": "off",
@@ -70,18 +77,67 @@ _CLIENT_DEFAULTS: Final = {
 
 # --- errors ---------------------------------------------------------------------------------------
 
-_PASSING_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
-"""Classes of SQLSTATE that the next attempt may not meet: connection, rollback, resources, not in the right
-state (a lock), intervention of an operator, the system under the server."""
+_PASSING: Final = (
+    "08",
+    "25P02",
+    "25P03",
+    "25P04",
+    "26",
+    "40",
+    "42P05",
+    "53",
+    "54000",
+    "55",
+    "57",
+    "58",
+    "72",
+    "XX000",
+)
+"""Beginnings of SQLSTATEs that the next attempt may not meet, whatever anybody does.
 
-_PASSING: Final = ("25P02", "25P03", "XX000")
-"""The same of other classes: a transaction that ended early, and what PostgreSQL had no better code for."""
+Connection, a transaction that ended early, a statement that another session has prepared, rollback,
+resources, transaction numbers that are used up (54000), not in the right state (a lock), intervention of an
+operator, the system under the server, a snapshot that is too old, and what PostgreSQL had no better code for.
+"""
 
-_STAYING: Final = ("57P04",)
-"""Of the classes above, what stays: the database was dropped."""
+_REPAIRABLE: Final = (
+    "09",
+    "0B",
+    "0L",
+    "0P",
+    "23",
+    "25006",
+    "28",
+    "2B",
+    "2F",
+    "38",
+    "39",
+    "3D",
+    "3F",
+    "42501",
+    "42704",
+    "42883",
+    "42P01",
+    "42P10",
+    "44",
+    "57P04",
+    "F0",
+    "HV",
+    "P0",
+)
+"""Beginnings of those that an operator can put right while a program runs, and does.
+
+Writes are switched off; a password, role, permission or policy; a trigger or constraint that somebody added
+and that fails; a database, schema, table, index or function that is not there, as while it is restored.
+"""
+
+_READ_ONLY: Final = "25006"
+
+_NOT_PREPARED: Final = ("26000", "42P05")
+"""Somebody between us and the server has taken a prepared statement away, or mixed up sessions."""
 
 # When a connection is refused, libpq passes on the server's words and not its code. In another language than
-# English these are not known, and taken for what may pass.
+# English these are not known, and taken for what may pass. Only for a first connection: see Target.
 _STAYING_WORDS: Final = (
     "authentication failed",
     "no password supplied",
@@ -105,13 +161,13 @@ class ServerError(Exception):
 
     Attributes:
       sqlstate: its code, five characters.
-      constraint: name of the constraint that is violated; empty for other errors.
+      is_final: whether it has ended the session, too.
     """
 
-    def __init__(self, sqlstate: str, message: str, constraint: str) -> None:
-        super().__init__(sqlstate, message, constraint)
+    def __init__(self, sqlstate: str, message: str, *, is_final: bool = False) -> None:
+        super().__init__(sqlstate, message)
         self.sqlstate = sqlstate
-        self.constraint = constraint
+        self.is_final = is_final
 
     def __str__(self) -> str:
         return f"{self.args[1]} (SQLSTATE {self.sqlstate})"
@@ -121,33 +177,53 @@ class ServerError(Exception):
         """The error that is in a result."""
         field = pq.DiagnosticField
         texts: list[str] = []
-        for code in (field.SQLSTATE, field.MESSAGE_PRIMARY, field.CONSTRAINT_NAME, field.MESSAGE_HINT):
+        for code in (
+            field.SQLSTATE,
+            field.MESSAGE_PRIMARY,
+            field.MESSAGE_HINT,
+            field.SEVERITY_NONLOCALIZED,
+        ):
             raw = result.error_field(code)
             texts.append("" if raw is None else raw.decode(errors="replace"))
-        sqlstate, message, constraint, hint = texts
+        sqlstate, message, hint, severity = texts
         if not message:
             # Of libpq's own, as when a connection is lost.
             message = result.get_error_message() or "no message"
-        return cls(sqlstate or "08006", f"{message}: {hint}" if hint else message, constraint)
+        return cls(
+            sqlstate or "08006",
+            f"{message}: {hint}" if hint else message,
+            is_final=severity in ("FATAL", "PANIC"),
+        )
 
-    def passes(self) -> bool:
-        """Whether the next attempt may not meet it."""
-        if self.sqlstate in _STAYING:
-            return False
-        return self.sqlstate.startswith(_PASSING_CLASSES) or self.sqlstate in _PASSING
+    def passes(self, *, opening: bool = False) -> bool:
+        """Whether a later attempt may not meet it.
 
-    def as_store_error(self, label: str) -> StoreError:
+        What an operator can put right while a program runs passes, but not on opening: nothing was accepted
+        yet, and whoever opens a log should hear at once that the password is wrong.
+        """
+        if self.sqlstate.startswith(_REPAIRABLE):
+            return not opening
+        return self.sqlstate.startswith(_PASSING)
+
+    def needs_another_session(self, *, has_several: bool) -> bool:
+        """Whether it will pass, but not in the session that met it."""
+        if self.sqlstate == _READ_ONLY:
+            # Another server may be the one that takes writes now. If there is no other, the lock is kept.
+            return has_several
+        return self.sqlstate in _NOT_PREPARED
+
+    def as_store_error(self, label: str, *, opening: bool = False) -> StoreError:
         """The same as an error of this library."""
-        return (StoreError if self.passes() else StoreUnusable)(f"{label}: {self}")
+        return (StoreError if self.passes(opening=opening) else StoreUnusable)(f"{label}: {self}")
 
 
 @contextmanager
-def errors_of(label: str) -> Iterator[None]:
+def errors_of(label: str, *, opening: bool = False) -> Iterator[None]:
     """Have what the server reports leave the block as an error of this library."""
     try:
         yield
     except ServerError as exc:
-        raise exc.as_store_error(label) from exc
+        raise exc.as_store_error(label, opening=opening) from exc
 
 
 # --- where the server is --------------------------------------------------------------------------
@@ -207,10 +283,12 @@ def _defaults() -> dict[str, str]:
     return {item.keyword.decode(): item.val.decode() for item in pq.Conninfo.get_defaults() if item.val}
 
 
-def _seconds(text: str) -> float:
-    """``connect_timeout``, as libpq means it: 0, negative and absent are for ever, and at least 2."""
+def _seconds(text: str) -> float | None:
+    """``connect_timeout`` as libpq means it: 0 and negative are for ever, and at least 2. None: not given."""
+    if not text:
+        return None
     try:
-        seconds = int(text or "0")
+        seconds = int(text)
     except ValueError:
         msg = f"connect_timeout: expected a whole number of seconds, got {text!r}"
         raise ValueError(msg) from None
@@ -245,6 +323,11 @@ class Target:
             if name not in effective:
                 self._options[name] = value
         self._last: _Address | None = None
+        self._silent: list[_Address] = []
+        """Where nobody answered, the latest at the end."""
+        self._has_worked = False
+        self.has_several: bool = False
+        """Whether there was more than one address to choose from when it was last looked up."""
         name = effective.get("dbname") or effective.get("user") or ""
         places = ",".join(dict.fromkeys(str(address) for address in self._hosts))
         self.label: Final = f"PostgreSQL {places}/{name}"
@@ -256,13 +339,14 @@ class Target:
     async def connect(self, *, settings: dict[str, str] | None = None) -> Session:
         """Open a session, at the first of the addresses that takes it.
 
-        Where the last one was, first: a reader that changes between standbys could see the log go back.
+        Where the last one was, first: a reader that changes between standbys could see the log go back. Where
+        nobody answered, last: whoever is cancelled while that is waited for gets on the next time.
 
         A checkpoint. Cancelled, there is no session.
 
         Raises:
           StoreError: none takes it now.
-          StoreUnusable: none will.
+          StoreUnusable: none will. Not once a session was open: what was right then can become so again.
         """
         await trio.lowlevel.checkpoint()
         failures: list[StoreError] = []
@@ -271,34 +355,59 @@ class Target:
         for session_attrs in rounds:
             for address in await self._addresses(failures):
                 try:
-                    # The option of libpq's that its own waiting follows, and this one must.
-                    with trio.fail_after(self._timeout):
-                        session = await self._connect_to(address, session_attrs, settings or {})
+                    session = await self._connect_in_time(address, session_attrs, settings or {})
                 except StoreError as exc:
                     failures.append(exc)
-                except trio.TooSlowError as exc:
-                    error = StoreError(f"{self.label}: {address} did not answer within {self._timeout:.0f} s")
-                    error.__cause__ = exc
-                    failures.append(error)
                 else:
                     self._last = address
+                    self._has_worked = True
                     return session
-        raise _worst(self.label, failures)
+        raise _worst(self.label, failures, may_pass=self._has_worked)
 
     async def _addresses(self, failures: list[StoreError]) -> list[_Address]:
         await trio.lowlevel.checkpoint()
         found: list[_Address] = []
+        several = len(self._hosts) > 1
         for host in self._hosts:
             try:
-                found += await _resolved(host)
+                with trio.fail_after(self._patience(several=several)):
+                    found += await _resolved(host)
             except OSError as exc:
                 failures.append(StoreError(f"{self.label}: host {host.host!r} is not found: {exc.strerror}"))
+            except trio.TooSlowError:
+                failures.append(StoreError(f"{self.label}: nobody says where host {host.host!r} is"))
         if self._shuffled:
             random.shuffle(found)
         if self._last in found:
             found.remove(self._last)
             found.insert(0, self._last)
-        return found
+        self._silent = [address for address in self._silent if address in found]
+        self.has_several = len(found) > 1
+        return [address for address in found if address not in self._silent] + self._silent
+
+    def _patience(self, *, several: bool) -> float:
+        """Seconds for an address to answer."""
+        if self._timeout is not None:
+            # The option of libpq's that its own waiting follows, and this one must.
+            return self._timeout
+        return _CONNECT_SECONDS_OF_SEVERAL if several else _CONNECT_SECONDS
+
+    async def _connect_in_time(
+        self, address: _Address, session_attrs: str, settings: dict[str, str]
+    ) -> Session:
+        seconds = self._patience(several=self.has_several)
+        if address in self._silent:
+            self._silent.remove(address)
+        try:
+            with trio.fail_after(seconds):
+                return await self._connect_to(address, session_attrs, settings)
+        except trio.TooSlowError as exc:
+            self._silent.append(address)
+            msg = f"{self.label}: {address} did not answer within {seconds:.0f} s"
+            raise StoreError(msg) from exc
+        except trio.Cancelled:
+            self._silent.append(address)
+            raise
 
     async def _connect_to(self, address: _Address, session_attrs: str, settings: dict[str, str]) -> Session:
         options = {**self._options, **address.options(), "target_session_attrs": session_attrs}
@@ -308,7 +417,7 @@ class Target:
         except psycopg.Error as exc:
             msg = f"{self.label}: {exc}"
             raise StoreError(msg) from exc
-        session = Session(pgconn, self.label)
+        session = Session(pgconn, self.label, opening=not self._has_worked)
         try:
             await session._finish_connecting()
             await session._set_up({**_SERVER_SETTINGS, **settings})
@@ -352,14 +461,13 @@ async def _resolved(place: _Address) -> list[_Address]:
     return [_Address(place.host, number, place.port) for number in numbers]
 
 
-def _worst(label: str, failures: Sequence[StoreError]) -> StoreError:
+def _worst(label: str, failures: Sequence[StoreError], *, may_pass: bool) -> StoreError:
     """One error for all attempts: it passes if any of them does."""
     passing = [exc for exc in failures if not isinstance(exc, StoreUnusable)]
     chosen = (passing or failures)[-1]
-    others = len(failures) - 1
-    if not others:
+    kind = StoreError if passing or may_pass else StoreUnusable
+    if len(failures) == 1 and type(chosen) is kind:
         return chosen
-    kind = StoreError if passing else StoreUnusable
     texts = dict.fromkeys(str(exc).removeprefix(f"{label}: ") for exc in failures)
     error = kind(f"{label}: {'; '.join(texts)}")
     error.__cause__ = chosen
@@ -376,12 +484,14 @@ class Session:
     If it does not stop within 0.75 seconds, the session is dropped.
     """
 
-    def __init__(self, pgconn: pq.abc.PGconn, label: str) -> None:
+    def __init__(self, pgconn: pq.abc.PGconn, label: str, *, opening: bool) -> None:
         self._pgconn = pgconn
         self._label = label
+        self._opening = opening
         self._pid = os.getpid()
         self._dropped = False
         self._owes = False
+        self._waited_in_vain = False
         self._prepared: dict[bytes, bytes] = {}
         self._names = 0
         self.backend: tuple[int, bytes] = (0, b"")
@@ -413,7 +523,7 @@ class Session:
                 msg = f"{self._label}: {message}"
                 raise (StoreUnusable if staying else StoreError)(msg)
         self._pgconn.nonblocking = 1
-        self._pgconn.notice_handler = None
+        self._pgconn.notice_handler = self._notice
         self.server_version = self._pgconn.server_version
         if self.server_version < OLDEST_SERVER:
             msg = (
@@ -430,7 +540,7 @@ class Session:
             parameters += [name.encode(), value.encode()]
         # A settings function that is not the server's own would have to be in a schema of the search path.
         pgconn = self._pgconn
-        with errors_of(self._label):
+        with errors_of(self._label, opening=self._opening):
             await self.execute(f"select pg_catalog.{', pg_catalog.'.join(calls)}".encode(), parameters)
             result = await self.execute(
                 b"select backend_start from pg_catalog.pg_stat_activity"
@@ -439,6 +549,13 @@ class Session:
         # Nothing is there for roles that may not look at it, but their own.
         started = result.get_value(0, 0) if result.ntuples else None
         self.backend = (pgconn.backend_pid, started or b"")
+
+    def _notice(self, result: pq.abc.PGresult) -> None:
+        # The server told of a commit that was to wait for a standby and was made to stop. Its words depend on
+        # the language, and its code is that of any warning.
+        source = result.error_field(pq.DiagnosticField.SOURCE_FILE) or b""
+        if source.endswith(b"syncrep.c"):
+            self._waited_in_vain = True
 
     def is_usable(self) -> bool:
         """Whether the next statement may come through.
@@ -473,6 +590,7 @@ class Session:
         descriptor = _descriptor(self._pgconn)
         if descriptor is not None:
             trio.lowlevel.notify_closing(descriptor)
+        self._pgconn.notice_handler = None
         self._pgconn.finish()
 
     # --- statements -------------------------------------------------------------------------------
@@ -487,7 +605,7 @@ class Session:
         Raises:
           ServerError: the server has reported an error.
           StoreError: the connection was lost; the session is dropped. What became of the statement is
-            unknown.
+            unknown. Or a commit stopped waiting for its standby: it is done here, and may not be there.
         """
         return await self._exchange(lambda: self._send(sql, parameters))
 
@@ -544,6 +662,7 @@ class Session:
         try:
             if self._owes:
                 await self._results()
+            self._waited_in_vain = False
             send()
             results = await self._results()
         except psycopg.Error as exc:
@@ -560,11 +679,17 @@ class Session:
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 error = ServerError.of(result)
-                if self._pgconn.status != pq.ConnStatus.OK:
+                if error.is_final or self._pgconn.status != pq.ConnStatus.OK:
                     self.drop()
                     msg = f"{self._label}: the connection was lost: {error}"
                     raise StoreError(msg) from error
                 raise error
+        if self._waited_in_vain:
+            msg = (
+                f"{self._label}: the server was made to stop waiting for its standby, by a timeout or by"
+                " somebody: what it stored may be lost if the standby takes over"
+            )
+            raise StoreError(msg)
         await trio.lowlevel.cancel_shielded_checkpoint()
         return results[-1]
 

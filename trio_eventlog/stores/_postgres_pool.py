@@ -9,18 +9,20 @@ from typing import Final, TypeVar
 
 import trio
 
-from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._errors import LogNotFound, StoreError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog.stores._postgres_append import append
 from trio_eventlog.stores._postgres_connection import Session, Target, errors_of
 from trio_eventlog.stores._postgres_schema import Names
-from trio_eventlog.stores._postgres_writer import CLOSED, Writer, find_log, is_initialised
+from trio_eventlog.stores._postgres_writer import CLOSED, Writer, find_logs, identify, is_initialised
 
 T = TypeVar("T")
 
 _READ_ONLY: Final = {"default_transaction_read_only": "on"}
 
 _LOG_NAMES: Final = "select name from :s.logs order by name"
+
+_CAN_BE_READ: Final = "select from :s.events where false"
 
 
 class Connections:
@@ -36,6 +38,11 @@ class Connections:
         self._idle: list[Session] = []
         self._open: set[Session] = set()
         self._closed = False
+
+    @property
+    def place(self) -> str:
+        """Where the logs are, for messages."""
+        return f"schema {self.names.schema!r} of {self.label}"
 
     def check_open(self) -> None:
         """See that the store may be used.
@@ -55,7 +62,7 @@ class Connections:
         return await append(self.writer, self.names, events, channel)
 
     @trio.lowlevel.enable_ki_protection  # between taking a place or a session and giving it back
-    async def read(self, work: Callable[[Session], Awaitable[T]]) -> T:
+    async def read(self, work: Callable[[Session], Awaitable[T]], *, opening: bool = False) -> T:
         """Do something in a session for reading, once one is free.
 
         Raises:
@@ -67,15 +74,17 @@ class Connections:
         try:
             session = await self._take()
             try:
-                return await self._guarded(session, work)
+                return await self._guarded(session, work, opening=opening)
             finally:
                 self._give_back(session)
         finally:
             self._slots.release_on_behalf_of(borrower)
 
-    async def _guarded(self, session: Session, work: Callable[[Session], Awaitable[T]]) -> T:
+    async def _guarded(
+        self, session: Session, work: Callable[[Session], Awaitable[T]], *, opening: bool
+    ) -> T:
         try:
-            with errors_of(self.label):
+            with errors_of(self.label, opening=opening):
                 return await work(session)
         except StoreError as exc:
             if self._closed:
@@ -113,12 +122,15 @@ class Connections:
     async def session(self) -> AsyncIterator[Session]:
         """A session that may write, apart from all others, for the length of the block.
 
+        It is for a person, or for what runs at times: what an operator must put right first is said at once,
+        as on opening.
+
         Raises:
           StoreError: it cannot be had, or is lost; or what the server has reported.
         """
         session = await self._connect({})
         try:
-            with errors_of(self.label):
+            with errors_of(self.label, opening=True):
                 yield session
         except StoreError as exc:
             if self._closed:
@@ -127,22 +139,66 @@ class Connections:
         finally:
             self._forget(session)
 
-    async def find_log(self, session: Session, log: str) -> int | None:
-        """The number of a log; None if it is not there, or nothing is yet."""
-        if not await is_initialised(session, self.names, self.label):
-            return None
-        return await find_log(session, self.names, log)
+    async def find_logs(self, logs: Sequence[str]) -> dict[str, int]:
+        """The numbers of logs that are to be read.
+
+        Raises:
+          LogNotFound: one of them is not there.
+        """
+
+        async def work(session: Session) -> dict[str, int]:
+            if not await is_initialised(session, self.names, self.label):
+                raise LogNotFound(logs[0], (), self.place)
+            found = await find_logs(session, self.names, logs)
+            for log in logs:
+                if log not in found:
+                    raise LogNotFound(log, await self._log_names(session), self.place)
+            # Whether events can be read as well: a policy that would hide them shows now.
+            await session.execute(self.names.sql(_CAN_BE_READ))
+            return found
+
+        if not logs:
+            await trio.lowlevel.checkpoint()
+            return {}
+        return await self.read(work, opening=True)
+
+    async def check_there(self, session: Session, log: str, found: int) -> None:
+        """See that a log is there, with the number that was found for it.
+
+        Raises:
+          StoreUnusable: it is gone, or another one has its name.
+          StoreError: it may come back.
+        """
+        there = await identify(session, self.names, log, self.label)
+        if there.number != found:
+            msg = (
+                f"log {log!r} in {self.place} is another one now, of the same name: open it anew to read that"
+            )
+            raise StoreUnusable(msg)
+
+    async def sync(self) -> None:
+        """See :meth:`PostgresStore.sync`."""
+        assert self.writer is not None
+        await self.writer.run(self.writer.sync)
 
     async def log_names(self) -> list[str]:
-        """The names of all logs, ascending by code point."""
+        """The names of all logs, ascending by code point.
+
+        Raises:
+          StoreUnusable: there are no tables.
+        """
 
         async def work(session: Session) -> list[str]:
             if not await is_initialised(session, self.names, self.label):
-                return []
-            result = await session.execute(self.names.sql(_LOG_NAMES))
-            return [(result.get_value(row, 0) or b"").decode() for row in range(result.ntuples)]
+                msg = f"there are no logs in {self.place}: nobody has made the tables yet"
+                raise StoreUnusable(msg)
+            return await self._log_names(session)
 
         return await self.read(work)
+
+    async def _log_names(self, session: Session) -> list[str]:
+        result = await session.execute(self.names.sql(_LOG_NAMES))
+        return [(result.get_value(row, 0) or b"").decode() for row in range(result.ntuples)]
 
     async def open_watch(self, channel: bytes) -> Watch:
         """Begin to listen."""
@@ -240,7 +296,9 @@ async def open_connections(
             await writer.open(partitions)
         else:
             # A server that cannot be reached, and tables that are none of ours, show now.
-            await connections.read(lambda session: is_initialised(session, names, connections.label))
+            await connections.read(
+                lambda session: is_initialised(session, names, connections.label), opening=True
+            )
         yield connections
     finally:
         await connections.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside

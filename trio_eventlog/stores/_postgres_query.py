@@ -1,4 +1,4 @@
-"""How a query becomes SQL for PostgreSQL, version 1 of the layout. Knows no driver.
+"""How a query becomes SQL for PostgreSQL, version 2 of the layout. Knows no driver.
 
 PostgreSQL chooses how to read by what it believes about the data. Where that goes wrong for a log, it is left
 no choice: its planner takes time stamps for independent of seqs, and would look for "everything since
@@ -14,6 +14,7 @@ import attrs
 
 from trio_eventlog._events import MAX_STORED
 from trio_eventlog._query import EventQuery
+from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores._postgres_schema import READ, bytea_array, int8, key_of
 
 _EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
@@ -113,7 +114,9 @@ select count(*), min(seq), max(seq), min(timestamp_ms), max(timestamp_ms)
 from :s.events where log = $1::bigint
 """
 
-HIGHEST: Final = "select last_seq from :s.logs where log = $1::bigint"
+HIGHEST: Final = f"select {schema.HIGHEST} from :s.logs where log = $1::bigint"  # noqa: S608 - no values
+
+PRUNED: Final = "select pruned_seq from :s.logs where log = $1::bigint"
 
 SIZE: Final = """
 select coalesce(sum(pg_total_relation_size(oid)), 0)::bigint from pg_class

@@ -1,11 +1,16 @@
-"""The layout of the tables in PostgreSQL, version 1, and how events are put into them. Knows no driver.
+"""The layout of the tables in PostgreSQL, version 2, and how events are put into them. Knows no driver.
 
 ::
 
     layout    one row: the version of the layout
-    logs      one row per log: its number, its name, the highest seq ever stored, what tells it from all other
-              logs, and who appends to it: the epoch is another number each time that somebody opens it
+    logs      one row per log: its number, its name, the highest seq when it was last opened or pruned, the
+              highest seq ever pruned, what tells it from all other logs, and who appends to it: the epoch is
+              a higher number each time that somebody opens it
     events    the events of all logs; seq and id are unique within a log
+
+An append locks the row of its log, and does not change it: while somebody keeps an old snapshot, each change
+would leave a version of the row that every later append has to look at. So the highest seq is that of the
+last event, or the one in the row.
 
 Texts are ``bytea``, in UTF-8: PostgreSQL's own texts cannot hold NUL, and what they can hold depends on the
 encoding of the database. For the same reason, and because ``jsonb`` rounds numbers, a payload is kept as the
@@ -36,7 +41,7 @@ from trio_eventlog._codec import (
 from trio_eventlog._events import AgentEvent, PersistedEvent
 from trio_eventlog._query import SCOPES
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Of the layout written here; kept in the table ``layout``."""
 
 MOST_EVENT_BYTES: Final = 64 * 1024 * 1024
@@ -92,7 +97,17 @@ create index events_run_id on :s.events (log, run_id, seq) where run_id is not n
 create index events_step_id on :s.events (log, step_id, seq) where step_id is not null;
 """
 
-MIGRATIONS: Final = (_VERSION_1,)
+# What was pruned before is not known: what lies before the first event may have been.
+_VERSION_2: Final = """
+alter table :s.logs add column pruned_seq bigint not null default 0;
+update :s.logs set pruned_seq = coalesce((
+    select case when max(seq) < last_seq then last_seq else min(seq) - 1 end
+    from :s.events where events.log = logs.log
+), last_seq);
+alter table :s.logs alter column log drop identity;
+"""
+
+MIGRATIONS: Final = (_VERSION_1, _VERSION_2)
 """What leads from one version to the next; the first makes version 1. Only ever added to."""
 
 INDEXES: Final = {
@@ -103,8 +118,6 @@ INDEXES: Final = {
     **{f"events_{column}": False for column in TEXT_COLUMNS},
 }
 """Those of the events, and whether they are unique."""
-
-SEQ_CONSTRAINT: Final = "events_seq"
 
 
 class Names:
@@ -156,34 +169,54 @@ FIND_LAYOUT: Final = (
     " exists (select from pg_namespace where nspname = $1::text)"
 )
 
-APPEND: Final = """
+HIGHEST: Final = """
+greatest(last_seq, (
+    select seq from :s.events where log = $1::bigint and seq > last_seq order by seq desc limit 1
+))
+"""
+"""The highest seq ever stored in log ``$1``, in a statement about its row; the end of an index tells."""
+
+APPEND: Final = f"""
 with owned as materialized (
-    select log from :s.logs where log = $1::bigint and epoch = $2::bigint for no key update
+    select log, last_seq from :s.logs where log = $1::bigint and epoch = $2::bigint for no key update
+), held as materialized (
+    select log, {HIGHEST} as seq from owned
 ), added as (
     insert into :s.events (
         log, seq, timestamp_ms, kind, id, actor, event_type, member_id, identity, mob_id, run_id, step_id,
         payload, long
     )
-    select owned.log, batch.* from owned, unnest(
-        $3::bigint[], $4::bigint[], $5::smallint[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[],
-        $10::bytea[], $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[]
+    select held.log, batch.* from held, unnest(
+        $4::bigint[], $5::bigint[], $6::smallint[], $7::bytea[], $8::bytea[], $9::bytea[], $10::bytea[],
+        $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[]
     ) as batch
+    where held.seq >= $3::bigint
     on conflict (log, id) do nothing
     returning seq
 ), highest as materialized (
     select count(*) as events, max(seq) as seq from added
-), noted as (
-    update :s.logs set last_seq = greatest(last_seq, highest.seq)
-    from owned, highest where logs.log = owned.log and highest.events > 0
 )
-select (select count(*) from owned), (select events from highest)
-"""
+select held.seq, highest.events, greatest(held.seq, highest.seq) from held, highest
+"""  # noqa: S608 - no values
 """A whole batch in one statement, and so in one transaction and one round trip.
 
 The row of the log is locked first, if its epoch still is ours: so nobody can take over in the midst of it,
-and if somebody has taken over, nothing is inserted. Which ids are known is looked up before the seqs are: a
-repeat is passed over, whatever its seq; a new event on a seq that is taken fails on the primary key.
+and if somebody has taken over, nothing is inserted. Nor is anything if the log does not go as far as it did
+(``$3``). Which ids are known is looked up before the seqs are: a repeat is passed over, whatever its seq; a
+new event on a seq that is taken fails on the primary key.
+
+The lock is a write of its own, which the commit waits for as the session's ``synchronous_commit`` says, and
+with it for all that was written before: so a batch of which all is known survives no less than a new one.
 """
+
+SYNC: Final = """
+with owned as materialized (
+    select log from :s.logs where log = $1::bigint and epoch = $2::bigint for no key update
+)
+select set_config('synchronous_commit', 'on', true), current_setting('fsync', true),
+    (select count(*) from owned)
+"""
+"""The same without a batch, on the disk whatever the session's setting is."""
 
 NOTIFY: Final = "select set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
 """Tells that a log has changed, in a transaction of its own, after the one that has changed it.
@@ -300,7 +333,7 @@ class Chunk:
                 column.append(value)
 
     def parameters(self) -> list[bytes]:
-        """Those of :data:`APPEND`, from the third on."""
+        """Those of :data:`APPEND`, from the fourth on."""
         count = self.events
         integers = (
             _array(_OID_INT8, self._seqs),

@@ -16,7 +16,7 @@ from trio_eventlog.stores import _postgres_query as queries
 from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._postgres_schema import Names, int8, number, number_or_none
-from trio_eventlog.stores._tally import Findings, Gaps, blank_description
+from trio_eventlog.stores._tally import Findings, Gaps
 
 if TYPE_CHECKING:
     from trio_eventlog.stores._postgres_connection import Session
@@ -31,14 +31,11 @@ PRUNED_TOGETHER: Final = 1000
 # --- describe -------------------------------------------------------------------------------------
 
 
-async def describe(session: Session, names: Names, log: int | None, top: int) -> StoreDescription:
+async def describe(session: Session, names: Names, log: int, top: int) -> StoreDescription:
     """See :meth:`PostgresStore.describe`. All numbers are of one moment."""
     await session.script(b"begin isolation level repeatable read read only")
     size = await session.execute(names.sql(queries.SIZE), [names.schema.encode()])
     size_bytes = number(size.get_value(0, 0))
-    if log is None:
-        await session.script(b"rollback")
-        return blank_description(size_bytes, schema.SCHEMA_VERSION)
     result = await session.execute(names.sql(queries.TOTALS), [int8(log)])
     events, first, last, earliest, latest = (number_or_none(result.get_value(0, i)) for i in range(5))
     highest = await session.execute(names.sql(queries.HIGHEST), [int8(log)])
@@ -138,19 +135,13 @@ class Verifier:
     """Collects what is wrong with a log, page by page."""
 
     names: Names
-    log: int | None
-    """None: there is no such log."""
-
+    log: int
     findings: Findings
     events: int = 0
     gaps: Gaps = attrs.Factory(Gaps)
 
-    async def check_structure(self, session: Session) -> bool:
-        """No index is missing, and every event belongs to a log.
-
-        Returns:
-          Whether there is a log to look at.
-        """
+    async def check_structure(self, session: Session) -> None:
+        """No index is missing, and every event belongs to a log."""
         result = await session.execute(_RELATIONS.encode(), [self.names.schema.encode()])
         there = {
             (result.get_value(row, 0) or b"").decode(): (
@@ -172,7 +163,6 @@ class Verifier:
                 self.findings.add(
                     f"log {number(lost.get_value(row, 0))}: its events are there, and its name is gone"
                 )
-        return self.log is not None
 
     async def check_page(self, session: Session) -> int | None:
         """Look at the next events. Returns the last seq looked at, None at the end."""
@@ -181,9 +171,7 @@ class Verifier:
         if after == MAX_STORED:
             await trio.lowlevel.checkpoint()
             return None
-        result = await session.execute(
-            self.names.sql(_CHECKED_PAGE), [int8(cast("int", self.log)), int8(after)]
-        )
+        result = await session.execute(self.names.sql(_CHECKED_PAGE), [int8(self.log), int8(after)])
         steps = Steps()
         for index, row in enumerate(schema.rows_of(result.get_value, result.ntuples)):
             if steps.is_over():
@@ -203,7 +191,7 @@ class Verifier:
     async def check_ids(self, session: Session) -> None:
         """An id stands once."""
         await session.script(_WITHOUT_INDEXES)
-        result = await session.execute(self.names.sql(_REPEATED_IDS), [int8(cast("int", self.log))])
+        result = await session.execute(self.names.sql(_REPEATED_IDS), [int8(self.log)])
         await session.script(b"rollback")
         for row in range(result.ntuples):
             event_id = (result.get_value(row, 0) or b"").decode(errors="backslashreplace")
@@ -211,15 +199,10 @@ class Verifier:
             self.findings.add(f"id {event_id!a} stands {times} times", number(result.get_value(row, 2)))
 
     async def check_end(self, session: Session) -> None:
-        """The mark that pruning must not lower is not below what is held."""
-        result = await session.execute(self.names.sql(queries.HIGHEST), [int8(cast("int", self.log))])
+        """The row of the log is there."""
+        result = await session.execute(self.names.sql(queries.PRUNED), [int8(self.log)])
         if not result.ntuples:
             self.findings.add("logs: the row of the log is gone")
-            return
-        highest = number(result.get_value(0, 0))
-        # What came meanwhile raised it first.
-        if self.gaps.last_seq is not None and self.gaps.last_seq > highest:
-            self.findings.add(f"the log says that its highest seq is {highest}", self.gaps.last_seq)
 
     def result(self) -> StoreVerification:
         """All that was found."""
@@ -264,30 +247,43 @@ _COUNT_BY_TIME: Final = """
 select count(*) from :s.events where log = $1::bigint and seq <= $2::bigint and timestamp_ms < $3::bigint
 """
 
-# Each goes on where the one before ended: what is deleted stays in the indexes for a while.
-_PRUNE_BY_SEQ: Final = f"""
+# Each goes on where the one before ended: what is deleted stays in the indexes for a while. How far it went
+# is noted first: an append locks the row of the log before those of events, too, and neither waits for the
+# other with what the other needs.
+_PRUNE: Final = """
 with oldest as materialized (
-    select seq from :s.events where log = $1::bigint and seq > $3::bigint and seq <= $2::bigint
-    order by seq limit {PRUNED_TOGETHER}
+    :oldest limit :limit
+), noted as materialized (
+    update :s.logs set last_seq = greatest(last_seq, (select max(seq) from oldest)),
+        pruned_seq = greatest(pruned_seq, (select max(seq) from oldest))
+    where log = $1::bigint and exists (select from oldest) returning log
 ), gone as (
-    delete from :s.events using oldest where events.log = $1::bigint and events.seq = oldest.seq returning
-    events.seq
-)
-select (select count(*) from gone), seq from oldest order by seq desc limit 1
-"""  # noqa: S608 - no values
-
-_PRUNE_BY_TIME: Final = f"""
-with oldest as materialized (
-    select timestamp_ms, seq from :s.events
-    where log = $1::bigint and timestamp_ms < $5::bigint and (timestamp_ms, seq) > ($4::bigint, $3::bigint)
-    and seq <= $2::bigint
-    order by timestamp_ms, seq limit {PRUNED_TOGETHER}
-), gone as (
-    delete from :s.events using oldest where events.log = $1::bigint and events.seq = oldest.seq
+    delete from :s.events using oldest
+    where events.log = $1::bigint and events.seq = oldest.seq and (select count(*) from noted) = 1
     returning events.seq
 )
-select (select count(*) from gone), seq, timestamp_ms from oldest order by timestamp_ms desc, seq desc limit 1
-"""  # noqa: S608 - no values
+select (select count(*) from gone), * from oldest order by :order limit 1
+"""
+
+_OLDEST_BY_SEQ: Final = """
+select seq from :s.events where log = $1::bigint and seq > $3::bigint and seq <= $2::bigint order by seq
+"""
+
+_OLDEST_BY_TIME: Final = """
+select seq, timestamp_ms from :s.events
+where log = $1::bigint and timestamp_ms < $5::bigint and (timestamp_ms, seq) > ($4::bigint, $3::bigint)
+and seq <= $2::bigint
+order by timestamp_ms, seq
+"""
+
+
+def _prune(oldest: str, order: str) -> str:
+    statement = _PRUNE.replace(":oldest", oldest.strip()).replace(":order", order)
+    return statement.replace(":limit", str(PRUNED_TOGETHER))
+
+
+_PRUNE_BY_SEQ: Final = _prune(_OLDEST_BY_SEQ, "seq desc")
+_PRUNE_BY_TIME: Final = _prune(_OLDEST_BY_TIME, "timestamp_ms desc, seq desc")
 
 
 @attrs.define

@@ -5,7 +5,9 @@ Two things see to it that a log has one appender.
 * An advisory lock of the session. It ends with the session, and with it everything that the session could
   still write: whoever gets the lock knows that nothing of an earlier appender can land.
 * The epoch of the log, a number that everyone who gets the lock raises. Every append checks it, in its own
-  transaction, and so learns whether somebody else had the log while its session was lost.
+  transaction, and so learns whether somebody else had the log while its session was lost. It is the time, in
+  microseconds: so an epoch that is lower than it was means that the server went back to an older state, and
+  not that somebody else was there.
 
 A session may be lost without the server noticing: then the old one has the lock yet. It is ended by its
 number before the new one asks for the lock. Until that has worked the appender is shut out of its own log,
@@ -17,18 +19,22 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeVar
 
+import attrs
 import trio
 
 from trio_eventlog._errors import LogBusy, StoreError, StoreUnusable
+from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores._postgres_connection import ServerError, Session, Target, errors_of
 from trio_eventlog.stores._postgres_schema import (
     FIND_LAYOUT,
     SCHEMA_VERSION,
     Names,
+    bytea_array,
     int4,
     int8,
     number,
@@ -64,18 +70,32 @@ select pg_terminate_backend(pid, $3::bigint) from pg_stat_activity
 where pid = $1::int and backend_start = $2::timestamptz
 """
 
-_FIND_LOG: Final = "select log from :s.logs where name = $1::bytea"
+_FIND_LOGS: Final = "select name, log from :s.logs where name = any($1::bytea[])"
 
+# Its number is not of a sequence, which would stay behind where tables are replicated, and not one that a log
+# had before which was removed.
 _MAKE_LOG: Final = """
-insert into :s.logs (name, unique_id) values ($1::bytea, replace(gen_random_uuid()::text, '-', ''))
+insert into :s.logs (log, name, unique_id)
+values ($1::bigint, $2::bytea, replace(gen_random_uuid()::text, '-', ''))
 on conflict (name) do nothing
 """
 
-_TAKE_LOG: Final = """
-update :s.logs set epoch = epoch + 1, owner = $2::text where log = $1::bigint returning epoch, unique_id
+_TAKE_LOG: Final = f"""
+update :s.logs set epoch = greatest(epoch + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint),
+    owner = $2::text, last_seq = {schema.HIGHEST}
+where log = $1::bigint returning epoch, unique_id, last_seq
+"""  # noqa: S608 - no values
+
+_IDENTITY: Final = """
+select log, epoch, coalesce(owner, ''), unique_id from :s.layout left join :s.logs on name = $1::bytea
 """
 
-_EPOCH: Final = "select epoch, coalesce(owner, '') from :s.logs where log = $1::bigint"
+_DURABILITY: Final = """
+with setting as (select setting, source from pg_settings where name = 'synchronous_commit')
+select case when setting in ('on', 'remote_apply') or source = 'client' then setting
+    else set_config('synchronous_commit', 'on', false) end, current_setting('fsync', true)
+from setting
+"""
 
 _DDL_LOCK: Final = "select pg_advisory_xact_lock($1::bigint)"
 
@@ -149,10 +169,42 @@ async def _migrate(session: Session, names: Names, label: str, partitions: int) 
     await session.script(b"commit")
 
 
-async def find_log(session: Session, names: Names, log: str) -> int | None:
-    """The number of a log; None if there is no such log."""
-    found = await session.execute(names.sql(_FIND_LOG), [log.encode()])
-    return number(found.get_value(0, 0)) if found.ntuples else None
+async def find_logs(session: Session, names: Names, logs: Iterable[str]) -> dict[str, int]:
+    """The numbers of those of the logs that are there."""
+    found = await session.execute(names.sql(_FIND_LOGS), [bytea_array([log.encode() for log in logs])])
+    return {
+        (found.get_value(row, 0) or b"").decode(): number(found.get_value(row, 1))
+        for row in range(found.ntuples)
+    }
+
+
+@attrs.frozen
+class Identity:
+    """What the table says of a log."""
+
+    number: int
+    epoch: int
+    owner: str
+    unique_id: str
+
+
+async def identify(session: Session, names: Names, log: str, label: str) -> Identity:
+    """What the table says of a log that was there before.
+
+    Raises:
+      StoreError: the tables are there, and what is in them is not yet.
+      StoreUnusable: the log is not there any more.
+    """
+    what = f"log {log!r} in schema {names.schema!r} of {label}"
+    found = await session.execute(names.sql(_IDENTITY), [log.encode()])
+    if not found.ntuples:
+        msg = f"{what}: table layout is empty, as while tables are restored"
+        raise StoreError(msg)
+    log_number, epoch, owner, unique_id = (found.get_value(0, column) for column in range(4))
+    if unique_id is None:
+        msg = f"{what} is gone from the table logs: open it for writing again to begin anew"
+        raise StoreUnusable(msg)
+    return Identity(number(log_number), number(epoch), (owner or b"").decode(), unique_id.decode())
 
 
 # --- the appender ---------------------------------------------------------------------------------
@@ -174,6 +226,10 @@ class Writer:
         self.number: int = 0
         self.epoch: int = 0
         self.unique_id: str = ""
+        self.survives: str = "power"
+        """What an acknowledged append survives."""
+        self.expected_seq: int = 0
+        """How far the log goes at least: what was acknowledged, or found on opening."""
 
     @property
     def _what(self) -> str:
@@ -189,7 +245,8 @@ class Writer:
         """
         session = await self._target.connect()
         self._session = session
-        with errors_of(self._target.label):
+        with errors_of(self._target.label, opening=True):
+            self.survives = await self._settle_durability(session)
             try:
                 await _migrate(session, self._names, self._target.label, partitions)
             except ServerError as exc:
@@ -200,26 +257,43 @@ class Writer:
                     )
                     raise StoreUnusable(msg) from exc
                 raise
-            found = await find_log(session, self._names, self._log)
-            if found is None:
-                await session.execute(self._names.sql(_MAKE_LOG), [self._log.encode()])
-                found = await find_log(session, self._names, self._log)
-            if found is None:
+            found = await find_logs(session, self._names, [self._log])
+            if not found:
+                chosen = secrets.randbelow(2**63 - 1) + 1
+                await session.execute(self._names.sql(_MAKE_LOG), [int8(chosen), self._log.encode()])
+                found = await find_logs(session, self._names, [self._log])
+            if not found:
                 msg = f"{self._what}: it was removed while it was opened"
                 raise StoreError(msg)
             if not await self._lock(session):
                 msg = f"{self._what} is open for writing elsewhere{await self._holder(session)}"
                 raise LogBusy(msg)
-            taken = await session.execute(
-                self._names.sql(_TAKE_LOG),
-                [int8(found), f"{socket.gethostname()} process {os.getpid()}".encode()],
-            )
-            if not taken.ntuples:
-                msg = f"{self._what}: it was removed while it was opened"
-                raise StoreError(msg)
-        self.number = found
+            self.number = found[self._log]
+            self.unique_id, self.expected_seq = await self._take(session)
+
+    async def _settle_durability(self, session: Session) -> str:
+        """Have commits of a session wait at least for the server's disk, unless the program says otherwise.
+
+        What a role, the database or the server is set to is meant for others, as a rule, and may change.
+
+        Returns:
+          What a commit then survives.
+        """
+        result = await session.execute(_DURABILITY.encode())
+        waits, fsync = (result.get_value(0, column) if result.ntuples else None for column in range(2))
+        return "process" if waits == b"off" or fsync == b"off" else "power"
+
+    async def _take(self, session: Session) -> tuple[str, int]:
+        """Make the log ours, with its lock. Returns what tells it from all others, and its highest seq."""
+        taken = await session.execute(
+            self._names.sql(_TAKE_LOG),
+            [int8(self.number), f"{socket.gethostname()} process {os.getpid()}".encode()],
+        )
+        if not taken.ntuples:
+            msg = f"{self._what}: it was removed while it was opened"
+            raise StoreError(msg)
         self.epoch = number(taken.get_value(0, 0))
-        self.unique_id = (taken.get_value(0, 1) or b"").decode()
+        return (taken.get_value(0, 1) or b"").decode(), number(taken.get_value(0, 2))
 
     async def _lock(self, session: Session) -> bool:
         result = await session.execute(_LOCK.encode(), [int8(self._key)])
@@ -248,6 +322,10 @@ class Writer:
                 session = await self._ready()
                 try:
                     return await work(session)
+                except ServerError as exc:
+                    if exc.needs_another_session(has_several=self._target.has_several):
+                        session.drop()
+                    raise
                 except StoreError as exc:
                     if self._closed and type(exc) is StoreError:
                         # Closing gave up waiting for this.
@@ -269,8 +347,9 @@ class Writer:
             session.drop()
         session = await self._target.connect()
         try:
+            await self._settle_durability(session)
             # First whether it is ours at all: what is not must not be disturbed.
-            await self._check_epoch(session)
+            await self._is_ours(session)
         except BaseException:
             session.drop()
             raise
@@ -287,11 +366,11 @@ class Writer:
     async def _reclaim(self, session: Session) -> None:
         await self._end_lost(session)
         if not await self._lock(session):
-            await self._check_epoch(session)
+            await self._is_ours(session)
             msg = f"{self._what}: the connection was lost, and its lock is not free again yet"
             raise StoreError(f"{msg}{await self._holder(session)}")
         # Somebody may have come and gone before we got the lock.
-        await self._check_epoch(session)
+        await self.take_again(session)
 
     async def _end_lost(self, session: Session) -> None:
         await trio.lowlevel.checkpoint()
@@ -302,13 +381,28 @@ class Writer:
             if result.ntuples == 0 or result.get_value(0, 0) == b"\1":
                 self._lost.remove(backend)
 
-    async def _check_epoch(self, session: Session) -> None:
-        found = await session.execute(self._names.sql(_EPOCH), [int8(self.number)])
-        if not found.ntuples:
-            msg = f"{self._what}: it was removed while it was open"
+    async def take_again(self, session: Session) -> None:
+        """Make the log ours again, in the session that has the lock, if it is of an older state.
+
+        Raises:
+          LogBusy: somebody else has opened it since.
+          StoreError: the tables are there, and what is in them is not yet.
+          StoreUnusable: the log is not there any more.
+        """
+        if not await self._is_ours(session):
+            # What is missing in it shows with the next append.
+            await self._take(session)
+
+    async def _is_ours(self, session: Session) -> bool:
+        """Whether nobody else has opened the log; False if it is as it was before we did."""
+        found = await identify(session, self._names, self._log, self._target.label)
+        if found.unique_id != self.unique_id:
+            msg = f"{self._what} is another one now, of the same name: open it again to append to that"
             raise StoreUnusable(msg)
-        if number(found.get_value(0, 0)) != self.epoch:
-            self.raise_taken((found.get_value(0, 1) or b"").decode(errors="replace"))
+        self.number = found.number
+        if found.epoch > self.epoch:
+            self.raise_taken(found.owner)
+        return found.epoch == self.epoch
 
     def raise_taken(self, owner: str = "") -> None:
         """Say that somebody else has the log.
@@ -319,6 +413,22 @@ class Writer:
         by = f" by {owner}" if owner else ""
         msg = f"{self._what} was opened{by} while the connection was lost"
         raise LogBusy(msg)
+
+    async def sync(self, session: Session) -> None:
+        """Have all that was committed before reach the disk of the server.
+
+        Raises:
+          StoreError: the server does not force anything to its disk.
+          ServerError, LogBusy, StoreUnusable: as :meth:`run`.
+        """
+        result = await session.execute(self._names.sql(schema.SYNC), [int8(self.number), int8(self.epoch)])
+        if result.get_value(0, 1) == b"off":
+            msg = f"{self._target.label}: the server has fsync off, so that nothing is sure to be on its disk"
+            raise StoreError(msg)
+        if number(result.get_value(0, 2)) == 0:
+            await self.take_again(session)
+            msg = f"{self._what} is as it was before it was opened"
+            raise StoreError(msg)
 
     async def aclose(self) -> None:
         """Give the lock back and close the session, after what runs now. Never cancelled, and bounded.
