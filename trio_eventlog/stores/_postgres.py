@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_eventlog._codec import encoded_payload
 from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._handover import giving_way
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor, how_to_install
-from trio_eventlog.abc import ChangeWatch
+from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores import _postgres_query as queries
 from trio_eventlog.stores import _postgres_schema as schema
 from trio_eventlog.stores import _postgres_upkeep as upkeep
@@ -243,10 +244,29 @@ class PostgresStore(metaclass=NoPublicConstructor):
             were made.
         """
         await self._check_open()
-        return await self._connections.read(lambda session: self._query(session, query))
-
-    async def _query(self, session: Session, query: EventQuery) -> list[PersistedEvent]:
         plan = queries.select(query, self._number)
+        return await self._connections.read(lambda session: self._read(session, plan))
+
+    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
+        """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
+        :meth:`trio_eventlog.abc.PagedStore.query_page`. The server sends no more than that, and one event.
+
+        A checkpoint, and cancelled as :meth:`query` is.
+
+        Raises:
+          StoreError, StoreUnusable: as :meth:`query`.
+        """
+        await self._check_open()
+        plan = queries.select_page(query, self._number, max_bytes)
+        found = await self._connections.read(lambda session: self._read(session, plan))
+        weight = 0
+        for index, event in enumerate(found):
+            if weight >= max_bytes:
+                return EventPage(found[:index], is_complete=False)
+            weight += queries.OVERHEAD + len(encoded_payload(event.event))
+        return EventPage(found, is_complete=True)
+
+    async def _read(self, session: Session, plan: queries.Select | None) -> list[PersistedEvent]:
         if plan is None:
             await trio.lowlevel.checkpoint()
             return []

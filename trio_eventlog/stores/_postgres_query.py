@@ -24,6 +24,10 @@ _MERGED_TYPES: Final = 32
 """Up to so many event types are read each from the index and merged; if there are more, they are checked."""
 
 
+OVERHEAD: Final = 100
+"""Bytes of an event beside its payload, roughly."""
+
+
 @attrs.frozen
 class Select:
     """A query as SQL, with ``:s`` for the schema."""
@@ -94,6 +98,26 @@ select event.* from found, lateral (
     # Each type comes in the order of seq, and is merged with the others without sorting.
     arms = [f"({one} and event_type = {terms.value(key)}::bytea{end})" for key in keys]
     return Select((" union all ".join(arms) or one) + end, tuple(terms.parameters))
+
+
+def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:
+    """The same until it weighs ``max_bytes``.
+
+    And one event more, so that whoever reads it sees whether there are others. PostgreSQL knows the length of
+    a text without reading it.
+    """
+    plan = select(query, log)
+    if plan is None:
+        return None
+    most = f"${len(plan.parameters) + 1}::bigint"
+    weight = f"{OVERHEAD} + coalesce(octet_length(payload), 0)"
+    before = f"sum({weight}) over (order by seq rows between unbounded preceding and 2 preceding)"
+    sql = f"""
+with page as materialized ({plan.sql}), weighed as (select seq, {before} as weight from page)
+select {READ} from page
+where seq in (select seq from weighed where coalesce(weight, 0) < {most}) order by seq
+"""  # noqa: S608 - no values
+    return Select(sql, (*plan.parameters, int8(min(max_bytes, MAX_STORED))))
 
 
 def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:
