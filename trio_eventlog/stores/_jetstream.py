@@ -16,7 +16,7 @@ from trio_eventlog._events import MAX_STORED, PersistedEvent, new_event_id
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
-from trio_eventlog.abc import ChangeWatch
+from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores import _jetstream_upkeep as upkeep
 from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
@@ -318,6 +318,20 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         await trio.lowlevel.checkpoint()
         self._stream.link.check_open()
         return await self._reader.query(query)
+
+    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
+        """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
+        :meth:`trio_eventlog.abc.PagedStore.query_page`. Of a log whose events were not appended in the order of
+        their seqs, all are read for each page.
+
+        A checkpoint, and cancelled as :meth:`query` is.
+
+        Raises:
+          StoreError, StoreUnusable: as :meth:`query`.
+        """
+        await trio.lowlevel.checkpoint()
+        self._stream.link.check_open()
+        return await self._reader.query_page(query, max_bytes)
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.

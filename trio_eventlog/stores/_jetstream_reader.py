@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
 from contextlib import closing
 from typing import Final
@@ -9,9 +10,11 @@ from typing import Final
 import attrs
 import trio
 
+from trio_eventlog._codec import size_of
 from trio_eventlog._errors import StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
+from trio_eventlog.abc import EventPage
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import Head, Subjects
@@ -121,34 +124,46 @@ class Reader:
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`."""
+        return (await self.query_page(query, math.inf)).events
+
+    async def query_page(self, query: EventQuery, max_bytes: float) -> EventPage:
+        """See :meth:`trio_eventlog.abc.PagedStore.query_page`."""
         await trio.lowlevel.checkpoint()
         if query.limit == 0:
-            return []
+            return EventPage([], is_complete=True)
         head = await self.head()
         after = query.after_seq or 0
         if head is None or after >= head.last_seq:
-            return []
+            return EventPage([], is_complete=True)
         in_order = after >= head.mixed_seq
         start = await self._start(after, head) if in_order else 1
         exact = self.subjects.filters(query)
         # What is left of a log, if it is short, is sooner had whole.
         filters = [self.subjects.all_events] if head.position - start <= _MOST_STEPS else exact
         found: list[PersistedEvent] = []
+        # Up to here nothing is missing.
+        through = math.inf
         for subject in filters:
             most = query.limit if in_order else None
             is_exact = subject in exact and query.since_ms is None and query.until_ms is None
             with closing(Scan(self, subject, start, head)) as scan:
-                found += await self._matching(query, scan, most, is_exact=is_exact)
+                page = await self._matching(
+                    query, scan, most, max_bytes if in_order else math.inf, is_exact=is_exact
+                )
+            found += page.events
+            if not page.is_complete:
+                through = min(through, page.events[-1].seq)
         if not in_order or len(filters) > 1:
             found.sort(key=_seq)
-        return found if query.limit is None else found[: query.limit]
+        return _cut(found, query.limit, max_bytes, through)
 
     async def _matching(
-        self, query: EventQuery, scan: Scan, most: int | None, *, is_exact: bool
-    ) -> list[PersistedEvent]:
+        self, query: EventQuery, scan: Scan, most: int | None, max_bytes: float, *, is_exact: bool
+    ) -> EventPage:
         """The events of a scan that match; ``is_exact``: almost all do."""
         await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
+        weight = read = read_bytes = 0
         size = _FIRST_PAGE
         steps = Steps()
         while most is None or len(found) < most:
@@ -156,20 +171,27 @@ class Reader:
                 size = _MOST_PER_PAGE
             elif is_exact:
                 size = min(max(most - len(found), _LEAST_PAGE), _MOST_PER_PAGE)
-            messages = await scan.read(size)
+            fitting = max_bytes * read // read_bytes if read_bytes else _LEAST_PAGE
+            messages = await scan.read(size if max_bytes == math.inf else int(max(min(size, fitting), 1)))
             if messages is None:
                 break
+            read += len(messages)
+            read_bytes += sum(len(message.data) for message in messages)
             for message in messages:
                 if steps.is_over():
                     await steps.rest()
                 event = layout.event_of(message.data)
                 if query.matches(event):
+                    if weight >= max_bytes:
+                        return EventPage(found, is_complete=False)
                     found.append(event)
-                    if len(found) == most:
+                    weight += len(message.data)
+                    if len(found) == most or weight >= max_bytes:
                         self._note(event.seq, message.position, scan.head)
+                    if len(found) == most:
                         break
             size = min(2 * size, _MOST_PER_PAGE)
-        return found
+        return EventPage(found, is_complete=True)
 
     # --- where a cursor stands --------------------------------------------------------------------
 
@@ -219,6 +241,20 @@ class Reader:
                 high = (seq, middle)
         self._note(*low, head)
         return low[1] + 1
+
+
+def _cut(found: list[PersistedEvent], limit: int | None, max_bytes: float, through: float) -> EventPage:
+    """Of events that ascend, those up to ``through`` that limit and bytes allow."""
+    whole = found if limit is None else found[:limit]
+    if max_bytes == math.inf:
+        return EventPage(whole, is_complete=True)
+    weight = 0
+    for index, event in enumerate(whole):
+        if weight >= max_bytes or event.seq > through:
+            return EventPage(whole[:index], is_complete=False)
+        weight += size_of(event)
+    # With the limit reached there is nothing else to come, whatever was left unread.
+    return EventPage(whole, is_complete=through == math.inf or len(whole) == limit)
 
 
 def another_log(log: str) -> str:
