@@ -34,7 +34,7 @@ def large_and_small() -> list[PersistedEvent]:
 
 
 async def assert_pages_are_the_query(store: EventStore, filters: Sequence[str] = tuple(FILTERS)) -> None:
-    """Read page by page, however small, it is what one query gives; and no page is much larger than asked for."""
+    """Read page by page, however small, it is what one query gives, and no page is much larger."""
     assert isinstance(store, PagedStore)
     for name in filters:
         for limit in (None, 5):

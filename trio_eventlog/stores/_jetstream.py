@@ -321,8 +321,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
         """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
-        :meth:`trio_eventlog.abc.PagedStore.query_page`. Of a log whose events were not appended in the order of
-        their seqs, all are read for each page.
+        :meth:`trio_eventlog.abc.PagedStore.query_page`. Of a log whose events were not appended in the order
+        of their seqs, all are read for each page.
 
         A checkpoint, and cancelled as :meth:`query` is.
 

@@ -524,6 +524,18 @@ class SqliteStore(metaclass=NoPublicConstructor):
         await trio.lowlevel.checkpoint()
         return await self._read(lambda db, log_id: queries.read(db, query, log_id))
 
+    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
+        """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
+        :meth:`trio_eventlog.abc.PagedStore.query_page`.
+
+        A checkpoint, and cancelled as :meth:`query` is.
+
+        Raises:
+          StoreError, StoreUnusable: as :meth:`query`.
+        """
+        await trio.lowlevel.checkpoint()
+        return await self._read(lambda db, log_id: queries.read_page(db, query, log_id, max_bytes))
+
     async def _read(self, job: Callable[[apsw.Connection, int], T]) -> T:
         """Run ``job`` with the number of the log, in the reader's thread and one transaction."""
         return await self._reader.run(partial(self._read_log, job=job))
@@ -539,24 +551,6 @@ class SqliteStore(metaclass=NoPublicConstructor):
         # A writer looks when it writes, and may read to its end what it has stored.
         if self._writer is None:
             self._place.check(side_files=schema.uses_wal(db))
-
-    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
-        """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
-        :meth:`trio_eventlog.abc.PagedStore.query_page`.
-
-        A checkpoint, and cancelled as :meth:`query` is.
-
-        Raises:
-          StoreError, StoreUnusable: as :meth:`query`.
-        """
-        await trio.lowlevel.checkpoint()
-        return await self._reader.run(partial(self._query_page, query, max_bytes))
-
-    def _query_page(self, query: EventQuery, max_bytes: int, db: apsw.Connection) -> EventPage:
-        log_id = self._find_log(db)
-        if log_id is None:
-            return EventPage([], is_complete=True)
-        return queries.read_page(db, query, log_id, max_bytes)
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.
