@@ -985,15 +985,39 @@ def test_query_scopes(cli, db, url, tmp_path):
 
 def test_query_reads_in_pages(cli, filled, monkeypatch):
     limits = []
-    plain = SqliteStore.query
+    plain = SqliteStore.query_page
 
-    async def watched(self, query):
+    async def watched(self, query, *, max_bytes):
         limits.append(query.limit)
-        return await plain(self, query)
+        return await plain(self, query, max_bytes=max_bytes)
 
-    monkeypatch.setattr(SqliteStore, "query", watched)
+    monkeypatch.setattr(SqliteStore, "query_page", watched)
     cli("query", "--store", filled, "--limit", "2100")
     assert limits == [1_000, 1_000, 100]
+
+
+@pytest.mark.parametrize("options", [["--all-logs"], []])
+def test_query_holds_few_large_events(cli, db, url, monkeypatch, options):
+    """Whether of one log or of all."""
+    held = []
+    plain = _query.Printer.print
+
+    async def watched(self, page):
+        held.append(len(page))
+        await plain(self, page)
+
+    async def fill():
+        async with SqliteStore.open(db) as store:
+            for seq in range(1, 13):
+                inner = AgentEvent("a", "t", {"text": "x" * 2**20})
+                await store.append_batch([PersistedEvent(f"e{seq}", seq, seq, "a", inner)])
+
+    trio.run(fill)
+    monkeypatch.setattr(_query.Printer, "print", watched)
+    done = cli("query", "--store", url, *options)
+
+    assert len(done.out.splitlines()) == sum(held) == 12
+    assert max(held) == 4
 
 
 def test_query_does_not_create_what_is_missing(cli, tmp_path):

@@ -16,11 +16,15 @@ from trio_eventlog import (
     MergedEvents,
     PersistedEvent,
     StoreError,
+    to_json,
 )
 from trio_eventlog.cli._terminal import complain
 
 PAGE: Final = 1000
-"""Events that are in memory at once."""
+"""Most events that are in memory at once,"""
+
+PAGE_BYTES: Final = 4 * 1024 * 1024
+"""and bytes of their JSON after which they are enough."""
 
 
 @attrs.define
@@ -73,16 +77,19 @@ async def next_page(events: EventStream, pruned: Pruned) -> list[PersistedEvent]
     return page  # noqa: ASYNC910 - as the iterator has it
 
 
-async def next_merged(events: MergedEvents, most: int, pruned: Pruned) -> list[LogEvent]:
-    """The next ``most`` events of several logs, or what is left. A checkpoint.
+async def next_merged(events: MergedEvents, pruned: Pruned) -> list[LogEvent]:
+    """The next events of several logs, as many as fit into a page; none at the end. A checkpoint.
 
     Raises:
       StoreError: a store failed. If some events were there before, they are returned: the next call will say.
     """
     page: list[LogEvent] = []
-    while len(page) < most:
+    size = 0
+    while len(page) < PAGE and size < PAGE_BYTES:
         try:
-            page.append(await anext(events))
+            item = await anext(events)
+            page.append(item)
+            size += len(to_json(item.event))
         except StopAsyncIteration:
             break
         except EventsPruned as exc:

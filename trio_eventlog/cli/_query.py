@@ -70,7 +70,7 @@ async def print_merged(url: str, query: EventQuery, *, as_json: bool) -> int:
         # From the first event of each: what was pruned before is no matter, and little comes to it meanwhile.
         pruned = Pruned(error_console())
         events = merge_events(stores, query)
-        while page := await next_merged(events, _PAGE, pruned):
+        while page := await next_merged(events, pruned):
             await printer.print(page)
     await printer.print_count()
     return 1 if pruned.is_told else 0

@@ -9,8 +9,8 @@ from typing import Final
 import trio
 from rich.console import Console
 
-from trio_eventlog import EventEnvelope, EventQuery, EventStore, PersistedEvent
-from trio_eventlog.cli._pages import PAGE
+from trio_eventlog import EventEnvelope, EventQuery, EventStore, iter_events
+from trio_eventlog.cli._pages import Pruned, next_page
 from trio_eventlog.cli._patience import patiently
 
 _LOOKS: Final = 4
@@ -78,24 +78,22 @@ class Repeats:
 
     async def _find_behind(self, after: int, ids: set[str]) -> dict[str, int]:
         # Others between them are those of lines that were changed since.
-        page = await self._query(EventQuery(after_seq=after, limit=2 * len(ids) + _MORE))
-        return {event.id: event.seq for event in page if event.id in ids}
+        return await self._find(EventQuery(after_seq=after, limit=2 * len(ids) + _MORE), ids)
 
     async def _find_anywhere(self, envelopes: Sequence[EventEnvelope], ids: set[str]) -> dict[str, int]:
         times = [envelope.timestamp_ms for envelope in envelopes]
-        found: dict[str, int] = {}
-        after = 0
-        while True:
-            page = await self._query(
-                EventQuery(
-                    since_ms=min(times), until_ms=min(max(times) + 1, 2**64 - 1), after_seq=after, limit=PAGE
-                )
-            )
-            found |= {event.id: event.seq for event in page if event.id in ids}
-            if len(page) < PAGE or page[-1].seq >= self._end or len(found) == len(ids):
-                return found
-            after = page[-1].seq
+        return await self._find(
+            EventQuery(since_ms=min(times), until_ms=min(max(times) + 1, 2**64 - 1), after_seq=0), ids
+        )
 
-    async def _query(self, query: EventQuery) -> list[PersistedEvent]:
-        page = await patiently(partial(self._store.query, query), self._console)
-        return [event for event in page if event.seq <= self._end]
+    async def _find(self, query: EventQuery, ids: set[str]) -> dict[str, int]:
+        """Those of ``ids`` that an event has which matches, with its seq."""
+        events = iter_events(self._store, query)
+        # What was pruned is not stored any more, and so no repeat.
+        pruned = Pruned(self._console, before=2**63 - 1)
+        found: dict[str, int] = {}
+        while page := await patiently(partial(next_page, events, pruned), self._console):
+            found |= {event.id: event.seq for event in page if event.id in ids and event.seq <= self._end}
+            if page[-1].seq >= self._end or len(found) == len(ids):
+                break
+        return found

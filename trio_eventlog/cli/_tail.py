@@ -23,7 +23,7 @@ from trio_eventlog import (
     tail,
 )
 from trio_eventlog.cli._options import WithNeighbours, opened_readers
-from trio_eventlog.cli._pages import PAGE, Pruned, next_merged, next_page
+from trio_eventlog.cli._pages import Pruned, next_merged, next_page
 from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._query import Printer
 from trio_eventlog.cli._terminal import ending_with_reader, error_console
@@ -149,7 +149,7 @@ class _Following:
     async def print_news(self, stores: Mapping[str, EventStore]) -> None:
         """Print what has come meanwhile. An error skips nothing, and repeats nothing."""
         events = merge_events(stores, attrs.evolve(self.query, limit=self.left), cursors=self.cursors)
-        while page := await next_merged(events, PAGE, self.pruned):
+        while page := await next_merged(events, self.pruned):
             await self.printer.print(page)
             self.left = None if self.left is None else self.left - len(page)
             self.cursors = events.cursors
