@@ -50,14 +50,15 @@ async def store_with(seqs: Sequence[int]) -> MemoryStore:
     seqs=st.sets(st.integers(1, 60)),
     name=st.sampled_from(sorted(QUERIES)),
     limit=st.none() | st.integers(0, 30),
-    after=st.none() | st.integers(0, 60),
+    after=st.none() | st.floats(0, 1),
     page_size=st.integers(1, 20),
 )
 def test_it_is_what_one_query_gives(
-    seqs: set[int], name: str, limit: int | None, after: int | None, page_size: int
+    seqs: set[int], name: str, limit: int | None, after: float | None, page_size: int
 ) -> None:
     """However large the pages, and never more at once than one of them."""
-    query = attrs.evolve(QUERIES[name], limit=limit, after_seq=after)
+    cursor = None if after is None else round(after * max(seqs, default=0))
+    query = attrs.evolve(QUERIES[name], limit=limit, after_seq=cursor)
 
     async def main() -> None:
         store = await store_with(sorted(seqs))

@@ -71,7 +71,8 @@ def scribble(batch: tuple[PersistedEvent, ...]) -> None:
 
 def memory_seqs(buffer: RetryBuffer) -> list[int]:
     """What is pending in memory, in the order in which it would go to the store."""
-    return seqs_of((*buffer._in_flight, *buffer._kept, *(buffer._filing or ()), *buffer._waiting))
+    memory = (*buffer._in_flight, *buffer.again, *buffer._kept, *(buffer._filing or ()), *buffer._waiting)
+    return seqs_of(memory)
 
 
 def bytes_of(seqs: list[int]) -> int:
@@ -121,6 +122,7 @@ class Loss:
     seq: int
     reason: LossReason
     in_doubt: bool
+    is_seen: bool = True  # somebody has the event still, and can report it
 
 
 @attrs.define(eq=False)
@@ -144,6 +146,7 @@ class Model:
         self.filed: set[int] = set()  # pending, and in the file
         self.filing: list[int] | None = None  # on their way there
         self.kept = 0  # so many of the pending are in the file and in memory, and not in flight
+        self.again: set[int] = set()  # stored before the store went back
         self.seen: list[int] = []  # put or refused
         self.pending: list[int] = []
         self.flying = 0  # so many of the pending are in flight
@@ -175,8 +178,20 @@ class Model:
 
     @property
     def in_memory(self) -> list[int]:
-        held = self.pending[: self.flying + self.kept]
+        held = self.pending[: self.flying + len(self.waiting_again) + self.kept]
         return held + [seq for seq in self.waiting if seq not in held]
+
+    @property
+    def waiting_again(self) -> list[int]:
+        return [seq for seq in self.waiting if seq in self.again]
+
+    @property
+    def can_be_filed(self) -> list[int]:
+        """The batch in flight, if it has not been to the file, or else what waits."""
+        batch = self.pending[: self.flying]
+        if batch and batch[0] not in self.filed | self.again | set(self.filing or ()):
+            return batch
+        return [seq for seq in self.waiting if seq not in self.again | set(self.filing or ())]
 
     def cut(self) -> None:
         while len(self.waiting) > self.cap or bytes_of(self.waiting) > self.max_bytes:
@@ -219,26 +234,44 @@ class Model:
             self.lose(seq, LossReason.REJECTED)
         self.failed(in_doubt=False)
 
-    def abandon(self, reason: LossReason, *, in_doubt: bool) -> None:
+    def went_back(self, last_seq: int, at_hand: list[int]) -> tuple[int, int]:
+        self.doubtful = {seq for seq in self.doubtful if seq <= last_seq}
+        self.land()
+        gone = [seq for seq in self.persisted if seq > last_seq]
+        self.persisted = [seq for seq in self.persisted if seq <= last_seq]
+        lost = [seq for seq in gone if seq not in at_hand]
+        self.losses += [Loss(seq, LossReason.REVERTED, in_doubt=False, is_seen=False) for seq in lost]
+        self.pending[:0] = at_hand
+        self.again |= set(at_hand)
+        self.cut()
+        self.peak = max(self.peak, len(self.pending))
+        return len([seq for seq in at_hand if seq in self.pending]), len(lost)
+
+    def abandon(self, reason: LossReason, *, in_doubt: bool, keep_again: bool) -> None:
         if in_doubt:
             self.doubtful |= set(self.pending[: self.flying])
         self.land()
         # What is on its way to the file may reach the store from there.
         self.doubtful |= set(self.filing or ())
         self.filing = None
-        for seq in [seq for seq in self.pending if seq not in self.filed]:
+        spared = self.filed | (self.again if keep_again else set())
+        for seq in [seq for seq in self.pending if seq not in spared]:
             self.lose(seq, reason)
+
+    @property
+    def uncollected(self) -> list[Loss]:
+        return [loss for loss in self.losses[self.collected :] if loss.is_seen]
 
     def collect(self) -> dict[tuple[LossReason, bool], list[int]]:
         groups: dict[tuple[LossReason, bool], list[int]] = {}
-        for loss in self.losses[self.collected :]:
+        for loss in self.uncollected:
             groups.setdefault((loss.reason, loss.in_doubt), []).append(loss.seq)
         self.collected = len(self.losses)
         return {group: sorted(seqs) for group, seqs in groups.items()}
 
     def settle(self) -> list[Waiter]:
         oldest = min(self.pending, default=self.seen[-1] + 1 if self.seen else 1)
-        if self.filed and not self.flying and not self.kept:
+        if self.filed and not (self.flying or self.waiting_again or self.kept):
             # Nobody remembers which seqs the file has; only that they come after what was settled.
             oldest = self.settled_through + 1
         settled = [w for w in self.waiters if w.through < oldest]
@@ -317,8 +350,12 @@ class RetryBufferMachine(RuleBasedStateMachine):
         assert self.buffer.available
         self.batch = self.buffer.take(most)
         self.offered.append(self.batch)
-        self.model.flying = self.model.kept or min(most, len(self.model.pending))
-        self.model.kept = 0
+        model = self.model
+        if model.waiting_again:
+            model.flying = min(most, len(model.waiting_again))
+        else:
+            model.flying = model.kept or min(most, len(model.pending))
+            model.kept = 0
 
         assert self.model.pending[: self.model.flying] == seqs_of(self.batch)
         assert_untouched(self.batch)
@@ -328,7 +365,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
         model = self.model
         if self.is_in_flight or not model.pending:
             return False
-        return bool(model.kept) or not (model.filed or model.filing)
+        return bool(model.kept or model.waiting_again) or not (model.filed or model.filing)
 
     def draw_from_batch(self, data: st.DataObject, *, at_least: int) -> set[int]:
         drawn = data.draw(st.sets(st.sampled_from(seqs_of(self.batch)), min_size=at_least))
@@ -360,21 +397,32 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.model.rejected(seqs)
         self.batch = ()
 
+    @precondition(lambda self: self.is_in_flight)
+    @rule(data=st.data())
+    def went_back(self, data: st.DataObject) -> None:
+        """To any state, and with the youngest at hand, however few."""
+        last_seq = data.draw(st.integers(0, self.last_seq))
+        gone = [seq for seq in self.model.persisted if seq > last_seq]
+        at_hand = gone[data.draw(st.integers(0, len(gone))) :]
+        note(f"back to {last_seq}, at hand {at_hand}")
+        counts = self.buffer.went_back(last_seq, [event(seq) for seq in at_hand])
+        self.batch = ()
+
+        assert counts == self.model.went_back(last_seq, at_hand)
+
     # To the spill file, and back.
 
-    @precondition(lambda self: self.model.filing is None and not self.is_told_late and self.buffer.unfiled)
+    @precondition(lambda self: self.model.filing is None and not self.is_told_late and self.buffer.can_file)
     @rule(most=st.integers(1, 10), most_bytes=st.integers(0, 600))
     def start_filing(self, most: int, most_bytes: int) -> None:
         model = self.model
-        chosen = model.pending[: model.flying]
-        if not chosen or chosen[0] in model.filed:
-            chosen, model.filing = [], []
-            for seq in model.waiting[:most]:
+        chosen = list(model.can_be_filed)
+        if chosen != model.pending[: model.flying]:
+            candidates, chosen = chosen, []
+            for seq in candidates[:most]:
                 if bytes_of(chosen) < most_bytes:
                     chosen.append(seq)
-            model.filing = chosen
-        else:
-            model.filing = list(chosen)
+        model.filing = list(chosen)
         self.lines = seqs_of(self.buffer.start_filing(most, most_bytes))
 
         assert chosen == self.lines
@@ -437,10 +485,10 @@ class RetryBufferMachine(RuleBasedStateMachine):
 
     # Seldom: after it there is nothing left to go wrong.
     @precondition(lambda self: len(self.model.pending) > self.model.cap)
-    @rule(reason=reasons, in_doubt=st.booleans())
-    def abandon(self, reason: LossReason, in_doubt: bool) -> None:
-        self.buffer.abandon(reason, in_doubt=in_doubt)
-        self.model.abandon(reason, in_doubt=in_doubt)
+    @rule(reason=reasons, in_doubt=st.booleans(), keep_again=st.booleans())
+    def abandon(self, reason: LossReason, in_doubt: bool, keep_again: bool) -> None:
+        self.buffer.abandon(reason, in_doubt=in_doubt, keep_again=keep_again)
+        self.model.abandon(reason, in_doubt=in_doubt, keep_again=keep_again)
         self.batch = ()
         self.is_written = False
 
@@ -525,7 +573,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
         assert len(model.persisted) == buffer.persisted
         assert len(model.duplicate) == buffer.duplicate
         assert Counter(loss.reason for loss in model.losses) == buffer.lost
-        assert len(model.losses) - model.collected == buffer.unreported
+        assert len(model.uncollected) == buffer.unreported
 
     @invariant()
     def batch_and_then_the_newest_in_order(self) -> None:
@@ -543,6 +591,9 @@ class RetryBufferMachine(RuleBasedStateMachine):
         assert bytes_of(unfiled) == buffer.unfiled_bytes
         assert len(model.filed) == buffer.spilled
         assert buffer.is_file_settled == (not model.filed and model.filing is None)
+        assert model.waiting_again == seqs_of(buffer.again)
+        if model.filing is None:
+            assert bool(model.can_be_filed) == buffer.can_file
 
     @invariant()
     def marks_are_right(self) -> None:
@@ -585,6 +636,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
         self.store_scribbles()
         self.collect_losses()
         lost = [seq for loss in self.reported for seq in seqs_of(loss.events)]
+        lost += [loss.seq for loss in self.model.losses if not loss.is_seen]
         assert sorted(self.model.seen) == sorted(self.model.persisted + self.model.duplicate + lost)
         for loss in self.reported:
             assert_untouched(loss.events)

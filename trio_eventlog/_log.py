@@ -57,6 +57,7 @@ from trio_eventlog._errors import (
     StaleCursor,
     StoreError,
     StoreUnusable,
+    StoreWentBack,
 )
 from trio_eventlog._events import (
     MAX_STORED,
@@ -74,6 +75,7 @@ from trio_eventlog._policy import RetryPolicy
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import (
     AppendFailure,
+    EventsReverted,
     EventsSpilled,
     LogState,
     LogStatistics,
@@ -190,6 +192,9 @@ class EventLog(metaclass=NoPublicConstructor):
         self._first_seq = last_seq + 1
         self._recovered = 0 if spill_file is None else spill_file.recovered
         self._last_seq = last_seq + self._recovered
+        self._found_through = last_seq  # of what earlier runs stored, the highest that is still there
+        self._highest_durable = last_seq  # also if it is no longer there
+        self._went_back_at = -1  # where that was when the store went back
         self._filtered = 0
         self._appends = self._failed_appends = self._peak_batch = 0
 
@@ -276,7 +281,7 @@ class EventLog(metaclass=NoPublicConstructor):
             appends=self._appends,
             failures=self._failed_appends,
             last_assigned_seq=self._last_seq,
-            last_durable_seq=max(buffer.last_durable_seq, self._first_seq - 1),
+            last_durable_seq=max(buffer.last_durable_seq, self._found_through),
             peak_pending=max(buffer.peak_pending, pending),
             peak_batch=self._peak_batch,
             state=self._state,
@@ -440,12 +445,13 @@ class EventLog(metaclass=NoPublicConstructor):
           RuntimeError: this process was forked from that of the log.
         """
         wanted, after = checked_start(query, after_seq)
+        is_from_first = after == 0
         self._require_running("subscribe")
         if after is None:
             after = self._feed.recent.durable_seq
         elif after > self._last_seq:
             raise StaleCursor(after, self._last_seq)
-        return self._feed.subscribe(wanted, after)
+        return self._feed.subscribe(wanted, after, is_from_first=is_from_first)
 
     def owns_task(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` is one of the log's own, or was started by one, in the store for example.
@@ -784,6 +790,7 @@ class EventLog(metaclass=NoPublicConstructor):
     def _publish(self, stored: tuple[PersistedEvent, ...]) -> None:
         if not stored:
             return
+        self._highest_durable = max(self._highest_durable, stored[-1].seq)
         before = self._feed.recent.durable_seq
         is_seamless = stored[0].seq == before + 1 and stored[-1].seq - before == len(stored)
         # An event that was given up in doubt may have been stored after all, in between.
@@ -813,12 +820,47 @@ class EventLog(metaclass=NoPublicConstructor):
             self._tell_failure(error, batch, 0.0)
             self._report_losses()
             return
-        if not timed_out and (isinstance(error, EventRejected) or not isinstance(error, StoreError)):
+        if isinstance(error, StoreWentBack) and _is_plausible(error, self._last_seq):
+            self._go_back(error, batch)
+            return
+        is_foreign = isinstance(error, EventRejected | StoreWentBack) or not isinstance(error, StoreError)
+        if is_foreign and not timed_out:
             self._log_foreign(error)
         self._buffer.failed()
         retry_in = self._scheduler.failed(trio.current_time())
         self._spill_alarm.ring_by(self._spill_due())
         self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures)
+
+    def _go_back(self, error: StoreWentBack, batch: tuple[PersistedEvent, ...]) -> None:
+        """The store has less than it had acknowledged: offer what is at hand again, and count the rest as lost."""
+        # A store that says so again before it got any further is broken, or comes and goes: no hurry then.
+        is_repeat = self._went_back_at == self._highest_durable
+        self._went_back_at = self._highest_durable
+        last_seq = error.last_seq
+        earlier = (last_seq + 1, self._found_through) if last_seq < self._found_through else None
+        self._found_through = min(self._found_through, last_seq)
+        again, lost = self._buffer.went_back(last_seq, self._feed.go_back(last_seq))
+        if is_repeat:
+            if not (again or lost or earlier):
+                self._log_foreign(error)
+            retry_in = self._scheduler.failed(trio.current_time())
+        else:
+            self._scheduler.rejected(self._buffer.available)
+            retry_in = 0.0
+        self._spill_alarm.ring_by(self._spill_due())
+        self._tell_failure(
+            error, batch, retry_in, failures=self._scheduler.failures if is_repeat else None
+        )
+        if again or lost or earlier or not is_repeat:
+            self._tell(
+                EventsReverted(
+                    last_seq=last_seq,
+                    expected_seq=error.expected_seq,
+                    again=again,
+                    lost=lost,
+                    earlier=earlier,
+                )
+            )
 
     def _tell_failure(
         self,
@@ -863,7 +905,7 @@ class EventLog(metaclass=NoPublicConstructor):
     async def _spill(self) -> None:  # noqa: ASYNC910 - awaited by the spiller alone, which may be done at once
         while True:
             self._absorb()
-            if self._spill_the_rest and not self._buffer.unfiled:
+            if self._spill_the_rest and not self._buffer.can_file:
                 return  # noqa: ASYNC910 - as above
             due = self._spill_due()
             if trio.current_time() < due:
@@ -874,6 +916,8 @@ class EventLog(metaclass=NoPublicConstructor):
     def _spill_due(self) -> float:
         """When the next write to the spill file may start."""
         if self._spill_file is None or self._buffer.is_filing:
+            return math.inf
+        if not (self._staged or self._buffer.can_file):
             return math.inf
         waiting = self._staged + self._buffer.waiting
         waiting_bytes = self._staged_bytes + self._buffer.waiting_bytes
@@ -952,21 +996,27 @@ class EventLog(metaclass=NoPublicConstructor):
     async def _close_spill(self) -> None:  # noqa: ASYNC910 - as _file
         """Leave the spill file to the next run, or remove it."""
         assert self._spill_file is not None, "asked by who has one"
-        self._left_in_spill = self._buffer.spilled
         self._release_flushes()
+        is_exact = not self._spill_read_given_up
+        again = self._buffer.again if is_exact else ()
         close = partial(
             self._spill_file.close,
-            self._buffer.kept if self._left_in_spill else None,
-            is_exact=not self._spill_read_given_up,
+            (*again, *self._buffer.kept) if again or self._buffer.spilled else None,
+            is_exact=is_exact,
         )
         with trio.move_on_after(_SPILL_SECONDS, shield=True) as scope:  # noqa: ASYNC912 - as _file
             try:
                 await _in_thread(close)
             except (OSError, RuntimeError) as exc:
                 self._tell_spill_failure(exc, 0, math.inf)
+            else:
+                if again:
+                    self._buffer.again_filed()
         if scope.cancelled_caught:
             late = TimeoutError(f"closing it took longer than {_SPILL_SECONDS} s")
             self._tell_spill_failure(late, 0, math.inf)
+        self._buffer.again_not_filed(self._doom or LossReason.SHUTDOWN)
+        self._left_in_spill = self._buffer.spilled
         if self._left_in_spill:
             self._tell(EventsSpilled(path=self._spill_file.path, events=self._left_in_spill))
 
@@ -980,7 +1030,7 @@ class EventLog(metaclass=NoPublicConstructor):
         """All that is pending, and all that may still come."""
         self._doom = self._doom or reason
         self._absorb()
-        self._buffer.abandon(reason, in_doubt=in_doubt)
+        self._buffer.abandon(reason, in_doubt=in_doubt, keep_again=self._spill_file is not None)
         self._settle_flushes()
         self._serve_waiters()
 
@@ -1107,6 +1157,16 @@ def _rejected(error: Exception, batch: tuple[PersistedEvent, ...]) -> set[int]:
         return set()
     named = {event.seq for event in error.events if isinstance(event, PersistedEvent)}
     return named & {event.seq for event in batch}
+
+
+def _is_plausible(error: StoreWentBack, last_given: int) -> bool:
+    """Whether a store can have gone back as it says."""
+    last_seq: object = error.last_seq
+    expected_seq: object = error.expected_seq
+    # Exact types: bool is an int to Python.
+    return (
+        type(last_seq) is int and type(expected_seq) is int and 0 <= last_seq < expected_seq
+    ) and last_seq <= last_given
 
 
 def _checked_duplicates(returned: object, batch: tuple[PersistedEvent, ...]) -> Collection[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from trio_eventlog._errors import StaleCursor
+from trio_eventlog._errors import EventsPruned, StaleCursor
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._subscription import EventStream, checked_start, iter_events
@@ -46,8 +46,6 @@ class MergedEvents(metaclass=NoPublicConstructor):
     ) -> None:
         self._left = math.inf if query.limit is None else query.limit
         self._cursors = dict(cursors)
-        self._stores = dict(stores)
-        self._unchecked = [name for name in stores if cursors.get(name)]
         self._streams: dict[str, EventStream] = {
             name: iter_events(store, attrs.evolve(query, after_seq=cursors.get(name, 0)), page_size=page_size)
             for name, store in stores.items()
@@ -59,7 +57,7 @@ class MergedEvents(metaclass=NoPublicConstructor):
         self._is_busy = False
 
     def __repr__(self) -> str:
-        return f"<MergedEvents of {len(self._stores)} logs>"
+        return f"<MergedEvents of {len(self._streams)} logs>"
 
     @property
     def cursors(self) -> dict[str, int]:
@@ -80,7 +78,9 @@ class MergedEvents(metaclass=NoPublicConstructor):
 
         Raises:
           StopAsyncIteration: there is no other.
-          StaleCursor: a cursor is beyond the last seq of its log.
+          EventsPruned: events of a log behind its cursor were pruned before they were read; a note says of which
+            log. Raised once for each range of seqs; the cursor of the log is past it then.
+          StaleCursor: a cursor is beyond the last seq of its log, which a note names.
           StoreError: a store failed and may answer later; so may :exc:`StoreUnusable`, which will not.
           trio.BusyResourceError: another task waits for the next event.
         """
@@ -90,7 +90,6 @@ class MergedEvents(metaclass=NoPublicConstructor):
         self._is_busy = True
         try:
             await trio.lowlevel.checkpoint()
-            await self._check_cursors()
             while self._unknown and self._left:
                 await self._look_up(self._unknown[-1])
         finally:
@@ -103,19 +102,14 @@ class MergedEvents(metaclass=NoPublicConstructor):
         self._left -= 1
         return LogEvent(name, event)
 
-    async def _check_cursors(self) -> None:  # noqa: ASYNC910 - its caller has a checkpoint
-        while self._unchecked:
-            name = self._unchecked[-1]
-            last_seq = await self._stores[name].last_seq()
-            if self._cursors[name] > last_seq:
-                stale = StaleCursor(self._cursors[name], last_seq)
-                stale.add_note(f"in the log {name!r}")
-                raise stale
-            self._unchecked.pop()
-
-    async def _look_up(self, name: str) -> None:  # noqa: ASYNC910 - as above
+    async def _look_up(self, name: str) -> None:  # noqa: ASYNC910 - its caller has a checkpoint
         try:
             event = await anext(self._streams[name])
+        except (EventsPruned, StaleCursor) as exc:
+            exc.add_note(f"in the log {name!r}")
+            # All events of this log up to here were handed out.
+            self._cursors[name] = self._streams[name].cursor
+            raise
         except StopAsyncIteration:
             # Nothing is known of it any more, and nothing asked.
             self._unknown.remove(name)

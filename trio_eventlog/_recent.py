@@ -1,6 +1,7 @@
-"""The newest stored events of a log, kept for those who follow it. Floor 1: pure.
+"""The newest stored events of a log. Floor 1: pure.
 
-A hundred tasks that follow a log would otherwise ask the store the same a hundred times for each batch.
+They are kept for those who follow it: a hundred tasks would otherwise ask the store the same a hundred times for
+each batch. And they are kept for a store that goes back to an older state, which is given them again.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from trio_eventlog._codec import encoded_payload, persisted_event, reseal, scope
 from trio_eventlog._events import AgentEvent, ModuleEvent, PersistedEvent, UnifiedEvent
 from trio_eventlog._query import SCOPES, EventQuery
 
+_TOGETHER: Final = 64
+"""Most events of a batch, so that a large append is not forgotten as a whole."""
+
 
 class _Batch:
-    """Events that were stored together, ascending by seq."""
+    """Events that were stored one after another, ascending by seq."""
 
     def __init__(self, events: Sequence[PersistedEvent]) -> None:
         self.events: Final = tuple(events)
@@ -49,7 +53,7 @@ def _outline(event: PersistedEvent) -> PersistedEvent:
 
 
 class RecentEvents:
-    """All stored events from some seq on, within bounds.
+    """The events that were stored last, within bounds.
 
     Args:
       durable_seq: the highest seq that is durable now.
@@ -62,42 +66,60 @@ class RecentEvents:
         self._most_bytes = most_bytes
         self._batches: deque[_Batch] = deque()
         self._events = self._bytes = 0
+        # From here on there are no others than these.
         self._complete_after = durable_seq
         self.durable_seq = durable_seq
         """The highest seq that is durable."""
 
     def start_anew(self) -> None:
-        """Forget the events; from now on there may be others."""
-        self._batches.clear()
-        self._events = self._bytes = 0
+        """Let nobody read what is here: from now on there may be others."""
         self._complete_after = self.durable_seq
-
-    def skip(self, seq: int) -> None:
-        """Events up to ``seq`` were stored, and are not kept."""
-        self.durable_seq = seq
-        self.start_anew()
 
     def add(self, events: Sequence[PersistedEvent], *, is_complete: bool) -> None:
         """Keep what was stored just now.
 
         Args:
           events: sealed events, ascending by seq and above all before them; at least one.
-          is_complete: whether no other event can have been stored since :attr:`durable_seq`.
+          is_complete: whether no other event can have been stored since :attr:`durable_seq`. If not, nobody
+            can read these here, or those before.
         """
-        last = events[-1].seq
-        if not is_complete:
-            self.skip(last)
-            return
-        batch = _Batch(events)
-        self.durable_seq = last
-        self._batches.append(batch)
-        self._events += len(batch.events)
-        self._bytes += batch.bytes
+        self.durable_seq = events[-1].seq
+        for start in range(0, len(events), _TOGETHER):
+            self._append(_Batch(events[start : start + _TOGETHER]))
         while self._events > self._most_events or self._bytes > self._most_bytes:
             oldest = self._batches.popleft()
             self._events -= len(oldest.events)
             self._bytes -= oldest.bytes
-            self._complete_after = oldest.seqs[-1]
+            self._complete_after = max(self._complete_after, oldest.seqs[-1])
+        if not is_complete:
+            self.start_anew()
+
+    def _append(self, batch: _Batch) -> None:
+        self._batches.append(batch)
+        self._events += len(batch.events)
+        self._bytes += batch.bytes
+
+    def go_back(self, last_seq: int) -> list[PersistedEvent]:
+        """The store has nothing above ``last_seq`` any more.
+
+        Returns:
+          Copies of those events above it that were kept here, ascending by seq. They are kept no longer.
+        """
+        gone: deque[PersistedEvent] = deque()
+        while self._batches and self._batches[-1].seqs[-1] > last_seq:
+            newest = self._batches.pop()
+            self._events -= len(newest.events)
+            self._bytes -= newest.bytes
+            stays = bisect_right(newest.seqs, last_seq)
+            gone.extendleft(reversed(newest.events[stays:]))
+            if stays:
+                self._append(_Batch(newest.events[:stays]))
+        self.durable_seq = min(self.durable_seq, last_seq)
+        if self._batches and self._batches[-1].seqs[-1] == self.durable_seq:
+            self._complete_after = min(self._complete_after, self.durable_seq)
+        else:
+            self.start_anew()
+        return [reseal(event) for event in gone]
 
     def read(self, after: int, query: EventQuery, most: int) -> tuple[list[PersistedEvent], int] | None:
         """Copies of the next events that match.

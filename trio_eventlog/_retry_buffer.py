@@ -11,6 +11,10 @@ With a spill file the order is: the batch in flight, events in the file, those t
 those that wait in memory. So the batch in flight goes to the file before anything younger, and events in
 memory are taken only once the file has none. A batch that came from the file, or went there while it was in
 flight, is *kept* in memory until it is settled, and its lines in the file are dead from then on.
+
+A store can go back to an older state. What it has lost and is still at hand is then pending *again*, and older
+than everything else. The file is a queue and has no place for it, so that it stays in memory until it is settled
+or the file is closed.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Final
 import attrs
 
 from trio_eventlog._codec import reseal, size_of
+from trio_eventlog._durable import DurableSeqs, Span
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._reports import EventLoss, LossReason
 
@@ -39,6 +44,7 @@ class _Filed(Enum):
     NO = auto()
     ON_ITS_WAY = auto()
     YES = auto()
+    NEVER = auto()  # stored once, and pending again
 
 
 @attrs.define
@@ -150,7 +156,9 @@ class RetryBuffer:
         self._waiting: deque[PersistedEvent] = deque()
         self._sizes: deque[int] = deque()  # of those that wait
         self._waiting_bytes = self._filing_bytes = 0
-        self._batch_bytes = 0  # of what is in flight or kept, one of which there is at most
+        self._again: deque[PersistedEvent] = deque()
+        self._again_bytes = 0
+        self._batch_bytes = self._kept_bytes = 0
         self._in_flight: tuple[PersistedEvent, ...] = ()
         self._in_flight_is: _Filed = _Filed.NO
         self._kept: tuple[PersistedEvent, ...] = ()
@@ -165,38 +173,45 @@ class RetryBuffer:
         self._final_account: LossAccount | None = None
         self.unreported = 0
         """Lost events that :meth:`collect_losses` has not yet handed out."""
-        self.persisted = 0
-        """Events that the store has taken."""
+        self._durable = DurableSeqs()
         self.duplicate = 0
         """Events that the store already held under another seq."""
         self.lost: Counter[LossReason] = Counter()
         """Events given up, per reason."""
-        self.last_durable_seq = 0
-        """Highest seq that the store has taken."""
         self.offered_through = 0
         """Highest seq of an append whose outcome is unknown."""
         self.peak_pending = spilled
         """Most events that were pending at once."""
 
     @property
+    def persisted(self) -> int:
+        """Events that the store has taken, and still has."""
+        return self._durable.count
+
+    @property
+    def last_durable_seq(self) -> int:
+        """Highest seq of these; 0 if there is none."""
+        return self._durable.last
+
+    @property
     def waiting(self) -> int:
         """Events that wait in memory, without the batch in flight and one that is kept."""
-        return len(self._waiting) + len(self._filing or ())
+        return len(self._again) + len(self._waiting) + len(self._filing or ())
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of the events that wait in memory."""
-        return self._waiting_bytes + self._filing_bytes
+        return self._again_bytes + self._waiting_bytes + self._filing_bytes
 
     @property
     def bytes_in_memory(self) -> int:
         """Bytes of the pending events that are not in the spill file alone."""
-        return self.waiting_bytes + self._batch_bytes
+        return self.waiting_bytes + self._batch_bytes + self._kept_bytes
 
     @property
     def available(self) -> int:
         """Events that could be taken, now or after a read of the spill file."""
-        if not (self._kept or self._in_file) and self._filing:
+        if not (self._again or self._kept or self._in_file) and self._filing:
             return 0
         return len(self._kept) + self._in_file + self.waiting
 
@@ -247,8 +262,14 @@ class RetryBuffer:
     def take(self, most: int) -> tuple[PersistedEvent, ...]:
         """Put the oldest events, at most ``most``, in flight as one batch. There must be none already."""
         assert not self._in_flight, "one append at a time"
+        if self._again:
+            self._in_flight_is = _Filed.NEVER
+            self._in_flight = tuple(self._pop_again() for _ in range(min(most, len(self._again))))
+            self._batch_bytes = _bytes_of(self._in_flight)
+            return self._in_flight
         if self._kept:
             self._in_flight, self._kept = self._kept, ()
+            self._batch_bytes, self._kept_bytes = self._kept_bytes, 0
             self._in_flight_is = _Filed.YES
             return self._in_flight
         assert not self.must_load, "what is in the file is older"
@@ -262,6 +283,15 @@ class RetryBuffer:
     def _pop(self) -> PersistedEvent:
         self._waiting_bytes -= self._sizes.popleft()
         return self._waiting.popleft()
+
+    def _pop_again(self) -> PersistedEvent:
+        event = self._again.popleft()
+        self._again_bytes -= size_of(event)
+        return event
+
+    def _push_back_again(self, events: Sequence[PersistedEvent]) -> None:
+        self._again.extendleft(reversed(events))
+        self._again_bytes += _bytes_of(events)
 
     def _push_back(self, events: Sequence[PersistedEvent]) -> None:
         """To the front, from where they came."""
@@ -279,9 +309,8 @@ class RetryBuffer:
         """
         stored = tuple(event for event in self._in_flight if event.seq not in duplicates)
         self.duplicate += len(self._in_flight) - len(stored)
-        self.persisted += len(stored)
         if stored:
-            self.last_durable_seq = max(self.last_durable_seq, stored[-1].seq)
+            self._durable.add([event.seq for event in stored])
         self._settle_batch()
         self._in_flight = ()
         self._batch_bytes = 0
@@ -296,6 +325,33 @@ class RetryBuffer:
         self._rejoin(in_doubt=in_doubt)
         self._trim()
 
+    def went_back(self, last_seq: int, at_hand: Sequence[PersistedEvent]) -> tuple[int, int]:
+        """The store has nothing above ``last_seq``, and has taken nothing of the batch in flight.
+
+        Args:
+          last_seq: the highest seq that it still has.
+          at_hand: of those above it that it had taken, the youngest; ascending, sealed, and shared with nobody.
+            They wait again, at the front, where the cap cuts.
+
+        Returns:
+          How many of them wait now, and how many events that were not at hand are lost.
+        """
+        # Nothing that was ever offered is there.
+        self.offered_through = min(self.offered_through, last_seq)
+        self._rejoin(in_doubt=False)
+        lost = 0
+        seqs = [event.seq for event in at_hand]
+        for span in self._durable.take_after(last_seq):
+            missing = _without(span, seqs)
+            if missing is not None:
+                lost += missing.count
+                self._lose_unseen(missing, LossReason.REVERTED)
+        self._push_back_again(at_hand)
+        before = self.lost[LossReason.CAP]
+        self._trim()
+        self.peak_pending = max(self.peak_pending, self.pending)
+        return max(len(at_hand) - (self.lost[LossReason.CAP] - before), 0), lost
+
     def rejected(self, seqs: Collection[int]) -> None:
         """The store has taken nothing of the batch in flight and can never hold those with ``seqs``: they
         are lost, and the rest waits again.
@@ -305,7 +361,7 @@ class RetryBuffer:
                 # Resealed as in _rejoin: the store was given it.
                 self._lose(reseal(event), LossReason.REJECTED, in_doubt=False)
                 # The file has it, or will: what is read from there passes over it.
-                if self._in_flight_is is not _Filed.NO:
+                if self._in_flight_is in {_Filed.ON_ITS_WAY, _Filed.YES}:
                     self._dead.add(event.seq)
         remaining = tuple(event for event in self._in_flight if event.seq not in seqs)
         if not remaining:
@@ -318,7 +374,7 @@ class RetryBuffer:
         if self._in_flight:
             self._settled_through = max(self._settled_through, self._in_flight[-1].seq)
 
-    def abandon(self, reason: LossReason, *, in_doubt: bool = True) -> None:
+    def abandon(self, reason: LossReason, *, in_doubt: bool = True, keep_again: bool = False) -> None:
         """Give up everything pending, except for what is in the spill file.
 
         What is on its way there may have arrived, and so may reach the store after all.
@@ -326,14 +382,17 @@ class RetryBuffer:
         Args:
           reason: why.
           in_doubt: whether the store may hold the batch in flight, if there is one.
+          keep_again: not what is pending again: it goes to the file when that is closed.
         """
         self._rejoin(in_doubt=in_doubt)
         filing, self._filing = self._filing or (), None
         self._filing_bytes = 0
         for event in filing:
             self._lose(event, reason, in_doubt=True)
-        while self._waiting:
+        while self._again and not keep_again:
             self._lose_oldest(reason)
+        while self._waiting:
+            self._lose_known(self._pop(), reason)
 
     def _rejoin(self, *, in_doubt: bool) -> None:
         if not self._in_flight:
@@ -345,17 +404,22 @@ class RetryBuffer:
         self._in_flight = ()
         if self._in_flight_is is _Filed.YES:
             self._kept = batch
+            self._batch_bytes, self._kept_bytes = 0, self._batch_bytes
             return
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             assert self._filing is not None, "it is on its way"
             self._filing = batch + self._filing
             self._filing_bytes += self._batch_bytes
+        elif self._in_flight_is is _Filed.NEVER:
+            self._push_back_again(batch)
         else:
             self._push_back(batch)
         self._batch_bytes = 0
 
     def _trim(self) -> None:
-        while self._waiting and (self.waiting > self._cap or self.waiting_bytes > self._max_bytes):
+        while (self._again or self._waiting) and (
+            self.waiting > self._cap or self.waiting_bytes > self._max_bytes
+        ):
             self._lose_oldest(LossReason.CAP)
 
     # --- the spill file ---------------------------------------------------------------------------
@@ -363,12 +427,33 @@ class RetryBuffer:
     @property
     def must_load(self) -> bool:
         """Whether the oldest events are in the spill file alone."""
-        return bool(self._in_file) and not self._kept and not self._in_flight
+        return bool(self._in_file) and not (self._again or self._kept or self._in_flight)
 
     @property
     def kept(self) -> tuple[PersistedEvent, ...]:
         """The oldest pending events, if they are in the file and in memory both, between two attempts."""
         return self._kept
+
+    @property
+    def again(self) -> tuple[PersistedEvent, ...]:
+        """What is pending again, and not in flight."""
+        return tuple(self._again)
+
+    def again_filed(self) -> None:
+        """What is pending again is in the file, in front of all others."""
+        self._in_file += len(self._again)
+        self._again.clear()
+        self._again_bytes = 0
+
+    def again_not_filed(self, reason: LossReason) -> None:
+        """It could not be made sure of, and is lost."""
+        while self._again:
+            self._lose(self._pop_again(), reason, in_doubt=True)
+
+    @property
+    def can_file(self) -> bool:
+        """Whether there is anything to be written to the file."""
+        return bool(self._waiting) or (bool(self._in_flight) and self._in_flight_is is _Filed.NO)
 
     @property
     def is_filing(self) -> bool:
@@ -446,7 +531,7 @@ class RetryBuffer:
         if self._kept and self._filing and self._kept[-1].seq >= self._filing[0].seq:
             # The file has them, though the task that had them written has not run since.
             self.filed()
-        self._batch_bytes = _bytes_of(self._kept)
+        self._kept_bytes = _bytes_of(self._kept)
         self._in_file -= len(self._kept)
         missing = LossAccount()
         if is_last:
@@ -456,18 +541,15 @@ class RetryBuffer:
                 first = self._settled_through + 1
                 missing.add(first, first + count - 1, count, Counter({LossReason.DAMAGED: count}))
                 self._in_file = 0
-                self.lost.update(missing.by_reason)
-                self._keep_for_tickets(
-                    _LostRange(missing.first_seq, missing.last_seq, missing.by_reason, is_exact=False)
-                )
-                if self._final_account is not None:
-                    self._final_account.add_all(missing)
+                self._lose_unseen(Span(first, first + count - 1, count), LossReason.DAMAGED, is_exact=False)
         return missing
 
     # --- losses -----------------------------------------------------------------------------------
 
     def _lose_oldest(self, reason: LossReason) -> None:
-        event = self._pop()
+        self._lose_known(self._pop_again() if self._again else self._pop(), reason)
+
+    def _lose_known(self, event: PersistedEvent, reason: LossReason) -> None:
         self._lose(event, reason, in_doubt=event.seq <= self.offered_through)
 
     def _lose(self, event: PersistedEvent, reason: LossReason, *, in_doubt: bool) -> None:
@@ -478,6 +560,15 @@ class RetryBuffer:
             self._final_account.add_one(event.seq, reason)
         if not (self._unraised and self._unraised[-1].grow(event.seq, reason)):
             self._keep_for_tickets(_LostRange(event.seq, event.seq, Counter({reason: 1})))
+
+    def _lose_unseen(self, span: Span, reason: LossReason, *, is_exact: bool | None = None) -> None:
+        """Count events as lost that nobody has any more, so that no :class:`EventLoss` can report them."""
+        reasons = Counter({reason: span.count})
+        self.lost.update(reasons)
+        if self._final_account is not None:
+            self._final_account.add(span.first, span.last, span.count, reasons)
+        is_exact = span.is_exact if is_exact is None else is_exact
+        self._keep_for_tickets(_LostRange(span.first, span.last, reasons, is_exact=is_exact))
 
     def _keep_for_tickets(self, lost: _LostRange) -> None:
         self._unraised.append(lost)
@@ -568,7 +659,7 @@ class RetryBuffer:
 
     def _oldest(self) -> int | None:
         """The lowest seq that may be pending."""
-        for batch in (self._in_flight, self._kept):
+        for batch in (self._in_flight, self._again, self._kept):
             if batch:
                 return batch[0].seq
         if self._in_file:
@@ -598,6 +689,14 @@ def _through(ticket: FlushTicket) -> int:
 
 def _seq(event: PersistedEvent) -> int:
     return event.seq
+
+
+def _without(span: Span, newest: Sequence[int]) -> Span | None:
+    """What of ``span`` is below the ``newest`` seqs, if anything."""
+    if not newest or span.last < newest[0]:
+        return span
+    count = span.count - bisect.bisect_right(newest, span.last) + bisect.bisect_left(newest, span.first)
+    return Span(span.first, newest[0] - 1, count) if count else None
 
 
 def _bytes_of(events: Iterable[PersistedEvent]) -> int:

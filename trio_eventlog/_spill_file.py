@@ -320,11 +320,18 @@ class SpillFile:
         self._read_to = max(self._read_to + moved, len(self._header))
         self._end += moved
 
+    def _require_room(self, first: Sequence[PersistedEvent]) -> None:
+        size = len(self._header) + sum(len(_line(event)) for event in first) + self._end - self._read_to
+        if size > max(self._max_bytes, self._end):
+            msg = f"spill_max_bytes is {self._max_bytes}; {len(first)} more events do not fit"
+            raise SpillFull(errno.EFBIG, msg)
+
     def close(self, first: Sequence[PersistedEvent] | None, *, is_exact: bool = True) -> None:
         """Leave the file to the next run, or remove it if nothing is pending.
 
         Args:
-          first: of the events that were read, those that are still pending; None if nothing at all is.
+          first: pending events that are to come first: those that were read, and what there is before them;
+            None if nothing at all is pending.
           is_exact: False if a read was given up on, so that nobody knows what was read.
         """
         self._require_own_process()
@@ -338,7 +345,8 @@ class SpillFile:
                         self.path.replace(self._name_aside())
                     elif self._is_in_place():
                         self.path.unlink()
-                elif is_exact and self._read_to > self._first:
+                elif is_exact and (first or self._read_to > self._first):
+                    self._require_room(first)
                     self._rewrite(first, self._read_to)
             finally:
                 os.close(self._fd)

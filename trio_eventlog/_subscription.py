@@ -15,19 +15,24 @@ Within the process of the log no hint is lost, since looking and falling asleep 
 in between. There, the highest durable seq says whether there is more, and the newest events are at hand
 without asking the store (:class:`RecentEvents`). From outside, the store has to be asked, every so often,
 and sooner if it has hints to give.
+
+A cursor moves past what is not there only if it is known why. Behind it the store can have lost events in two
+ways. They were pruned: that is asked for after a page that has gaps, and each gap that pruning can have made is
+told in its place. Or the store went back to an older state, and its end lies below what it was: then a short page
+is not the end, and a cursor beyond the end points nowhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import trio
 
-from trio_eventlog._errors import StaleCursor, StoreError
+from trio_eventlog._errors import EventsPruned, StaleCursor, StoreError, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._recent import RecentEvents
@@ -52,12 +57,21 @@ _RECENT_BYTES: Final = 8 * 1024 * 1024
 
 
 @attrs.frozen
+class _Gap:
+    first: int
+    last: int
+
+
+@attrs.frozen
 class _Page:
     events: list[PersistedEvent]
     """What matches, ascending."""
 
     through: int
     """There is nothing else up to here. At least the cursor."""
+
+    gaps: list[_Gap] = attrs.Factory(list)
+    """Where events were pruned, ascending."""
 
 
 class _Source(Protocol):
@@ -84,8 +98,8 @@ class EventStream(metaclass=NoPublicConstructor):
     """Events one after another, ascending by seq; what :func:`iter_events` returns.
 
     An async iterator, for one task at a time. Each step can be cancelled, and then skips nothing: go on with
-    another ``async for`` over the same object, also after an error of the store. Other tasks get to run after
-    16 steps at the latest, and whenever the store is asked.
+    another ``async for`` over the same object, also after an error. Other tasks get to run after 16 steps at the
+    latest, and whenever the store is asked.
     """
 
     def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
@@ -94,6 +108,7 @@ class EventStream(metaclass=NoPublicConstructor):
         self._left = math.inf if limit is None else limit
         self._page_size = page_size
         self._ready: list[PersistedEvent] = []  # the next last
+        self._gaps: list[_Gap] = []  # likewise
         self._through = cursor
         self._steps = 0  # since other tasks could run
         self._is_over = False
@@ -107,7 +122,8 @@ class EventStream(metaclass=NoPublicConstructor):
 
     @property
     def cursor(self) -> int:
-        """The seq to resume from, as ``after_seq``. All that matches up to it was handed out.
+        """The seq to resume from, as ``after_seq``. All that matches up to it was handed out, or was told as
+        pruned.
 
         The event of the running step of ``async for`` counts as handed out.
         """
@@ -115,8 +131,11 @@ class EventStream(metaclass=NoPublicConstructor):
 
     @property
     def at_hand(self) -> int:
-        """How many more events come without asking the store or waiting."""
-        return int(min(len(self._ready), self._left))
+        """How many more events come without asking the store, waiting, or an :exc:`EventsPruned`."""
+        count = len(self._ready)
+        if self._gaps:
+            count = sum(event.seq < self._gaps[-1].first for event in self._ready)
+        return int(min(count, self._left))
 
     def __aiter__(self) -> Self:
         """The stream itself."""
@@ -130,8 +149,14 @@ class EventStream(metaclass=NoPublicConstructor):
 
         Raises:
           StopAsyncIteration: there is no other.
+          EventsPruned: events behind the cursor were pruned before they were read. Raised once for each range of
+            seqs; the cursor is past it then. What was pruned before a reader began at the first event is no
+            matter.
+          StaleCursor: the cursor lies beyond the last seq of the store, which was replaced or went back to an
+            older state. Goes on once the store has got further.
           StoreError: the store failed and may answer later; so may :exc:`StoreUnusable`, which will not.
-            Nothing is skipped.
+            Nothing is skipped. In a subscription also :exc:`StoreWentBack`, once, if the log is closed and the
+            store has lost events that were not read.
           trio.BusyResourceError: another task waits for the next event of this stream.
           trio.ClosedResourceError: the block that the stream belongs to was left.
         """
@@ -140,15 +165,19 @@ class EventStream(metaclass=NoPublicConstructor):
             raise trio.BusyResourceError(msg)
         self._require_open()
         self._pass(self._cursor)
-        if self._ready and self._steps < _HANDED_OUT_TOGETHER and self._left:
+        if (self._ready or self._gaps) and self._steps < _HANDED_OUT_TOGETHER and self._left:
             self._steps += 1
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await self._fetch()
             self._steps = 1
-            if not (self._ready and self._left):
+            if not ((self._ready or self._gaps) and self._left):
                 raise StopAsyncIteration
         # Without a checkpoint from here on: what is taken is handed out.
+        if self._gaps and not (self._ready and self._ready[-1].seq < self._gaps[-1].first):
+            gap = self._gaps.pop()
+            self._cursor = gap.last
+            raise EventsPruned(gap.first, gap.last)
         event = self._ready.pop()
         self._cursor = event.seq
         self._left -= 1
@@ -160,7 +189,7 @@ class EventStream(metaclass=NoPublicConstructor):
         try:
             with trio.CancelScope() as self._scope:
                 await trio.lowlevel.checkpoint()
-                while not self._ready:
+                while not (self._ready or self._gaps):
                     self._cursor = max(self._cursor, self._through)
                     self._pass(self._cursor)
                     page = None
@@ -171,6 +200,7 @@ class EventStream(metaclass=NoPublicConstructor):
                         self._tell_progress()
                         break
                     self._ready, self._through = page.events[::-1], page.through
+                    self._gaps = page.gaps[::-1]
         finally:
             self._is_busy = False
             self._scope = None
@@ -195,6 +225,7 @@ class EventStream(metaclass=NoPublicConstructor):
     def _close(self) -> None:
         self._is_closed = True
         self._ready.clear()
+        self._gaps.clear()
         self._tell_progress()
         if self._scope is not None:
             self._scope.cancel(reason="the block of the subscription was left")
@@ -208,6 +239,8 @@ class Subscription(EventStream):
     ====================================== =============================================================
     a slow reader                          holds up nobody; it reads from the store what it missed
     an event                               comes once, in order, without a gap, and only once it is durable
+    events that were pruned meanwhile      are told: :exc:`EventsPruned`
+    a store that goes back                 what it is given again comes once all the same
     after an interruption                  resume from :attr:`cursor`, also in another process
     ====================================== =============================================================
     """
@@ -215,11 +248,12 @@ class Subscription(EventStream):
     @property
     def is_caught_up(self) -> bool:
         """Whether all that is known to be stored was handed out, or does not match."""
-        return not self._ready and max(self._cursor, self._through) >= self._source.known_end
+        is_at_end = max(self._cursor, self._through) >= self._source.known_end
+        return is_at_end and not (self._ready or self._gaps)
 
     async def wait_caught_up(self) -> None:
         """Wait until all that is stored now was dealt with: handed out, and the task that iterates came back
-        for more.
+        for more. What the store loses meanwhile is not waited for.
 
         For another task than that one, which has to go on. A checkpoint. Returns also once the iteration has
         ended by itself.
@@ -230,7 +264,7 @@ class Subscription(EventStream):
         """
         self._require_open()
         end = await self._source.find_end()
-        while self._passed < end:
+        while self._passed < min(end, self._source.known_end):
             self._require_open()
             if self._is_over:
                 return
@@ -254,8 +288,10 @@ class Feed:
     def __init__(self, store: EventStore, durable_seq: int) -> None:
         self.store = store
         self.recent = RecentEvents(durable_seq, most_events=_RECENT_EVENTS, most_bytes=_RECENT_BYTES)
-        self._readers = 0
+        self._subscriptions: set[Subscription] = set()
         self._sleeping = trio.lowlevel.ParkingLot()
+        self.times_back = 0
+        """How often the store went back to an older state."""
         self.is_over = False
         """Whether nothing will become durable any more."""
 
@@ -266,11 +302,23 @@ class Feed:
           events: ascending, above all before.
           is_complete: whether it cannot have taken others since the last call.
         """
-        if self._readers:
-            self.recent.add(events, is_complete=is_complete)
-            self.wake()
-        else:
-            self.recent.skip(events[-1].seq)
+        self.recent.add(events, is_complete=is_complete and bool(self._subscriptions))
+        self.wake()
+
+    def go_back(self, last_seq: int) -> list[PersistedEvent]:
+        """The store has nothing above ``last_seq`` any more.
+
+        Who has read further waits until it has; nobody gets an event twice.
+
+        Returns:
+          Copies of those events above it that are at hand, ascending by seq.
+        """
+        at_hand = self.recent.go_back(last_seq)
+        self.times_back += 1
+        self.wake()
+        for subscription in self._subscriptions:
+            subscription._tell_progress()
+        return at_hand
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -281,35 +329,35 @@ class Feed:
         """Let everybody look who sleeps."""
         self._sleeping.unpark_all()
 
-    async def wait(self, after: int) -> None:
-        """Sleep until there may be something behind ``after``, or it is over. A checkpoint."""
-        if self.recent.durable_seq > after or self.is_over:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._sleeping.park()
+    async def wait(self) -> None:
+        """Sleep until something has happened. A checkpoint."""
+        await self._sleeping.park()
 
     @asynccontextmanager
-    async def subscribe(self, query: EventQuery, after: int) -> AsyncIterator[Subscription]:
+    async def subscribe(
+        self, query: EventQuery, after: int, *, is_from_first: bool
+    ) -> AsyncIterator[Subscription]:
         """See :meth:`EventLog.subscribe`."""
         await trio.lowlevel.checkpoint()
-        if not self._readers:
+        if not self._subscriptions:
             self.recent.start_anew()
-        self._readers += 1
-        source = _LogSource(self, _filter_of(query))
+        source = _LogSource(self, _Reading(self.store, query, is_from_first=is_from_first))
         subscription = Subscription._create(source, after, query.limit, _PAGE)
+        self._subscriptions.add(subscription)
         try:
             yield subscription
         finally:
             subscription._close()
-            self._readers -= 1
-            if not self._readers:
+            self._subscriptions.remove(subscription)
+            if not self._subscriptions:
                 self.recent.start_anew()
 
 
 class _LogSource:
-    def __init__(self, feed: Feed, query: EventQuery) -> None:
+    def __init__(self, feed: Feed, reading: _Reading) -> None:
         self._feed = feed
-        self._query = query
+        self._reading = reading
+        self._has_told = False
 
     @property
     def known_end(self) -> int:
@@ -320,23 +368,53 @@ class _LogSource:
         return self._feed.recent.durable_seq
 
     async def read(self, after: int, most: int) -> _Page | None:
-        feed = self._feed
-        while feed.recent.durable_seq <= after:
-            if feed.is_over:
-                await trio.lowlevel.checkpoint()
-                return None
-            await feed.wait(after)
         await trio.lowlevel.checkpoint()
-        # Taken before the store is asked: what it has taken by now it will show, and no more is shown, since
-        # it is not known to be durable.
-        durable = feed.recent.durable_seq
-        recent = feed.recent.read(after, self._query, min(most, _LOOKED_AT_TOGETHER))
-        if recent is not None:
-            return _Page(*recent)
-        found = await feed.store.query(attrs.evolve(self._query, after_seq=after, limit=most))
-        if len(found) == most and found[-1].seq <= durable:
-            return _Page(found, found[-1].seq)
-        return _Page([event for event in found if event.seq <= durable], durable)
+        feed = self._feed
+        while True:
+            # Between looking and falling asleep there is no checkpoint, so that no wake-up is missed.
+            while (durable := feed.recent.durable_seq) <= after:
+                if feed.is_over:
+                    return None
+                await feed.wait()
+            recent = feed.recent.read(after, self._reading.query, min(most, _LOOKED_AT_TOGETHER))
+            if recent is not None:
+                return _Page(*recent)
+            times_back = feed.times_back
+            page, last_seq = await self._read_from_store(after, most, durable)
+            if feed.times_back != times_back:
+                continue
+            if page.through > after:
+                return page
+            # The store went back, and the log has not met that yet: its next append will.
+            if feed.is_over:
+                if self._has_told:
+                    return None
+                self._has_told = True
+                raise StoreWentBack(last_seq, durable)
+            if feed.recent.durable_seq == durable:
+                await feed.wait()
+
+    async def _read_from_store(self, after: int, most: int, durable: int) -> tuple[_Page, int]:
+        """A page, and the last seq of the store.
+
+        ``durable`` was taken before the store is asked: what it has taken by now it will show, and no more is
+        handed out, since it is not known to be durable.
+        """
+        reading = self._reading
+        found = await reading.query_store(after, most)
+        last_found = found[-1].seq if found else after
+        if len(found) == most and last_found <= durable:
+            return _Page(found, last_found, await reading.find_gaps(after, found, last_found)), durable
+        found = [event for event in found if event.seq <= durable]
+        gaps = await reading.find_gaps(after, found, durable)
+        last_seq = durable
+        if reading.pruned_seq < durable and not (reading.is_unfiltered and last_found >= durable):
+            # Nothing shows that the store still has the last.
+            last_seq = await reading.store.last_seq()
+        if last_seq < durable:
+            through = max(after, last_seq, found[-1].seq if found else 0)
+            return _Page(found, through, [gap for gap in gaps if gap.last <= through]), last_seq
+        return _Page(found, durable, gaps), last_seq
 
 
 # --- following a store from outside ---------------------------------------------------------------
@@ -394,11 +472,13 @@ async def tail(
             with suppress(StoreError):
                 watch = await stack.enter_async_context(watch_changes())
         last_seq = await store.last_seq()
+        is_from_first = after == 0
         if after is None:
             after = last_seq
         elif after > last_seq:
             raise StaleCursor(after, last_seq)
-        source = _TailSource(store, _filter_of(wanted), last_seq, watch, poll_interval)
+        reading = _Reading(store, wanted, is_from_first=is_from_first)
+        source = _TailSource(reading, last_seq, watch, poll_interval)
         subscription = Subscription._create(source, after, wanted.limit, _PAGE)
         try:
             yield subscription
@@ -408,32 +488,36 @@ async def tail(
 
 class _TailSource:
     def __init__(
-        self,
-        store: EventStore,
-        query: EventQuery,
-        last_seq: int,
-        watch: ChangeWatch | None,
-        poll_interval: float,
+        self, reading: _Reading, last_seq: int, watch: ChangeWatch | None, poll_interval: float
     ) -> None:
-        self._store = store
-        self._query = query
+        self._reading = reading
         self._watch = watch
         self._poll_interval = poll_interval
         self.known_end = last_seq
 
     async def find_end(self) -> int:
-        self.known_end = await self._store.last_seq()
+        self.known_end = await self._reading.store.last_seq()
         return self.known_end
 
     async def read(self, after: int, most: int) -> _Page | None:
         # The last seq is asked for before the events: all up to it are then found.
+        is_known_for_long = self.known_end > after
         while self.known_end <= after and await self.find_end() <= after:
+            if self.known_end < after:
+                raise StaleCursor(after, self.known_end)
             await self._wait()
-        last_seq = self.known_end
-        found = await self._store.query(attrs.evolve(self._query, after_seq=after, limit=most))
+        end = self.known_end
+        found = await self._reading.query_store(after, most)
+        last_found = found[-1].seq if found else after
         if len(found) == most:
-            return _Page(found, found[-1].seq)
-        return _Page(found, max(last_seq, found[-1].seq if found else 0))
+            end = last_found
+        elif is_known_for_long and not (self._reading.is_unfiltered and last_found >= end):
+            # Nothing shows that the store still has the last.
+            end = min(end, await self.find_end())
+            if end < after:
+                raise StaleCursor(after, end)
+        through = max(end, last_found)
+        return _Page(found, through, await self._reading.find_gaps(after, found, through))
 
     async def _wait(self) -> None:
         with trio.move_on_after(self._poll_interval):
@@ -473,28 +557,90 @@ def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size
     if page_size < 1:
         msg = f"page_size: expected 1 event or more, got {page_size}"
         raise ValueError(msg)
-    return EventStream._create(_PageSource(store, _filter_of(wanted)), after or 0, wanted.limit, page_size)
+    after = after or 0
+    source = _PageSource(_Reading(store, wanted, is_from_first=after == 0))
+    return EventStream._create(source, after, wanted.limit, page_size)
 
 
 class _PageSource:
     known_end = 0
 
-    def __init__(self, store: EventStore, query: EventQuery) -> None:
-        self._store = store
-        self._query = query
+    def __init__(self, reading: _Reading) -> None:
+        self._reading = reading
         self._is_at_end = False
 
     async def find_end(self) -> int:
-        return await self._store.last_seq()
+        return await self._reading.store.last_seq()
 
     async def read(self, after: int, most: int) -> _Page | None:
         if self._is_at_end:
             await trio.lowlevel.checkpoint()
             return None
-        found = await self._store.query(attrs.evolve(self._query, after_seq=after, limit=most))
+        found = await self._reading.query_store(after, most)
+        gaps = await self._reading.find_gaps(after, found, found[-1].seq if found else None)
+        if not found and not gaps and after:
+            last_seq = await self._reading.store.last_seq()
+            if last_seq < after:
+                raise StaleCursor(after, last_seq)
         # Fewer than asked for: there are no more.
         self._is_at_end = len(found) < most
-        return _Page(found, found[-1].seq if found else after)
+        return _Page(found, found[-1].seq if found else after, gaps)
+
+
+# --- pages of a store -----------------------------------------------------------------------------
+
+
+class _Reading:
+    """What one reader asks a store for."""
+
+    def __init__(self, store: EventStore, query: EventQuery, *, is_from_first: bool) -> None:
+        self.store = store
+        self.query = attrs.evolve(query, after_seq=None, limit=None)
+        self.is_unfiltered = self.query == _EVERYTHING
+        # To who begins at the first event that is there, those before it are no matter.
+        self._is_from_first = is_from_first
+        self._ask_pruned: Callable[[], Awaitable[object]] | None = getattr(store, "pruned_seq", None)
+        self.pruned_seq = 0
+        """The highest seq that was pruned, as far as it was asked for."""
+
+    async def query_store(self, after: int, most: int) -> list[PersistedEvent]:
+        """The next events that match, ``most`` of them or all that there are."""
+        return await self.store.query(attrs.evolve(self.query, after_seq=after, limit=most))
+
+    async def find_gaps(  # noqa: ASYNC910 - its callers have asked the store for events
+        self, after: int, found: list[PersistedEvent], through: int | None
+    ) -> list[_Gap]:
+        """Where behind ``after`` events were pruned.
+
+        Args:
+          after: the cursor.
+          found: all that matches up to ``through``. It was asked for before, so that no pruning is missed.
+          through: where to end; None for the highest seq that was pruned.
+        """
+        is_seamless = self.is_unfiltered and through is not None and through - after == len(found)
+        if self._ask_pruned is None or is_seamless:
+            return []  # noqa: ASYNC910 - as above
+        pruned: object = await self._ask_pruned()
+        if type(pruned) is not int or pruned < 0:
+            msg = f"pruned_seq of {self.store!r} must return a seq or 0, got {pruned!r:.100}"
+            raise StoreError(msg)
+        self.pruned_seq = pruned
+        if self._is_from_first and not after:
+            return []
+        end = pruned if through is None else min(pruned, through)
+        gaps: list[_Gap] = []
+        for event in found:
+            if after >= end:
+                break
+            if event.seq > after + 1:
+                gaps.append(_Gap(after + 1, min(event.seq - 1, end)))
+            after = event.seq
+        if after < end:
+            gaps.append(_Gap(after + 1, end))
+        return gaps
+
+
+_EVERYTHING: Final = EventQuery()
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -518,7 +664,3 @@ def checked_start(query: EventQuery | None, after_seq: int | None) -> tuple[Even
         raise ValueError(msg)
     # The query knows what a cursor can be.
     return attrs.evolve(query, after_seq=after_seq), after_seq
-
-
-def _filter_of(query: EventQuery) -> EventQuery:
-    return attrs.evolve(query, after_seq=None, limit=None)

@@ -9,11 +9,11 @@ import attrs
 import trio
 
 from trio_eventlog._codec import reseal
-from trio_eventlog._errors import SequenceConflict
-from trio_eventlog._events import PersistedEvent
+from trio_eventlog._errors import SequenceConflict, StoreWentBack
+from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._query import SCOPES, EventQuery
 from trio_eventlog._reports import StoreDescription
-from trio_eventlog.stores._arguments import checked_top
+from trio_eventlog.stores._arguments import check_criteria, checked_top
 from trio_eventlog.stores._incoming import Steps, sealed_copies
 from trio_eventlog.stores._tally import Census, Gaps
 
@@ -26,16 +26,18 @@ class MemoryStore:
     opening and closing (S10 in part, S13, S15); there is nothing to open, and the store lives as long
     as the object.
 
-    Events are kept as encoded text and decoded anew for every reader. A program that runs for long
-    should not use it as its only store: nothing is ever removed.
+    Events are kept as encoded text and decoded anew for every reader. Nothing is removed but by
+    :meth:`prune`, which a program that runs for long should call every so often.
     """
 
     def __init__(self) -> None:
-        # Ascending by seq. Appends at the end extend these lists in place, appends elsewhere replace
-        # them: so a scan that remembers list and length sees a consistent log while appends go on.
+        # Ascending by seq. Appends at the end extend these lists in place, everything else replaces
+        # them: so a scan that remembers list and length sees a consistent log meanwhile.
         self._events: list[PersistedEvent] = []
         self._seqs: list[int] = []
         self._seq_of: dict[str, int] = {}
+        self._highest = self._pruned = 0
+        self._went_back_from: int | None = None  # and the next append is to say so
 
     def __repr__(self) -> str:
         return f"<MemoryStore with {len(self._events)} events>"
@@ -49,9 +51,14 @@ class MemoryStore:
           EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is
             not JSON, or a text has a lone surrogate. Names all such events; nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+          StoreWentBack: once after each :meth:`go_back`; nothing was stored.
         """
         copies = await sealed_copies(events)
         # From here on without a checkpoint: nobody sees a part of the batch.
+        if copies and self._went_back_from is not None:
+            went_back = StoreWentBack(self._highest, self._went_back_from)
+            self._went_back_from = None
+            raise went_back
         fresh: dict[str, PersistedEvent] = {}
         elsewhere: list[int] = []
         for event in copies:
@@ -98,6 +105,7 @@ class MemoryStore:
                 done = index
             self._events = events + self._events[done:]
             self._seqs = seqs + self._seqs[done:]
+        self._highest = max(self._highest, self._seqs[-1])
         self._seq_of.update((event.id, event.seq) for event in added)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
@@ -135,7 +143,77 @@ class MemoryStore:
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first. A checkpoint."""
         await trio.lowlevel.checkpoint()
-        return self._seqs[-1] if self._seqs else 0
+        return self._highest
+
+    async def prune(
+        self, *, before_ms: int | None = None, keep: int | None = None, dry_run: bool = False
+    ) -> int:
+        """Take old events out, for good. ``last_seq`` stays what it was.
+
+        A checkpoint. Cancelled, it has done nothing.
+
+        Args:
+          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
+          keep: all but so many events, those with the highest seqs, go; 0 or more.
+          dry_run: only count them.
+
+        Returns:
+          How many events went, or would go.
+
+        Raises:
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+        """
+        check_criteria(before_ms, keep)
+        await trio.lowlevel.checkpoint()
+        if keep is not None:
+            old = self._events[: max(len(self._events) - keep, 0)]
+        else:
+            assert before_ms is not None, "one of them is given"
+            old = [event for event in self._events if event.timestamp_ms < before_ms]
+        if old and not dry_run:
+            self._remove(old)
+            self._pruned = max(self._pruned, old[-1].seq)
+        return len(old)
+
+    async def pruned_seq(self) -> int:
+        """The highest seq of all events that were ever pruned, 0 if none was. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return self._pruned
+
+    @trio.lowlevel.enable_ki_protection
+    def go_back(self, last_seq: int) -> None:
+        """Be as a store that was restored from a backup: without any event above ``last_seq``. For tests.
+
+        The next append says so, as the contract has it. Readers are told nothing. Does nothing if there is no
+        such event.
+
+        Args:
+          last_seq: the last seq of the backup, 0 or more.
+
+        Raises:
+          TypeError: it is no integer.
+          ValueError: it is negative.
+        """
+        if type(last_seq) is not int:
+            msg = f"last_seq: expected a seq, got {type(last_seq).__name__}"
+            raise TypeError(msg)
+        if not 0 <= last_seq <= MAX_STORED:
+            msg = f"last_seq: expected 0 to 2**63 - 1, got {last_seq}"
+            raise ValueError(msg)
+        if last_seq >= self._highest:
+            return
+        if self._went_back_from is None:
+            self._went_back_from = self._highest
+        self._remove(self._events[bisect_right(self._seqs, last_seq) :])
+        self._highest = last_seq
+        self._pruned = min(self._pruned, last_seq)
+
+    def _remove(self, events: list[PersistedEvent]) -> None:
+        gone = {event.id for event in events}
+        self._events = [event for event in self._events if event.id not in gone]
+        self._seqs = [event.seq for event in self._events]
+        for event_id in gone:
+            del self._seq_of[event_id]
 
     async def describe(self, *, top: int = 10) -> StoreDescription:
         """What the log holds, in numbers.
@@ -151,7 +229,7 @@ class MemoryStore:
         """
         top = checked_top(top)
         await trio.lowlevel.checkpoint()
-        events, stop = self._events, len(self._events)
+        events, stop, highest = self._events, len(self._events), self._highest
         steps = Steps()
         census, gaps = Census(), Gaps()
         for index in range(stop):
@@ -160,5 +238,5 @@ class MemoryStore:
             census.add(events[index])
             gaps.add(events[index].seq)
         return census.describe(
-            gaps, top, highest_seq=gaps.last_seq or 0, size_bytes=None, schema_version=None
+            gaps, top, highest_seq=highest, size_bytes=None, schema_version=None
         )

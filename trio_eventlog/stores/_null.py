@@ -18,16 +18,20 @@ class NullStore:
     is not recognised), S3 (no seq is ever taken), S7 (nothing is read back), S9 (``last_seq`` stays
     0), S10 (nothing appended is read) and S12 as far as events are concerned (nothing is rejected).
     The others hold, S11 among them: every method is a checkpoint, and cancellation has no effect
-    other than ``Cancelled``.
+    other than ``Cancelled``. To readers, what was appended was pruned at once.
     """
 
-    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:  # noqa: ARG002 - the protocol's
+    def __init__(self) -> None:
+        self._pruned = 0
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Discard ``events``. A checkpoint.
 
         Returns:
           Always empty.
         """
         await trio.lowlevel.checkpoint()
+        self._pruned = max(self._pruned, *(event.seq for event in events), 0)
         return ()
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:  # noqa: ARG002 - the protocol's
@@ -39,3 +43,8 @@ class NullStore:
         """Always 0. A checkpoint."""
         await trio.lowlevel.checkpoint()
         return 0
+
+    async def pruned_seq(self) -> int:
+        """The highest seq that was ever appended to this object. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return self._pruned

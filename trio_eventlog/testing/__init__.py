@@ -13,6 +13,7 @@ from trio_eventlog.testing._faults import Fails as Fails
 from trio_eventlog.testing._faults import FailureReports as FailureReports
 from trio_eventlog.testing._faults import Fault as Fault
 from trio_eventlog.testing._faults import FaultyStore as FaultyStore
+from trio_eventlog.testing._faults import GoesBack as GoesBack
 from trio_eventlog.testing._faults import Hangs as Hangs
 from trio_eventlog.testing._faults import Rejects as Rejects
 from trio_eventlog.testing._faults import Slow as Slow

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, Final, TypeAlias, TypeVar, TypeVarTuple
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, TypeVarTuple, runtime_checkable
 
 import attrs
 import trio
@@ -78,7 +78,7 @@ def _check_fault(_fault: object, field: attrs.Attribute[Any], value: object) -> 
 
 
 def _require_fault(name: str, value: object) -> None:
-    if isinstance(value, Works | Fails | Hangs | Slow | Rejects):
+    if isinstance(value, Works | Fails | Hangs | Slow | Rejects | GoesBack):
         return
     if isinstance(value, type):
         msg = f"{name}: expected a fault, such as Fails(), got the class {value.__name__}"
@@ -204,11 +204,44 @@ class Rejects:
         return event.id in self.which if isinstance(self.which, frozenset) else self.which(event)
 
 
-Fault: TypeAlias = Works | Fails | Hangs | Slow | Rejects
+def _check_events(_fault: object, field: attrs.Attribute[int], value: object) -> None:
+    if type(value) is not int:
+        msg = f"{field.name}: expected a number of events, got {type(value).__name__}"
+        raise TypeError(msg)
+    if value < 1:
+        msg = f"{field.name}: expected 1 event or more, got {value}"
+        raise ValueError(msg)
+
+
+@attrs.frozen
+class GoesBack:
+    """The store is restored from a backup: it loses its newest events, and says so.
+
+    The append then raises :class:`StoreWentBack`, and has stored nothing. With an empty store, it works.
+
+    For appends to a store that has a method ``go_back``, as :class:`MemoryStore` has.
+
+    Args:
+      events: how many events the store loses; 1 or more, or all that it has.
+
+    Raises:
+      TypeError: ``events`` is no integer.
+      ValueError: ``events`` is less than 1.
+    """
+
+    events: int = attrs.field(default=1, validator=_check_events)
+
+
+@runtime_checkable
+class _CanGoBack(Protocol):
+    def go_back(self, last_seq: int) -> None: ...
+
+
+Fault: TypeAlias = Works | Fails | Hangs | Slow | Rejects | GoesBack
 """What a store does with one call."""
 
 
-def _in_the_end(fault: Fault) -> Works | Fails | Hangs | Rejects:
+def _in_the_end(fault: Fault) -> Works | Fails | Hangs | Rejects | GoesBack:
     """What ``fault`` comes to, after all that it sleeps."""
     while isinstance(fault, Slow):
         fault = fault.then
@@ -216,12 +249,12 @@ def _in_the_end(fault: Fault) -> Works | Fails | Hangs | Rejects:
 
 
 async def _suffer(fault: Fault, work: Callable[[], Awaitable[T]]) -> T:
-    """Do ``work`` as ``fault`` says. What a store rejects is up to ``work``."""
+    """Do ``work`` as ``fault`` says. What a store rejects, or loses, is up to ``work``."""
     await trio.lowlevel.checkpoint()
     while isinstance(fault, Slow):
         await trio.sleep(fault.seconds)
         fault = fault.then
-    if isinstance(fault, Works | Rejects):
+    if isinstance(fault, Works | Rejects | GoesBack):
         return await work()
     if fault.after_commit:
         await work()
@@ -275,8 +308,9 @@ class FaultyStore:
       last_seq_script: the same for questions for the last seq, of which a log asks one, when it is opened.
 
     Raises:
-      TypeError: ``inner`` is no store, a script not iterable, or something in it is no fault.
-      ValueError: :class:`Rejects` where nothing is appended. What an iterator yields, and not a collection
+      TypeError: ``inner`` is no store, a script not iterable, or something in it is no fault; or it is
+        :class:`GoesBack`, and ``inner`` cannot.
+      ValueError: :class:`Rejects` or :class:`GoesBack` where nothing is appended. What an iterator yields, and not a collection
         such as a list, is only checked when its turn comes.
     """
 
@@ -293,9 +327,9 @@ class FaultyStore:
             msg = f"inner: expected an object with append_batch, query and last_seq, got {inner!r}"
             raise TypeError(msg)
         self._inner = inner
-        self._script = _read("script", script, can_reject=True)
-        self._query_script = _read("query_script", query_script, can_reject=False)
-        self._last_seq_script = _read("last_seq_script", last_seq_script, can_reject=False)
+        self._script = _read("script", script, inner)
+        self._query_script = _read("query_script", query_script, None)
+        self._last_seq_script = _read("last_seq_script", last_seq_script, None)
         self._appends: list[AppendCall] = []
         self.otherwise = otherwise
 
@@ -317,6 +351,7 @@ class FaultyStore:
     @otherwise.setter
     def otherwise(self, fault: Fault) -> None:
         _require_fault("otherwise", fault)
+        _require_ability("otherwise", fault, self._inner)
         self._otherwise = fault
 
     @property
@@ -348,6 +383,10 @@ class FaultyStore:
             matching = [event for event in batch if fault.matches(event)]
             if matching:
                 await self._reject(matching, fault.reason)
+        if isinstance(fault, GoesBack):
+            assert isinstance(self._inner, _CanGoBack), "checked when the fault was given"
+            seqs = [event.seq for event in await self._inner.query(EventQuery())]
+            self._inner.go_back(([0] * fault.events + seqs)[len(seqs) - 1])
         return await self._inner.append_batch(batch)
 
     async def _reject(self, matching: list[PersistedEvent], reason: str) -> None:
@@ -368,21 +407,41 @@ class FaultyStore:
         fault = next(self._last_seq_script, Works())
         return await _suffer(fault, self._inner.last_seq)
 
+    async def pruned_seq(self) -> int:
+        """The highest seq that was pruned from the inner store; 0 if that does not say."""
+        pruned_seq = getattr(self._inner, "pruned_seq", None)
+        if pruned_seq is None:
+            await trio.lowlevel.checkpoint()
+            return 0
+        seq: int = await pruned_seq()
+        return seq
 
-def _read(name: str, script: Iterable[Fault], *, can_reject: bool) -> Iterator[Fault]:
+
+def _require_ability(name: str, fault: Fault, inner: EventStore) -> None:
+    if isinstance(_in_the_end(fault), GoesBack) and not isinstance(inner, _CanGoBack):
+        msg = f"{name}: GoesBack needs a store with a method go_back, such as MemoryStore, got {inner!r}"
+        raise TypeError(msg)
+
+
+def _read(name: str, script: Iterable[Fault], appends_to: EventStore | None) -> Iterator[Fault]:
     """The faults of ``script``, checked: at once where that is possible, or else one by one."""
     if isinstance(script, str | bytes) or not isinstance(script, Iterable):
         msg = f"{name}: expected faults in a list or another iterable, got {type(script).__name__}"
         raise TypeError(msg)
-    checked = _checked(name, script, can_reject=can_reject)
+    checked = _checked(name, script, appends_to)
     return iter(tuple(checked)) if isinstance(script, Collection) else checked
 
 
-def _checked(name: str, script: Iterable[Fault], *, can_reject: bool) -> Iterator[Fault]:
+def _checked(name: str, script: Iterable[Fault], appends_to: EventStore | None) -> Iterator[Fault]:
     for index, fault in enumerate(script):
         _require_fault(f"{name}[{index}]", fault)
-        if not can_reject and isinstance(_in_the_end(fault), Rejects):
+        if appends_to is not None:
+            _require_ability(f"{name}[{index}]", fault, appends_to)
+        elif isinstance(_in_the_end(fault), Rejects):
             msg = f"{name}[{index}]: only an append can be rejected"
+            raise ValueError(msg)
+        elif isinstance(_in_the_end(fault), GoesBack):
+            msg = f"{name}[{index}]: a store can only go back with an append"
             raise ValueError(msg)
         yield fault
 
@@ -396,6 +455,7 @@ def faults(
     hang: bool = True,
     unusable: bool = False,
     rejects: Callable[[PersistedEvent], bool] | Iterable[str] | None = None,
+    goes_back: bool = False,
 ) -> st.SearchStrategy[Fault]:
     """A Hypothesis strategy for one fault. Shrinks towards :class:`Works`.
 
@@ -404,6 +464,7 @@ def faults(
       hang: whether to draw :class:`Hangs`.
       unusable: whether to draw errors that end a log, :class:`StoreUnusable`.
       rejects: if given, :class:`Rejects` is drawn with these events.
+      goes_back: whether to draw :class:`GoesBack`.
 
     Raises:
       TypeError: an argument is of the wrong type.
@@ -422,6 +483,8 @@ def faults(
         kinds.append(st.builds(Fails, error, after_commit=st.booleans()))
     if rejects is not None:
         kinds.append(st.just(Rejects(rejects)))
+    if goes_back:
+        kinds.append(st.builds(GoesBack, st.integers(1, 20)))
     seconds = st.floats(0, max_seconds)
     return st.one_of(*kinds, st.builds(Slow, seconds, st.one_of(*kinds)))
 
@@ -497,7 +560,7 @@ def check_accounts(
     * no event is reported lost twice
     * what is stored or reported was ingested
     * what is both stored and reported was in doubt, and is the same event
-    * as many events as ``duplicates`` are neither
+    * as many events as ``duplicates``, and as were lost by a store that went back, are neither
 
     To be called when the block of the log has been left: before that, some events wait, and some losses are
     not reported yet. It is for one opening of a log. After the next, which may give seqs of lost events out
@@ -562,9 +625,11 @@ def _wrong(
     ]
     wrong = [f"{what}: {_shown(seqs)}" for what, seqs in findings if seqs]
     missing = ingested - held.keys() - lost.keys()
-    if len(missing) != duplicates:
+    reverted = sum(reversion.lost for reversion in reports.reversions)
+    if len(missing) != duplicates + reverted:
         which = f" ({_shown(missing)})" if missing else ""
-        wrong.append(f"neither stored nor reported lost: {len(missing)}{which}; duplicates: {duplicates}")
+        accounted = f"duplicates: {duplicates}" + (f"; lost by the store: {reverted}" if reverted else "")
+        wrong.append(f"neither stored nor reported lost: {len(missing)}{which}; {accounted}")
     return wrong
 
 
