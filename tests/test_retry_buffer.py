@@ -891,6 +891,92 @@ def test_store_keeps_what_it_was_given(end: str) -> None:
     assert_untouched(again)
 
 
+def with_events_again() -> RetryBuffer:
+    """A buffer with 1 and 2 pending again, 3 and 4 in the file, and 5 in memory."""
+    buffer = filled(10, 2)
+    buffer.take(2)
+    buffer.stored(())
+    put(buffer, 3, 4)
+    buffer.start_filing(2)
+    buffer.filed()
+    put(buffer, 5)
+    buffer.loaded([event(3), event(4)], is_last=True)
+    buffer.take(2)
+    assert (2, 0) == buffer.went_back(0, [event(1), event(2)])
+    return buffer
+
+
+def test_what_comes_again_comes_before_what_is_in_the_file() -> None:
+    """It is older (L4), and waits in memory: the file is a queue."""
+    buffer = with_events_again()
+    assert (3, 2) == (buffer.unfiled, buffer.spilled)
+    assert [5] == seqs_of(buffer.start_filing(5))
+    buffer.not_filed()
+
+    batches = []
+    while buffer.available:
+        batches.append(seqs_of(buffer.take(2)))
+        buffer.stored(())
+    assert [[1, 2], [3, 4], [5]] == batches
+
+
+def test_what_comes_again_goes_to_the_file_when_that_is_closed() -> None:
+    """It is spilled then, and no longer in memory."""
+    buffer = with_events_again()
+    buffer.abandon(LossReason.SHUTDOWN, keep_again=True)
+    assert [1, 2] == seqs_of(buffer.again)
+    buffer.again_filed()
+
+    assert (4, 4) == (buffer.pending, buffer.spilled)
+    assert [5] == [each.seq for loss in buffer.collect_losses() for each in loss.events]
+
+
+def test_what_comes_again_and_does_not_reach_the_file_is_lost() -> None:
+    """In doubt, since a write that was given up on may have reached it all the same."""
+    buffer = with_events_again()
+    buffer.again_not_filed(LossReason.UNUSABLE)
+
+    [loss] = buffer.collect_losses()
+    assert (LossReason.UNUSABLE, True, [1, 2]) == (loss.reason, loss.in_doubt, seqs_of(loss.events))
+    assert (3, 2) == (buffer.pending, buffer.spilled)
+
+
+def test_a_flush_raises_what_a_store_lost_and_nobody_has() -> None:
+    """As any other loss: by each flush that had begun before one raised it."""
+    buffer = filled(10, 6)
+    buffer.take(6)
+    buffer.stored(())
+    ticket = buffer.issue_ticket(6)
+    assert [ticket] == buffer.settle()
+    assert not numbers_of(ticket.outcome or LossAccount())[0]
+    put(buffer, 7)
+    buffer.take(1)
+    assert (1, 3) == buffer.went_back(2, [event(6)])
+    before, both = buffer.issue_ticket(3), buffer.issue_ticket(6)
+    assert [before] == buffer.settle()
+    buffer.take(1)
+    buffer.stored(())
+    assert [both] == buffer.settle()
+
+    assert (1, 3, 3, {LossReason.REVERTED: 1}) == raised_by(before)
+    assert (3, 3, 5, {LossReason.REVERTED: 3}) == raised_by(both)
+    assert [] == buffer.collect_losses()
+
+
+def test_what_a_store_lost_is_in_doubt_no_longer() -> None:
+    """It is certainly not there; so what the cap takes of it is certainly lost."""
+    buffer = filled(3, 3)
+    buffer.take(3)
+    buffer.failed()
+    buffer.take(3)
+    buffer.went_back(0, [])
+    for seq in (4, 5, 6):
+        put(buffer, seq)
+
+    [loss] = buffer.collect_losses()
+    assert (False, [1, 2, 3]) == (loss.in_doubt, seqs_of(loss.events))
+
+
 def test_duplicates_are_neither_persisted_nor_lost() -> None:
     """Events that the store held under another seq have a count of their own, and are not durable as what
     they were offered (L2).

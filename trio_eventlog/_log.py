@@ -194,7 +194,8 @@ class EventLog(metaclass=NoPublicConstructor):
         self._last_seq = last_seq + self._recovered
         self._found_through = last_seq  # of what earlier runs stored, the highest that is still there
         self._highest_durable = last_seq  # also if it is no longer there
-        self._went_back_at = -1  # where that was when the store went back
+        self._went_back_at = -1  # where that was when the store went back,
+        self._went_back_to = self._went_back_with = -1  # to which seq, and with which append
         self._filtered = 0
         self._appends = self._failed_appends = self._peak_batch = 0
 
@@ -833,24 +834,23 @@ class EventLog(metaclass=NoPublicConstructor):
 
     def _go_back(self, error: StoreWentBack, batch: tuple[PersistedEvent, ...]) -> None:
         """The store has less than it had acknowledged: offer what is at hand again, and count the rest as lost."""
-        # A store that says so again before it got any further is broken, or comes and goes: no hurry then.
-        is_repeat = self._went_back_at == self._highest_durable
-        self._went_back_at = self._highest_durable
         last_seq = error.last_seq
+        # A store that does it again before it got any further may do it for ever: no hurry then.
+        is_repeat = self._went_back_at == self._highest_durable
+        if self._went_back_with == self._appends - 1 and last_seq >= self._went_back_to:
+            self._log_foreign(error)  # once for each time, says the contract
+        self._went_back_at, self._went_back_to = self._highest_durable, last_seq
+        self._went_back_with = self._appends
         earlier = (last_seq + 1, self._found_through) if last_seq < self._found_through else None
         self._found_through = min(self._found_through, last_seq)
         again, lost = self._buffer.went_back(last_seq, self._feed.go_back(last_seq))
         if is_repeat:
-            if not (again or lost or earlier):
-                self._log_foreign(error)
             retry_in = self._scheduler.failed(trio.current_time())
         else:
             self._scheduler.rejected(self._buffer.available)
             retry_in = 0.0
         self._spill_alarm.ring_by(self._spill_due())
-        self._tell_failure(
-            error, batch, retry_in, failures=self._scheduler.failures if is_repeat else None
-        )
+        self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures if is_repeat else None)
         if again or lost or earlier or not is_repeat:
             self._tell(
                 EventsReverted(
@@ -1001,7 +1001,7 @@ class EventLog(metaclass=NoPublicConstructor):
         again = self._buffer.again if is_exact else ()
         close = partial(
             self._spill_file.close,
-            (*again, *self._buffer.kept) if again or self._buffer.spilled else None,
+            (*again, *self._buffer.read) if again or self._buffer.spilled else None,
             is_exact=is_exact,
         )
         with trio.move_on_after(_SPILL_SECONDS, shield=True) as scope:  # noqa: ASYNC912 - as _file

@@ -162,6 +162,7 @@ class RetryBuffer:
         self._in_flight: tuple[PersistedEvent, ...] = ()
         self._in_flight_is: _Filed = _Filed.NO
         self._kept: tuple[PersistedEvent, ...] = ()
+        self._was_read = False  # what was last in the file and in memory both: it came from there
         self._filing: tuple[PersistedEvent, ...] | None = None
         self._in_file = spilled
         self._dead: set[int] = set()  # rejected, but in the file, or on their way to it
@@ -430,11 +431,6 @@ class RetryBuffer:
         return bool(self._in_file) and not (self._again or self._kept or self._in_flight)
 
     @property
-    def kept(self) -> tuple[PersistedEvent, ...]:
-        """The oldest pending events, if they are in the file and in memory both, between two attempts."""
-        return self._kept
-
-    @property
     def again(self) -> tuple[PersistedEvent, ...]:
         """What is pending again, and not in flight."""
         return tuple(self._again)
@@ -454,6 +450,11 @@ class RetryBuffer:
     def can_file(self) -> bool:
         """Whether there is anything to be written to the file."""
         return bool(self._waiting) or (bool(self._in_flight) and self._in_flight_is is _Filed.NO)
+
+    @property
+    def read(self) -> tuple[PersistedEvent, ...]:
+        """What was read from the file, and is pending and not in flight."""
+        return self._kept if self._was_read else ()
 
     @property
     def is_filing(self) -> bool:
@@ -505,6 +506,7 @@ class RetryBuffer:
         self._filing, self._filing_bytes = None, 0
         if self._in_flight_is is _Filed.ON_ITS_WAY:
             self._in_flight_is = _Filed.YES
+            self._was_read = False
 
     def not_filed(self) -> None:
         """The write failed: what was on its way waits again."""
@@ -532,6 +534,7 @@ class RetryBuffer:
             # The file has them, though the task that had them written has not run since.
             self.filed()
         self._kept_bytes = _bytes_of(self._kept)
+        self._was_read = True
         self._in_file -= len(self._kept)
         missing = LossAccount()
         if is_last:
