@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 
 MAX_SPANS: Final = 1024
-"""Most ranges that are kept. Beyond it the two oldest become one, which no longer knows where its gaps are."""
+"""Most ranges that are kept. Beyond it the two oldest become one, which does not know where its gaps are."""
 
 
 @attrs.frozen

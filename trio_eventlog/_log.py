@@ -170,7 +170,7 @@ class EventLog(metaclass=NoPublicConstructor):
     store, lock and spill file go on belonging to the parent.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one line for each thing that there is to know
         self,
         store: EventStore,
         settings: Settings,
@@ -833,7 +833,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures)
 
     def _go_back(self, error: StoreWentBack, batch: tuple[PersistedEvent, ...]) -> None:
-        """The store has less than it had acknowledged: offer what is at hand again, and count the rest as lost."""
+        """The store has less than it had acknowledged: offer again what is at hand, and count the rest."""
         last_seq = error.last_seq
         # A store that does it again before it got any further may do it for ever: no hurry then.
         is_repeat = self._went_back_at == self._highest_durable

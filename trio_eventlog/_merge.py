@@ -78,8 +78,8 @@ class MergedEvents(metaclass=NoPublicConstructor):
 
         Raises:
           StopAsyncIteration: there is no other.
-          EventsPruned: events of a log behind its cursor were pruned before they were read; a note says of which
-            log. Raised once for each range of seqs; the cursor of the log is past it then.
+          EventsPruned: events of a log behind its cursor were pruned before they were read; a note says of
+            which log. Raised once for each range of seqs; the cursor of the log is past it then.
           StaleCursor: a cursor is beyond the last seq of its log, which a note names.
           StoreError: a store failed and may answer later; so may :exc:`StoreUnusable`, which will not.
           trio.BusyResourceError: another task waits for the next event.

@@ -1,7 +1,7 @@
 """The newest stored events of a log. Floor 1: pure.
 
-They are kept for those who follow it: a hundred tasks would otherwise ask the store the same a hundred times for
-each batch. And they are kept for a store that goes back to an older state, which is given them again.
+They are kept for those who follow it: a hundred tasks would otherwise ask the store the same a hundred times
+for each batch. And they are kept for a store that goes back to an older state, which is given them again.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ those that wait in memory. So the batch in flight goes to the file before anythi
 memory are taken only once the file has none. A batch that came from the file, or went there while it was in
 flight, is *kept* in memory until it is settled, and its lines in the file are dead from then on.
 
-A store can go back to an older state. What it has lost and is still at hand is then pending *again*, and older
-than everything else. The file is a queue and has no place for it, so that it stays in memory until it is settled
-or the file is closed.
+A store can go back to an older state. What it has lost and is still at hand is then pending *again*, and
+older than everything else. The file is a queue and has no place for it, so that it stays in memory until it
+is settled or the file is closed.
 """
 
 from __future__ import annotations
@@ -331,8 +331,8 @@ class RetryBuffer:
 
         Args:
           last_seq: the highest seq that it still has.
-          at_hand: of those above it that it had taken, the youngest; ascending, sealed, and shared with nobody.
-            They wait again, at the front, where the cap cuts.
+          at_hand: of those above it that it had taken, the youngest; ascending, sealed, and shared with
+            nobody. They wait again, at the front, where the cap cuts.
 
         Returns:
           How many of them wait now, and how many events that were not at hand are lost.

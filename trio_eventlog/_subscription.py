@@ -16,10 +16,10 @@ in between. There, the highest durable seq says whether there is more, and the n
 without asking the store (:class:`RecentEvents`). From outside, the store has to be asked, every so often,
 and sooner if it has hints to give.
 
-A cursor moves past what is not there only if it is known why. Behind it the store can have lost events in two
-ways. They were pruned: that is asked for after a page that has gaps, and each gap that pruning can have made is
-told in its place. Or the store went back to an older state, and its end lies below what it was: then a short page
-is not the end, and a cursor beyond the end points nowhere.
+A cursor moves past what is not there only if it is known why. Behind it events can go in two ways. They are
+pruned: that is asked for after a page that has gaps, and each gap that pruning can have made is told in its
+place. Or the store goes back to an older state, and its end lies below what it was: then a short page is not
+the end, and a cursor beyond the end points nowhere.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class EventStream(metaclass=NoPublicConstructor):
     """Events one after another, ascending by seq; what :func:`iter_events` returns.
 
     An async iterator, for one task at a time. Each step can be cancelled, and then skips nothing: go on with
-    another ``async for`` over the same object, also after an error. Other tasks get to run after 16 steps at the
-    latest, and whenever the store is asked.
+    another ``async for`` over the same object, also after an error. Other tasks get to run after 16 steps at
+    the latest, and whenever the store is asked.
     """
 
     def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
@@ -149,14 +149,14 @@ class EventStream(metaclass=NoPublicConstructor):
 
         Raises:
           StopAsyncIteration: there is no other.
-          EventsPruned: events behind the cursor were pruned before they were read. Raised once for each range of
-            seqs; the cursor is past it then. What was pruned before a reader began at the first event is no
-            matter.
-          StaleCursor: the cursor lies beyond the last seq of the store, which was replaced or went back to an
-            older state. Goes on once the store has got further.
+          EventsPruned: events behind the cursor were pruned before they were read. Raised once for each range
+            of seqs; the cursor is past it then. What was pruned before a reader began at the first event is
+            no matter.
+          StaleCursor: the cursor lies beyond the last seq of the store, which was replaced or went back to
+            an older state. Goes on once the store has got further.
           StoreError: the store failed and may answer later; so may :exc:`StoreUnusable`, which will not.
-            Nothing is skipped. In a subscription also :exc:`StoreWentBack`, once, if the log is closed and the
-            store has lost events that were not read.
+            Nothing is skipped. In a subscription also :exc:`StoreWentBack`, once, if the log is closed and
+            the store has lost events that were not read.
           trio.BusyResourceError: another task waits for the next event of this stream.
           trio.ClosedResourceError: the block that the stream belongs to was left.
         """

@@ -310,8 +310,9 @@ class FaultyStore:
     Raises:
       TypeError: ``inner`` is no store, a script not iterable, or something in it is no fault; or it is
         :class:`GoesBack`, and ``inner`` cannot.
-      ValueError: :class:`Rejects` or :class:`GoesBack` where nothing is appended. What an iterator yields, and not a collection
-        such as a list, is only checked when its turn comes.
+      ValueError: :class:`Rejects` or :class:`GoesBack` where nothing is appended.
+
+    What an iterator yields, and not a collection such as a list, is only checked when its turn comes.
     """
 
     def __init__(
