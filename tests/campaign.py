@@ -45,11 +45,13 @@ from trio_eventlog import (
     EventRejected,
     EventsLost,
     LogStatistics,
+    LossReason,
     ModuleEvent,
     PersistedEvent,
     Report,
     RetryPolicy,
     StoreUnusable,
+    StoreWentBack,
     Subscription,
     _log,
     open_event_log,
@@ -67,6 +69,7 @@ class Store(FakeStore):
         # Not raised: the log would take it for a failure of the store.
         self.violations: list[str] = []
         self.number_of: dict[str, int] = {}
+        self.gone: set[str] = set()  # ids of what went when the store went back, also if it came again
         self.never: set[str] = set()  # rejected once: what a store can never hold it will never hold
 
     def refuse(self, events: Sequence[PersistedEvent]) -> None:
@@ -88,6 +91,16 @@ class Store(FakeStore):
     def require(self, is_so: bool, complaint: str) -> None:
         if not is_so:
             self.violations.append(complaint)
+
+    def go_back(self, events: int) -> None:
+        """Be restored from a backup that lacks so many of the newest."""
+        highest = max(self.seqs, default=0)
+        gone = sorted(self.held.values(), key=lambda event: event.seq)[-events:]
+        self.gone |= {event.id for event in gone}
+        for event in gone:
+            del self.held[event.id]
+        # What it rejects it rejects again.
+        raise StoreWentBack(max(self.seqs, default=0), highest)
 
     def catch_up(self) -> None:
         """S4: appends that were cancelled finish before whatever comes later."""
@@ -128,6 +141,20 @@ async def reject(store: FakeStore, events: Sequence[PersistedEvent]) -> Collecti
     return store.keep(events)
 
 
+async def go_back_a_little(store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
+    return _go_back(store, _events, 3)
+
+
+async def go_back_far(store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
+    return _go_back(store, _events, 40)
+
+
+def _go_back(store: FakeStore, events: Sequence[PersistedEvent], count: int) -> Collection[int]:
+    if store.held:
+        store.go_back(count)  # type: ignore[attr-defined]
+    return store.keep(events)
+
+
 async def raise_something(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
     msg = "of a driver"
     raise ValueError(msg)
@@ -149,6 +176,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "slow, take and fail": delay(0.2, take_and_fail),
     "reject": reject,
     "foreign": raise_something,
+    "go back a little": go_back_a_little,
+    "go back far": go_back_far,
     "unusable": end,
 }
 
@@ -299,6 +328,8 @@ class Campaign:
                         before = log.statistics()
                         books = _Books(before.last_assigned_seq - before.recovered + 1, before.recovered)
                         assert books.first_seq == max(self.store.seqs, default=0) + 1
+                        # What it had read of an older state may be gone, and the seqs given out again.
+                        self.cursor = min(self.cursor, books.first_seq - 1)
                         try:
                             await self._body(log, books, run)
                             if run.end == "raise":
@@ -476,12 +507,14 @@ class Campaign:
         # L2: every loss in one report.
         lost = [event for loss in reports.losses for event in loss.events]
         assert len({event.seq for event in lost}) == len(lost)
-        assert len(lost) == now.lost_total
+        reverted = sum(one.lost for one in reports.reversions)
+        assert reverted == now.lost.get(LossReason.REVERTED, 0)
+        assert len(lost) == now.lost_total - reverted
         for event in lost:
             own = event.seq - books.first_seq - books.recovered
             assert own < 0 or books.accepted[own] == event.id
         for ids in books.unsure:
-            assert ids <= {event.id for event in lost}
+            assert ids <= {event.id for event in lost} | self.store.gone
         self.losses += lost
         self.doubtful |= {e.id for loss in reports.losses if _is_doubtful(loss) for e in loss.events}
 
@@ -489,13 +522,21 @@ class Campaign:
         """After the last run: each event came to its end."""
         assert self.store.violations == []
         # A subscriber got what is stored, once and in order, whatever happened to the runs.
-        assert self.followed == sorted(self.store.held.values(), key=lambda event: event.seq)
-        held = set(self.store.held)
+        gone, held = self.store.gone, set(self.store.held)
+        stored = sorted(self.store.held.values(), key=lambda event: event.seq)
+        assert [event for event in self.followed if event.id not in gone] == [
+            event for event in stored if event.id not in gone
+        ]
+        assert held <= {event.id for event in self.followed}
         reported = Counter(event.id for event in self.losses)
         for event_id, times in self.accepted.items():
             if event_id in self.store.never and event_id not in held and self.spill is not None:
                 # A run that cannot rewrite the file leaves it to the next one, which is told the same.
                 assert reported[event_id] >= times
+                continue
+            if event_id in gone - held:
+                # Reported as a number.
+                assert reported[event_id] <= times
                 continue
             if event_id not in held:
                 assert reported[event_id] == times, "neither stored nor reported"

@@ -101,7 +101,9 @@ class EventLogBroken(EventLogError):
 
 class StaleCursor(EventLogError):
     """A cursor points beyond everything this log ever stored: it belongs to another log, or the
-    log was replaced.
+    log was replaced or went back to an older state.
+
+    Raised by whatever reads on from a cursor, also in the middle.
 
     Attributes:
       after_seq: the cursor that was given.
@@ -123,6 +125,7 @@ class EventsPruned(EventLogError):
     Raised by whatever reads on from a cursor: subscriptions, :func:`tail`, :func:`iter_events` and
     :func:`merge_events`. The cursor of the reader is then past the range, so that iterating again goes on
     behind it. Whether the range held events that match the reader's query is not known any more.
+    :func:`merge_events` names the log in a note.
 
     Attributes:
       first_seq: lowest seq that the pruned events can have.

@@ -424,9 +424,10 @@ class EventLog(metaclass=NoPublicConstructor):
                     print(event)
 
         Delivers every stored event that matches, in order and once: what is there behind the cursor, and then
-        what becomes durable. An event that is lost, or that the store holds already under another seq, is
-        none. Nobody waits for a slow subscriber, and nothing is kept for it but the newest events, which all
-        subscribers share; what it misses there it reads from the store.
+        what becomes durable, also if the store goes back to an older state meanwhile. An event that is lost,
+        or that the store holds already under another seq, is none. Nobody waits for a slow subscriber, and
+        nothing is kept for it but the newest events, which all share; what it misses there it reads from the
+        store.
 
         The iteration ends after the last durable event once the log is closed. A subscriber in a nursery
         *inside* the block of :func:`open_event_log` therefore has to be cancelled, or that nursery waits for
@@ -1354,7 +1355,8 @@ async def open_event_log(
         their own. What it raises is logged and changes nothing. Without it, reports go to the logger
         ``trio_eventlog``: the first of each kind at once, then at most one every 30 seconds, the rest summed
         up with the next and at the end. With ``spill`` there also are :class:`SpillFailure`,
-        :class:`SpillDamage` and :class:`EventsSpilled`.
+        :class:`SpillDamage` and :class:`EventsSpilled`; with a store that went back to an older state,
+        :class:`EventsReverted`.
       spill: path of the spill file, made with mode 0600 if it is not there and removed when nothing is left
         in it. While the store fails or takes long, events beyond half of ``retry_buffer_cap`` go there; so
         does what would be lost to an unusable store or at the end. One log at a time for each file.
@@ -1367,7 +1369,8 @@ async def open_event_log(
       SpillError: the spill file has events of another log, is no spill file, or cannot be opened, on
         entering.
       StoreError: the store could not say its last seq, on entering.
-      EventsLost: on leaving, the body succeeded but events that were pending when it ended are lost.
+      EventsLost: on leaving, the body succeeded but events that were pending when it ended are lost, or the
+        store went back after that.
       StoreUnusable: on leaving, the body succeeded but the store became unusable: the error of the store
         itself.
       EventLogBroken: on leaving, the log failed by a defect of its own, and the body was cancelled for it.

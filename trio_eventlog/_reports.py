@@ -180,8 +180,10 @@ class EventsReverted:
     Attributes:
       last_seq: the last seq that the store had when that was noticed.
       expected_seq: the highest seq that it had acknowledged before.
-      again: how many events of this run are offered to the store again, since the log still had them.
-      lost: how many events of this run are lost, with :attr:`LossReason.REVERTED`.
+      again: how many events of this run are offered to the store again, since the log still had them. What
+        the cap took of these at once is in an :class:`EventLoss`.
+      lost: how many events of this run are lost, with :attr:`LossReason.REVERTED`. Exact, unless seqs were
+        left out in more than a thousand places; then it may be too high.
       earlier: lowest and highest seq of what the store no longer has from earlier runs; how many events that
         are is not known. None if it has all of those.
     """

@@ -452,7 +452,8 @@ async def tail(
       poll_interval: seconds, more than 0.
 
     Raises:
-      StaleCursor: ``after_seq`` is beyond the last seq of the store.
+      StaleCursor: ``after_seq`` is beyond the last seq of the store. Also raised by the iteration, if the
+        store is replaced by an older one, or by a replica that lags.
       StoreError: the store could not say its last seq.
       TypeError, ValueError: an argument is not as described.
     """
@@ -540,7 +541,8 @@ def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size
         async for event in iter_events(store, EventQuery(run_id="r-1")):
             print(event)
 
-    What is stored while it reads is read, too, until it has come to the end. Nothing needs to be closed.
+    What is stored while it reads is read, too, until it has come to the end. Nothing needs to be closed. A
+    cursor beyond the last seq of the store raises :exc:`StaleCursor` from the first step.
 
     Args:
       store: where the events are.

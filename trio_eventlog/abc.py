@@ -129,7 +129,11 @@ class EventStore(Protocol):
     ``"process"`` should have ``sync``: see :class:`SyncableStore`.
 
     A store whose appender finds less in its log than it acknowledged, or than it found on opening, raises
-    :class:`StoreWentBack` once, from ``append_batch``, and then goes on from what there is.
+    :class:`StoreWentBack` once, from ``append_batch``, and then goes on from what there is: nothing of that
+    batch is stored, ``last_seq`` is what the error says, and events that the log offers again, with the ids
+    and seqs that they had, are stored. Nobody but the store can notice that. It owes a look wherever its log
+    can be exchanged under it: when it connects anew, or with each append. One that does not look loses events
+    in silence; its docstring says so.
 
     A store that can tell when its log has changed has ``watch_changes``: see :class:`WatchableStore`. One
     from which events are taken out has ``pruned_seq``: see :class:`PrunableStore`.
@@ -171,6 +175,7 @@ class EventStore(Protocol):
           StoreError: the append failed and may succeed later.
           EventRejected: the store can never hold the events it names; nothing was stored.
           SequenceConflict: see S3.
+          StoreWentBack: the store has less than it had acknowledged; nothing was stored.
           StoreUnusable: the append failed and will never succeed.
         """
         ...
@@ -196,7 +201,7 @@ class EventStore(Protocol):
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.
 
-        * **S9** Pruning does not lower it.
+        * **S9** Pruning does not lower it. Only a store that went back to an older state has a lower one.
 
         Raises:
           StoreError: the store could not be asked and may answer later.
