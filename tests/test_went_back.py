@@ -744,7 +744,10 @@ async def test_a_memory_store_goes_back(autojump_clock: Clock) -> None:
 
 async def test_a_faulty_store_goes_back(autojump_clock: Clock) -> None:
     """By so many events, or all that it has; with none it works."""
-    store, reports = FaultyStore(MemoryStore(), [GoesBack(), Works(), GoesBack(2), GoesBack(99)]), Reports()
+    store, reports = (
+        FaultyStore(MemoryStore(), [GoesBack(), Works(), GoesBack(2), Works(), GoesBack(99)]),
+        Reports(),
+    )
     async with open_event_log(store, batch_size=1, on_failure=reports, retry=STEADY) as log:
         for _ in range(4):
             await filled(log, 1)
