@@ -38,6 +38,9 @@ from trio_eventlog.stores import MemoryStore
 from trio_eventlog.testing import (
     Fault,
     FaultyStore,
+    GoesBack,
+    Slow,
+    Works,
     check_accounts,
     fault_scripts,
     faults,
@@ -711,3 +714,56 @@ def test_the_accounts_are_right_whatever_happens(
         mock.patch.object(_subscription, "_PAGE", page),
     ):
         run_in_virtual_time(main)
+
+
+# --- going back on command ------------------------------------------------------------------------
+
+
+async def test_a_memory_store_goes_back(autojump_clock: Clock) -> None:
+    """The next append says so, once, and stores nothing; an event that comes again is stored."""
+    store = MemoryStore()
+    events = [PersistedEvent(f"e{seq}", seq, 0, "worker", numbered(seq)) for seq in range(1, 6)]
+    await store.append_batch(events)
+    await store.prune(keep=1)
+    store.go_back(9)
+    store.go_back(4)
+    store.go_back(2)
+    assert await store.last_seq() == await store.pruned_seq() == 2
+    assert await store.append_batch([]) == ()
+    with pytest.raises(StoreWentBack) as caught:
+        await store.append_batch(events[2:])
+    assert (caught.value.last_seq, caught.value.expected_seq) == (2, 5)
+    assert await seqs_in(store) == []
+    assert await store.append_batch(events[2:]) == ()
+    assert await seqs_in(store) == [3, 4, 5]
+    with pytest.raises(TypeError, match="last_seq: expected a seq, got bool"):
+        store.go_back(True)
+    with pytest.raises(ValueError, match="last_seq: expected 0 to"):
+        store.go_back(-1)
+
+
+async def test_a_faulty_store_goes_back(autojump_clock: Clock) -> None:
+    """By so many events, or all that it has; with none it works."""
+    store, reports = (
+        FaultyStore(MemoryStore(), [GoesBack(), Works(), GoesBack(2), Works(), GoesBack(99)]),
+        Reports(),
+    )
+    async with open_event_log(store, batch_size=1, on_failure=reports, retry=STEADY) as log:
+        for _ in range(4):
+            await filled(log, 1)
+    assert await seqs_in(store) == [1, 2, 3, 4]
+    assert [(one.last_seq, one.expected_seq) for one in reports.reversions] == [(0, 2), (0, 2)]
+
+
+def test_what_cannot_go_back_is_refused() -> None:
+    """Where the fault is given."""
+    with pytest.raises(TypeError, match=r"script\[0\]: GoesBack needs a store with a method go_back"):
+        FaultyStore(FakeStore(), [GoesBack()])
+    with pytest.raises(TypeError, match="otherwise: GoesBack needs"):
+        FaultyStore(FakeStore(), otherwise=Slow(1, GoesBack()))
+    with pytest.raises(ValueError, match=r"query_script\[0\]: a store can only go back with an append"):
+        FaultyStore(MemoryStore(), query_script=[GoesBack()])
+    with pytest.raises(ValueError, match="events: expected 1 event or more, got 0"):
+        GoesBack(0)
+    with pytest.raises(TypeError, match="events: expected a number of events, got bool"):
+        GoesBack(True)

@@ -5,7 +5,7 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 * 0, values (attrs and the standard library): ``_events _query _errors _lockfile _policy
   _reports _util``
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _event_types
-  _recent _retry_buffer _scheduler``
+  _durable _recent _retry_buffer _scheduler``
 * 2, the contract: ``abc``
 * 3, Trio: ``_handover _settings _failure_log _spill_file _subscription _merge _log``; ``_log`` is the
   only place that awaits ``append_batch``

@@ -775,7 +775,8 @@ class EventLog(metaclass=NoPublicConstructor):
         self._absorb()
         try:
             if error is None:
-                self._publish(self._buffer.stored(duplicates))
+                size = self._buffer.batch_bytes
+                self._publish(self._buffer.stored(duplicates), size)
                 self._scheduler.succeeded(trio.current_time())
             else:
                 self._handle(error, batch, timed_out=scope.cancelled_caught)
@@ -789,14 +790,15 @@ class EventLog(metaclass=NoPublicConstructor):
         if self._spill_is_dirty and self._buffer.is_file_settled:
             await self._forget_spilled()
 
-    def _publish(self, stored: tuple[PersistedEvent, ...]) -> None:
+    def _publish(self, stored: tuple[PersistedEvent, ...], size: int) -> None:
         if not stored:
             return
         self._highest_durable = max(self._highest_durable, stored[-1].seq)
         before = self._feed.recent.durable_seq
         is_seamless = stored[0].seq == before + 1 and stored[-1].seq - before == len(stored)
         # An event that was given up in doubt may have been stored after all, in between.
-        self._feed.publish(stored, is_complete=is_seamless or self._buffer.offered_through <= before)
+        is_complete = is_seamless or self._buffer.offered_through <= before
+        self._feed.publish(stored, is_complete=is_complete, size=size)
 
     def _append_deadline(self) -> float:
         return self._scheduler.append_until(self._settings.append_timeout)

@@ -22,11 +22,19 @@ _TOGETHER: Final = 64
 class _Batch:
     """Events that were stored one after another, ascending by seq."""
 
-    def __init__(self, events: Sequence[PersistedEvent]) -> None:
+    def __init__(self, events: Sequence[PersistedEvent], size: int) -> None:
         self.events: Final = tuple(events)
-        self.seqs: Final = [event.seq for event in events]
-        self.bytes: Final = sum(map(size_of, events))
+        self.bytes: Final = size
+        self.last: Final = events[-1].seq
+        self._seqs: list[int] | None = None
         self._outlines: list[PersistedEvent] | None = None
+
+    @property
+    def seqs(self) -> list[int]:
+        """Theirs. Made once somebody looks, since as a rule nobody does."""
+        if self._seqs is None:
+            self._seqs = [event.seq for event in self.events]
+        return self._seqs
 
     @property
     def outlines(self) -> list[PersistedEvent]:
@@ -75,22 +83,26 @@ class RecentEvents:
         """Let nobody read what is here: from now on there may be others."""
         self._complete_after = self.durable_seq
 
-    def add(self, events: Sequence[PersistedEvent], *, is_complete: bool) -> None:
+    def add(self, events: Sequence[PersistedEvent], *, is_complete: bool, size: int | None = None) -> None:
         """Keep what was stored just now.
 
         Args:
           events: sealed events, ascending by seq and above all before them; at least one.
           is_complete: whether no other event can have been stored since :attr:`durable_seq`. If not, nobody
             can read these here, or those before.
+          size: how many bytes they have, if that is known.
         """
         self.durable_seq = events[-1].seq
+        size = sum(map(size_of, events)) if size is None else size
         for start in range(0, len(events), _TOGETHER):
-            self._append(_Batch(events[start : start + _TOGETHER]))
+            part = events[start : start + _TOGETHER]
+            # Weighed together: each event would cost as much as all else here.
+            self._append(_Batch(part, size * len(part) // len(events)))
         while self._events > self._most_events or self._bytes > self._most_bytes:
             oldest = self._batches.popleft()
             self._events -= len(oldest.events)
             self._bytes -= oldest.bytes
-            self._complete_after = max(self._complete_after, oldest.seqs[-1])
+            self._complete_after = max(self._complete_after, oldest.last)
         if not is_complete:
             self.start_anew()
 
@@ -106,16 +118,16 @@ class RecentEvents:
           Copies of those events above it that were kept here, ascending by seq. They are kept no longer.
         """
         gone: deque[PersistedEvent] = deque()
-        while self._batches and self._batches[-1].seqs[-1] > last_seq:
+        while self._batches and self._batches[-1].last > last_seq:
             newest = self._batches.pop()
             self._events -= len(newest.events)
             self._bytes -= newest.bytes
             stays = bisect_right(newest.seqs, last_seq)
             gone.extendleft(reversed(newest.events[stays:]))
             if stays:
-                self._append(_Batch(newest.events[:stays]))
+                self._append(_Batch(newest.events[:stays], newest.bytes * stays // len(newest.events)))
         self.durable_seq = min(self.durable_seq, last_seq)
-        if self._batches and self._batches[-1].seqs[-1] == self.durable_seq:
+        if self._batches and self._batches[-1].last == self.durable_seq:
             self._complete_after = min(self._complete_after, self.durable_seq)
         else:
             self.start_anew()
@@ -135,7 +147,7 @@ class RecentEvents:
         if after < self._complete_after:
             return None
         index = len(self._batches) - 1
-        while index > 0 and self._batches[index - 1].seqs[-1] > after:
+        while index > 0 and self._batches[index - 1].last > after:
             index -= 1
         batch = self._batches[index]
         start = bisect_right(batch.seqs, after)

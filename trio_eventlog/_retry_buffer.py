@@ -210,6 +210,11 @@ class RetryBuffer:
         return self.waiting_bytes + self._batch_bytes + self._kept_bytes
 
     @property
+    def batch_bytes(self) -> int:
+        """Bytes of the batch in flight."""
+        return self._batch_bytes
+
+    @property
     def available(self) -> int:
         """Events that could be taken, now or after a read of the spill file."""
         if not (self._again or self._kept or self._in_file) and self._filing:

@@ -305,14 +305,17 @@ class Feed:
         self.is_over = False
         """Whether nothing will become durable any more."""
 
-    def publish(self, events: tuple[PersistedEvent, ...], *, is_complete: bool) -> None:
+    def publish(
+        self, events: tuple[PersistedEvent, ...], *, is_complete: bool, size: int | None = None
+    ) -> None:
         """The store has taken ``events``, of which there is at least one.
 
         Args:
           events: ascending, above all before.
           is_complete: whether it cannot have taken others since the last call.
+          size: how many bytes they have, if that is known.
         """
-        self.recent.add(events, is_complete=is_complete and bool(self._subscriptions))
+        self.recent.add(events, is_complete=is_complete and bool(self._subscriptions), size=size)
         self.wake()
 
     def go_back(self, last_seq: int) -> list[PersistedEvent]:

@@ -31,7 +31,8 @@ class NullStore:
           Always empty.
         """
         await trio.lowlevel.checkpoint()
-        self._pruned = max(self._pruned, *(event.seq for event in events), 0)
+        if events:
+            self._pruned = max(self._pruned, *[event.seq for event in events])
         return ()
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:  # noqa: ARG002 - the protocol's
