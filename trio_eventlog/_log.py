@@ -847,9 +847,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._scheduler.rejected(self._buffer.available)
             retry_in = 0.0
         self._spill_alarm.ring_by(self._spill_due())
-        self._tell_failure(
-            error, batch, retry_in, failures=self._scheduler.failures if is_repeat else None
-        )
+        self._tell_failure(error, batch, retry_in, failures=self._scheduler.failures if is_repeat else None)
         if again or lost or earlier or not is_repeat:
             self._tell(
                 EventsReverted(

@@ -237,6 +237,4 @@ class MemoryStore:
                 await steps.rest()
             census.add(events[index])
             gaps.add(events[index].seq)
-        return census.describe(
-            gaps, top, highest_seq=highest, size_bytes=None, schema_version=None
-        )
+        return census.describe(gaps, top, highest_seq=highest, size_bytes=None, schema_version=None)
