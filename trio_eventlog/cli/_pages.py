@@ -9,6 +9,7 @@ import trio
 from rich.console import Console
 
 from trio_eventlog import (
+    EventQuery,
     EventsPruned,
     EventStore,
     EventStream,
@@ -25,6 +26,14 @@ PAGE: Final = 1000
 
 PAGE_BYTES: Final = 4 * 1024 * 1024
 """and bytes of their JSON after which they are enough."""
+
+
+def bounded(query: EventQuery) -> EventQuery:
+    """The same, of which an ``after_seq`` that no event can have is no cursor of another log, but a bound."""
+    return query if (query.after_seq or 0) < _BEYOND else attrs.evolve(query, limit=0)
+
+
+_BEYOND: Final = 2**63
 
 
 @attrs.define
