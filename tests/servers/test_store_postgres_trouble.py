@@ -419,6 +419,7 @@ async def test_a_log_that_went_back(server, url, log, cut, earlier):
     async with PostgresStore.open(url, log=log) as store:
         if not earlier:
             epoch = await epoch_of(server, log)
+        ours = await epoch_of(server, log)
         await store.append_batch(events(6, 8))
         await restore(server, log, epoch, 5)
         if cut:
@@ -426,6 +427,8 @@ async def test_a_log_that_went_back(server, url, log, cut, earlier):
         with pytest.raises(StoreWentBack) as went:
             await store.append_batch([event(9)])
         assert (went.value.last_seq, went.value.expected_seq) == (5, 8)
+        # Not a new one, by which an appender that was cancelled at that moment would take itself for another.
+        assert await epoch_of(server, log) == ours
         assert await seqs(store) == [1, 2, 3, 4, 5]
         await store.append_batch(events(7, 9))
         assert await seqs(store) == [1, 2, 3, 4, 5, 7, 8, 9]

@@ -86,6 +86,8 @@ update :s.logs set epoch = greatest(epoch + 1, (extract(epoch from clock_timesta
 where log = $1::bigint returning epoch, unique_id, last_seq
 """  # noqa: S608 - no values
 
+_TAKE_AGAIN: Final = "update :s.logs set epoch = $2::bigint where log = $1::bigint and epoch < $2::bigint"
+
 _IDENTITY: Final = """
 select log, epoch, coalesce(owner, ''), unique_id from :s.layout left join :s.logs on name = $1::bytea
 """
@@ -269,7 +271,16 @@ class Writer:
                 msg = f"{self._what} is open for writing elsewhere{await self._holder(session)}"
                 raise LogBusy(msg)
             self.number = found[self._log]
-            self.unique_id, self.expected_seq = await self._take(session)
+            taken = await session.execute(
+                self._names.sql(_TAKE_LOG),
+                [int8(self.number), f"{socket.gethostname()} process {os.getpid()}".encode()],
+            )
+            if not taken.ntuples:
+                msg = f"{self._what}: it was removed while it was opened"
+                raise StoreError(msg)
+        self.epoch = number(taken.get_value(0, 0))
+        self.unique_id = (taken.get_value(0, 1) or b"").decode()
+        self.expected_seq = number(taken.get_value(0, 2))
 
     async def _settle_durability(self, session: Session) -> str:
         """Have commits of a session wait at least for the server's disk, unless the program says otherwise.
@@ -282,18 +293,6 @@ class Writer:
         result = await session.execute(_DURABILITY.encode())
         waits, fsync = (result.get_value(0, column) if result.ntuples else None for column in range(2))
         return "process" if waits == b"off" or fsync == b"off" else "power"
-
-    async def _take(self, session: Session) -> tuple[str, int]:
-        """Make the log ours, with its lock. Returns what tells it from all others, and its highest seq."""
-        taken = await session.execute(
-            self._names.sql(_TAKE_LOG),
-            [int8(self.number), f"{socket.gethostname()} process {os.getpid()}".encode()],
-        )
-        if not taken.ntuples:
-            msg = f"{self._what}: it was removed while it was opened"
-            raise StoreError(msg)
-        self.epoch = number(taken.get_value(0, 0))
-        return (taken.get_value(0, 1) or b"").decode(), number(taken.get_value(0, 2))
 
     async def _lock(self, session: Session) -> bool:
         result = await session.execute(_LOCK.encode(), [int8(self._key)])
@@ -390,8 +389,9 @@ class Writer:
           StoreUnusable: the log is not there any more.
         """
         if not await self._is_ours(session):
-            # What is missing in it shows with the next append.
-            await self._take(session)
+            # The same epoch as before: whoever is cancelled meanwhile must not take itself for another one.
+            # What is missing in the log shows with the next append.
+            await session.execute(self._names.sql(_TAKE_AGAIN), [int8(self.number), int8(self.epoch)])
 
     async def _is_ours(self, session: Session) -> bool:
         """Whether nobody else has opened the log; False if it is as it was before we did."""
