@@ -20,7 +20,7 @@ from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._jetstream_access import Server, access
-from trio_eventlog.stores._jetstream_stream import _LASTING
+from trio_eventlog.stores._jetstream_stream import LASTING, LASTING_ON_OPENING
 from trio_eventlog.testing import events, queries
 
 # --- the layout -----------------------------------------------------------------------------------
@@ -175,6 +175,11 @@ def test_secrets_stay_out_of_reprs():
         ({"lock_timeout": 1}, ValueError, "lock_timeout: expected 2 to 3600 seconds"),
         ({"lock_timeout": float("nan")}, ValueError, "lock_timeout"),
         ({"lock_timeout": "x"}, TypeError, "lock_timeout"),
+        ({"sync_interval": -1}, ValueError, "sync_interval: expected 0 to 86400 seconds"),
+        ({"sync_interval": float("inf")}, ValueError, "sync_interval"),
+        ({"sync_interval": True}, TypeError, "sync_interval"),
+        ({"max_bytes": 0}, ValueError, "max_bytes: expected an integer of 1 to"),
+        ({"max_bytes": 1.5}, ValueError, "max_bytes"),
     ],
 )
 async def test_arguments_that_are_wrong(options, error, words):
@@ -194,6 +199,8 @@ async def test_arguments_that_are_wrong(options, error, words):
         ("nats://u:hush@host/S?colour=red", "unknown option 'colour' in 'nats://***@host/S"),
         ("nats://u:hush@host/S?replicas=many", "option 'replicas' in 'nats://***@host/S?replicas=many'"),
         ("nats://u:hush@host/S?max_age=x", "expected seconds"),
+        ("nats://u:hush@host/S?max_bytes=1k", "expected an integer"),
+        ("nats://u:hush@host/S?sync_interval=always", "expected seconds"),
         ("nats://u:hush@host/S?log", "has no value"),
         ("nats://u:hu/sh@host/S", "write %2F for a slash in a password"),
         ("nats://u:hush@host/S?log=a&log=b", "appears twice"),
@@ -222,9 +229,18 @@ def test_queries_go_to_the_server_as_far_as_subjects_go():
 
 
 def test_the_reference_lists_the_codes_that_last():
+    """Those of each row, by what it says of them."""
     page = (Path(__file__).parents[1] / "docs" / "reference" / "stores.md").read_text()
     section = page.partition("## NATS JetStream")[2].partition("\n## ")[0]
-    assert {int(code) for code in re.findall(r"\b10\d{3}\b", section)} == _LASTING
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if re.match(r"\| \d", line)]
+    listed = {
+        (opening, open_): {int(code) for code in codes.split(", ")} for codes, _, opening, open_ in rows
+    }
+    assert listed == {
+        ("`StoreUnusable`", "`StoreUnusable`"): LASTING,
+        ("`StoreUnusable`", "`StoreError`"): LASTING_ON_OPENING,
+    }
+    assert LASTING.isdisjoint(LASTING_ON_OPENING)
 
 
 async def test_without_its_driver_it_says_what_to_install(monkeypatch):

@@ -90,6 +90,21 @@ class Node:
                 assert time.monotonic() < deadline, self.log()
                 time.sleep(0.05)
 
+    def configure(self, old, new):
+        """Replace a part of its configuration. It reads that when it is started."""
+        path = self._directory / "server.conf"
+        path.write_text(path.read_text().replace(old, new))
+
+    def reconfigure(self, old, new):
+        """The same while it runs, and have it read that."""
+        self.configure(old, new)
+        self._process.send_signal(signal.SIGHUP)
+
+    def greeting(self):
+        """What it tells of itself to whoever connects."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            return connection.recv(4096)
+
     def log(self):
         """What it has written so far."""
         return (self._directory / "log").read_text(errors="replace")[-4000:]

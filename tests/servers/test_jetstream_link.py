@@ -4,17 +4,19 @@ import itertools
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
+import trustme
 
 from tests.longest_step import measured_steps
-from tests.servers.nats_server import free_ports, running_server
+from tests.servers.nats_server import Node, free_ports, running_server
 from tests.servers.tcp_proxy import open_proxy
 from tests.servers.trouble import InterruptedTurn
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
@@ -446,4 +448,136 @@ async def test_another_protocol_is_told(greeting):
         with pytest.raises(StoreError, match=r"does not speak the protocol of NATS.*INFO"):
             async with JetStreamStore.open(f"127.0.0.1:{port}"):
                 pass
+        nursery.cancel_scope.cancel()
+
+
+# --- which server ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def silent_places(count):
+    """Where nobody ever answers, as at addresses that nobody has: listeners whose queue is full."""
+    with ExitStack() as stack:
+        places = []
+        for _ in range(count):
+            listener = stack.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            for _ in range(3):
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(listener.getsockname())
+            places.append(f"127.0.0.1:{listener.getsockname()[1]}")
+        yield places
+
+
+async def test_servers_that_are_gone_are_forgotten():
+    """Each time that the server is replaced it has another address, and nobody is at the old one."""
+    (route,) = free_ports(1)
+
+    def advertising(place):
+        return f"cluster {{ name: c, listen: 127.0.0.1:{route} }}\nclient_advertise: '{place}'"
+
+    with silent_places(6) as places, running_server(jetstream=False, config=advertising(places[0])) as node:
+        async with open_link(access(node.url)) as link:
+            for old, new in itertools.pairwise(places):
+                generation = link.generation
+                await trio.to_thread.run_sync(node.kill)
+                node.configure(advertising(old), advertising(new))
+                await trio.to_thread.run_sync(node.start)
+                # One attempt of half a second with who is gone, however many have gone before.
+                await until(partial(_is_later, link, generation), seconds=3)
+
+
+def _is_later(link, generation):
+    return link.generation > generation
+
+
+async def test_servers_that_were_learnt_have_the_name_that_was_given(tmp_path):
+    """They tell each other's addresses, and their certificates have names."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(key)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    routes = free_ports(2)
+    text = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
+
+    def config(number):
+        return (
+            f"tls {{ cert_file: {str(chain)!r}, key_file: {str(key)!r} }}\n"
+            f"cluster {{ name: c, listen: 127.0.0.1:{routes[number]}, routes: [{text}] }}"
+        )
+
+    first, second = (
+        Node(f"n{number}", tmp_path / f"n{number}", port, jetstream=False, config=config(number))
+        for number, port in enumerate(free_ports(2))
+    )
+    with ExitStack() as stack:
+        for node in (first, second):
+            stack.callback(node.kill)
+            node.start()
+        known = f"127.0.0.1:{second.port}".encode()
+        await until(lambda: known in first.greeting(), seconds=10)
+        async with open_link(access(f"tls://localhost:{first.port}", tls=context)) as link:
+            first.kill()
+            await until(lambda: link.generation == 2, seconds=10)
+        # With a name of its own, the certificate has to show that.
+        async with open_link(access(f"tls://localhost:{second.port}", tls=context)):
+            pass
+        with pytest.raises(StoreError, match="TLS"):
+            async with open_link(access(f"tls://127.0.0.1:{second.port}", tls=context)):
+                pass
+
+
+async def test_a_name_with_an_address_at_which_nobody_is(server, monkeypatch):
+    """The next address is tried a moment later."""
+    look_up = socket.getaddrinfo
+
+    def names_of(host, port, *args, **options):
+        if host == "twice.test":
+            return [
+                found
+                for name in ("127.0.0.66", "127.0.0.1")
+                for found in look_up(name, port, *args, **options)
+            ]
+        return look_up(host, port, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", names_of)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.66", server.port))
+        listener.listen(0)
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.66", server.port))
+        with trio.fail_after(2.5):
+            async with open_link(access(f"nats://twice.test:{server.port}")) as link:
+                assert link.generation == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", [b"maximum account active connections exceeded", b"Authentication Timeout"]
+)
+async def test_a_server_that_has_no_time_or_place(refusal):
+    """It may have some in a moment: that is not a user that it does not know."""
+
+    async def serve(stream):
+        async with stream:
+            await stream.send_all(b'INFO {"version":"2.15.1","max_payload":1048576,"auth_required":true}\r\n')
+            await stream.receive_some()
+            await stream.send_all(b"-ERR '" + refusal + b"'\r\n")
+            async for _ in stream:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        with pytest.raises(StoreError, match=f"(?i){refusal.decode()}") as caught:
+            async with open_link(access(f"nats://u:p@127.0.0.1:{port}")):
+                pass
+        assert not isinstance(caught.value, StoreUnusable)
         nursery.cancel_scope.cancel()

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import trio
 
-from trio_eventlog._errors import StoreError, StoreUnusable
-from trio_eventlog._events import PersistedEvent, new_event_id
+from trio_eventlog._errors import LogNotFound, StoreError, StoreUnusable
+from trio_eventlog._events import MAX_STORED, PersistedEvent, new_event_id
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
@@ -44,6 +44,11 @@ _MOST_LOCK_TIMEOUT: Final = 3600.0
 
 _MOST_REPLICAS: Final = 5
 
+_SYNC_INTERVAL: Final = 120.0
+"""That of a server that is not told otherwise."""
+
+_MOST_SYNC_INTERVAL: Final = 86_400.0
+
 _MOST_AGE: Final = 9e9
 """What the server can count in nanoseconds, almost."""
 
@@ -66,9 +71,17 @@ class JetStreamStore(metaclass=NoPublicConstructor):
       take 5 seconds, that to a batch one more for each 4 MiB. A server that gives none, or says for so long
       that there is no leader, is left for another one, if one is known.
     * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives
-      a kill of servers. Whether it survives a loss of power at all of them is up to their ``sync_interval``.
-    * **Limits**: a batch has at most 999 events; an event with its headers fits into the server's
-      ``max_payload`` (1 MiB by default), and is rejected beyond that.
+      a kill of servers. A server syncs its files every ``sync_interval``, two minutes by default; what it has
+      acknowledged since then is gone if it loses power. So ``survives`` is ``"process"``, and :meth:`sync`
+      waits for that long. If the servers have ``sync_interval: always``, say so with ``sync_interval=0``:
+      then ``survives`` is ``"power"``. Several replicas make a loss less likely and no other promise.
+    * **A store that went back**, since the stream was purged, restored or made anew, or a replica that lagged
+      took over: the next append raises :class:`StoreWentBack`, once, and then goes on from what there is. A
+      store that is read-only raises it, too, from whichever method notices it: at once where the stream has
+      one replica, otherwise once nobody has contradicted for 20 seconds.
+    * **Limits**: a batch has at most 999 events, or fewer if ``limits.batch.max_msgs`` of the server says so.
+      An event with its headers fits into the server's ``max_payload`` (1 MiB by default) and the stream's
+      ``max_msg_size``, and is rejected beyond that.
     * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout``
       seconds of its process being killed or cut off. An appender whose lock expired goes on if nobody else
       has opened the log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
@@ -76,8 +89,11 @@ class JetStreamStore(metaclass=NoPublicConstructor):
       Trio's ``autojump_clock``, time jumps while servers work; use the real clock in tests.
     """
 
-    max_batch: Final[int | None] = layout.MAX_BATCH
+    max_batch: int | None = layout.MAX_BATCH
     """Most events of one append."""
+
+    survives: Final[str]
+    """What an append that has returned survives: ``"process"``, or ``"power"`` with ``sync_interval=0``."""
 
     lock_timeout: Final[float]
     """Seconds within which the lock of a process that was killed is gone."""
@@ -85,13 +101,23 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     log_id: Final[str | None]
     """Tells this log from all others, in this stream and others; None in a store that is read-only."""
 
-    def __init__(self, reader: Reader, appender: Appender | None, lock_timeout: float) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        appender: Appender | None,
+        lock_timeout: float,
+        sync_interval: float = _SYNC_INTERVAL,
+    ) -> None:
         self._reader = reader
         self._stream = reader.stream
         self._log = reader.subjects.log
         self._appender = appender
         self.lock_timeout = lock_timeout
+        self._sync_interval = sync_interval
+        self.survives = "process" if sync_interval else "power"
         self.log_id = None if appender is None else appender.log_id
+        if appender is not None:
+            self.max_batch = appender.max_batch
 
     def __repr__(self) -> str:
         mode = "read-only" if self._appender is None else "writing"
@@ -108,7 +134,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         read_only: bool = False,
         replicas: int = 1,
         max_age: float | None = None,
+        max_bytes: int | None = None,
         lock_timeout: float = 10.0,
+        sync_interval: float = _SYNC_INTERVAL,
         user: str | None = None,
         password: str | None = None,
         token: str | None = None,
@@ -127,13 +155,16 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             other servers of the cluster are found through one that answers. ``tls://`` insists on TLS.
           stream: name of the stream, 1 to 64 of A-Z, a-z, 0-9, ``_`` and ``-``.
           log: name of the log, 1 to 512 bytes in UTF-8.
-          read_only: do not write. Needs no lock; the stream must exist, the log need not: until somebody
-            creates it, it is empty.
+          read_only: do not write. Needs no lock; stream and log must be there.
           replicas: how many servers keep a copy, 1 to 5, if the stream is created now. One that exists is
             left as it is.
           max_age: seconds after which the server removes events, if the stream is created now; None for
             never.
+          max_bytes: how large the stream may get, if it is created now, 1 or more; None for no limit. A full
+            one refuses. Some accounts want a limit.
           lock_timeout: seconds within which the lock is gone once this process was killed, 2 to 3600.
+          sync_interval: that of the servers, in seconds, 0 to 86,400; 0 for ``always``. Servers do not tell
+            it. Give a few seconds more if their disks are slow.
           user: name of the user; or as in ``nats://user:password@host``, percent-encoded.
           password: of that user.
           token: in place of a user; or as in ``nats://token@host``.
@@ -143,25 +174,29 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         Raises:
           TypeError, ValueError: an argument is not as described; secrets do not appear in the message.
           LogBusy: somebody else has the log open for writing.
+          LogNotFound: with ``read_only``, there is no such stream, or no such log in it.
           StoreUnusable: the server is older than 2.14.4, does not know us, or has no JetStream; the stream is
-            missing (read-only), none of ours, or of a newer version of this library.
-          StoreError: no server can be reached, or the stream has no leader, now.
+            none of ours, of a newer version of this library, or has settings with which it cannot hold logs.
+          StoreError: now no server can be reached, JetStream does not answer, or the stream has no leader.
         """
         check_log_name(log)
-        config = layout.stream_config(stream, _checked_replicas(replicas), _checked_age(max_age))
-        lock_timeout = _checked_lock_timeout(lock_timeout)
+        config = layout.stream_config(
+            stream, _checked_replicas(replicas), _checked_age(max_age), _checked_bytes(max_bytes)
+        )
+        lock_timeout = _checked_seconds("lock_timeout", lock_timeout, _LEAST_LOCK_TIMEOUT, _MOST_LOCK_TIMEOUT)
+        sync_interval = _checked_seconds("sync_interval", sync_interval, 0, _MOST_SYNC_INTERVAL)
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
-        async with _open_stream(to, stream, None if read_only else config) as found:
-            reader = Reader(found, Subjects(stream, log))
+        async with _open_stream(to, stream, None if read_only else config, [log]) as found:
+            reader = Reader(found, Subjects(stream, log), has_appender=not read_only)
             if read_only:
-                yield JetStreamStore._create(reader, None, lock_timeout)
+                yield JetStreamStore._create(reader, None, lock_timeout, sync_interval)
                 return
             # A second for the server to notice that its time is over.
             appender = Appender(reader, int(lock_timeout) - 1)
             try:
                 await appender.acquire(trio.current_time() + _OPEN_SECONDS)
                 found.link.start_soon(appender.keep)
-                yield JetStreamStore._create(reader, appender, lock_timeout)
+                yield JetStreamStore._create(reader, appender, lock_timeout, sync_interval)
             finally:
                 await appender.release()  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -195,15 +230,19 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           tls: how to check certificates.
 
         Raises:
-          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+          LogNotFound: one of ``logs`` is not there.
+          StoreUnusable: the stream is missing, and further as :meth:`open`.
+          ValueError, TypeError, StoreError: as :meth:`open`.
         """
         names = checked_log_names(logs)
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
-        async with _open_stream(to, stream, None) as found:
+        async with _open_stream(to, stream, None, names) as found:
             if names is None:
                 names = await upkeep.log_names(found)
             yield {
-                name: JetStreamStore._create(Reader(found, Subjects(stream, name)), None, 0.0)
+                name: JetStreamStore._create(
+                    Reader(found, Subjects(stream, name), has_appender=False), None, 0.0
+                )
                 for name in names
             }
 
@@ -224,10 +263,11 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         A checkpoint; connects and leaves again. The arguments are those of :meth:`open`.
 
         Raises:
-          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+          StoreUnusable: the stream is missing, and further as :meth:`open`.
+          ValueError, TypeError, StoreError: as :meth:`open`.
         """
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
-        async with _open_stream(to, stream, None) as found:
+        async with _open_stream(to, stream, None, None) as found:
             return await upkeep.log_names(found)
 
     # --- the contract -----------------------------------------------------------------------------
@@ -248,10 +288,11 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             all such events; nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
           LogBusy: another appender has opened the log, after this one was cut off.
-          StoreError: the connection is lost, no server answers in time, or the stream is full; or the batch
-            has more than 999 events.
-          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; or the stream was
-            removed.
+          StoreWentBack: the log has less than was acknowledged, or found on opening; nothing was stored.
+          StoreError: the connection is lost, no server answers in time, or the stream is full, missing, or
+            was changed so that it cannot be relied on; or the batch has more than ``max_batch`` events.
+          StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the stream was
+            sealed; or another log is in the place of this one.
         """
         if self._appender is None:
             await trio.lowlevel.checkpoint()
@@ -269,8 +310,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         A checkpoint. Cancelled, it raises at once. Queries run beside each other and beside appends.
 
         Raises:
-          StoreError: the connection is lost, or no server answers in time.
-          StoreUnusable: the store is closed, or the stream was removed or is damaged.
+          StoreWentBack: read-only, once: the log has less than was read from it.
+          StoreError: the connection is lost, no server answers in time, or the stream is missing.
+          StoreUnusable: the store is closed, the log is damaged, or another one is in its place.
         """
         await trio.lowlevel.checkpoint()
         self._stream.link.check_open()
@@ -283,8 +325,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
         Raises:
           LogBusy: another appender has opened the log, after this one was cut off.
-          StoreError: the connection is lost, or no server answers in time.
-          StoreUnusable: the store is closed, or the stream was removed.
+          StoreWentBack: read-only, once: the log has less than was read from it.
+          StoreError: the connection is lost, no server answers in time, or the stream is missing.
+          StoreUnusable: the store is closed, or another log is in the place of this one.
         """
         await trio.lowlevel.checkpoint()
         if self._appender is not None:
@@ -292,6 +335,45 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         self._stream.link.check_open()
         head = await self._reader.head()
         return 0 if head is None else head.last_seq
+
+    async def sync(self) -> None:
+        """Return once all that was acknowledged before this call survives a loss of power.
+
+        No request makes a server sync. So this waits until ``sync_interval`` has passed since the last append
+        that has returned, and then asks whether the log is still what it was. Servers that were killed and
+        started again meanwhile leave what is not synced to their systems, which take half a minute as a rule.
+
+        A checkpoint, and returns at once where ``survives`` is ``"power"``. Cancelled, it raises at once. May
+        run beside appends.
+
+        Raises:
+          LogBusy: another appender has opened the log, after this one was cut off.
+          StoreError: the connection is lost, or no server answers in time; or the store went back.
+          StoreUnusable: the store is closed, or another log is in the place of this one.
+        """
+        if self._appender is not None:
+            await self._appender.sync(self._sync_interval)
+            return
+        await trio.lowlevel.checkpoint()
+        self._stream.link.check_open()
+
+    async def pruned_seq(self) -> int:
+        """The highest seq of all events that were ever pruned, 0 if none was.
+
+        By :meth:`prune`, by the server (``max_age``), or by whoever purges events of the stream. What is
+        missing at the beginning of the log counts as pruned up to the first event that is there; if events
+        were appended behind later ones, up to the highest of those.
+
+        A checkpoint. Cancelled, it raises at once.
+
+        Raises:
+          StoreWentBack: read-only, once: the log has less than was read from it.
+          StoreError: the connection is lost, no server answers in time, or the stream is missing.
+          StoreUnusable: the store is closed, the log is damaged, or another one is in its place.
+        """
+        await trio.lowlevel.checkpoint()
+        self._stream.link.check_open()
+        return await upkeep.pruned_seq(self._reader)
 
     # --- beyond it --------------------------------------------------------------------------------
 
@@ -473,32 +555,54 @@ class _Watch:
 
 
 @asynccontextmanager
-async def _open_stream(to: Access, name: str, config: dict[str, Any] | None) -> AsyncIterator[Stream]:
-    """Connect to a stream, which is created if there is a configuration for it."""
+async def _open_stream(
+    to: Access, name: str, config: dict[str, Any] | None, logs: Sequence[str] | None
+) -> AsyncIterator[Stream]:
+    """Connect to a stream. It is created if there is a configuration for it; if not, logs must be there."""
     layout.check_stream_name(name)
     async with open_link(to) as link:
         _check_server(link)
         stream = Stream(link, name)
-        await patiently(trio.current_time() + _OPEN_SECONDS, _look_at_stream, stream, config)
+        deadline = trio.current_time() + _OPEN_SECONDS
+        place = f"{'nats' if to.tls is None else 'tls'}://{','.join(map(str, to.servers))}/{name}"
+        await patiently(deadline, _look_at_stream, stream, config, logs, place)
+        if config is None and logs:
+            await patiently(deadline, _look_for_logs, stream, logs, place)
         yield stream
 
 
-async def _look_at_stream(stream: Stream, config: dict[str, Any] | None) -> None:
+async def _look_for_logs(stream: Stream, logs: Sequence[str], place: str) -> None:
+    await trio.lowlevel.checkpoint()
+    for log in logs:
+        subjects = Subjects(stream.name, log)
+        # A log without its head is damaged, and there.
+        if await stream.last(subjects.head) is None and await stream.last(subjects.all_events) is None:
+            raise LogNotFound(log, await upkeep.log_names(stream), place)
+
+
+async def _look_at_stream(
+    stream: Stream, config: dict[str, Any] | None, logs: Sequence[str] | None, place: str
+) -> None:
     try:
         info = await stream.info(seconds=_LOOK_SECONDS)
     except NobodyThere as exc:
-        # Each server that has JetStream takes this, also while it cannot answer it.
+        # Each server that has JetStream takes this, also while it cannot answer it. One in a cluster, or a
+        # leaf node, may have been cut off from those that have it.
+        if not stream.link.info.is_alone:
+            raise
         raise StoreUnusable(
             f"{stream.link}: the server has no JetStream; start it with `-js` or configure `jetstream`"
         ) from exc
     if info is None:
         if config is None:
+            if logs:
+                raise LogNotFound(logs[0], (), place)
             raise StoreUnusable(f"{stream}: there is no such stream")
         await stream.create(config)
         info = await stream.info()
         if info is None:
             raise StoreError(f"{stream}: the stream was created, but is not there yet")
-    layout.check_stream(stream.name, info["config"])
+    layout.check_stream(stream.name, info["config"], writes=config is not None)
 
 
 def _check_server(link: Link) -> None:
@@ -535,12 +639,18 @@ def _checked_age(max_age: float | None) -> float | None:
     return max_age
 
 
-def _checked_lock_timeout(seconds: float) -> float:
+def _checked_bytes(max_bytes: int | None) -> int | None:
+    if max_bytes is not None and (type(max_bytes) is not int or not 1 <= max_bytes <= MAX_STORED):
+        msg = f"max_bytes: expected an integer of 1 to 2**63 - 1, or None, got {max_bytes!r:.50}"
+        raise ValueError(msg)
+    return max_bytes
+
+
+def _checked_seconds(name: str, seconds: float, least: float, most: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        msg = f"lock_timeout: expected seconds, got {type(seconds).__name__}"
+        msg = f"{name}: expected seconds, got {type(seconds).__name__}"
         raise TypeError(msg)
-    if math.isnan(seconds) or not _LEAST_LOCK_TIMEOUT <= seconds <= _MOST_LOCK_TIMEOUT:
-        span = f"{_LEAST_LOCK_TIMEOUT:.0f} to {_MOST_LOCK_TIMEOUT:.0f}"
-        msg = f"lock_timeout: expected {span} seconds, got {seconds!r}"
+    if math.isnan(seconds) or not least <= seconds <= most:
+        msg = f"{name}: expected {least:.0f} to {most:.0f} seconds, got {seconds!r}"
         raise ValueError(msg)
     return seconds

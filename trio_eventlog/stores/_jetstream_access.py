@@ -20,6 +20,8 @@ class Server:
 
     host: str
     port: int
+    certified: str | None = attrs.field(default=None, eq=False)
+    """The name that its certificate has to show, if not ``host``."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

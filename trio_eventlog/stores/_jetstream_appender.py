@@ -5,6 +5,9 @@ depends on it but that: an appender that was cut off for long may lose it and no
 out is the fence: every batch names the position of the head before it, and whoever opens the log writes a new
 head first.
 
+The same fence proves that the store went back to an older state: if a head can be written behind one that is
+older than the last known one, that is all there is.
+
 The same fence settles what became of a batch whose answer never came. Write another head behind the last
 known one: if that succeeds, the batch will never be stored; if not, the head that is there tells whether it
 was.
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -24,14 +28,21 @@ import attrs
 import msgspec
 import trio
 
-from trio_eventlog._errors import EventRejected, LogBusy, SequenceConflict, StoreError, StoreUnusable
+from trio_eventlog._errors import (
+    EventRejected,
+    LogBusy,
+    SequenceConflict,
+    StoreError,
+    StoreUnusable,
+    StoreWentBack,
+)
 from trio_eventlog._events import PersistedEvent, new_event_id
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import MAX_BATCH, Draft, Head
-from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Inbox, NoAnswer
-from trio_eventlog.stores._jetstream_reader import Reader
-from trio_eventlog.stores._jetstream_stream import Refused, WrongPosition, patiently
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Denied, Inbox, NoAnswer, decode
+from trio_eventlog.stores._jetstream_reader import Reader, another_log
+from trio_eventlog.stores._jetstream_stream import TOO_LARGE_BATCH, Refused, WrongPosition, patiently
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
@@ -46,6 +57,8 @@ _ATTEMPTS: Final = 5
 
 _PAUSE: Final = 0.02
 """Seconds before that, where it is the server's inner state that says no."""
+
+_RAISE_BATCHES: Final = "raise max_msgs in jetstream { limits { batch {} } } of its configuration"
 
 _SETTLE_SECONDS: Final = 2.0
 """After which a barrier is sent anew. While a leader is replaced, some go to one that is cut off."""
@@ -79,6 +92,14 @@ class Appender:
         self._pending: _Pending | None = None
         self._lost: StoreUnusable | None = None
         self._known: Head | None = None
+        # The highest seq that was acknowledged, if the store went back and nobody was told yet.
+        self._expected_seq: int | None = None
+        self._times_back = 0
+        self._acknowledged_at: float | None = None
+        self._misfit: str | None = None
+        self._max_msg_size = -1
+        self.max_batch = MAX_BATCH
+        """Most events of one batch, as the server has it."""
         self._lock_turn = trio.Lock()
         self._lock_position = 0
         self._is_lock_in_doubt = False
@@ -111,6 +132,8 @@ class Appender:
         await patiently(deadline, self._lock)
         await patiently(deadline, self._take_head)
         await patiently(deadline, self._clear_voids)
+        await patiently(deadline, self._measure_batches)
+        await patiently(deadline, self._look_at_settings)
 
     def _lock_body(self) -> bytes:
         return msgspec.json.encode(
@@ -126,7 +149,7 @@ class Appender:
                 layout.lock_fields(after, self._lock_seconds),
                 seconds=seconds,
             )
-        except (Refused, StoreUnusable):
+        except (Refused, Denied, StoreUnusable):
             self._is_lock_in_doubt = False
             raise
         self._is_lock_in_doubt = False
@@ -161,9 +184,37 @@ class Appender:
         except msgspec.MsgspecError:
             return found.position, _Holder("", "unknown", 0)
 
+    async def _measure_batches(self) -> None:
+        """Find out how many messages the server takes in a batch, with one that it takes in none."""
+        with self._link.expecting() as inbox:
+            probe = layout.batch_abort(self._subjects, f"{self._session}.0")
+            self._link.send([attrs.evolve(probe, reply=inbox.reply)])
+            message = self._link.answer((await inbox.wait(ANSWER_SECONDS))[0])
+        error = decode(message).get("error") or {}
+        if error.get("err_code") != TOO_LARGE_BATCH:
+            return
+        found = re.search(r"\d+", error.get("description", ""))
+        most = int(found.group()) if found else 0
+        if most < 2:  # noqa: PLR2004 - an event and the head
+            raise StoreUnusable(
+                f"{self}: the server takes no batches of more than {most} messages; {_RAISE_BATCHES}"
+            )
+        self.max_batch = min(most - 1, MAX_BATCH)
+
+    async def _look_at_settings(self) -> None:
+        """What an operator may have changed in the stream."""
+        info = await self._stream.info()
+        if info is None:
+            raise StoreError(
+                f"{self._stream}: there is no such stream any more; restore it, or open the store anew"
+            )
+        config = info["config"]
+        self._max_msg_size = config.get("max_msg_size", -1)
+        self._misfit = layout.misfit(self._stream.name, config)
+
     async def _take_head(self) -> None:
         """Write a head, so that nothing that an earlier appender has sent can be stored any more."""
-        old = await self._reader.head()
+        old = await self._reader.last_head()
         if old is not None and old.session == self._session:
             # Of an attempt whose answer was lost.
             self._known = old
@@ -183,10 +234,12 @@ class Appender:
                 mixed_through=0,
                 mixed_seq=0,
                 voids=(),
+                opened=1,
                 position=0,
             )
         else:
             new = layout.barrier(old, session=self._session, number=1)
+            new = attrs.evolve(new, opened=old.opened + 1)
         position = await self._publish_head(new, 0 if old is None else old.position)
         self._adopt(layout.settled(new, position))
 
@@ -205,6 +258,22 @@ class Appender:
                 # Whatever is wrong, the next round may find it better, and the next append says it.
                 with suppress(StoreError):
                     await self._renew()
+            with suppress(StoreError):
+                await self._look_at_settings()
+            with suppress(StoreError, trio.WouldBlock):
+                await self._look_for_head()
+
+    async def _look_for_head(self) -> None:
+        """If the store went back, go on from there, so that the log can be read before the next append."""
+        if not self._is_earlier(await self._reader.last_head()):
+            return
+        # An append that is under way finds out by itself.
+        self._turn.acquire_nowait()
+        try:
+            await self._settle()
+            await self._check_head(is_settling=True)
+        finally:
+            self._turn.release()
 
     async def _renew(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -218,8 +287,8 @@ class Appender:
             if holder is None:
                 # Cut off for so long that it has expired. Nobody may have opened the log meanwhile.
                 position = await self._publish_lock(0, seconds)
-                head = await self._reader.head()
-                if head is None or head.session != self._session:
+                head = await self._reader.last_head()
+                if not self._is_own(head) and not self._is_earlier(head):
                     self._lost = self._out(head)
                     await self._stream.delete([position])
                     return
@@ -249,7 +318,7 @@ class Appender:
         self._is_released = True
         if not is_done:
             _logger.warning(
-                "%s: closing could not give the lock back because the server does not answer;"
+                "%s: closing could not give the lock back because the server does not answer, or will not;"
                 " it expires within %d seconds",
                 self,
                 self._lock_seconds + 1,
@@ -281,11 +350,26 @@ class Appender:
 
     def _adopt(self, head: Head) -> None:
         self._known = head
-        self._reader.saw(head.position)
+        self._reader.saw(head)
+
+    def _is_own(self, head: Head | None) -> bool:
+        """Whether this appender has written the head, and none after it that is known."""
+        return head is not None and head.session == self._session and head.number >= self._head.number
+
+    def _is_earlier(self, head: Head | None) -> bool:
+        """Whether the log was like that before this appender has written its last known head."""
+        known = self._head
+        if head is None:
+            return True
+        if head.log_id != known.log_id:
+            return False
+        if head.session == self._session:
+            return head.number < known.number
+        return head.opened < known.opened and head.position < known.position
 
     def _out(self, head: Head | None) -> StoreUnusable:
-        if head is None:
-            return StoreUnusable(f"{self} was removed")
+        if head is not None and head.log_id != self._head.log_id:
+            return StoreUnusable(f"{self._stream}: {another_log(self._subjects.log)}")
         return LogBusy(f"{self}: another appender has opened it meanwhile; this one is out")
 
     def _check(self) -> None:
@@ -307,10 +391,20 @@ class Appender:
         async with self._turn:
             self._check()
             await self._settle()
-            head = await self._reader.head()
-            if head is None or head.session != self._session:
-                raise self._lose(head)
-            return head.last_seq
+            return (await self._check_head(is_settling=True)).last_seq
+
+    async def sync(self, seconds: float) -> None:
+        """Wait until the server has synced what was acknowledged; it does so every so many seconds."""
+        await trio.lowlevel.checkpoint()
+        self._check()
+        if self._acknowledged_at is None or not seconds:
+            return
+        times_back = self._times_back
+        await trio.sleep_until(self._acknowledged_at + seconds)
+        # A server that lost power meanwhile has synced nothing.
+        await self.last_seq()
+        if self._times_back != times_back:
+            raise StoreError(f"{self}: the store went back before it had synced")
 
     # --- batches ----------------------------------------------------------------------------------
 
@@ -319,15 +413,57 @@ class Appender:
         """See :meth:`trio_eventlog.abc.EventStore.append_batch`; the events are sealed copies."""
         async with self._turn:
             self._check()
+            if self._misfit is not None:
+                await self._look_at_settings()
+            self._refuse_misfit()
             await self._settle()
             if not events:
                 return ()
-            return await self._append(events)
+            refusal: Refused | None = None
+            elsewhere: Collection[int] = ()
+            try:
+                elsewhere = await self._append(events)
+            except Refused as exc:
+                refusal = exc
+            if refusal is not None:
+                elsewhere = await self._append_again(events, refusal)
+            self._acknowledged_at = trio.current_time()
+            return elsewhere
+
+    async def _append_again(self, events: Sequence[PersistedEvent], refusal: Refused) -> Collection[int]:
+        """If an operator has changed what the stream takes, find out what it takes now."""
+        max_msg_size = self._max_msg_size
+        await self._look_at_settings()
+        self._refuse_misfit()
+        if refusal.code == TOO_LARGE_BATCH:
+            raise StoreError(f"{refusal}; {_RAISE_BATCHES}, or open the store anew") from refusal
+        if self._max_msg_size == max_msg_size:
+            raise refusal
+        return await self._append(events)
+
+    def _refuse_misfit(self) -> None:
+        if self._misfit is not None:
+            raise StoreError(
+                f"{self._stream} was changed and cannot hold logs now: {self._misfit}; change that back"
+            )
+
+    def _tell_if_back(self) -> None:
+        expected, self._expected_seq = self._expected_seq, None
+        if expected is not None:
+            raise StoreWentBack(self._head.last_seq, expected)
+
+    def _most_bytes(self) -> tuple[int, str]:
+        """How large a message may be, and by which setting."""
+        most = self._link.info.max_payload
+        if 0 < self._max_msg_size < most:
+            return self._max_msg_size, "stream's max_msg_size"
+        return most, "server's max_payload"
 
     async def _append(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        self._tell_if_back()
         drafts = await self._drafts(events)
         held: dict[str, int] = {}
-        most = self._link.info.max_payload
+        most, which = self._most_bytes()
         if not self._is_simple(drafts.values(), most):
             held = await self._held(drafts)
         for attempt in range(_ATTEMPTS):
@@ -337,10 +473,10 @@ class Appender:
             if not fresh:
                 break
             await self._refuse_taken_seqs(fresh)
-            _refuse_large(fresh, most)
-            if len(fresh) > MAX_BATCH:
+            _refuse_large(fresh, most, which)
+            if len(fresh) > self.max_batch:
                 raise StoreError(
-                    f"{self}: a batch has at most {MAX_BATCH} events, got {len(fresh)}; split it"
+                    f"{self}: a batch has at most {self.max_batch} events, got {len(fresh)}; split it"
                 )
             refusal = await self._offer(fresh)
             if refusal is None:
@@ -348,6 +484,7 @@ class Appender:
             # Some ids are there already, or another appender is; or the server is not done with what was
             # before.
             await self._check_head()
+            self._tell_if_back()
             known = await self._held({item.event.id: item for item in fresh})
             if not known and attempt == _ATTEMPTS - 1:
                 raise refusal
@@ -387,7 +524,7 @@ class Appender:
         last_seq = self._head.last_seq
         seqs = {item.event.seq for item in drafts}
         return (
-            len(seqs) == len(drafts) <= MAX_BATCH
+            len(seqs) == len(drafts) <= self.max_batch
             and min(seqs) > last_seq
             and max(item.size for item in drafts) <= most
         )
@@ -423,6 +560,7 @@ class Appender:
             number=old.number + 1,
             mixed_through=layout.HERE if is_mixed else old.mixed_through,
             mixed_seq=last_seq if is_mixed else old.mixed_seq,
+            first_seq=old.first_seq or (0 if old.last_seq else lowest),
         )
         self._batches += 1
         batch = f"{self._session}.{self._batches}"
@@ -511,7 +649,7 @@ class Appender:
         reason: StoreError | None = None
         while True:
             try:
-                if await self._put_barrier(pending):
+                if await self._put_barrier():
                     break
             except NoAnswer as exc:
                 reason = exc
@@ -532,9 +670,9 @@ class Appender:
         # The next head says no more of them.
         self._known = attrs.evolve(self._head, voids=())
 
-    async def _put_barrier(self, pending: _Pending) -> bool:
+    async def _put_barrier(self) -> bool:
         """Write a head in place of the batch's. Returns whether it is known now what became of the batch."""
-        barrier = layout.barrier(self._head, session=self._session, number=pending.head.number + 1)
+        barrier = layout.barrier(self._head, session=self._session, number=self._next_number())
         try:
             position = await self._publish_head(barrier, self._head.position, _SETTLE_SECONDS)
         except WrongPosition:
@@ -548,15 +686,76 @@ class Appender:
         return True
 
     async def _check_head(self, *, is_settling: bool = False) -> Head:
-        """The head as it is on the server, which must be the one that this appender has written last."""
-        head = await self._reader.head()
-        if head is None or head.session != self._session:
+        """The head as it is on the server, which must be the one that this appender has written last.
+
+        If the store went back, one that goes on from there.
+        """
+        head = await self._reader.last_head()
+        if self._is_earlier(head):
+            return await self._go_back(head)
+        if head is None or not self._is_own(head):
             raise self._lose(head)
         if not is_settling and head.position != self._head.position:
             # Of a batch of this appender, which was stored although the server had said that it was not.
             self._adopt(head)
             raise StoreError(f"{self}: the server had stored what it said that it had not; try again")
         return head
+
+    def _next_number(self) -> int:
+        return 1 + max(self._head.number, 0 if self._pending is None else self._pending.head.number)
+
+    async def _go_back(self, found: Head | None) -> Head:
+        """Go on from an earlier state of the log, if that is what the store has now.
+
+        Raises:
+          StoreError: that is not so, or another appender of that time has the lock yet.
+        """
+        known = self._head
+        if found is None:
+            last_seq = await self._last_seq_without_head()
+            base = attrs.evolve(known, last_seq=last_seq, position=0)
+            if not last_seq:
+                base = attrs.evolve(base, mixed_through=0, mixed_seq=0, voids=())
+            # Events behind the last known head are those of a batch that was not acknowledged.
+            first_void = known.position + 1 if last_seq else 1
+            new = attrs.evolve(
+                base, number=self._next_number(), voids=(*base.voids, (first_void, layout.HERE))
+            )
+        else:
+            base = found
+            new = layout.barrier(found, session=self._session, number=self._next_number())
+            new = attrs.evolve(new, opened=known.opened)
+        async with self._lock_turn:
+            position, holder = await self._holder()
+            if holder is None:
+                position = await self._publish_lock(0)
+            elif holder.session != self._session:
+                raise StoreError(
+                    f"{self}: the store went back, to when process {holder.pid} on {holder.host!r} had it"
+                    " open; that lock will expire"
+                )
+            self._lock_position = position
+        # Only the leader of all replicas can do this, and only if there is no later head.
+        position = await self._publish_head(new, base.position)
+        new = layout.settled(new, position)
+        self._known = new
+        self._reader.start_again(new)
+        self._times_back += 1
+        if new.last_seq < known.last_seq:
+            self._expected_seq = max(known.last_seq, self._expected_seq or 0)
+        await self._clear_voids()
+        return self._head
+
+    async def _last_seq_without_head(self) -> int:
+        """The last seq of a log whose head is gone, 0 if all its events are, too."""
+        last = await self._stream.last(self._subjects.all_events)
+        if last is None:
+            return 0
+        if last.position > self._head.position:
+            # Not acknowledged, or of another stream than the one that was opened.
+            before = await self._stream.next(1, self._subjects.all_events)
+            return self._head.last_seq if before is not None and before.position <= self._head.position else 0
+        return min(layout.seq_of(last.subject), self._head.last_seq)
 
 
 class _Holder(msgspec.Struct):
@@ -571,7 +770,7 @@ def _seq_of_draft(item: Draft) -> int:
     return item.event.seq
 
 
-def _refuse_large(fresh: Sequence[Draft], most: int) -> None:
+def _refuse_large(fresh: Sequence[Draft], most: int, which: str) -> None:
     large = [item.event for item in fresh if item.size > most]
     if large:
-        raise EventRejected(large, f"larger than the server's max_payload of {most} bytes, headers included")
+        raise EventRejected(large, f"larger than the {which} of {most} bytes, headers included")

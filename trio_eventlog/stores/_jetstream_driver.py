@@ -13,6 +13,7 @@ nats-io/nats.py).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import os
 import random
@@ -39,8 +40,18 @@ if TYPE_CHECKING:
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
-_CONNECT_SECONDS: Final = 3
+_CONNECT_SECONDS: Final = 3.0
 """For each attempt with one server."""
+
+_HASTY_SECONDS: Final = 0.5
+"""The same in the first round of attempts after a connection was lost; twice as long in each further one.
+Where nobody is any more, nobody answers."""
+
+_NEXT_ADDRESS: Final = 0.25
+"""Seconds after which the next address of a name is tried, too."""
+
+_MOST_LEARNT: Final = 64
+"""Servers that are known because another has told of them."""
 
 _PING_EVERY: Final = 1
 _MOST_PINGS: Final = 2
@@ -65,6 +76,9 @@ CLOSE_SECONDS: Final = 2.0
 _REFUSED: Final = ("authorization violation", "authentication", "account")
 """What the server says when it does not know us, in lower case."""
 
+_BUSY: Final = ("exceeded", "timeout")
+"""What it says if it may know us a little later, such as that an account has too many connections."""
+
 
 # --- values ---------------------------------------------------------------------------------------
 
@@ -76,6 +90,8 @@ class Info:
     version: tuple[int, int, int] = (0, 0, 0)
     max_payload: int = 0
     """Bytes of one message, headers included."""
+    is_alone: bool = True
+    """Whether it is connected to no other servers, such as those of a cluster or the hub of a leaf node."""
 
 
 @attrs.frozen
@@ -151,14 +167,23 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._connections: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+        # Those of attempts. The race between addresses does not close what it has won when it is cancelled.
+        self._attempts: set[socket.socket] = set()
         self.is_secured = False
         """Whether the connection made last is encrypted."""
 
     async def create_connection(self, *args: Any, **options: Any) -> Any:
         self.is_secured = False
+        # Otherwise one address that does not answer would use up the time for all that the name has.
+        options.setdefault("happy_eyeballs_delay", _NEXT_ADDRESS)
         made = await super().create_connection(*args, **options)
         self._connections.add(made[0])
+        self._attempts.clear()
         return made
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> None:
+        self._attempts.add(sock)
+        await super().sock_connect(sock, address)
 
     async def start_tls(self, *args: Any, **options: Any) -> Any:
         made = await super().start_tls(*args, **options)
@@ -173,6 +198,8 @@ class _Loop(asyncio.SelectorEventLoop):
             assert isinstance(connection, asyncio.WriteTransport)
             connection.abort()
         self._connections.clear()
+        while self._attempts:
+            self._attempts.pop().close()
 
 
 class Driver:
@@ -183,7 +210,10 @@ class Driver:
         self._access = to
         self._subject = subject
         self._token = token
+        # Those that were given, then those that were learnt, the latest at the end.
         self._servers = list(to.servers)
+        # Those of the latter that have not answered since there was a connection last.
+        self._silent: set[Server] = set()
         self._server = self._servers[0]
         # When the connection to a server ended last, by the clock of the loop.
         self._left: dict[Server, float] = {}
@@ -256,7 +286,7 @@ class Driver:
         reasons: list[str] = []
         for server in list(self._servers):
             try:
-                return await self._connect(loop, server)
+                return await self._connect(loop, server, _CONNECT_SECONDS)
             except StoreUnusable:
                 raise
             except StoreError as exc:
@@ -264,20 +294,23 @@ class Driver:
         raise StoreError("; ".join(reasons))
 
     async def _connect_again(self, loop: _Loop) -> Client:
-        pause = _FIRST_PAUSE
+        pause, seconds = _FIRST_PAUSE, _HASTY_SECONDS
         while True:
             # Not all clients of a server that went down shall ask the same one next. Those that were left
             # come last, the latest at the end.
             servers = random.sample(self._servers, len(self._servers))
             for server in sorted(servers, key=lambda server: self._left.get(server, 0.0)):
                 try:
-                    return await self._connect(loop, server)
+                    return await self._connect(loop, server, seconds)
                 except StoreError as exc:
+                    if server not in self._access.servers:
+                        self._silent.add(server)
                     self._tell(self._listener.trouble, str(exc))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             pause = min(2 * pause, _LONGEST_PAUSE)
+            seconds = min(2 * seconds, _CONNECT_SECONDS)
 
-    async def _connect(self, loop: _Loop, server: Server) -> Client:
+    async def _connect(self, loop: _Loop, server: Server, seconds: float) -> Client:
         try:
             from nats.aio.client import Client  # noqa: PLC0415 - only a store that is opened needs it
         except ImportError as exc:
@@ -286,8 +319,8 @@ class Driver:
         is_connected = False
         client = Client()
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                await client.connect(f"nats://{server}", **self._options(loop))
+            async with asyncio.timeout(seconds):
+                await client.connect(f"nats://{server}", **self._options(loop, server))
                 self._require_tls(loop)
             is_connected = True
         except StoreError:
@@ -297,11 +330,14 @@ class Driver:
         finally:
             if not is_connected:
                 await self._drop(loop, client)
-        self._learn(client)
         self._server = server
+        # What the cluster names now is there, even if it did not answer. The others may be gone for good.
+        self._servers = [known for known in self._servers if known not in self._silent]
+        self._silent.clear()
+        self._learn(client)
         return client
 
-    def _options(self, loop: _Loop) -> dict[str, Any]:
+    def _options(self, loop: _Loop, server: Server) -> dict[str, Any]:
         to = self._access
         options: dict[str, Any] = {
             "name": "trio-eventlog",
@@ -309,6 +345,7 @@ class Driver:
             "max_reconnect_attempts": 1,
             "reconnect_time_wait": 0,
             "connect_timeout": _CONNECT_SECONDS,
+            "tls_hostname": server.certified,
             "ping_interval": _PING_EVERY,
             "max_outstanding_pings": _MOST_PINGS,
             "pending_size": _UNSENT,
@@ -343,7 +380,8 @@ class Driver:
         if isinstance(exc, ImportError):
             return StoreUnusable("credentials need the package nkeys: pip install 'trio-eventlog[nats]'")
         text = _reason(cause)
-        if any(word in text.lower() for word in _REFUSED):
+        said = text.lower()
+        if any(word in said for word in _REFUSED) and not any(word in said for word in _BUSY):
             return StoreUnusable(
                 f"{server}: the server refuses the connection: {text};"
                 " check user, password, token or credentials"
@@ -352,16 +390,24 @@ class Driver:
             return StoreUnusable(
                 f"credentials {os.fspath(self._access.credentials)!r}: the seed is malformed"
             )
-        if "info message" in text.lower():
+        if "info message" in said:
             text = f"the server does not speak the protocol of NATS: {text}"
         return StoreError(f"{server}: {text}")
 
     def _learn(self, client: Client) -> None:
+        named = self._server.certified or self._server.host
         for url in client.discovered_servers:
             if url.hostname:
-                server = Server(url.hostname, url.port or DEFAULT_PORT)
-                if server not in self._servers:
+                # Servers tell each other's addresses, and certificates have names.
+                certified = named if _is_address(url.hostname) and not _is_address(named) else None
+                server = Server(url.hostname, url.port or DEFAULT_PORT, certified)
+                if server not in self._access.servers:
+                    if server in self._servers:
+                        self._servers.remove(server)
                     self._servers.append(server)
+        given = len(self._access.servers)
+        del self._servers[given : max(given, len(self._servers) - _MOST_LEARNT)]
+        self._left = {server: when for server, when in self._left.items() if server in self._servers}
 
     # --- connected --------------------------------------------------------------------------------
 
@@ -501,13 +547,22 @@ def _info(client: Client) -> Info:
         numbers = version.major, version.minor, version.patch
     except ValueError:
         numbers = (0, 0, 0)  # of none that was released
-    return Info(numbers, client.max_payload)
+    told: Mapping[str, Any] = client._server_info
+    return Info(numbers, client.max_payload, is_alone=not (told.get("cluster") or told.get("domain")))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _reason(exc: BaseException) -> str:
     """What the driver or the system says, in one line."""
     if isinstance(exc, TimeoutError):
-        return f"no answer within {_CONNECT_SECONDS} seconds"
+        return "no answer in time"
     if isinstance(exc, ssl.SSLError):
         return f"TLS: {exc.strerror or exc}"
     if isinstance(exc, OSError) and exc.errno is not None:

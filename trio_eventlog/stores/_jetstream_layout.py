@@ -9,6 +9,7 @@ A stream is a database, and holds many logs. Of a log it holds:
   appenders there ever were. What lies behind the last head does not count: a server whose disk is full was
   seen to store a part of a batch, in spite of all.
 * ``eventlog.STREAM.LOG.lock``: who appends, for as long as its time to live is renewed.
+* ``eventlog.STREAM.LOG.pruned``: the highest seq that was pruned from behind others, if there is one.
 
 The stream keeps the last message of each subject. Its own sequence numbers are called positions here, to tell
 them from the seqs of the log.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -106,6 +107,7 @@ class Subjects:
     all_events: str = attrs.field(init=False)
     head: str = attrs.field(init=False)
     lock: str = attrs.field(init=False)
+    pruned: str = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         base = f"{root(self.stream)}.{log_token(self.log)}"
@@ -115,6 +117,7 @@ class Subjects:
             ("all_events", f"{base}.e.>"),
             ("head", f"{base}.head"),
             ("lock", f"{base}.lock"),
+            ("pruned", f"{base}.pruned"),
         ):
             object.__setattr__(self, name, value)
 
@@ -196,6 +199,10 @@ class Head:
     voids: tuple[tuple[int, int], ...]
     """Positions, first and last, between which nothing counts: a batch of which a server had stored a
     part."""
+    opened: int = 0
+    """How often the log was opened for appending; 0 if by an older version of this library."""
+    first_seq: int = 0
+    """The seq of the event that was stored first; 0 for none, and as above."""
     position: int
     """Its own; 0 before it is stored."""
 
@@ -263,6 +270,8 @@ class _StoredHead(msgspec.Struct):
     mixed_through: int
     mixed_seq: int
     voids: tuple[tuple[int, int], ...] = ()
+    opened: int = 0
+    first_seq: int = 0
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -390,7 +399,9 @@ def flaw(subjects: Subjects, subject: str, body: bytes) -> str | None:
 # --- the stream -----------------------------------------------------------------------------------
 
 
-def stream_config(stream: str, replicas: int, max_age: float | None) -> dict[str, Any]:
+def stream_config(
+    stream: str, replicas: int, max_age: float | None, max_bytes: int | None = None
+) -> dict[str, Any]:
     """The configuration of a new stream."""
     return {
         "name": stream,
@@ -399,6 +410,7 @@ def stream_config(stream: str, replicas: int, max_age: float | None) -> dict[str
         "storage": "file",
         "num_replicas": replicas,
         "max_age": 0 if max_age is None else int(max_age * 1e9),
+        "max_bytes": -1 if max_bytes is None else max_bytes,
         # A full stream refuses, rather than to forget what nobody has said may go.
         "discard": "new",
         "metadata": {"trio_eventlog": str(SCHEMA_VERSION)},
@@ -416,9 +428,14 @@ _NEEDED: Final[Mapping[str, Any]] = {
     "deny_purge": False,
 }
 
+_TO_READ: Final = ("allow_direct",)
 
-def check_stream(stream: str, config: Mapping[str, Any]) -> None:
-    """Look at the configuration of a stream that is there.
+_FOR_UPKEEP: Final = ("deny_delete", "deny_purge")
+"""What nobody can take back, and what appending does without."""
+
+
+def check_stream(stream: str, config: Mapping[str, Any], *, writes: bool) -> None:
+    """Look at the configuration of a stream that is to be opened.
 
     Raises:
       StoreUnusable: it is none of ours, of a newer layout, or lacks what is needed.
@@ -433,14 +450,58 @@ def check_stream(stream: str, config: Mapping[str, Any]) -> None:
             f"stream {stream} is none of ours: its subjects are {config.get('subjects')!r:.200},"
             f" expected ['{root(stream)}.>']; name another stream"
         )
-    wrong = [
-        f"{name} is {config.get(name, False)!r}, not {value!r}"
-        for name, value in _NEEDED.items()
-        if config.get(name, False) != value
-    ]
-    if config.get("sealed"):
-        wrong.append("it is sealed")
+    wrong = _wrong(config, _NEEDED if writes else _TO_READ)
+    if writes:
+        wrong += _harmful(config)
+        if config.get("sealed"):
+            wrong.append("it is sealed")
     if wrong:
         raise StoreUnusable(
             f"stream {stream} cannot hold logs: {'; '.join(wrong)}; change that, or name another stream"
         )
+
+
+def misfit(stream: str, config: Mapping[str, Any]) -> str | None:
+    """What somebody has changed in a stream that is open for appending so that it cannot be relied on any
+    more.
+
+    They can change it back. None if there is nothing.
+    """
+    wrong = _wrong(config, [name for name in _NEEDED if name not in _FOR_UPKEEP]) + _harmful(config)
+    if config.get("subjects") != [f"{root(stream)}.>"]:
+        wrong.append(f"subjects is {config.get('subjects')!r:.200}, not ['{root(stream)}.>']")
+    return "; ".join(wrong) or None
+
+
+def _wrong(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [
+        f"{name} is {config.get(name, False)!r}, not {_NEEDED[name]!r}"
+        for name in names
+        if config.get(name, False) != _NEEDED[name]
+    ]
+
+
+def _harmful(config: Mapping[str, Any]) -> list[str]:
+    """Settings with which the server would lose, hide or invent events, or forget which seqs there were."""
+    harmful = [
+        f"{name} is {config[name]!r:.100}, which must not be set"
+        for name in ("no_ack", "discard_new_per_subject", "subject_transform", "sources", "mirror")
+        if config.get(name)
+    ]
+    if config.get("subject_delete_marker_ttl"):
+        harmful.append("subject_delete_marker_ttl is set, and its markers would stand in the place of events")
+    if config.get("storage", "file") != "file":
+        harmful.append(f"storage is {config['storage']!r}, not 'file'")
+    if config.get("persist_mode") == "async":
+        harmful.append("persist_mode is 'async', with which the server answers before it has written")
+    limits = [name for name in ("max_msgs", "max_bytes") if config.get(name, -1) > 0]
+    if config.get("discard", "old") == "old" and limits:
+        harmful.append(
+            f"discard is 'old' with {' and '.join(limits)}: a full stream would forget which seqs there were;"
+            " set it to 'new'"
+        )
+    if 0 < config.get("max_msg_size", -1) < LEAST_PAYLOAD:
+        harmful.append(
+            f"max_msg_size is {config['max_msg_size']}; set it to {LEAST_PAYLOAD} or more, or to -1"
+        )
+    return harmful

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -33,11 +34,18 @@ _logger: Final = logging.getLogger("trio_eventlog")
 ANSWER_SECONDS: Final = 5.0
 """How long an answer may take. The election of a new leader takes about as long."""
 
-_FORBIDDEN: Final = "permissions violation"
+_FORBIDDEN: Final = re.compile(
+    r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE
+)
+"""What a server says of something that a user may not do, with its subject."""
 
 
 class NobodyThere(StoreError):
     """Nobody on the network takes what was sent."""
+
+
+class Denied(StoreError):
+    """The user may not do that. An operator can change it while the program runs."""
 
 
 class NoAnswer(StoreError):
@@ -57,6 +65,18 @@ class Inbox:
         self._messages: deque[Message] = deque()
         self._wake = trio.Event()
         self._lost: str | None = None
+        self._denied: str | None = None
+        self._asked: set[str] = set()
+
+    def ask(self, subject: str) -> None:
+        """Of the link: something was sent whose answers come here."""
+        self._asked.add(subject.lower())
+
+    def deny(self, subject: str | None, text: str) -> None:
+        """Of the link: the server says that the user may not send to a subject; None: not receive answers."""
+        if subject is None or subject.lower() in self._asked:
+            self._denied = text
+            self._wake.set()
 
     def put(self, message: Message) -> None:
         """Of the link: a message has come."""
@@ -79,9 +99,10 @@ class Inbox:
 
         Raises:
           StoreError: nothing came within ``seconds``, or the connection is lost.
+          Denied: nothing will come.
         """
         await trio.lowlevel.checkpoint()
-        if not self._messages and self._lost is None:
+        if not self._messages and self._lost is None and self._denied is None:
             self._wake = trio.Event()
             with trio.move_on_after(seconds), giving_way():
                 await self._wake.wait()
@@ -92,6 +113,8 @@ class Inbox:
         if self._lost is not None:
             self._link.check_open()
             raise StoreError(self._lost)
+        if self._denied is not None:
+            raise Denied(f"{self._link}: {self._denied}")
         if self._is_asked:
             self._link.not_served(seconds)
         raise self._link.no_answer(seconds)
@@ -115,6 +138,7 @@ class Link(metaclass=NoPublicConstructor):
         self._is_closed = False
         self._trouble = "no server was asked yet"
         self._complaint = ""
+        self._is_deaf = False
         self._not_served_since: float | None = None
         self._scope = trio.CancelScope(shield=True)
         self._tasks: trio.Nursery | None = None
@@ -133,11 +157,7 @@ class Link(metaclass=NoPublicConstructor):
 
     def no_answer(self, seconds: float) -> StoreError:
         """The error for an answer that did not come."""
-        text = f"{self}: no answer within {seconds:.1f} seconds"
-        if self._complaint:
-            text += f" (the server said: {self._complaint})"
-        # What may not be asked, nobody will answer.
-        return StoreUnusable(text) if _FORBIDDEN in self._complaint.lower() else NoAnswer(text)
+        return NoAnswer(f"{self}: no answer within {seconds:.1f} seconds")
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -173,6 +193,9 @@ class Link(metaclass=NoPublicConstructor):
         """
         self.check()
         assert self._publish is not None
+        for item in publications:
+            if isinstance(item, Publication) and item.reply in self._inboxes:
+                self._inboxes[item.reply].ask(item.subject)
         self._publish(publications)
 
     @contextmanager
@@ -193,6 +216,8 @@ class Link(metaclass=NoPublicConstructor):
         self._count += 1
         inbox = Inbox(self, f"{self._prefix}.{self._count}", is_asked=is_asked)
         self._inboxes[inbox.reply] = inbox
+        if self._is_deaf:
+            inbox.deny(None, self._complaint)
         return inbox
 
     def close_inbox(self, inbox: Inbox) -> None:
@@ -244,7 +269,9 @@ class Link(metaclass=NoPublicConstructor):
         """
         if message.status == 503:  # noqa: PLR2004 - no responders
             self.not_served()
-            raise NobodyThere(f"{self}: JetStream does not answer now: its servers may be choosing a leader")
+            raise NobodyThere(
+                f"{self}: JetStream does not answer now: its servers choose a leader, or cannot be reached"
+            )
         return message
 
     # --- whether the server serves ----------------------------------------------------------------
@@ -278,6 +305,7 @@ class Link(metaclass=NoPublicConstructor):
         self.info = info
         self.generation += 1
         self._complaint = ""
+        self._is_deaf = False
         self._not_served_since = None
         self._publish = publish
         self._has_begun.set()
@@ -296,8 +324,18 @@ class Link(metaclass=NoPublicConstructor):
         self._trouble = text
 
     def complain(self, text: str) -> None:
-        """The server does not do something. Whoever waits for it gets no answer."""
+        """The server does not do something. Whoever waits for just that gets no answer."""
         self._complaint = text
+        found = _FORBIDDEN.search(text)
+        if found is None:
+            return
+        what, subject = found.groups()
+        self._is_deaf = self._is_deaf or (what.lower(), subject) == (
+            "subscription",
+            f"{self._prefix}.*".lower(),
+        )
+        for inbox in self._inboxes.values():
+            inbox.deny(None if self._is_deaf else subject, text)
 
     def arrived(self, messages: Sequence[Message]) -> None:
         """These have come."""

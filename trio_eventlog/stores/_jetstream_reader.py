@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import trio
 
-from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._errors import StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog.stores import _jetstream_layout as layout
@@ -39,42 +39,85 @@ _MOST_POINTS: Final = 512
 _LAG_PAUSE: Final = 0.01
 """Seconds between two looks at a replica that is behind."""
 
+_STALE_SECONDS: Final = 20.0
+"""A leader that was cut off from the other replicas goes on as if it was one for up to 15 seconds."""
+
 
 class Reader:
-    """Reads a log, as a whole number of its batches, and never fewer than it has seen."""
+    """Reads a log, as a whole number of its batches, and never fewer than it has seen.
 
-    def __init__(self, stream: Stream, subjects: Subjects) -> None:
+    Unless the store went back to an older state. An appender finds that out when it writes, and says so with
+    :meth:`start_again`; where there is none, whoever reads is told.
+    """
+
+    def __init__(self, stream: Stream, subjects: Subjects, *, has_appender: bool) -> None:
         self.stream: Final = stream
         self.subjects: Final = subjects
-        self._seen = 0
+        self._has_appender = has_appender
+        self._seen: Head | None = None
+        self._behind_since: float | None = None
         # Seqs with the positions at which they lie, ascending: where a cursor stands is found from there.
         self._points: list[tuple[int, int]] = []
 
-    def saw(self, position: int) -> None:
-        """A head is at this position: from now on all that is read is at least as new."""
-        self._seen = max(self._seen, position)
+    def saw(self, head: Head) -> None:
+        """The log has this head: from now on all that is read is at least as new."""
+        self._behind_since = None
+        if self._seen is None or head.position > self._seen.position:
+            self._seen = head
+
+    def start_again(self, head: Head | None) -> None:
+        """The store went back, and the log has this head now."""
+        self._seen = head
+        self._behind_since = None
+        self._points.clear()
+
+    async def last_head(self) -> Head | None:
+        """The log's head as the stream's leader has it, whatever was seen before."""
+        found = await self.stream.last(self.subjects.head)
+        return None if found is None else layout.head_of(found.data, found.position)
 
     async def head(self) -> Head | None:
         """The log's head, None if it has none yet.
 
         Raises:
           StoreError: the server that answers has fallen behind what was seen before.
-          StoreUnusable: the log was removed.
+          StoreWentBack: the store has, and there is no appender here to say so; once.
+          StoreUnusable: there is another log of this name now.
         """
         deadline = trio.current_time() + ANSWER_SECONDS
         while True:
-            found = await self.stream.last(self.subjects.head)
-            if found is None:
-                if self._seen:
-                    raise StoreUnusable(f"{self.stream}: log {self.subjects.log!r} was removed")
-                return None
-            if found.position >= self._seen:
-                self.saw(found.position)
-                return layout.head_of(found.data, found.position)
-            # Cut off from the others, a leader goes on for some seconds as if it was one.
+            head = await self.last_head()
+            seen = self._seen
+            if seen is None:
+                if head is not None:
+                    self.saw(head)
+                return head
+            if head is not None and head.position >= seen.position:
+                if head.log_id != seen.log_id:
+                    raise StoreUnusable(f"{self.stream}: {another_log(self.subjects.log)}")
+                if head.last_seq >= seen.last_seq:
+                    self.saw(head)
+                    return head
+            if not self._has_appender and await self._is_authoritative(head):
+                self.start_again(head)
+                raise StoreWentBack(0 if head is None else head.last_seq, seen.last_seq)
             if trio.current_time() >= deadline:
                 raise StoreError(f"{self.stream}: the server that answers has fallen behind")
             await trio.sleep(_LAG_PAUSE)
+
+    async def _is_authoritative(self, head: Head | None) -> bool:
+        """Whether an old head is all that there is, and not what a server knows that was cut off."""
+        await trio.lowlevel.checkpoint()
+        if head is not None and self._seen is not None and head.position >= self._seen.position:
+            # Its appender has gone on from there.
+            return True
+        now = trio.current_time()
+        if self._behind_since is None:
+            self._behind_since = now
+            info = await self.stream.info()
+            # Where there is one copy, nobody else has a newer one.
+            return info is not None and info["config"]["num_replicas"] == 1
+        return now - self._behind_since >= _STALE_SECONDS
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`."""
@@ -176,6 +219,11 @@ class Reader:
                 high = (seq, middle)
         self._note(*low, head)
         return low[1] + 1
+
+
+def another_log(log: str) -> str:
+    """What to say when the log that was opened is not there any more, and another one is."""
+    return f"there is another log {log!r} in the place of the one that was opened; open the store anew"
 
 
 def _seq(event: PersistedEvent) -> int:

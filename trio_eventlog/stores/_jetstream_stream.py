@@ -14,7 +14,7 @@ from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog._events import new_event_id
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_driver import Message, Publication
-from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Link, decode
+from trio_eventlog.stores._jetstream_link import ANSWER_SECONDS, Denied, Link, decode
 
 T = TypeVar("T")
 
@@ -23,6 +23,8 @@ _NO_STREAM: Final = 10059
 _WRONG_POSITION: Final = frozenset({10071, 10164})
 _NAME_IN_USE: Final = 10058
 _NO_LEADER: Final = 10008
+_NO_MAX_BYTES: Final = 10113
+TOO_LARGE_BATCH: Final = 10199
 
 _GONE: Final = frozenset({_NO_MESSAGE, 10043, 10057})
 """What a server says of a message that it shall delete and does not have."""
@@ -33,25 +35,33 @@ _MOST_TOGETHER: Final = 500
 _FIRST_TOGETHER: Final = 16
 """As long as nobody knows how large the answers are."""
 
-_LASTING: Final = frozenset(
+LASTING: Final = frozenset(
     {
-        10004,  # the account has no JetStream, or not as much
-        10025,  # the request is malformed
+        10003,  # the request is malformed
+        10025,  # it is no JSON
+        10056,  # it names another stream
+        10109,  # the stream is sealed
+    }
+)
+"""Codes of refusals that nobody can change while the program runs. All others are taken for passing."""
+
+LASTING_ON_OPENING: Final = frozenset(
+    {
+        10035,  # the account is not known
         10039,  # JetStream is not enabled for the account
-        10052,  # the configuration of the stream is malformed
+        10052,  # the configuration of the stream is refused
         _NAME_IN_USE,
-        _NO_STREAM,
-        10060,  # the stream's subjects or name do not fit
         10065,  # another stream has its subjects
         10074,  # a server on its own keeps no replicas
         10076,  # JetStream is not enabled
-        10099,  # deletes are not permitted
-        10109,  # the stream is sealed
+        _NO_MAX_BYTES,
+        10120,  # the account has no limits for this number of replicas
+        10122,  # max_bytes is more than the account may have
         10166,  # the stream has no times to live
         10174,  # the stream takes no batches
     }
 )
-"""Codes of refusals that trying again will not change. All others are taken for passing."""
+"""Codes that end an attempt to open the store. While it is open, an operator can change what is wrong."""
 
 _BYTES_TOGETHER: Final = 2 * 1024 * 1024
 """Most bytes that are asked for at once: the answer to a ping comes behind them, and must not take long."""
@@ -69,8 +79,11 @@ class Refused(StoreError):
     """The server refuses something, for now."""
 
     def __init__(self, text: str, code: int) -> None:
-        super().__init__(text)
+        super().__init__(text, code)
         self.code = code
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class WrongPosition(Refused):
@@ -129,7 +142,7 @@ class Stream:
         text = f"{self}: {error.get('description', 'refused')} (JetStream error {code})"
         if code in _WRONG_POSITION:
             return WrongPosition(text, code)
-        if code in _LASTING:
+        if code in LASTING:
             return StoreUnusable(text)
         return Refused(text, code)
 
@@ -174,8 +187,12 @@ class Stream:
         """Make it, unless somebody else has done so meanwhile."""
         reply = await self._call("STREAM.CREATE", config)
         error = reply.get("error")
-        if error is not None and error.get("err_code") != _NAME_IN_USE:
-            raise self.refusal(error)
+        if error is None or error.get("err_code") == _NAME_IN_USE:
+            return
+        refusal = self.refusal(error)
+        if error.get("err_code") == _NO_MAX_BYTES:
+            raise StoreUnusable(f"{refusal}; give max_bytes") from refusal
+        raise refusal
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -439,7 +456,11 @@ async def patiently(deadline: float, function: Any, *args: object) -> Any:
             return await function(*args)
         except StoreUnusable:
             raise
-        except StoreError:
+        except Denied as exc:
+            raise StoreUnusable(str(exc)) from exc
+        except StoreError as exc:
+            if isinstance(exc, Refused) and exc.code in LASTING_ON_OPENING:
+                raise StoreUnusable(str(exc)) from exc
             if trio.current_time() >= deadline:
                 raise
             await trio.sleep(0.1)

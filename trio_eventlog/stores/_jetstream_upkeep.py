@@ -8,16 +8,17 @@ from contextlib import closing
 from typing import Final
 
 import attrs
+import msgspec
 import trio
 
-from trio_eventlog._errors import StoreUnusable
+from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog._events import MAX_STORED
 from trio_eventlog._reports import StoreDescription, StoreVerification
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores._incoming import Steps
 from trio_eventlog.stores._jetstream_layout import Head
 from trio_eventlog.stores._jetstream_reader import Reader, Scan
-from trio_eventlog.stores._jetstream_stream import Stream
+from trio_eventlog.stores._jetstream_stream import Stream, WrongPosition
 from trio_eventlog.stores._tally import Census, Findings, Gaps
 
 _PAGE: Final = 5_000
@@ -38,7 +39,7 @@ async def log_names(stream: Stream) -> list[str]:
     while True:
         info = await stream.info(f"{layout.root(stream.name)}.*.head", offset)
         if info is None:
-            raise StoreUnusable(f"{stream} was removed")
+            raise StoreError(f"{stream}: there is no such stream any more")
         subjects = list(info["state"].get("subjects") or ())
         heads = await stream.lasts(subjects)
         names += [layout.head_of(found.data, found.position).log for found in heads]
@@ -55,7 +56,7 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
     head = await reader.head()
     info = await reader.stream.info()
     if info is None:
-        raise StoreUnusable(f"{reader.stream} was removed")
+        raise StoreError(f"{reader.stream}: there is no such stream any more")
     seqs: list[int] = []
     census = Census()
     steps = Steps()
@@ -215,10 +216,66 @@ async def prune(
         gone += await reader.stream.purge(reader.subjects.all_events, places[end - 1][0] + 1)
         if on_progress is not None:
             on_progress(gone, total)
-    others = [place[0] for place, does_go in zip(places[leading:], goes[leading:], strict=True) if does_go]
+    rest = [place for place, does_go in zip(places[leading:], goes[leading:], strict=True) if does_go]
+    if rest:
+        await _note_pruned(reader, max(seq for _, seq in rest))
+    others = [position for position, _ in rest]
     for start in range(0, len(others), _DELETED_TOGETHER):
         some = others[start : start + _DELETED_TOGETHER]
         gone += await reader.stream.delete(some)
         if on_progress is not None:
             on_progress(gone, total)
     return gone
+
+
+# --- what was pruned ------------------------------------------------------------------------------
+
+
+async def pruned_seq(reader: Reader) -> int:
+    """See :meth:`JetStreamStore.pruned_seq`."""
+    head = await reader.head()
+    if head is None:
+        return 0
+    _, noted = await _noted(reader)
+    # The server, and whoever purges, removes what is stored first. That is missed by its seq.
+    position = 1
+    while True:
+        first = await reader.stream.next(position, reader.subjects.all_events)
+        if first is None or first.position > head.position:
+            return max(noted, head.last_seq)
+        if not head.is_void(first.position):
+            break
+        position = first.position + 1
+    seq = layout.seq_of(first.subject)
+    if seq == (head.first_seq or 1):
+        return noted
+    return max(noted, head.mixed_seq if first.position <= head.mixed_through else seq - 1)
+
+
+async def _noted(reader: Reader) -> tuple[int, int]:
+    """The note of what was pruned from behind other events: its position, and the highest seq; or zeros."""
+    found = await reader.stream.last(reader.subjects.pruned)
+    if found is None:
+        return 0, 0
+    try:
+        return found.position, msgspec.json.decode(found.data, type=_Note).seq
+    except msgspec.MsgspecError as exc:
+        raise StoreUnusable(f"damaged: the note of what was pruned cannot be read: {exc}") from exc
+
+
+async def _note_pruned(reader: Reader, seq: int) -> None:
+    while True:
+        position, noted = await _noted(reader)
+        if noted >= seq:
+            return
+        try:
+            await reader.stream.publish(
+                reader.subjects.pruned, msgspec.json.encode(_Note(seq)), layout.head_fields(position)
+            )
+        except WrongPosition:
+            continue  # somebody else has just noted something
+        return
+
+
+class _Note(msgspec.Struct):
+    seq: int

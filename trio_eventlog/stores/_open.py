@@ -54,7 +54,8 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
                                                 ``schema`` and ``notify`` are its own, all other
                                                 options libpq's
     ``nats://HOST:4222,HOST2/STREAM?log=NAME``  :meth:`JetStreamStore.open`; further options are
-                                                ``replicas``, ``max_age``, ``lock_timeout`` and
+                                                ``replicas``, ``max_age``, ``max_bytes``,
+                                                ``lock_timeout``, ``sync_interval`` and
                                                 ``credentials``. ``nats://USER:PASSWORD@HOST`` or
                                                 ``nats://TOKEN@HOST`` say who asks, ``tls://``
                                                 insists on TLS

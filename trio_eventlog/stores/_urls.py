@@ -14,7 +14,15 @@ _SQLITE_OPTIONS: Final = ("log", "synchronous")
 _POSTGRES_FORM: Final = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE?log=NAME&schema=NAME&notify=true"
 _POSTGRES_OPTIONS: Final = ("log", "schema", "notify")
 _NATS_FORM: Final = "nats://HOST:4222,HOST2:4222/STREAM?log=NAME&replicas=3"
-_NATS_OPTIONS: Final = ("log", "replicas", "max_age", "lock_timeout", "credentials")
+_NATS_OPTIONS: Final = (
+    "log",
+    "replicas",
+    "max_age",
+    "max_bytes",
+    "lock_timeout",
+    "sync_interval",
+    "credentials",
+)
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -139,7 +147,9 @@ def _nats(scheme: str, rest: str, shown: str) -> StoreURL:
 _NATS_NUMBERS: Final[tuple[tuple[str, Callable[[str], object], str], ...]] = (
     ("replicas", int, "an integer"),
     ("max_age", float, "seconds"),
+    ("max_bytes", int, "an integer"),
     ("lock_timeout", float, "seconds"),
+    ("sync_interval", float, "seconds"),
 )
 
 _PARSERS: Final[dict[str, Callable[[str, str, str], StoreURL]]] = {
