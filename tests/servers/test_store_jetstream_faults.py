@@ -90,8 +90,8 @@ async def configure(store, **changes):
 
 async def leader_of(cluster, stream):
     """The node that leads a stream."""
-    async with JetStreamStore.open(cluster.url, stream=stream, read_only=True) as store:
-        info = await store._stream.info()
+    async with JetStreamStore.open_readers(cluster.url, stream=stream) as readers:
+        info = await next(iter(readers.values()))._stream.info()
     return cluster[info["cluster"]["leader"]]
 
 
