@@ -594,6 +594,22 @@ async def test_a_stream_that_is_empty_again(server, stream, how):
         assert await store.last_seq() == 7
 
 
+async def test_a_stream_that_keeps_nothing_for_a_while(server, stream):
+    """Without consumers, that is what retention by interest means."""
+    async with JetStreamStore.open(server.url, stream=stream, lock_timeout=60) as store:
+        await store.append_batch(events(1, 5))
+        undo = await edit(store, retention="interest")
+        assert await until_told(store.append_batch, events(6, 1)) == (0, 5)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="retention is 'interest'") as caught:
+                await store.append_batch(events(6, 1))
+            assert not isinstance(caught.value, StoreUnusable)
+        await edit(store, **undo)
+        assert await store.append_batch(events(6, 1)) == ()
+        assert await seqs_of(store) == [6]
+        assert await store.pruned_seq() == 5
+
+
 async def test_a_log_whose_head_was_removed_gets_it_back(server, stream):
     """Its appender knows what it said. Nothing is missing, so that nothing is told."""
     async with JetStreamStore.open(server.url, stream=stream) as store:
