@@ -20,9 +20,11 @@ from trio_eventlog import (
     RetryPolicy,
     StoreError,
     StoreUnusable,
+    StoreWentBack,
     open_event_log,
 )
 from trio_eventlog.stores import _jetstream_appender as appender
+from trio_eventlog.stores import _jetstream_reader as reader
 from trio_eventlog.stores._jetstream import JetStreamStore
 from trio_eventlog.stores._jetstream_driver import Publication
 from trio_eventlog.stores._jetstream_stream import Pull
@@ -287,6 +289,28 @@ async def test_a_node_that_is_cut_off_from_the_others(role, log_name, record_pro
             await until_failure(log)
             cluster.heal()
             await goes_on(log, record_property, "healed")
+
+
+async def test_a_replicated_stream_that_was_purged(cluster, log_name, monkeypatch):
+    """The appender proves it by writing; a reader, once nobody has contradicted for long enough."""
+    monkeypatch.setattr(reader, "_STALE_SECONDS", 0.5)
+    async with (
+        JetStreamStore.open(cluster.url, stream="PURGED", log=log_name, replicas=3) as store,
+        JetStreamStore.open(cluster.url, stream="PURGED", log=log_name, read_only=True) as follower,
+    ):
+        await store.append_batch(events(1, 5))
+        assert await eventually(follower.last_seq) == 5
+        await store._stream._ask("STREAM.PURGE", {})
+        began = trio.current_time()
+        with pytest.raises(StoreWentBack):
+            await follower.last_seq()
+        assert trio.current_time() - began >= 0.5
+        assert await follower.last_seq() == 0
+        with pytest.raises(StoreWentBack) as caught:
+            await store.append_batch(events(6, 1))
+        assert (caught.value.last_seq, caught.value.expected_seq) == (0, 5)
+        assert await store.append_batch(events(4, 3)) == ()
+        assert await seqs_of(store) == [4, 5, 6]
 
 
 async def test_one_node_less_is_nothing(cluster, log_name):

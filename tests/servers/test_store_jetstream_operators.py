@@ -27,6 +27,7 @@ from trio_eventlog import (
     tail,
 )
 from trio_eventlog.stores import JetStreamStore, _jetstream, open_readers, open_store
+from trio_eventlog.stores._jetstream_link import Link
 
 PATIENCE = 30.0
 
@@ -592,6 +593,55 @@ async def test_a_stream_that_is_empty_again(server, stream, how):
     async with JetStreamStore.open(server.url, stream=stream) as store:
         assert store.log_id == log_id
         assert await store.last_seq() == 7
+
+
+@pytest.mark.parametrize("subject", ["lock", "head"])
+async def test_an_append_that_is_cancelled_as_it_finds_out(server, stream, monkeypatch, subject):
+    """The next one says what is missing all the same."""
+    async with JetStreamStore.open(server.url, stream=stream, lock_timeout=60) as store:
+        await store.append_batch(events(1, 5))
+        await ask(store, "STREAM.PURGE", {})
+        send = Link.send
+        with monkeypatch.context() as patch, trio.CancelScope() as scope:
+
+            def send_and_cancel(link, items):
+                send(link, items)
+                if len(items) == 1 and items[0].subject.endswith(f".{subject}"):
+                    scope.cancel()
+
+            patch.setattr(Link, "send", send_and_cancel)
+            await store.append_batch(events(6, 1))
+        assert scope.cancelled_caught
+
+        told = []
+        while not told:
+            try:
+                await store.append_batch(events(6, 1))
+            except StoreWentBack as exc:
+                told.append(exc)
+            except StoreError:
+                pass
+            else:
+                break
+        assert [(exc.last_seq, exc.expected_seq) for exc in told] == [(0, 5)]
+        assert await store.append_batch(events(4, 3)) == ()
+        assert await seqs_of(store) == [4, 5, 6]
+
+
+async def test_a_stream_that_keeps_nothing_for_a_while(server, stream):
+    """Without consumers, that is what retention by interest means."""
+    async with JetStreamStore.open(server.url, stream=stream, lock_timeout=60) as store:
+        await store.append_batch(events(1, 5))
+        undo = await edit(store, retention="interest")
+        assert await until_told(store.append_batch, events(6, 1)) == (0, 5)
+        for _ in range(2):
+            with pytest.raises(StoreError, match="retention is 'interest'") as caught:
+                await store.append_batch(events(6, 1))
+            assert not isinstance(caught.value, StoreUnusable)
+        await edit(store, **undo)
+        assert await store.append_batch(events(6, 1)) == ()
+        assert await seqs_of(store) == [6]
+        assert await store.pruned_seq() == 5
 
 
 async def test_a_log_whose_head_was_removed_gets_it_back(server, stream):

@@ -258,9 +258,9 @@ class Appender:
                 # Whatever is wrong, the next round may find it better, and the next append says it.
                 with suppress(StoreError):
                     await self._renew()
-            with suppress(StoreError):
+            # The lock is to be renewed in time, whatever the rest takes.
+            with trio.move_on_after(self._lock_seconds / 3), suppress(StoreError, trio.WouldBlock):
                 await self._look_at_settings()
-            with suppress(StoreError, trio.WouldBlock):
                 await self._look_for_head()
 
     async def _look_for_head(self) -> None:
@@ -349,8 +349,15 @@ class Appender:
     # --- the head ---------------------------------------------------------------------------------
 
     def _adopt(self, head: Head) -> None:
-        self._known = head
-        self._reader.saw(head)
+        known, self._known = self._known, head
+        if known is None or (head.last_seq >= known.last_seq and head.position >= known.position):
+            self._reader.saw(head)
+            return
+        # Also where going back was cancelled before its answer came.
+        self._times_back += 1
+        self._reader.start_again(head)
+        if head.last_seq < known.last_seq:
+            self._expected_seq = max(known.last_seq, self._expected_seq or 0)
 
     def _is_own(self, head: Head | None) -> bool:
         """Whether this appender has written the head, and none after it that is known."""
@@ -737,12 +744,7 @@ class Appender:
             self._lock_position = position
         # Only the leader of all replicas can do this, and only if there is no later head.
         position = await self._publish_head(new, base.position)
-        new = layout.settled(new, position)
-        self._known = new
-        self._reader.start_again(new)
-        self._times_back += 1
-        if new.last_seq < known.last_seq:
-            self._expected_seq = max(known.last_seq, self._expected_seq or 0)
+        self._adopt(layout.settled(new, position))
         await self._clear_voids()
         return self._head
 
