@@ -37,6 +37,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial, wraps
+from itertools import count
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
@@ -98,7 +99,7 @@ from trio_eventlog._settings import (
 )
 from trio_eventlog._spill_file import SpillFile
 from trio_eventlog._subscription import Feed, Subscription, checked_start
-from trio_eventlog._util import NoPublicConstructor, fork_count
+from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work, fork_count
 from trio_eventlog.abc import EventStore
 
 if TYPE_CHECKING:
@@ -168,6 +169,9 @@ class EventLog(metaclass=NoPublicConstructor):
     store, lock and spill file go on belonging to the parent.
     """
 
+    _led_here: frozenset[int] = frozenset()
+    """The logs from whose appends something has come into this one."""
+
     def __init__(
         self,
         store: EventStore,
@@ -178,8 +182,8 @@ class EventLog(metaclass=NoPublicConstructor):
     ) -> None:
         self._store = store
         self._settings = settings
-        self._thread = get_ident()
-        self._forks = fork_count()
+        self._number = next(_numbers)
+        self._thread, self._forks = get_ident(), fork_count()
         self._state = LogState.OPEN
         self._is_closed = False  # to ingest: the body has ended
         self._fatal: StoreUnusable | None = None
@@ -447,17 +451,38 @@ class EventLog(metaclass=NoPublicConstructor):
             raise StaleCursor(after, self._last_seq)
         return self._feed.subscribe(wanted, after)
 
+    def is_own_work(self) -> bool:
+        """Whether the caller works for an append of this log: in its store, or in a task or a thread that was
+        started there.
+
+        For what turns something that the program does into events, such as a handler of log records: one for
+        each append would never end. Also true in an append of another log if that is what this log's appends
+        have led to; so whoever gets False may ingest, and must not ask otherwise.
+
+        Tells by the context (:mod:`contextvars`), which Trio's tasks and ``trio.to_thread.run_sync`` hand on.
+        A store with threads of its own hands it on itself: ``contextvars.copy_context().run(work)``.
+        """
+        return self._is_work_of(at_work.get())
+
+    def _is_work_of(self, logs: frozenset[int]) -> bool:
+        if self._number in logs or logs is SOME_LOG:
+            return True
+        # In a circle, appends of this log would lead back to those.
+        self._led_here |= logs
+        return False
+
     def owns_task(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` is one of the log's own, or was started by one, in the store for example.
 
-        For what turns the life of tasks into events: the log's own must bring about none.
+        For what turns the life of tasks into events: the log's own must bring about none. A task that an
+        append of another log has started counts as for :meth:`is_own_work`.
         """
         nursery = task.parent_nursery
         while nursery is not None:
             if nursery is self._nursery:
                 return True
             nursery = nursery.parent_task.parent_nursery
-        return False
+        return self._is_work_of(task.context.get(at_work, frozenset()))
 
     def __repr__(self) -> str:
         return f"<EventLog {self._state} on {self._store!r}, last seq {self._last_seq}>"
@@ -747,7 +772,9 @@ class EventLog(metaclass=NoPublicConstructor):
         scope = self._append_scope = trio.CancelScope(deadline=self._append_deadline())
         try:
             with scope:
-                duplicates = _checked_duplicates(await self._store.append_batch(batch), batch)
+                with self._at_work():
+                    returned = await self._store.append_batch(batch)
+                duplicates = _checked_duplicates(returned, batch)
             if scope.cancelled_caught:
                 error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
         except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
@@ -780,6 +807,15 @@ class EventLog(metaclass=NoPublicConstructor):
         self._serve_waiters()
         if self._spill_is_dirty and self._buffer.is_file_settled:
             await self._forget_spilled()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """For the length of the block, let what runs be known as work for this log."""
+        token = at_work.set(self._led_here | {self._number})
+        try:
+            yield
+        finally:
+            at_work.reset(token)
 
     def _publish(self, stored: tuple[PersistedEvent, ...]) -> None:
         if not stored:
@@ -1141,6 +1177,9 @@ def _events_lost(account: LossAccount) -> EventsLost:
     return EventsLost(account.count, account.first_seq, account.last_seq, account.by_reason)
 
 
+_numbers: Final = count(1)
+"""Of the logs of this process."""
+
 _stores_in_use: Final[dict[int, EventStore]] = {}
 """Stores with an open log, by identity: not every store can be hashed."""
 
@@ -1150,10 +1189,12 @@ _claims: Final = Lock()
 @contextmanager
 def _claim(store: EventStore) -> Iterator[None]:
     with _claims:
-        if id(store) in _stores_in_use:
-            msg = f"another event log is open on {store!r}"
-            raise LogBusy(msg)
+        is_taken = id(store) in _stores_in_use
         _stores_in_use[id(store)] = store
+    if is_taken:
+        # Without the lock: the repr is the store's.
+        msg = f"another event log is open on {store!r}"
+        raise LogBusy(msg)
     try:
         yield
     finally:

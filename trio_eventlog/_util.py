@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextvars import ContextVar
 from inspect import get_annotations
 from types import FunctionType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -27,6 +28,13 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
 def fork_count() -> int:
     """A number that is another one in every child by ``os.fork``. Faster than asking for the process id."""
     return _Forks.count
+
+
+at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
+"""The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
+
+SOME_LOG: Final = frozenset({0})
+"""What stands there in a thread that works for a log and does not know for which."""
 
 
 class NoPublicConstructor(type):

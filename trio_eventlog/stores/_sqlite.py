@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -183,7 +184,8 @@ class _Worker:
             result: list[T] = []
             try:
                 with giving_way():
-                    await self._db.async_run(self._work, job, result)
+                    # In the context of whoever asks, as Trio's own threads have it.
+                    await self._db.async_run(copy_context().run, self._work, job, result)
                 return result.pop()
             except (apsw.Error, MemoryError) as exc:
                 if self._closing:
