@@ -93,6 +93,8 @@ from trio_eventlog._settings import (
     Filter,
     OnFailure,
     Settings,
+    awaitable,
+    check_methods,
     check_settings,
     log_id_of,
     most_offered_to,
@@ -168,6 +170,8 @@ class EventLog(metaclass=NoPublicConstructor):
     ``trio.from_thread.run_sync(log.ingest, event)``. In a child by ``os.fork`` they raise ``RuntimeError``;
     store, lock and spill file go on belonging to the parent.
     """
+
+    _made_by = "async with open_event_log(store) as log"
 
     _led_here: frozenset[int] = frozenset()
     """The logs from whose appends something has come into this one."""
@@ -408,7 +412,7 @@ class EventLog(metaclass=NoPublicConstructor):
             msg = f"query: expected an EventQuery, got {type(query).__name__}"
             raise TypeError(msg)
         self._require_running("query")
-        return await self._store.query(query)
+        return await awaitable(self._store, "query", self._store.query(query))
 
     def subscribe(
         self, query: EventQuery | None = None, *, after_seq: int | None = None
@@ -773,7 +777,8 @@ class EventLog(metaclass=NoPublicConstructor):
         try:
             with scope:
                 with self._at_work():
-                    returned = await self._store.append_batch(batch)
+                    append = self._store.append_batch(batch)
+                    returned = await awaitable(self._store, "append_batch", append)
                 duplicates = _checked_duplicates(returned, batch)
             if scope.cancelled_caught:
                 error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
@@ -1202,7 +1207,7 @@ def _claim(store: EventStore) -> Iterator[None]:
 
 
 async def _ask_last_seq(store: EventStore) -> int:
-    last_seq: object = await store.last_seq()
+    last_seq: object = await awaitable(store, "last_seq", store.last_seq())
     if type(last_seq) is not int or not 0 <= last_seq <= MAX_STORED:
         msg = f"last_seq of {store!r} must return an int of 0 to 2**63 - 1, got {last_seq!r}"
         raise StoreError(msg)
@@ -1342,12 +1347,13 @@ async def open_event_log(
       spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
     Raises:
-      TypeError: an argument is of the wrong type.
+      TypeError: an argument is of the wrong type, ``store`` is not open, or its methods are not async.
       ValueError: an argument is out of range; the message names it.
       LogBusy: another log is open on the same store object, or has the spill file open.
       SpillError: the spill file has events of another log, is no spill file, or cannot be opened, on
         entering.
-      StoreError: the store could not say its last seq, on entering.
+      StoreError: the store could not say its last seq, on entering; :class:`StoreUnusable` if it is
+        read-only.
       EventsLost: on leaving, the body succeeded but events that were pending when it ended are lost.
       StoreUnusable: on leaving, the body succeeded but the store became unusable: the error of the store
         itself.
@@ -1369,6 +1375,7 @@ async def open_event_log(
     )
     most_offered, log_id = most_offered_to(store), log_id_of(store)
     with _claim(store):
+        await check_methods(store)
         last_seq = await _ask_last_seq(store)
         spill_file = await _open_spill_file(settings, log_id, last_seq)
         log = EventLog._create(store, settings, last_seq, most_offered, spill_file)

@@ -38,11 +38,17 @@ SOME_LOG: Final = frozenset({0})
 
 
 class NoPublicConstructor(type):
-    """Metaclass of classes that only their own module builds, with ``_create``."""
+    """Metaclass of classes that only their own module builds, with ``_create``.
+
+    ``_made_by`` of a class says what a program writes instead; one with ``open`` need not say it.
+    """
 
     def __call__(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refuse."""
-        msg = f"{cls.__qualname__} has no public constructor"
+        made_by = getattr(cls, "_made_by", None)
+        if made_by is None and hasattr(cls, "open"):
+            made_by = f"async with {cls.__qualname__}.open(…) as store"
+        msg = f"{cls.__qualname__} has no public constructor" + (f"; write: {made_by}" if made_by else "")
         raise TypeError(msg)
 
     def _create(cls: type[T], *args: Any, **kwargs: Any) -> T:

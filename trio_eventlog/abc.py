@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 
+__all__ = ["ChangeWatch", "EventStore", "PrunableStore", "SyncableStore", "WatchableStore"]
+
 
 class ChangeWatch(Protocol):
     """Tells that a log may have changed; what ``watch_changes`` of a store yields."""
@@ -130,6 +132,8 @@ class EventStore(Protocol):
 
     A store whose appender finds less in its log than it acknowledged, or than it found on opening, raises
     :class:`StoreWentBack` once, from ``append_batch``, and then goes on from what there is.
+
+    ``read_only: bool``, False by default: True for one that can only be read, which a log refuses on opening.
 
     A store that can tell when its log has changed has ``watch_changes``: see :class:`WatchableStore`. One
     from which events are taken out has ``pruned_seq``: see :class:`PrunableStore`.

@@ -339,8 +339,13 @@ class SqliteStore(metaclass=NoPublicConstructor):
         self._number: int | None = None if found is None else found[0]
         self.log_id = None if found is None else found[1]
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._writer is None
+
     def __repr__(self) -> str:
-        mode = "read-only" if self._writer is None else "writing"
+        mode = "read-only" if self.read_only else "writing"
         return f"<SqliteStore {self._path!r} log={self._log!r} {mode}>"
 
     @staticmethod
