@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import attrs
 import trio
 
-from trio_eventlog._codec import check_envelope, give_seq, prepare_event
+from trio_eventlog._codec import check_envelope, give_seq, prepare_event, too_large
 from trio_eventlog._errors import (
     CodecError,
     EventLogBroken,
@@ -512,14 +512,15 @@ class EventLog(metaclass=NoPublicConstructor):
             self._filtered += 1
             return None
         if envelope is None:
-            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare)
+            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare, "", settings.max_event_bytes)
         else:
             check_envelope(envelope)
-            prepared = prepare_event(envelope.event_id, envelope.timestamp_ms, bare, "event.")
+            prepared = prepare_event(
+                envelope.event_id, envelope.timestamp_ms, bare, "event.", settings.max_event_bytes
+            )
         size = prepared[1]
         if size > settings.max_event_bytes:
-            msg = f"the event has {size:,} bytes; max_event_bytes is {settings.max_event_bytes:,}"
-            raise CodecError("event", msg)
+            raise CodecError("event", too_large(settings.max_event_bytes, size=size))
         return prepared
 
     @trio.lowlevel.enable_ki_protection
