@@ -17,19 +17,20 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import chain, islice, takewhile
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, TypeAlias
 
 import trio
 
-# What makes the ids of events, which is imported on first use elsewhere. A signal handler that logs could
-# meet it half imported.
-import uuid_utils  # noqa: F401
-
 from trio_eventlog import CodecError, EventEnvelope, EventLog, ModuleEvent
 
 __all__ = ["EventLogHandler", "EventLogProcessor", "capture_logging", "event_from_record"]
+
+# What makes the ids of events, which is imported on first use elsewhere. A signal handler that logs could
+# meet it half imported.
+import_module("uuid_utils")
 
 ExcInfo: TypeAlias = tuple[BaseException, TracebackType | None]
 
@@ -484,7 +485,7 @@ class EventLogHandler(logging.Handler):
         except Exception:  # noqa: BLE001 - as in event_from_record()
             self._drop(1)
 
-    def _refuses(self, logger: object) -> bool:
+    def _refuses(self, logger: Any) -> bool:
         """Whether records of a logger are not taken, wherever they come from, or for where they come from."""
         name = str.__str__(logger) if issubclass(type(logger), str) else ""
         return name == _OWN or name.startswith(f"{_OWN}.") or self._is_in_a_circle()
