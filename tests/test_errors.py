@@ -49,6 +49,7 @@ ERRORS = [
     ),
     (EventRejected(EVENTS[:2], "too large"), "too large (seq 1, 2)"),
     (EventRejected(EVENTS, "too large"), "too large (seq 1, 2, 3, 4, 5 and 2 more)"),
+    (EventRejected([3, None], "no events"), "no events (seq 3, None)"),
     (SequenceConflict([3]), "another event already sits on seq 3"),
     (SequenceConflict(range(1, 8)), "another event already sits on seq 1, 2, 3, 4, 5, …"),
     (EventLogBroken("it broke"), "it broke"),
@@ -122,3 +123,39 @@ def test_events_and_seqs_are_kept_as_tuples():
 
     assert rejected.events == EVENTS
     assert conflict.seqs == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SequenceConflict("taken"), "seqs: expected several, in a list or the like, got str"),
+        (lambda: SequenceConflict(3), "seqs: expected several, in a list or the like, got int"),
+        (lambda: SequenceConflict([1, "2"]), r"seqs\[1\]: expected int, got str"),
+        (lambda: SequenceConflict([True]), r"seqs\[0\]: expected int, got bool"),
+        (lambda: SequenceConflict({1: 2}), "seqs: expected several, in a list or the like, got dict"),
+        (lambda: EventRejected("too large", EVENTS), "reason: expected text, got tuple"),
+        (lambda: EventRejected("abc", "no"), "events: expected several, .* got str"),
+        (
+            lambda: EventRejected(EVENTS[0], "no"),
+            "events: expected several, .* got Persisted",
+        ),
+        (lambda: LogNotFound("a", "bc", "x.db"), "names: expected several, in a list or the like, got str"),
+        (lambda: LogNotFound("a", [], Path("x.db")), "place: expected text, got PosixPath"),
+        (lambda: EventsLost("3", 1, 3, {}), "count: expected an integer, got str"),
+        (lambda: EventsLost(3, 1, 3, "cap"), "by_reason: expected a mapping of reasons to counts, got str"),
+        (lambda: StaleCursor(True, 3), "after_seq: expected an integer, got bool"),
+        (lambda: EventsPruned(1, None), "last_seq: expected an integer, got NoneType"),
+        (lambda: StoreWentBack("5", 10), "last_seq: expected an integer, got str"),
+        (lambda: CodecError("payload", ValueError()), "reason: expected text, got ValueError"),
+        (lambda: SpillError("a.spill", "not ours"), "path: expected a Path, got str"),
+    ],
+)
+def test_arguments_of_another_kind(make, message):
+    """Are refused where the error is made, and not shown as letters."""
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+def test_seqs_from_anything_that_gives_them():
+    assert SequenceConflict(seq for seq in (1, 2)).seqs == (1, 2)
+    assert SequenceConflict({3}).seqs == (3,)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import attrs
 import cattrs
@@ -420,6 +423,219 @@ def test_a_class_whose_instances_are_never_equal() -> None:
     ):
         checked.wrap(cls(1))
     assert unchecked.unwrap(unchecked.wrap(cls(1)), cls).x == 1  # type: ignore[attr-defined]
+
+
+def made(annotation: Any, value: Any, **options: Any) -> tuple[EventTypes, Any]:
+    """An instance of a class with one field."""
+    types = EventTypes("m", **options)
+    cls = types.event(attrs.make_class("Made", {"field": attrs.field(type=annotation)}))
+    return types, cls(value)
+
+
+def there_and_back(annotation: Any, value: Any) -> Any:
+    """Through JSON."""
+    types, instance = made(annotation, value)
+    read: Any = types.unwrap(from_json(to_json(types.wrap(instance)), ModuleEvent))
+    return read.field
+
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize("hours", range(-3, 4))
+@pytest.mark.parametrize(
+    "change", [datetime(2026, 10, 25, 1, tzinfo=UTC), datetime(2026, 3, 29, 1, tzinfo=UTC)]
+)
+@pytest.mark.parametrize("minutes", [0, 30])
+def test_times_around_a_change_of_clocks(change: datetime, hours: int, minutes: int) -> None:
+    """Come back as the same moment with the same offset, in every hour of the year."""
+    moment = (change + timedelta(hours=hours, minutes=minutes)).astimezone(BERLIN)
+    read = there_and_back(datetime, moment)
+
+    assert read.astimezone(UTC) == moment.astimezone(UTC)
+    assert (read.utcoffset(), read.isoformat()) == (moment.utcoffset(), moment.isoformat())
+    nested = [{"a": (moment,)}]
+    assert (
+        there_and_back(list[dict[str, tuple[datetime, ...]]], nested)[0]["a"][0].isoformat()
+        == read.isoformat()
+    )
+    assert len(there_and_back(frozenset[datetime], frozenset({moment}))) == 1
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_times_that_clocks_never_show(fold: int) -> None:
+    """Are moments all the same."""
+    left_out = datetime(2026, 3, 29, 2, 30, tzinfo=BERLIN, fold=fold)
+
+    assert there_and_back(datetime, left_out).isoformat() == left_out.isoformat()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [datetime(2026, 10, 25, 2, 30, fold=1), time(2, 30, fold=1), time(2, 30)],  # noqa: DTZ001 - the point of it
+)
+def test_the_fold_of_a_time_without_an_offset(value: datetime | time) -> None:
+    """Is all that tells it from the same time an hour before."""
+    read = there_and_back(type(value), value)
+
+    assert (read, read.fold) == (value, value.fold)
+
+
+def test_a_time_that_would_lose_its_zone() -> None:
+    """Text has an offset, and a time of day in a zone has none."""
+    types, instance = made(time, time(2, 30, tzinfo=BERLIN))
+    with pytest.raises(CodecError, match=r"payload\.field: .*zoneinfo.* would be read back as"):
+        types.wrap(instance)
+
+
+class Level(enum.IntEnum):
+    """Values that are integers."""
+
+    LOW = 1
+    HIGH = 2
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (dict[int, str], {1: "a", -20: "b", 2**64 - 1: "c"}),
+        (Mapping[int, dict[int, float]], {1: {0: 0.5}}),
+        (dict[Level, int], {Level.HIGH: 3}),
+        (defaultdict[int, list[int]], defaultdict(list, {3: [4]})),
+        (Counter[int], Counter({3: 4})),
+        (dict[UUID, int], {UUID(int=1): 1}),
+        (dict[str, int], {"1": 1}),
+        (dict[date, int], {date(2026, 1, 1): 1}),
+    ],
+    ids=str,
+)
+async def test_keys_that_are_no_text(annotation: Any, value: Any) -> None:
+    """Become text, and come back."""
+    read = there_and_back(annotation, value)
+
+    assert read == value
+    assert [type(key) for key in read] == [type(key) for key in value]
+
+
+@pytest.mark.parametrize("key", ["x", "01", "1.0", " 1", "\N{ARABIC-INDIC DIGIT ONE}", "-0", "9" * 5000])
+def test_a_key_that_is_no_integer(key: str) -> None:
+    """Is refused, however Python would read it."""
+    types, _ = made(dict[int, int], {})
+    with pytest.raises(CodecError, match=r"payload\.field.*expected int, got '"):
+        types.unwrap(ModuleEvent("m", "made", {"field": {key: 1}}))
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (float, float("nan"), "payload.field: nan is no JSON number"),
+        (int, 2**64, "payload.field: integer 18446744073709551616 is outside"),
+        (str, "\ud800", "payload.field: lone surrogate"),
+        (Any, {1: 2}, r"payload.field: keys must be str, got int \(1\)"),
+        (Any, {(): 1}, "payload: Made cannot become JSON: unhashable"),
+    ],
+    ids=str,
+)
+async def test_what_a_log_would_refuse_is_not_wrapped(
+    annotation: Any, value: Any, message: str, check: bool
+) -> None:
+    """By the name of the field, with or without a check."""
+    types, instance = made(annotation, value, check=check)
+    with pytest.raises(CodecError, match=message):
+        types.wrap(instance)
+
+
+class Nasty:
+    """Raises where it is compared, and where it is shown."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("value", [Decimal("sNaN"), Decimal("NaN"), Nasty()], ids=["sNaN", "NaN", "nasty"])
+def test_what_cannot_be_compared(value: Any) -> None:
+    """Is no error of a stranger."""
+    converter = make_event_converter()
+    converter.register_unstructure_hook(Nasty, lambda _: "nasty")
+    converter.register_structure_hook(Nasty, lambda _value, _type: Nasty())
+    types, instance = made(type(value), value, converter=converter)
+    with pytest.raises(CodecError, match=r"payload\.field: .* would be read back as"):
+        types.wrap(instance)
+
+
+def test_what_is_equal_and_not_the_same() -> None:
+    """A field that == does not look at counts, too."""
+    types = EventTypes("m")
+
+    @types.event
+    @dataclasses.dataclass
+    class Done:
+        a: int
+        seconds: float = dataclasses.field(default=0.0, init=False, compare=False)
+
+    @types.event
+    @attrs.define
+    class Seen:
+        a: int
+        count: int = attrs.field(default=0, init=False, eq=False)
+        twice: int = attrs.field(init=False)
+        noted: str = attrs.field(default="", eq=False)
+        name: str = attrs.field(default="", eq=str.lower)
+
+        def __attrs_post_init__(self) -> None:
+            self.twice = 2 * self.a
+
+    done, seen = Done(1), Seen(1, noted="x", name="A")
+    assert types.unwrap(types.wrap(done)) == done
+    read = types.unwrap(types.wrap(seen), Seen)
+    assert (read, read.noted) == (seen, "x")
+
+    done.seconds = 2.5
+    with pytest.raises(CodecError, match=r"payload\.seconds: 2\.5 would be read back as 0\.0"):
+        types.wrap(done)
+    seen.count = 3
+    with pytest.raises(CodecError, match=r"payload\.count: 3 would be read back as 0"):
+        types.wrap(seen)
+
+
+def test_upcasters_and_instances_own_what_they_get() -> None:
+    """Changing it changes no event."""
+    types = EventTypes("m")
+
+    @types.event(version=2)
+    @attrs.define
+    class Tagged:
+        tags: list[str]
+        anything: Any = None
+
+    @types.upcaster(Tagged, from_version=1)
+    def _(payload: dict[str, Any]) -> dict[str, Any]:
+        payload["tags"].append("new")
+        return payload
+
+    old = ModuleEvent("m", "tagged", {"tags": ["a"], "anything": {"deep": []}})
+    assert types.unwrap(old) == Tagged(["a", "new"], {"deep": []})
+    assert types.unwrap(old) == Tagged(["a", "new"], {"deep": []})
+    assert old.payload == {"tags": ["a"], "anything": {"deep": []}}
+
+    event = types.wrap(Tagged(["a"], {"deep": []}))
+    types.unwrap(event, Tagged).anything["deep"].append(1)
+    assert types.unwrap(event) == Tagged(["a"], {"deep": []})
+
+
+def test_a_converter_that_makes_no_dicts() -> None:
+    """Its events could never be read."""
+    types, instance = made(
+        int, 1, converter=cattrs.Converter(unstruct_strat=cattrs.UnstructureStrategy.AS_TUPLE)
+    )
+    with pytest.raises(CodecError, match="payload: expected a dict of Made, the converter made tuple"):
+        types.wrap(instance)
 
 
 def test_a_converter_of_another_kind() -> None:

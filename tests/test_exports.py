@@ -4,6 +4,8 @@ import ast
 import pickle
 import pkgutil
 import re
+import subprocess
+import sys
 import types
 import typing
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 import trio_eventlog
 import trio_eventlog.abc
+import trio_eventlog.logging
+import trio_eventlog.recorder
 import trio_eventlog.stores
 import trio_eventlog.testing
 
@@ -86,6 +90,36 @@ def test_every_name_of_the_harness_has_a_docstring(name):
     value = getattr(trio_eventlog.testing, name)
 
     assert value.__doc__ or name in ("CLAUSES", "Fault")
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("trio_eventlog", NAMES),
+        ("trio_eventlog.stores", STORES),
+        ("trio_eventlog.testing", TESTING),
+        ("trio_eventlog.abc", defined(trio_eventlog.abc)),
+        ("trio_eventlog.logging", defined(trio_eventlog.logging)),
+        ("trio_eventlog.recorder", ["MODULE", "TaskFilter", *defined(trio_eventlog.recorder)]),
+    ],
+)
+def test_a_star_brings_all_public_names_and_no_others(module, names):
+    """Also those that are loaded on first use, in a process that has not used them."""
+    code = f"from {module} import *\nprint(*sorted(name for name in globals() if not name.startswith('__')))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == sorted(names)
+
+
+def test_a_star_needs_no_driver_of_a_server():
+    """Those are extras."""
+    code = (
+        "import sys\nsys.modules.update(psycopg=None, nats=None)\n"
+        "from trio_eventlog.stores import *\nprint(PostgresStore.__name__, JetStreamStore.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "PostgresStore JetStreamStore\n"
 
 
 def test_public_names_come_sorted_by_module():

@@ -23,7 +23,8 @@ from trio_eventlog import (
     RetryPolicy,
     open_event_log,
 )
-from trio_eventlog._codec import seal_persisted, size_of
+from trio_eventlog._codec import encode_payload, seal_persisted, size_of
+from trio_eventlog.testing import payloads
 
 STEADY = RetryPolicy(jitter=0)
 OVERHEAD = len("0" * 36 + "worker" + "step" + '""')
@@ -81,6 +82,73 @@ async def test_a_mebibyte_is_the_default(autojump_clock):
         log.ingest(weighing(2**20))
         with pytest.raises(CodecError, match="max_event_bytes is 1,048,576"):
             log.ingest(weighing(2**20 + 1))
+
+
+def doubled(levels, value, pair):
+    """Small in memory, and not as JSON."""
+    for _ in range(levels):
+        value = pair(value)
+    return value
+
+
+LISTS = doubled(100, ["x"], lambda one: [one, one])
+TOO_LARGE = {
+    "lists": LISTS,
+    "dicts": doubled(100, {}, lambda one: {"a": one, "b": one}),
+    "both": doubled(100, [], lambda one: [one, {"a": one}]),
+    "texts": ["x" * 10**6] * 10**5,
+    "keys": [{"k" * 10**6: 1}] * 10**5,
+    "texts of a dict": dict.fromkeys(map(str, range(10**5)), "x" * 10**6),
+    "before a flaw": [LISTS, float("nan")],
+    "before a lone surrogate": {"a": LISTS, "b": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("payload", TOO_LARGE)
+async def test_what_is_too_large_is_refused_before_all_of_it_is_made(payload, autojump_clock):
+    """Made in full, each of these would take minutes, or all memory."""
+    async with open_event_log(FakeStore()) as log:
+        for event in (AgentEvent("a", "t", TOO_LARGE[payload]), ModuleEvent("é", "t", TOO_LARGE[payload])):
+            with pytest.raises(CodecError, match="more than 1,048,576 bytes; max_event_bytes is") as caught:
+                log.ingest(event)
+            assert caught.value.path == "event"
+            with pytest.raises(CodecError, match="max_event_bytes"):
+                await log.ingest_wait(EventEnvelope.of(event))
+
+
+@pytest.mark.parametrize(
+    ("payload", "path"),
+    [
+        ({"a": LISTS, 1: 2}, "payload"),
+        ([float("nan"), LISTS], r"payload\[0\]"),
+        ({"a": (), "b": LISTS}, "payload.a"),
+    ],
+    ids=["a key", "nan", "a tuple"],
+)
+async def test_a_flaw_is_found_before_the_rest_is_walked(payload, path, autojump_clock):
+    async with open_event_log(FakeStore()) as log:
+        with pytest.raises(CodecError, match=f"^{path}: "):
+            log.ingest(AgentEvent("a", "t", payload))
+
+
+@given(payload=payloads())
+def test_what_fits_is_never_refused(payload):
+    """What is counted beforehand is less than what comes of it."""
+    size = len(encode_payload(payload))
+
+    assert encode_payload(payload, most=size) == encode_payload(payload)
+
+
+@pytest.mark.parametrize("payload", [None, 1, "", "x" * 65, [], [[]], [1, 2], {}, {"": 1}, {"x" * 65: [{}]}])
+def test_nor_is_the_smallest_of_its_kind(payload):
+    assert encode_payload(payload, most=len(encode_payload(payload)))
+
+
+async def test_a_name_that_is_no_text_is_not_shown_in_full(autojump_clock):
+    async with open_event_log(FakeStore()) as log:
+        with pytest.raises(CodecError, match=r"^agent_id: expected a string, got list \(\[") as caught:
+            log.ingest(AgentEvent(LISTS, "t"))
+        assert len(str(caught.value)) < 200
 
 
 # --- what waits -----------------------------------------------------------------------------------

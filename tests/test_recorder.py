@@ -147,6 +147,31 @@ async def test_owned_tasks(autojump_clock: trio.testing.MockClock) -> None:
     assert seen == [True]
 
 
+async def test_tasks_that_a_store_starts_elsewhere_are_not_recorded(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In a nursery that was there before the log, for example; each would lead to an append, and so on."""
+
+    class Busy(MemoryStore):
+        nursery: trio.Nursery
+
+        async def append_batch(self, events: Any) -> Any:
+            self.nursery.start_soon(trio.sleep, 1, name="of the store")
+            return await super().append_batch(events)
+
+    store = Busy()
+    async with trio.open_nursery() as store.nursery:
+        async with open_event_log(store, flush_interval=0.1) as log:
+            with record_tasks(log):
+                ingested = log.statistics().ingested
+                log.ingest(ModuleEvent(MODULE, "tick", {"run_id": "r"}))
+                await trio.sleep(100)
+                assert log.statistics().ingested == ingested + 1
+                store.nursery.start_soon(trio.sleep, 1, name="of the program")
+                await trio.sleep(100)
+                assert log.statistics().ingested == ingested + 3
+
+
 async def test_the_bound_on_the_rate(autojump_clock: trio.testing.MockClock) -> None:
     """So many at once, so many a second; the rest is counted, and all that began also ends."""
     async with open_event_log(MemoryStore()) as log:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+import reprlib
+import sys
+from collections.abc import Callable
 from functools import cache
 from types import UnionType
 from typing import Any, Final, TypeVar, cast, overload
@@ -92,10 +94,12 @@ def _check_payload(value: object, depth: int) -> None:
 
 
 def _check_dict(value: dict[object, object], depth: int) -> None:
-    for key, item in value.items():
+    for key in value:
         if type(key) is not str:
-            msg = f"keys must be str, got {type(key).__name__} ({key!r:.50})"
+            msg = f"keys must be str, got {_named(key)}"
             raise _Flaw(msg)
+    for key, item in value.items():
+        assert type(key) is str
         try:
             _check_text(key)
             _check_payload(item, depth)
@@ -139,56 +143,104 @@ def _path(root: str, steps: list[str | int]) -> str:
 _MAX_PATH: Final = 200
 
 
-def encode_payload(payload: object, path: str = "payload") -> bytes:
+def encode_payload(payload: object, path: str = "payload", most: int = sys.maxsize) -> bytes:
     """``payload`` as compact JSON.
 
+    Args:
+      payload: the payload.
+      path: its name in an error.
+      most: bytes of an event. What has more is refused before it is walked, or encoded, as a whole: a value
+        that holds another one twice, which does so too, and so on, is small and its JSON is not. What has
+        less is not refused; nor is all that has more.
+
     Raises:
-      CodecError: it holds something that would not come back as an equal value.
+      CodecError: it holds something that would not come back as an equal value, or too much.
     """
-    if _is_plain((payload,), 0):
-        try:
-            return _encode(payload)
-        except UnicodeEncodeError:
-            pass
+    if payload is None:
+        return b"null"
     try:
-        # It has a flaw: find it.
+        # Most payloads are objects.
+        if type(payload) is dict:
+            _check_room(payload, 1, most - len(payload))
+        else:
+            _check_room((payload,), 0, most)
+        return _encode(payload)
+    except _TooLarge:
+        raise CodecError("event", too_large(most, "more than ")) from None
+    except (_Unplain, UnicodeEncodeError):
+        pass
+    try:
+        # It has a flaw: find it, and as soon as it was found above.
         _check_payload(payload, 0)
     except _Flaw as flaw:
         raise CodecError(_path(path, flaw.steps), flaw.reason) from None
     return _encode(payload)  # pragma: no cover - only if another thread mended the payload meanwhile
 
 
-def _is_plain(values: Iterable[Any], depth: int) -> bool:  # noqa: C901 - one loop, for speed
-    """Whether all ``values`` come back from JSON as equal values of the same types.
+def too_large(most: int, than: str = "", size: int | None = None) -> str:
+    """What is wrong with an event that is."""
+    return f"the event has {than}{most if size is None else size:,} bytes; max_event_bytes is {most:,}"
 
-    Called for every event, so that it has no answer but yes or no, and leaves lone surrogates to the encoder,
-    which refuses them by itself.
+
+class _Unplain(Exception):
+    """A payload would not come back from JSON as an equal value of the same types."""
+
+
+class _TooLarge(Exception):
+    """A payload has more bytes than there is room for."""
+
+
+def _check_room(container: Any, depth: int, room: int) -> int:  # noqa: C901, PLR0912 - one loop, for speed
+    """Returns the bytes that are left after the values of a list or dict at most, which itself is paid for.
+
+    Called for every event, so that it says nothing of a flaw but that there is one, and leaves lone
+    surrogates to the encoder, which refuses them by itself. The bytes of numbers and of short texts are not
+    counted, but for one.
+
+    Raises:
+      _Unplain: not all values come back from JSON as equal values of the same types.
+      _TooLarge: there is too much, and it was not gone on.
     """
-    for value in values:
+    if room < 0:
+        raise _TooLarge
+    if depth > MAX_DEPTH:
+        raise _Unplain
+    if type(container) is dict:
+        for key in container:
+            if type(key) is not str:
+                raise _Unplain
+            if len(key) > 64:  # noqa: PLR2004 - here and below: a name would have to be looked up each time
+                room = _pay(room, key)
+        container = container.values()
+    for value in container:
         kind = type(value)
-        if kind in _PLAIN:
-            continue
-        if kind is int:
-            # MIN_INT and MAX_U64 would have to be looked up each time.
+        if kind is str:
+            if len(value) > 64:  # noqa: PLR2004 - see above
+                room = _pay(room, value)
+        elif kind is int:
+            # MIN_INT and MAX_U64
             if not -0x8000000000000000 <= value <= 0xFFFFFFFFFFFFFFFF:  # noqa: PLR2004 - see above
-                return False
-        elif kind is float:
-            if not _is_finite(value):
-                return False
-        elif depth == MAX_DEPTH:
-            return False
+                raise _Unplain
+        elif value is None or kind is bool:
+            pass
         elif kind is dict:
-            for key in value:
-                if type(key) is not str:
-                    return False
-            if not _is_plain(value.values(), depth + 1):
-                return False
-        elif not (kind is list and _is_plain(value, depth + 1)):
-            return False
-    return True
+            # With its quotes, colon and comma, an item has five bytes at least,
+            room = _check_room(value, depth + 1, room - 5 * len(value))
+        elif kind is list:
+            # and here two.
+            room = _check_room(value, depth + 1, room - 2 * len(value))
+        elif not (kind is float and _is_finite(value)):
+            raise _Unplain
+    return room
 
 
-_PLAIN: Final = frozenset({str, bool, type(None)})
+def _pay(room: int, text: str) -> int:
+    room -= len(text)
+    if room < 0:
+        raise _TooLarge
+    return room
+
+
 _is_finite: Final = math.isfinite
 
 
@@ -212,10 +264,17 @@ def _require_int(value: object, path: str, maximum: int = MAX_U64) -> None:
 def _named(value: object) -> str:
     if value is None:
         return "null"
+    kind = type(value)
     try:
-        return f"{type(value).__name__} ({value!a:.50})"
+        # Not the whole of it: that may be far more than the value itself.
+        shown = ascii(value[:_MOST_SHOWN]) if kind is str else _shown(value)  # type: ignore[index] # it is one
     except Exception:  # noqa: BLE001 - whatever the repr of a stranger raises, or of an integer in it
-        return type(value).__name__
+        return kind.__name__
+    return f"{kind.__name__} ({shown.encode('ascii', 'backslashreplace').decode():.50})"
+
+
+_MOST_SHOWN: Final = 50
+_shown: Final = reprlib.Repr().repr
 
 
 def _integer(value: int) -> str:
@@ -287,12 +346,13 @@ def encoded_payload(event: UnifiedEvent, path: str = "payload") -> bytes | str:
     return encode_payload(event.payload, path) if encoded is None else encoded
 
 
-def seal_event(event: UnifiedEvent, prefix: str = "") -> UnifiedEvent:
+def seal_event(event: UnifiedEvent, prefix: str = "", most: int = sys.maxsize) -> UnifiedEvent:
     """A copy of ``event`` that shares nothing mutable with it, checked in full.
 
     Args:
       event: the event.
       prefix: what comes before the name of a field in an error, such as ``"event."``.
+      most: as for :func:`encode_payload`.
 
     Raises:
       CodecError: a field is malformed.
@@ -314,7 +374,7 @@ def seal_event(event: UnifiedEvent, prefix: str = "") -> UnifiedEvent:
         _require_text(event_type, f"{prefix}event_type")
     encoded = event._encoded
     if encoded is None:
-        encoded = encode_payload(event.payload, prefix + "payload")
+        encoded = encode_payload(event.payload, prefix + "payload", most)
     return make(actor, event_type, encoded)
 
 
@@ -341,15 +401,16 @@ def size_of(event: PersistedEvent) -> int:
 
 
 def prepare_event(
-    event_id: str, timestamp_ms: int, event: UnifiedEvent, prefix: str = ""
+    event_id: str, timestamp_ms: int, event: UnifiedEvent, prefix: str = "", most: int = sys.maxsize
 ) -> tuple[PersistedEvent, int]:
     """Seal an event for a log, which numbers it later.
 
     Returns:
-      What waits for its seq, which is 0, and what it weighs; see :func:`size_of`.
+      What waits for its seq, which is 0, and what it weighs; see :func:`size_of`. That can be more than
+      ``most`` bytes; see :func:`encode_payload`.
 
     Raises:
-      CodecError: a field is malformed.
+      CodecError: a field is malformed, or the payload is too large.
     """
     kind = type(event)
     if kind is AgentEvent:
@@ -365,7 +426,7 @@ def prepare_event(
         ):
             encoded = event._encoded
             if encoded is None:
-                encoded = encode_payload(event.payload, prefix + "payload")
+                encoded = encode_payload(event.payload, prefix + "payload" if prefix else "payload", most)
             if type(encoded) is bytes:
                 sealed = _new(AgentEvent)
                 _set_agent_id(sealed, actor)
@@ -378,7 +439,7 @@ def prepare_event(
                 _set_member(prepared, actor)
                 _set_event(prepared, sealed)
                 return prepared, len(encoded) + len(event_id) + len(actor) + len(event_type)
-    inner = seal_event(event, prefix)
+    inner = seal_event(event, prefix, most)
     member_id = inner.agent_id if type(inner) is AgentEvent else None
     prepared = persisted_event(event_id, 0, timestamp_ms, member_id, inner)
     return prepared, size_of(prepared)

@@ -22,14 +22,44 @@ Floor 0: attrs and the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from trio_eventlog._events import PersistedEvent
     from trio_eventlog._reports import LossReason
+
+T = TypeVar("T")
+
+
+def _require_text(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            msg = f"{name}: expected text, got {type(value).__name__}"
+            raise TypeError(msg)
+
+
+def _require_int(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            msg = f"{name}: expected an integer, got {type(value).__name__}"
+            raise TypeError(msg)
+
+
+def _tuple_of(name: str, value: Iterable[T], kind: type) -> tuple[T, ...]:
+    """What several of a kind are given as, unless a single one was meant, or something else."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        msg = f"{name}: expected several, in a list or the like, got {type(value).__name__}"
+        raise TypeError(msg)
+    found = tuple(value)
+    for index, item in enumerate(found):
+        if type(item) is bool or not isinstance(item, kind):
+            msg = f"{name}[{index}]: expected {kind.__name__}, got {type(item).__name__}"
+            raise TypeError(msg)
+    return found
 
 
 class EventLogError(Exception):
@@ -48,6 +78,7 @@ class CodecError(EventLogError, ValueError):
     """
 
     def __init__(self, path: str, reason: str) -> None:
+        _require_text(path=path, reason=reason)
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
@@ -73,6 +104,10 @@ class EventsLost(EventLogError):
     def __init__(
         self, count: int, first_seq: int, last_seq: int, by_reason: Mapping[LossReason, int]
     ) -> None:
+        _require_int(count=count, first_seq=first_seq, last_seq=last_seq)
+        if not isinstance(by_reason, Mapping):
+            msg = f"by_reason: expected a mapping of reasons to counts, got {type(by_reason).__name__}"
+            raise TypeError(msg)
         super().__init__(count, first_seq, last_seq, dict(by_reason))
         self.count = count
         self.first_seq = first_seq
@@ -111,6 +146,7 @@ class StaleCursor(EventLogError):
     """
 
     def __init__(self, after_seq: int, last_seq: int) -> None:
+        _require_int(after_seq=after_seq, last_seq=last_seq)
         super().__init__(after_seq, last_seq)
         self.after_seq = after_seq
         self.last_seq = last_seq
@@ -133,6 +169,7 @@ class EventsPruned(EventLogError):
     """
 
     def __init__(self, first_seq: int, last_seq: int) -> None:
+        _require_int(first_seq=first_seq, last_seq=last_seq)
         super().__init__(first_seq, last_seq)
         self.first_seq = first_seq
         self.last_seq = last_seq
@@ -152,6 +189,10 @@ class SpillError(EventLogError):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
+        _require_text(reason=reason)
+        if not isinstance(path, os.PathLike):
+            msg = f"path: expected a Path, got {type(path).__name__}"
+            raise TypeError(msg)
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
@@ -181,12 +222,14 @@ class EventRejected(StoreError):
     """
 
     def __init__(self, events: Sequence[PersistedEvent], reason: str) -> None:
-        super().__init__(tuple(events), reason)
-        self.events: tuple[PersistedEvent, ...] = tuple(events)
+        _require_text(reason=reason)
+        # Items of another kind are for the log to tell, which knows what it has offered.
+        self.events: tuple[PersistedEvent, ...] = _tuple_of("events", events, object)
+        super().__init__(self.events, reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        seqs = ", ".join(str(event.seq) for event in self.events[:5])
+        seqs = ", ".join(str(getattr(event, "seq", event)) for event in self.events[:5])
         more = f" and {len(self.events) - 5} more" if len(self.events) > 5 else ""  # noqa: PLR2004 - the 5 above
         return f"{self.reason} (seq {seqs}{more})"
 
@@ -205,6 +248,7 @@ class StoreWentBack(StoreError):
     """
 
     def __init__(self, last_seq: int, expected_seq: int) -> None:
+        _require_int(last_seq=last_seq, expected_seq=expected_seq)
         super().__init__(last_seq, expected_seq)
         self.last_seq = last_seq
         self.expected_seq = expected_seq
@@ -237,9 +281,10 @@ class LogNotFound(StoreUnusable):
     """
 
     def __init__(self, log: str, names: Sequence[str], place: str) -> None:
-        super().__init__(log, tuple(names), place)
+        _require_text(log=log, place=place)
+        self.names: tuple[str, ...] = _tuple_of("names", names, str)
+        super().__init__(log, self.names, place)
         self.log = log
-        self.names: tuple[str, ...] = tuple(names)
         self.place = place
 
     def __str__(self) -> str:
@@ -260,8 +305,8 @@ class SequenceConflict(StoreUnusable):
     """
 
     def __init__(self, seqs: Sequence[int]) -> None:
-        super().__init__(tuple(seqs))
-        self.seqs: tuple[int, ...] = tuple(seqs)
+        self.seqs: tuple[int, ...] = _tuple_of("seqs", seqs, int)
+        super().__init__(self.seqs)
 
     def __str__(self) -> str:
         shown = ", ".join(str(seq) for seq in self.seqs[:5])

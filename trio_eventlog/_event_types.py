@@ -9,17 +9,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from copy import deepcopy
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import Any, Final, TypeAlias, TypeVar, overload
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar, get_args, get_origin, overload
 from uuid import UUID
 
 import attrs
 import cattrs
+from cattrs.cols import defaultdict_structure_factory, is_defaultdict, is_mapping
+from cattrs.gen import make_mapping_structure_fn, make_mapping_unstructure_fn
 from cattrs.strategies import configure_union_passthrough
 
-from trio_eventlog._codec import codec_error
+from trio_eventlog._codec import codec_error, encode_payload
 from trio_eventlog._errors import CodecError
 from trio_eventlog._events import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent
 
@@ -67,9 +71,11 @@ class EventTypes:
     An instance becomes a :class:`ModuleEvent` whose payload has its fields, as cattrs makes JSON of them, and
     ``"@version"`` if its version is not 1. So a field ``run_id: str`` is found by ``EventQuery(run_id=…)``.
     Of the types of fields, those of JSON stay what they are. These become text: :class:`~datetime.datetime`,
-    :class:`~datetime.date` and :class:`~datetime.time` (ISO 8601), :class:`~uuid.UUID`,
+    :class:`~datetime.date` and :class:`~datetime.time` (ISO 8601, and
+    ``[fold=1]`` behind it if a time without an offset has that), :class:`~uuid.UUID`,
     :class:`~decimal.Decimal`, :class:`bytes` (Base64), :class:`~pathlib.Path`. A :class:`~datetime.timedelta`
-    becomes seconds, an enum its value, a set or a tuple a list, an attrs class or dataclass an object. What
+    becomes seconds, an enum its value, a set or a tuple a list, an attrs class or dataclass an object. Keys
+    of mappings that are integers become text. What
     is read must be of the type that the field says; nothing is coerced. A ``Sequence`` is read as a tuple.
 
     Args:
@@ -78,7 +84,9 @@ class EventTypes:
         default one that knows the types above.
       check: whether :meth:`wrap` makes sure that what it has made can be read back as an equal instance. That
         costs as much again, and finds what no type checker has seen: a field of another type than it says, an
-        instance of a subclass whose further fields would be left out.
+        instance of a subclass whose further fields would be left out, a field that is not written (``init``
+        is false) and would not come back as it is. All fields count, also those that ``==`` does not look at,
+        and so does ``fold`` of a time without an offset. Of a time with one, the moment and the offset do.
 
     Raises:
       TypeError: ``module`` is no text.
@@ -194,14 +202,13 @@ class EventTypes:
     # --- there and back ---------------------------------------------------------------------------
 
     def wrap(self, instance: object) -> ModuleEvent:
-        """An event that carries ``instance``.
-
-        What is no JSON, such as NaN, is refused by :meth:`EventLog.ingest`, by the name of the field.
+        """An event that carries ``instance``. What this takes, :meth:`EventLog.ingest` takes, up to its size.
 
         Raises:
           LookupError: its class is not registered.
           TypeError: a field is of a type of which the converter could not make an instance again.
-          CodecError: a field cannot be turned into JSON, or the instance would not come back equal.
+          CodecError: a field cannot be turned into JSON, as NaN, or the instance would not come back equal;
+            the message names the field.
         """
         event_type = self._registered(type(instance))
         self._require_readable(event_type)
@@ -209,6 +216,12 @@ class EventTypes:
             payload = self._converter.unstructure(instance, unstructure_as=event_type.cls)
         except Exception as exc:
             raise CodecError("payload", f"{event_type.cls.__name__} cannot become JSON: {exc}") from exc
+        if type(payload) is not dict:
+            found = type(payload).__name__
+            raise CodecError(
+                "payload", f"expected a dict of {event_type.cls.__name__}, the converter made {found}"
+            )
+        encode_payload(payload)
         if self._check:
             _require_equal(self._structured(payload, event_type), instance, event_type.cls)
         if event_type.version > 1:
@@ -261,6 +274,9 @@ class EventTypes:
             raise CodecError("payload", f"expected an object for {event_type.name!r}, got {payload!r:.50}")
         version = self._version_of(inner)
         payload = {key: value for key, value in payload.items() if key != _VERSION}
+        if version < event_type.version:
+            # Upcasters may change it in place, however deep.
+            payload = deepcopy(payload)
         while version < event_type.version:
             upcaster = self._upcasters.get((event_type.name, version))
             if upcaster is None:
@@ -317,14 +333,65 @@ def _has_fields(cls: object) -> bool:
 
 
 def _require_equal(read: object, instance: object, cls: Any) -> None:
-    if read == instance:
+    if _is_equal(read, instance):
         return
-    fields = attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
-    for field in fields:
-        wrote, found = getattr(instance, field.name), getattr(read, field.name)
-        if wrote != found:
-            raise CodecError(f"payload.{field.name}", f"{wrote!r:.100} would be read back as {found!r:.100}")
-    raise CodecError("payload", f"{instance!r:.100} would be read back as {read!r:.100}, which is not equal")
+    for field in _fields(cls):
+        wrote, found = getattr(instance, field.name, _MISSING), getattr(read, field.name, _MISSING)
+        if not _is_equal(_essence_of_field(found, field), _essence_of_field(wrote, field)):
+            raise CodecError(
+                f"payload.{field.name}", f"{_shown(wrote)} would be read back as {_shown(found)}"
+            )
+    raise CodecError(
+        "payload", f"{_shown(instance)} would be read back as {_shown(read)}, which is not equal"
+    )
+
+
+_MISSING: Final = object()
+
+
+def _fields(cls: Any) -> tuple[Any, ...]:
+    return attrs.fields(cls) if attrs.has(cls) else dataclasses.fields(cls)
+
+
+def _is_equal(one: object, other: object) -> bool:
+    try:
+        return bool(_essence(one) == _essence(other))
+    except Exception:  # noqa: BLE001 - of a stranger's ==, or of a signalling NaN
+        return False
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.100}"
+    except Exception:  # noqa: BLE001 - of a stranger's repr
+        return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _essence(value: object) -> object:
+    """Something that is equal for two values of which one may come back for the other."""
+    if isinstance(value, datetime | time):
+        offset = value.utcoffset()
+        wall = value.replace(tzinfo=None)
+        # With an offset, two moments can be compared, whatever zones they come from; == does not do that in
+        # the hours that a zone has twice, or not at all. Without one, nothing says which of two was meant.
+        return (wall, offset) if offset is not None else (wall, value.fold, value.tzinfo)
+    kind = type(value)
+    if _has_fields(kind) and kind.__eq__ is not object.__eq__:
+        values = ((getattr(value, field.name, _MISSING), field) for field in _fields(kind))
+        return kind, tuple(_essence_of_field(of_field, field) for of_field, field in values)
+    if isinstance(value, dict):
+        return {_essence(key): _essence(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return frozenset(map(_essence, value))
+    if isinstance(value, list):
+        return list(map(_essence, value))
+    return tuple(map(_essence, value)) if isinstance(value, tuple) else value
+
+
+def _essence_of_field(value: object, field: Any) -> object:
+    # attrs lets a field say how it is compared.
+    eq_key = getattr(field, "eq_key", None)
+    return _essence(value) if eq_key is None else eq_key(value)
 
 
 def _check_version(name: str, version: object) -> None:
@@ -356,11 +423,55 @@ def make_event_converter() -> cattrs.Converter:
     for cls, to_text, from_text in _AS_TEXT:
         converter.register_unstructure_hook(cls, to_text)
         converter.register_structure_hook(cls, _from_text(from_text))
+    # The keys of objects are text.
+    converter.register_unstructure_hook_factory(_has_integer_keys, _integer_keys_to_text)
+    converter.register_structure_hook_factory(_has_integer_keys, _integer_keys_from_text)
+    # What has no type is handed on as it is; it shall not be shared with the event.
+    converter.register_structure_hook_func(lambda cls: cls is Any, lambda value, _: deepcopy(value))
     converter.register_unstructure_hook(timedelta, _seconds)
     converter.register_structure_hook(
         timedelta, lambda value, _: timedelta(seconds=_strictly(float)(value, float))
     )
     return converter
+
+
+def _has_integer_keys(cls: Any) -> bool:
+    if not is_mapping(cls) or not (arguments := get_args(cls)):
+        return False
+    key = arguments[0]
+    if isinstance(key, type) and issubclass(key, Enum):
+        return all(type(member.value) is int for member in key)
+    return key is int
+
+
+def _integer_keys_to_text(cls: Any, converter: cattrs.Converter) -> Callable[[Any], Any]:
+    key_type = get_args(cls)[0]
+
+    def to_text(key: object, _type: object = None) -> object:
+        unstructured = converter.unstructure(key, unstructure_as=key_type)
+        return str(unstructured) if type(unstructured) is int else unstructured
+
+    return make_mapping_unstructure_fn(cls, converter, unstructure_to=dict, key_handler=to_text)
+
+
+def _integer_keys_from_text(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    origin: Any = get_origin(cls)
+    if is_defaultdict(cls):
+        structure: Callable[[Any, Any], Any] = defaultdict_structure_factory(cls, converter)
+    else:
+        to = origin if issubclass(origin, dict) else dict
+        structure = make_mapping_structure_fn(cls, converter, structure_to=to)
+
+    def from_text(value: Any, wanted: Any) -> Any:
+        if type(value) is dict:
+            value = {int(key) if _INTEGER.fullmatch(key) else key: item for key, item in value.items()}
+        return structure(value, wanted)
+
+    return from_text
+
+
+_INTEGER: Final = re.compile("0|-?[1-9][0-9]{0,19}")
+"""As Python writes them, and no longer than those of payloads."""
 
 
 def _strictly(cls: Any) -> Callable[[Any, Any], Any]:
@@ -390,6 +501,20 @@ def _from_text(parse: Callable[[str], object]) -> Callable[[Any, Any], Any]:
     return structure
 
 
+_FOLD: Final = "[fold=1]"
+"""After a time without an offset: the second of the two that there are when clocks are set back."""
+
+
+def _to_iso(value: datetime | time) -> str:
+    return value.isoformat() + (_FOLD if value.fold and value.utcoffset() is None else "")
+
+
+def _from_iso(cls: type[datetime | time], text: str) -> datetime | time:
+    plain = text.removesuffix(_FOLD)
+    value = cls.fromisoformat(plain)
+    return value if plain == text else value.replace(fold=1)
+
+
 def _seconds(value: timedelta) -> float:
     seconds = value.total_seconds()
     with suppress(OverflowError):
@@ -408,9 +533,9 @@ def _encoded(value: bytes) -> str:
 
 
 _AS_TEXT: Final[tuple[tuple[type, Callable[[Any], str], Callable[[str], object]], ...]] = (
-    (datetime, datetime.isoformat, datetime.fromisoformat),
+    (datetime, _to_iso, partial(_from_iso, datetime)),
     (date, date.isoformat, date.fromisoformat),
-    (time, time.isoformat, time.fromisoformat),
+    (time, _to_iso, partial(_from_iso, time)),
     (UUID, str, UUID),
     (Decimal, str, Decimal),
     (bytes, _encoded, _decoded),

@@ -37,6 +37,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from functools import partial, wraps
+from itertools import count
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
@@ -44,7 +45,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 import attrs
 import trio
 
-from trio_eventlog._codec import check_envelope, give_seq, prepare_event
+from trio_eventlog._codec import check_envelope, give_seq, prepare_event, too_large
 from trio_eventlog._errors import (
     CodecError,
     EventLogBroken,
@@ -94,13 +95,15 @@ from trio_eventlog._settings import (
     Filter,
     OnFailure,
     Settings,
+    awaitable,
+    check_methods,
     check_settings,
     log_id_of,
     most_offered_to,
 )
 from trio_eventlog._spill_file import SpillFile
 from trio_eventlog._subscription import Feed, Subscription, checked_start
-from trio_eventlog._util import NoPublicConstructor, fork_count
+from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work, fork_count
 from trio_eventlog.abc import EventStore
 
 if TYPE_CHECKING:
@@ -170,6 +173,11 @@ class EventLog(metaclass=NoPublicConstructor):
     store, lock and spill file go on belonging to the parent.
     """
 
+    _made_by = "async with open_event_log(store) as log"
+
+    _led_here: frozenset[int] = frozenset()
+    """The logs from whose appends something has come into this one."""
+
     def __init__(  # noqa: PLR0915 - one line for each thing that there is to know
         self,
         store: EventStore,
@@ -180,8 +188,8 @@ class EventLog(metaclass=NoPublicConstructor):
     ) -> None:
         self._store = store
         self._settings = settings
-        self._thread = get_ident()
-        self._forks = fork_count()
+        self._number = next(_numbers)
+        self._thread, self._forks = get_ident(), fork_count()
         self._state = LogState.OPEN
         self._is_closed = False  # to ingest: the body has ended
         self._fatal: StoreUnusable | None = None
@@ -410,7 +418,7 @@ class EventLog(metaclass=NoPublicConstructor):
             msg = f"query: expected an EventQuery, got {type(query).__name__}"
             raise TypeError(msg)
         self._require_running("query")
-        return await self._store.query(query)
+        return await awaitable(self._store, "query", self._store.query(query))
 
     def subscribe(
         self, query: EventQuery | None = None, *, after_seq: int | None = None
@@ -455,17 +463,38 @@ class EventLog(metaclass=NoPublicConstructor):
             raise StaleCursor(after, self._last_seq)
         return self._feed.subscribe(wanted, after, is_from_first=is_from_first)
 
+    def is_own_work(self) -> bool:
+        """Whether the caller works for an append of this log: in its store, or in a task or a thread that was
+        started there.
+
+        For what turns something that the program does into events, such as a handler of log records: one for
+        each append would never end. Also true in an append of another log if that is what this log's appends
+        have led to; so whoever gets False may ingest, and must not ask otherwise.
+
+        Tells by the context (:mod:`contextvars`), which Trio's tasks and ``trio.to_thread.run_sync`` hand on.
+        A store with threads of its own hands it on itself: ``contextvars.copy_context().run(work)``.
+        """
+        return self._is_work_of(at_work.get())
+
+    def _is_work_of(self, logs: frozenset[int]) -> bool:
+        if self._number in logs or logs is SOME_LOG:
+            return True
+        # In a circle, appends of this log would lead back to those.
+        self._led_here |= logs
+        return False
+
     def owns_task(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` is one of the log's own, or was started by one, in the store for example.
 
-        For what turns the life of tasks into events: the log's own must bring about none.
+        For what turns the life of tasks into events: the log's own must bring about none. A task that an
+        append of another log has started counts as for :meth:`is_own_work`.
         """
         nursery = task.parent_nursery
         while nursery is not None:
             if nursery is self._nursery:
                 return True
             nursery = nursery.parent_task.parent_nursery
-        return False
+        return self._is_work_of(task.context.get(at_work, frozenset()))
 
     def __repr__(self) -> str:
         return f"<EventLog {self._state} on {self._store!r}, last seq {self._last_seq}>"
@@ -491,14 +520,15 @@ class EventLog(metaclass=NoPublicConstructor):
             self._filtered += 1
             return None
         if envelope is None:
-            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare)
+            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare, "", settings.max_event_bytes)
         else:
             check_envelope(envelope)
-            prepared = prepare_event(envelope.event_id, envelope.timestamp_ms, bare, "event.")
+            prepared = prepare_event(
+                envelope.event_id, envelope.timestamp_ms, bare, "event.", settings.max_event_bytes
+            )
         size = prepared[1]
         if size > settings.max_event_bytes:
-            msg = f"the event has {size:,} bytes; max_event_bytes is {settings.max_event_bytes:,}"
-            raise CodecError("event", msg)
+            raise CodecError("event", too_large(settings.max_event_bytes, size=size))
         return prepared
 
     @trio.lowlevel.enable_ki_protection
@@ -755,7 +785,10 @@ class EventLog(metaclass=NoPublicConstructor):
         scope = self._append_scope = trio.CancelScope(deadline=self._append_deadline())
         try:
             with scope:
-                duplicates = _checked_duplicates(await self._store.append_batch(batch), batch)
+                with self._at_work():
+                    append = self._store.append_batch(batch)
+                    returned = await awaitable(self._store, "append_batch", append)
+                duplicates = _checked_duplicates(returned, batch)
             if scope.cancelled_caught:
                 error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
         except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
@@ -789,6 +822,15 @@ class EventLog(metaclass=NoPublicConstructor):
         self._serve_waiters()
         if self._spill_is_dirty and self._buffer.is_file_settled:
             await self._forget_spilled()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """For the length of the block, let what runs be known as work for this log."""
+        token = at_work.set(self._led_here | {self._number})
+        try:
+            yield
+        finally:
+            at_work.reset(token)
 
     def _publish(self, stored: tuple[PersistedEvent, ...], size: int) -> None:
         if not stored:
@@ -1204,6 +1246,9 @@ def _events_lost(account: LossAccount) -> EventsLost:
     return EventsLost(account.count, account.first_seq, account.last_seq, account.by_reason)
 
 
+_numbers: Final = count(1)
+"""Of the logs of this process."""
+
 _stores_in_use: Final[dict[int, EventStore]] = {}
 """Stores with an open log, by identity: not every store can be hashed."""
 
@@ -1213,10 +1258,12 @@ _claims: Final = Lock()
 @contextmanager
 def _claim(store: EventStore) -> Iterator[None]:
     with _claims:
-        if id(store) in _stores_in_use:
-            msg = f"another event log is open on {store!r}"
-            raise LogBusy(msg)
+        is_taken = id(store) in _stores_in_use
         _stores_in_use[id(store)] = store
+    if is_taken:
+        # Without the lock: the repr is the store's.
+        msg = f"another event log is open on {store!r}"
+        raise LogBusy(msg)
     try:
         yield
     finally:
@@ -1224,7 +1271,7 @@ def _claim(store: EventStore) -> Iterator[None]:
 
 
 async def _ask_last_seq(store: EventStore) -> int:
-    last_seq: object = await store.last_seq()
+    last_seq: object = await awaitable(store, "last_seq", store.last_seq())
     if type(last_seq) is not int or not 0 <= last_seq <= MAX_STORED:
         msg = f"last_seq of {store!r} must return an int of 0 to 2**63 - 1, got {last_seq!r}"
         raise StoreError(msg)
@@ -1365,12 +1412,13 @@ async def open_event_log(
       spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
     Raises:
-      TypeError: an argument is of the wrong type.
+      TypeError: an argument is of the wrong type, ``store`` is not open, or its methods are not async.
       ValueError: an argument is out of range; the message names it.
       LogBusy: another log is open on the same store object, or has the spill file open.
       SpillError: the spill file has events of another log, is no spill file, or cannot be opened, on
         entering.
-      StoreError: the store could not say its last seq, on entering.
+      StoreError: the store could not say its last seq, on entering; :class:`StoreUnusable` if it is
+        read-only.
       EventsLost: on leaving, the body succeeded but events that were pending when it ended are lost, or the
         store went back after that.
       StoreUnusable: on leaving, the body succeeded but the store became unusable: the error of the store
@@ -1393,6 +1441,7 @@ async def open_event_log(
     )
     most_offered, log_id = most_offered_to(store), log_id_of(store)
     with _claim(store):
+        await check_methods(store)
         last_seq = await _ask_last_seq(store)
         spill_file = await _open_spill_file(settings, log_id, last_seq)
         log = EventLog._create(store, settings, last_seq, most_offered, spill_file)

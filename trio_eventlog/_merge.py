@@ -41,6 +41,8 @@ class MergedEvents(metaclass=NoPublicConstructor):
     another ``async for`` over the same object.
     """
 
+    _made_by = "merge_events(stores)"
+
     def __init__(
         self, stores: Mapping[str, EventStore], query: EventQuery, cursors: Mapping[str, int], page_size: int
     ) -> None:

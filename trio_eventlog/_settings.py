@@ -7,14 +7,19 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from types import FunctionType, MethodType
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 
+from trio_eventlog._errors import StoreUnusable
 from trio_eventlog._events import UnifiedEvent
 from trio_eventlog._policy import RetryPolicy
+from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import Report
 from trio_eventlog.abc import EventStore
+
+T = TypeVar("T")
 
 Filter: TypeAlias = Callable[[UnifiedEvent], bool]
 OnFailure: TypeAlias = Callable[[Report], object]
@@ -151,11 +156,74 @@ def check_settings(
     )
 
 
+_METHODS: Final = ("append_batch", "query", "last_seq")
+
+
+def check_store(store: object) -> None:
+    """Whether ``store`` is a store, and not what one is made of.
+
+    Raises:
+      TypeError: it is not; the message says what to write instead.
+    """
+    if isinstance(store, type):
+        way = (
+            f"async with {store.__name__}.open(…) as store"
+            if hasattr(store, "open")
+            else f"{store.__name__}()"
+        )
+        found = f"the class {store.__name__}; write: {way}"
+    elif isinstance(store, EventStore):
+        return
+    elif isinstance(store, str | bytes | os.PathLike):
+        # Not the text itself: a URL may have a password in it.
+        found = f"{type(store).__name__}; open it first: async with open_store(url) as store"
+    elif hasattr(type(store), "__aenter__"):
+        found = "an async context manager that was not entered; write: async with … as store"
+    elif inspect.isawaitable(store):
+        found = f"{type(store).__name__}, which was not awaited"
+    else:
+        missing = ", ".join(method for method in _METHODS if not hasattr(store, method))
+        found = f"{type(store).__name__}, which has no {missing}"
+    msg = f"store: expected an open store, an object with append_batch, query and last_seq, got {found}"
+    raise TypeError(msg)
+
+
+async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - the checkpoint is the store's
+    """Whether the log can append to ``store``.
+
+    Raises:
+      StoreUnusable: it is read-only.
+      TypeError: a method of it is not async.
+    """
+    if getattr(store, "read_only", False) is True:
+        msg = f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"
+        raise StoreUnusable(msg)
+    for name, nothing in (("append_batch", ()), ("query", EventQuery(limit=0))):
+        method: Any = getattr(store, name)
+        is_plain = isinstance(method, FunctionType | MethodType) and not inspect.iscoroutinefunction(method)
+        if is_plain:
+            # It may hand on to one that is async: ask it for nothing.
+            await awaitable(store, name, method(nothing))
+
+
+def awaitable(store: object, method: str, returned: T) -> T:
+    """``returned``, which a method of ``store`` returned and which must be awaited.
+
+    Raises:
+      TypeError: it cannot be.
+    """
+    if inspect.isawaitable(returned):
+        return returned
+    msg = (
+        f"store: {method} of {type(store).__name__} returned {type(returned).__name__} and nothing to await;"
+        f" append_batch, query and last_seq must be async: async def {method}(…)"
+    )
+    raise TypeError(msg)
+
+
 def most_offered_to(store: object) -> int:
     """Returns the most events of one append."""
-    if isinstance(store, type) or not isinstance(store, EventStore):
-        msg = f"store: expected an object with append_batch, query and last_seq, got {store!r}"
-        raise TypeError(msg)
+    check_store(store)
     max_batch: object = getattr(store, "max_batch", None)
     if max_batch is None:
         return _MOST_OFFERED

@@ -37,6 +37,7 @@ from trio_eventlog._errors import CodecError, EventsPruned, StaleCursor, StoreEr
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._recent import RecentEvents
+from trio_eventlog._settings import check_store
 from trio_eventlog._util import NoPublicConstructor
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ class EventStream(metaclass=NoPublicConstructor):
     another ``async for`` over the same object, also after an error. Other tasks get to run after 16 steps at
     the latest, and whenever the store is asked.
     """
+
+    _made_by = "iter_events(store)"
 
     def __init__(self, source: _Source, cursor: int, limit: int | None, page_size: int) -> None:
         self._source = source
@@ -254,6 +257,8 @@ class Subscription(EventStream):
     after an interruption                  resume from :attr:`cursor`, also in another process
     ====================================== =============================================================
     """
+
+    _made_by = "async with log.subscribe() as events"
 
     @property
     def is_caught_up(self) -> bool:
@@ -475,6 +480,7 @@ async def tail(
     if isinstance(poll_interval, bool) or not isinstance(poll_interval, int | float):
         msg = f"poll_interval: expected seconds, got {type(poll_interval).__name__}"
         raise TypeError(msg)
+    check_store(store)
     if not 0 < poll_interval < math.inf:
         msg = f"poll_interval: expected more than 0 seconds, and finite, got {poll_interval}"
         raise ValueError(msg)
@@ -573,6 +579,7 @@ def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size
     if page_size < 1:
         msg = f"page_size: expected 1 event or more, got {page_size}"
         raise ValueError(msg)
+    check_store(store)
     after = after or 0
     source = _PageSource(_Reading(store, wanted, is_from_first=after == 0))
     return EventStream._create(source, after, wanted.limit, page_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextvars import ContextVar
 from inspect import get_annotations
 from types import FunctionType
 from typing import Any, Final, NoReturn, TypeVar
@@ -30,12 +31,25 @@ def fork_count() -> int:
     return _Forks.count
 
 
+at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
+"""The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
+
+SOME_LOG: Final = frozenset({0})
+"""What stands there in a thread that works for a log and does not know for which."""
+
+
 class NoPublicConstructor(type):
-    """Metaclass of classes that only their own module builds, with ``_create``."""
+    """Metaclass of classes that only their own module builds, with ``_create``.
+
+    ``_made_by`` of a class says what a program writes instead; one with ``open`` need not say it.
+    """
 
     def __call__(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refuse."""
-        msg = f"{cls.__qualname__} has no public constructor"
+        made_by = getattr(cls, "_made_by", None)
+        if made_by is None and hasattr(cls, "open"):
+            made_by = f"async with {cls.__qualname__}.open(…) as store"
+        msg = f"{cls.__qualname__} has no public constructor" + (f"; write: {made_by}" if made_by else "")
         raise TypeError(msg)
 
     def _create(cls: type[T], *args: Any, **kwargs: Any) -> T:

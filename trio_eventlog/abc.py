@@ -15,6 +15,8 @@ import attrs
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 
+__all__ = ["ChangeWatch", "EventStore", "PrunableStore", "SyncableStore", "WatchableStore"]
+
 
 class ChangeWatch(Protocol):
     """Tells that a log may have changed; what ``watch_changes`` of a store yields."""
@@ -175,6 +177,8 @@ class EventStore(Protocol):
     and seqs that they had, are stored. Nobody but the store can notice that. It owes a look wherever its log
     can be exchanged under it: when it connects anew, or with each append. One that does not look loses events
     in silence; its docstring says so.
+
+    ``read_only: bool``, False by default: True for one that can only be read, which a log refuses on opening.
 
     A store that can read by bytes has ``query_page``: see :class:`PagedStore`. One that can tell when its log
     has changed has ``watch_changes``: see :class:`WatchableStore`. One

@@ -36,6 +36,8 @@ import trio
 
 from trio_eventlog import EventLog, ModuleEvent
 
+__all__ = ["MODULE", "TaskFilter", "TaskRecorder", "record_tasks"]
+
 MODULE: Final = "trio"
 """The module of the events."""
 

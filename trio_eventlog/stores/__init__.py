@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from trio_eventlog.stores._sqlite import SqliteStore as SqliteStore
 
 
+__all__ = [
+    "JetStreamStore",
+    "MemoryStore",
+    "NullStore",
+    "PostgresStore",
+    "SqliteStore",
+    "open_readers",
+    "open_store",
+    "without_secrets",
+]
+
+
 def __getattr__(name: str) -> object:
     # A program that keeps its log in memory shall not pay for loading a database driver.
     if name == "SqliteStore":

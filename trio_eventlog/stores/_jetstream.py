@@ -119,8 +119,13 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         if appender is not None:
             self.max_batch = appender.max_batch
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._appender is None
+
     def __repr__(self) -> str:
-        mode = "read-only" if self._appender is None else "writing"
+        mode = "read-only" if self.read_only else "writing"
         return f"<JetStreamStore {str(self._stream)!r} log={self._log!r} {mode}>"
 
     @staticmethod

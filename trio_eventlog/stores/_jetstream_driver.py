@@ -31,7 +31,7 @@ import attrs
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
-from trio_eventlog._util import how_to_install
+from trio_eventlog._util import SOME_LOG, at_work, how_to_install
 from trio_eventlog.stores._jetstream_access import DEFAULT_PORT, Access, Server
 
 if TYPE_CHECKING:
@@ -246,6 +246,8 @@ class Driver:
 
     def run(self) -> None:
         """The whole life of the thread."""
+        # What the driver says here must lead to no events, which it would have to send.
+        at_work.set(SOME_LOG)
         with asyncio.Runner(loop_factory=_Loop) as runner:
             runner.run(self._main())
 

@@ -99,8 +99,13 @@ class PostgresStore(metaclass=NoPublicConstructor):
         self.log_id = None if self._writer is None else self._writer.unique_id
         self.survives = "power" if self._writer is None else self._writer.survives
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._writer is None
+
     def __repr__(self) -> str:
-        mode = "read-only" if self._writer is None else "writing"
+        mode = "read-only" if self.read_only else "writing"
         return f"<PostgresStore {self._label} schema={self._names.schema!r} log={self._log!r} {mode}>"
 
     @staticmethod

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -183,7 +184,8 @@ class _Worker:
             result: list[T] = []
             try:
                 with giving_way():
-                    await self._db.async_run(self._work, job, result)
+                    # In the context of whoever asks, as Trio's own threads have it.
+                    await self._db.async_run(copy_context().run, self._work, job, result)
                 return result.pop()
             except (apsw.Error, MemoryError) as exc:
                 if self._closing:
@@ -350,8 +352,13 @@ class SqliteStore(metaclass=NoPublicConstructor):
         self.log_id = None if writer is None else unique_id
         self.survives = survives(synchronous)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether it was opened for reading only."""
+        return self._writer is None
+
     def __repr__(self) -> str:
-        mode = "read-only" if self._writer is None else "writing"
+        mode = "read-only" if self.read_only else "writing"
         return f"<SqliteStore {self._path!r} log={self._log!r} {mode}>"
 
     @staticmethod

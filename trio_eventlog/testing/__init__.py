@@ -38,4 +38,38 @@ from trio_eventlog.testing._strategies import persisted_events as persisted_even
 from trio_eventlog.testing._strategies import queries as queries
 from trio_eventlog.testing._strategies import texts as texts
 
+__all__ = [
+    "CLAUSES",
+    "AppendCall",
+    "ClauseFailure",
+    "ClausePassed",
+    "ClauseSkipped",
+    "ClauseViolation",
+    "ConformanceError",
+    "ConformanceReport",
+    "Fails",
+    "FailureReports",
+    "Fault",
+    "FaultyStore",
+    "Hangs",
+    "Rejects",
+    "Slow",
+    "StoreConformance",
+    "StoreStateMachine",
+    "Works",
+    "assert_same_events",
+    "batches",
+    "check_accounts",
+    "check_store",
+    "envelopes",
+    "events",
+    "fault_scripts",
+    "faults",
+    "payloads",
+    "persisted_events",
+    "queries",
+    "run_in_virtual_time",
+    "texts",
+]
+
 _adopt_public_names(globals())
