@@ -602,6 +602,28 @@ async def test_a_reader_of_the_store_waits_for_what_is_gone(autojump_clock: Cloc
             assert got == list(range(3, 12))
 
 
+async def test_a_store_that_goes_back_and_forth_while_it_is_read(autojump_clock: Clock) -> None:
+    """Between a page and the question for the end: the page is of the older state, and is read again."""
+
+    class Late(MemoryStore):
+        log: EventLog | None = None
+
+        async def last_seq(self) -> int:
+            log, self.log = self.log, None
+            if log is not None:
+                await filled(log, 1)
+            return await super().last_seq()
+
+    store = Late()
+    async with open_event_log(store, batch_size=4, on_failure=lambda _report: None) as log:
+        await filled(log, 10)
+        store.go_back(4)
+        store.log = log
+        async with log.subscribe(EventQuery(member_id="worker"), after_seq=2) as events:
+            assert [(await anext(events)).seq for _ in range(9)] == list(range(3, 12))
+        assert store.log is None
+
+
 async def test_waiting_until_caught_up_does_not_wait_for_what_is_lost(autojump_clock: Clock) -> None:
     """What the store has now is all there is."""
     store = FakeStore()
