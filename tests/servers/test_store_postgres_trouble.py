@@ -3,7 +3,7 @@
 import os
 import shutil
 import socket
-from contextlib import asynccontextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import psycopg
@@ -64,6 +64,22 @@ async def end_sessions(server):
     await sql(server, "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = 'app'")
 
 
+@contextmanager
+def operated(server, do, undo):
+    """What an operator does, for the length of the block."""
+
+    def run(statements):
+        with psycopg.connect(server.url(), autocommit=True) as operator:
+            for statement in statements:
+                operator.execute(statement)
+
+    run(do)
+    try:
+        yield
+    finally:
+        run(undo)
+
+
 async def passes(call, *arguments):
     """That a call fails for a reason that passes."""
     with pytest.raises(StoreError) as failed:
@@ -105,8 +121,7 @@ async def test_a_server_that_refuses_connections_for_a_while(server, url, log, r
     ):
         await store.append_batch(events(1, 2))
         await watch.wait()
-        await sql(server, do)
-        try:
+        with operated(server, [do], [undo]):
             await end_sessions(server)
             for call in (partial(store.append_batch, [event(3)]), store.last_seq, reader.last_seq):
                 assert message in await passes(call)
@@ -115,8 +130,6 @@ async def test_a_server_that_refuses_connections_for_a_while(server, url, log, r
             with pytest.raises(StoreError, match=message):
                 async with PostgresStore.open(url, log=log, read_only=True):
                     pytest.fail("opened")  # pragma: no cover
-        finally:
-            await sql(server, undo)
         await store.append_batch([event(3)])
         await watch.wait()
         assert await seqs(reader) == [1, 2, 3]
@@ -150,11 +163,8 @@ async def test_appends_that_are_refused_for_a_while(server, url, log, permission
     do, undo = PERMISSIONS[permission]
     async with PostgresStore.open(url, log=log) as store:
         await store.append_batch(events(1, 2))
-        await sql(server, do)
-        try:
+        with operated(server, [do], [undo]):
             await passes(store.append_batch, [event(3)])
-        finally:
-            await sql(server, undo)
         await store.append_batch([event(3)])
         assert await seqs(store) == [1, 2, 3]
 
@@ -280,16 +290,14 @@ async def test_an_append_leaves_no_version_of_the_row_of_the_log(server, url, lo
 # --- what an append survives ----------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def away(server):
+def away(server):
     """While this lasts, every commit waits for a standby that is not there."""
-    await sql(server, "alter system set synchronous_standby_names = 'one_that_is_away'")
-    await sql(server, "select pg_reload_conf()")
-    try:
-        yield
-    finally:
-        await sql(server, "alter system reset synchronous_standby_names")
-        await sql(server, "select pg_reload_conf()")
+    reload = "select pg_reload_conf()"
+    return operated(
+        server,
+        ["alter system set synchronous_standby_names = 'one_that_is_away'", reload],
+        ["alter system reset synchronous_standby_names", reload],
+    )
 
 
 async def waits_for_standby(server):
@@ -321,11 +329,11 @@ async def test_a_repeat_waits_for_the_standby(server, url, log, level):
 
     Nor does what a role is set to make a commit worth less.
     """
-    await sql(server, f"alter role app set synchronous_commit = '{level}'")
-    try:
+    weaker = f"alter role app set synchronous_commit = '{level}'"
+    with operated(server, [weaker], ["alter role app reset synchronous_commit"]):
         async with PostgresStore.open(url, log=log) as store:
             assert store.survives == "power"
-            async with away(server):
+            with away(server):
                 seq = await until_it_matters(store, 1)
                 # It is seen already.
                 assert (await seqs(store))[-1] == seq
@@ -338,8 +346,6 @@ async def test_a_repeat_waits_for_the_standby(server, url, log, level):
                     nursery.cancel_scope.cancel()
             with trio.fail_after(10):
                 assert await store.append_batch([event(seq)]) == ()
-    finally:
-        await sql(server, "alter role app reset synchronous_commit")
 
 
 @pytest.mark.parametrize("chunk", [16 * 2**20, 1], ids=["one statement", "several"])
@@ -349,7 +355,7 @@ async def test_a_commit_that_is_told_not_to_wait_for_its_standby_is_no_acknowled
     """PostgreSQL returns from it with a warning."""
     monkeypatch.setattr("trio_eventlog.stores._postgres_schema.CHUNK_BYTES", chunk)
     async with PostgresStore.open(url, log=log) as store:
-        async with away(server):
+        with away(server):
             seq = await until_it_matters(store, 1)
             # New events, and such as are known.
             for batch in (events(seq + 1, seq + 2), events(seq, seq + 2)):

@@ -85,27 +85,32 @@ class _Appending:
 
     async def run(self, session: Session, chunks: Sequence[schema.Chunk]) -> Collection[int]:
         """Store the events. Returns the seqs of those whose id is held under another one."""
+        failure: StoreWentBack | ServerError
         try:
             added, highest = await self._insert_all(session, chunks)
         except StoreWentBack as exc:
-            await self._undo(session)
-            # Nothing that can be cancelled comes after this: it is said once, and certainly.
-            self._writer.expected_seq = exc.last_seq
-            raise
+            failure = exc
         except ServerError as exc:
             if exc.sqlstate != _UNIQUE_VIOLATION:
                 raise
-            await self._undo(session)
-            conflicts = await self._conflicts(session)
-            if not conflicts:
-                raise
-            raise SequenceConflict(conflicts) from exc
-        self._writer.expected_seq = highest
-        if self._channel is not None and added:
-            session.post(schema.NOTIFY.encode(), [self._channel])
-        if added == len(self._events):
-            return ()  # noqa: ASYNC910 - there is a chunk, and it was sent
-        return await self._elsewhere(session)
+            failure = exc
+        else:
+            self._writer.expected_seq = highest
+            if self._channel is not None and added:
+                session.post(schema.NOTIFY.encode(), [self._channel])
+            if added == len(self._events):
+                return ()  # noqa: ASYNC910 - there is a chunk, and it was sent
+            return await self._elsewhere(session)
+        if not session.is_idle():
+            await session.script(b"rollback")
+        if isinstance(failure, StoreWentBack):
+            # Nothing that can be cancelled comes after this: it is said once, and certainly.
+            self._writer.expected_seq = failure.last_seq
+            raise failure
+        conflicts = await self._conflicts(session)
+        if not conflicts:
+            raise failure
+        raise SequenceConflict(conflicts) from failure
 
     async def _insert_all(self, session: Session, chunks: Sequence[schema.Chunk]) -> tuple[int, int]:
         """Store the events in one transaction. Returns how many are new, and the log's highest seq then."""
@@ -118,11 +123,6 @@ class _Appending:
         if len(chunks) > 1:
             await session.script(b"commit")
         return added, highest  # noqa: ASYNC910 - there is a chunk
-
-    async def _undo(self, session: Session) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if not session.is_idle():
-            await session.script(b"rollback")
 
     async def _elsewhere(self, session: Session) -> Collection[int]:
         held = await self._held(session)
