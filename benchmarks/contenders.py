@@ -166,7 +166,7 @@ def raw_insert(count: int, directory: Path) -> Figures:
         )
     rows = set_aside(rows)
     db = apsw.Connection(str(directory / "raw.db"))
-    log_id = schema.prepare_writer(db, "default", "full")
+    log_id = schema.prepare_writer(db, "default", "full").number
     begin = time.perf_counter()
     for start in range(0, count, 2 * AT_MOST):
         db.execute("BEGIN IMMEDIATE")

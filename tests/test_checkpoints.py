@@ -70,10 +70,15 @@ UPKEEP: dict[str, list[Callable[[SqliteStore | PostgresStore], Awaitable[object]
     "prune": [lambda store: store.prune(keep=10), lambda store: store.prune(keep=10, dry_run=True)],
 }
 
+IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+    "pruned_seq": [lambda store: store.pruned_seq()],
+    "sync": [lambda store: store.sync()],
+}
+
 CALLS = {
     NullStore: STORE_CALLS,
     MemoryStore: STORE_CALLS | DESCRIBE,
-    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP,
+    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
     # With a server, in tests/servers.
     PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP,
     EventLog: {

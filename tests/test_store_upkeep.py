@@ -18,6 +18,7 @@ from trio_eventlog import (
     CodecError,
     EventQuery,
     Finding,
+    LogNotFound,
     ModuleEvent,
     PersistedEvent,
     StoreError,
@@ -75,9 +76,23 @@ async def test_a_sound_log(path):
 async def test_a_log_that_is_empty_or_not_there(path):
     async with SqliteStore.open(path) as store:
         assert (await store.verify()).problems == 0
+    with pytest.raises(LogNotFound, match="no log 'other'"):
+        async with SqliteStore.open(path, log="other", read_only=True):
+            pytest.fail("opened")  # pragma: no cover
+
+
+async def test_a_log_that_has_lost_its_name(path):
+    """It does not pass for one that was never there."""
+    await fill(path)
+    async with SqliteStore.open(path, log="other"):
+        pass
+    raw(path, "DELETE FROM logs WHERE name = 'default'")
+
+    with pytest.raises(StoreUnusable, match="log 'default' is not there, and events_1 belongs to no log"):
+        await verified(path)
     async with SqliteStore.open(path, log="other", read_only=True) as store:
-        found = await store.verify()
-    assert (found.events, found.first_seq, found.problems) == (0, None, 0)
+        (finding,) = (await store.verify()).findings
+    assert finding.problem == "events_1: the log that it belongs to is gone"
 
 
 async def test_a_log_of_many_pages_while_others_write(path, monkeypatch):
@@ -112,7 +127,7 @@ async def test_a_log_of_many_pages_while_others_write(path, monkeypatch):
         ("DROP INDEX events_1_run_id", None, "events_1_run_id: the index is missing"),
         ("DROP INDEX events_1_id", None, "events_1_id: the index is missing"),
         ("UPDATE logs SET last_seq = 6", 7, "the log says that its highest seq is 6"),
-        ("DELETE FROM logs", None, "events_1: the log that it belongs to is gone"),
+        ("UPDATE logs SET pruned_seq = 8", None, "the log says that seq 8 was pruned, and its highest is 7"),
     ],
 )
 async def test_each_thing_that_can_be_wrong_is_named(path, damage, seq, problem):
@@ -265,12 +280,53 @@ async def test_beside_a_log_that_writes(path):
     assert not reports.failures
 
 
-async def test_a_log_that_is_not_there(path):
+async def test_what_was_pruned_is_known(path):
+    """The highest seq that ever went: what is missing above it was lost."""
     await fill(path)
-    async with SqliteStore.open(path, log="other", read_only=True) as store:
-        assert await store.prune(keep=0) == 0
-    async with SqliteStore.open(path, read_only=True) as store:
+    async with SqliteStore.open(path) as store, SqliteStore.open(path, read_only=True) as reader:
+        assert await reader.pruned_seq() == 0
+        assert await reader.prune(keep=9) == 0
+        assert await reader.prune(keep=1, dry_run=True) == 3
+        assert await reader.pruned_seq() == await store.pruned_seq() == 0
+        assert await reader.prune(before_ms=6) == 1
+        assert await reader.pruned_seq() == 2
+        # A lower seq was left, and goes later.
+        assert await store.prune(keep=2) == 1
+        assert await store.pruned_seq() == 2
+        await store.append_batch([agent(9)])
+        assert await store.prune(keep=0) == 3
+        assert await reader.pruned_seq() == await store.last_seq() == 9
+        assert (await store.verify()).problems == 0
+
+
+async def test_what_was_pruned_is_noted_with_the_prune_or_not_at_all(path):
+    """A prune that is undone has pruned nothing."""
+    await fill(path)
+    raw(path, "CREATE TRIGGER t BEFORE UPDATE OF pruned_seq ON logs BEGIN SELECT RAISE(ABORT, 'no'); END")
+    async with SqliteStore.open(path) as store:
+        with pytest.raises(StoreError):
+            await store.prune(keep=0)
         assert len(await seqs(store)) == 4
+        assert await store.pruned_seq() == 0
+
+
+@pytest.mark.parametrize("upgrade", ["append", "prune"])
+@pytest.mark.parametrize(("gone", "front"), [("seq < 3", 2), ("seq < 8", 7), ("seq < 1", 0)])
+async def test_a_file_from_before_pruning_was_noted(path, upgrade, gone, front):
+    """Whoever writes first adds it; what is missing at the front counts as pruned."""
+    await fill(path)
+    raw(path, "ALTER TABLE logs DROP COLUMN pruned_seq", f"DELETE FROM events_1 WHERE {gone}")  # noqa: S608 - ours
+    async with SqliteStore.open(path, read_only=True) as reader:
+        assert await reader.pruned_seq() == front
+        if upgrade == "append":
+            async with SqliteStore.open(path) as store:
+                await store.append_batch([agent(8)])
+            assert await reader.pruned_seq() == front
+        else:
+            highest = max(await seqs(reader), default=front)
+            await reader.prune(keep=0)
+            assert await reader.pruned_seq() == highest
+        assert (await reader.verify()).problems == 0
 
 
 async def test_cancelled_between_two_transactions(path):

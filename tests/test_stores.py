@@ -19,6 +19,7 @@ from trio_eventlog import (
     EventQuery,
     EventRejected,
     EventStore,
+    LogNotFound,
     ModuleEvent,
     PersistedEvent,
     SequenceConflict,
@@ -751,8 +752,14 @@ async def test_open_readers_by_url(tmp_path):
         assert [await reader.last_seq() for reader in readers.values()] == [1, 1]
         with pytest.raises(StoreUnusable, match="read-only"):
             await readers["a"].append_batch([agent(2)])
-    async with open_readers(f"sqlite:{path}", logs=["b", "new"]) as readers:
-        assert [await reader.last_seq() for reader in readers.values()] == [1, 0]
+    async with open_readers(f"sqlite:{path}", logs=["b"]) as readers:
+        assert [await reader.last_seq() for reader in readers.values()] == [1]
+    with pytest.raises(LogNotFound, match=r"no log 'new' in .*; it has 'a', 'b'"):
+        async with open_readers(f"sqlite:{path}", logs=["b", "new"]):
+            pytest.fail("opened")  # pragma: no cover
+    with pytest.raises(LogNotFound, match="no log 'c'"):
+        async with open_store(f"sqlite:{path}?log=c", read_only=True):
+            pytest.fail("opened")  # pragma: no cover
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import logging
 import math
 import os
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -16,7 +15,7 @@ import apsw
 import apsw.aio
 import trio
 
-from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
+from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._handover import giving_way
 from trio_eventlog._lockfile import FileLock
@@ -30,7 +29,8 @@ from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores import _sqlite_upkeep as upkeep
 from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
 from trio_eventlog.stores._incoming import sealed_copies
-from trio_eventlog.stores._tally import Findings, blank_description
+from trio_eventlog.stores._sqlite_appender import Appender, survives
+from trio_eventlog.stores._tally import Findings
 
 T = TypeVar("T")
 
@@ -306,9 +306,13 @@ class SqliteStore(metaclass=NoPublicConstructor):
       comes next waits for it. A query that was cancelled is stopped.
     * **Waiting for locks**: writers of different logs of one file take turns, and wait up to 2.5
       seconds before they raise :class:`StoreError`.
-    * **Durability**: with ``synchronous="full"``, an append that has returned survives a loss of power;
-      with ``"normal"`` it survives a kill of the process, and a loss of power may undo the latest
-      appends; with ``"off"``, a loss of power may damage the file. ``"extra"`` is for completeness.
+    * **Durability**: with ``synchronous="full"``, an append that has returned survives a loss of power, also
+      of events that an earlier process had written and not synced; with ``"normal"`` it survives a kill of
+      the process, and a loss of power may undo the latest appends, back to the last :meth:`sync`. ``"extra"``
+      is the same as ``"full"``, and ``"off"`` as ``"normal"``: SQLite's own could harm other logs of a file.
+    * **A store that went back**: an append compares what the log holds with what it held after the last one.
+      If the file was restored from a backup, it raises :class:`StoreWentBack
+      <trio_eventlog.StoreWentBack>` or, if it cannot go on, :class:`StoreUnusable`.
     * **Limits**: one text or one event has at most 1,000,000,000 bytes, less one of SQLite's overhead;
       beyond that it is rejected.
     * **The lock** of a writer is the side file ``<path>.<16 hex digits>.lock``, which names the holder's
@@ -321,21 +325,29 @@ class SqliteStore(metaclass=NoPublicConstructor):
     log_id: Final[str | None]
     """Tells this log from all others, in this file and others; None in a store that is read-only."""
 
+    survives: Final[str]
+    """What an append that has returned survives: ``"power"`` or ``"process"``."""
+
     def __init__(
         self,
         place: files.Place,
         log: str,
-        writer: _Worker | None,
+        unique_id: str,
         reader: _Worker,
-        found: tuple[int, str] | None,
+        *,
+        writer: _Worker | None = None,
+        appender: Appender | None = None,
+        synchronous: str = "full",
     ) -> None:
         self._place = place
         self._path = place.path
         self._log = log
+        self._unique_id = unique_id
         self._writer = writer
+        self._appender = appender
         self._reader = reader
-        self._number: int | None = None if found is None else found[0]
-        self.log_id = None if found is None else found[1]
+        self.log_id = None if writer is None else unique_id
+        self.survives = survives(synchronous)
 
     def __repr__(self) -> str:
         mode = "read-only" if self._writer is None else "writing"
@@ -365,16 +377,16 @@ class SqliteStore(metaclass=NoPublicConstructor):
           path: the database file. Its directory must exist, and be writable to readers too: SQLite keeps
             shared memory there.
           log: name of the log, 1 to 512 bytes in UTF-8.
-          read_only: do not write. Needs no lock; the file must exist, the log need not: until somebody
-            creates it, it is empty.
-          synchronous: when to make sure that data has reached the disk: ``"full"`` (each append),
-            ``"normal"`` (now and then), ``"off"`` (leave it to the system) or ``"extra"``.
+          read_only: do not write. Needs no lock; file and log must exist.
+          synchronous: when to make sure that data has reached the disk: ``"full"`` (each append) or
+            ``"normal"`` (now and then, and with :meth:`sync`); also ``"extra"`` and ``"off"``, see above.
 
         Raises:
           ValueError: ``path``, ``log`` or ``synchronous`` is not as described, or ``path`` is not UTF-8,
             which SQLite needs. Its ``":memory:"`` is none of ours: use :class:`MemoryStore`.
           TypeError: an argument is of the wrong type.
           LogBusy: somebody else has the log open for writing.
+          LogNotFound: the log that is to be read is not in the file.
           StoreUnusable: the file is missing, not a database, of another program, or of a newer version of
             this library; or it may not be opened.
           StoreError: the file cannot be opened now: it is busy, the disk is full, or there are too many open
@@ -390,18 +402,25 @@ class SqliteStore(metaclass=NoPublicConstructor):
         try:
             if read_only:
                 place = await files.in_thread(path, partial(files.existing, path))
-                found: tuple[int, str] | None = None
+                reader = await _start_reader(place, workers)
+                found = await reader.run(partial(schema.require_log, log=log))
+                yield SqliteStore._create(place, log, found.unique_id, reader, synchronous=synchronous)
             else:
                 place, claimed = await files.in_thread(path, partial(files.claim, path, log))
                 lock = claimed
-                workers.append(
-                    await _Worker.start(place.path, apsw.SQLITE_OPEN_READWRITE, _NEVER, claimed.release)
+                appender = Appender(place, claimed, log, synchronous)
+                writer = await _Worker.start(place.path, apsw.SQLITE_OPEN_READWRITE, _NEVER, appender.end)
+                workers.append(writer)
+                await _first_run(writer, appender.prepare)
+                yield SqliteStore._create(
+                    place,
+                    log,
+                    appender.unique_id,
+                    await _start_reader(place, workers),
+                    writer=writer,
+                    appender=appender,
+                    synchronous=synchronous,
                 )
-                found = await _first_run(
-                    workers[0], partial(_prepare_writer, place=place, log=log, synchronous=synchronous)
-                )
-            await _start_reader(place, workers)
-            yield SqliteStore._create(place, log, None if read_only else workers[0], workers[-1], found)
         finally:
             await _close(workers, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -422,17 +441,21 @@ class SqliteStore(metaclass=NoPublicConstructor):
           logs: their names; by default all that are in the file now.
 
         Raises:
-          ValueError, TypeError, StoreUnusable, StoreError: as :meth:`open`.
+          ValueError, TypeError, LogNotFound, StoreUnusable, StoreError: as :meth:`open`.
         """
         path = files.checked_path(path)
         names = checked_log_names(logs)
         workers: list[_Worker] = []
         try:
             place = await files.in_thread(path, partial(files.existing, path))
-            await _start_reader(place, workers)
+            reader = await _start_reader(place, workers)
             if names is None:
-                names = await workers[0].run(schema.log_names)
-            yield {name: SqliteStore._create(place, name, None, workers[0], None) for name in names}
+                names = await reader.run(schema.log_names)
+            found = [await reader.run(partial(schema.require_log, log=name)) for name in names]
+            yield {
+                name: SqliteStore._create(place, name, log.unique_id, reader)
+                for name, log in zip(names, found, strict=True)
+            }
         finally:
             await _close(workers, None)  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -447,21 +470,41 @@ class SqliteStore(metaclass=NoPublicConstructor):
             JSON, a text has a lone surrogate, or an event is beyond SQLite's limit of a thousand million
             bytes. Names all such events; nothing was stored.
           SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+          StoreWentBack: the log holds less than it held, since the file was restored from a backup. Nothing
+            was stored; the next append goes on from there.
           StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
           StoreUnusable: the store is closed, read-only, or the parent's in a forked child; or the file is
-            damaged, or was moved, removed or replaced.
+            damaged, or it or a file beside it was moved, removed, replaced, overwritten or truncated; or the
+            log is not in it any more.
         """
-        if self._writer is None:
-            await trio.lowlevel.checkpoint()
-            msg = f"{self._path}: the store was opened read-only"
-            raise StoreUnusable(msg)
+        if self._writer is None or self._appender is None:
+            raise await self._read_only()
         copies = await sealed_copies(events)
         if not copies:
             await self._writer.run(_nothing)
             return ()
-        return await self._writer.run(
-            partial(_append, place=self._place, log_id=cast("int", self._number), events=copies)
-        )
+        return await self._writer.run(partial(self._appender.append, events=copies))
+
+    async def _read_only(self) -> StoreUnusable:
+        await trio.lowlevel.checkpoint()
+        return StoreUnusable(f"{self._path}: the store was opened read-only")
+
+    async def sync(self) -> None:
+        """Return once all that was appended before this call survives a loss of power.
+
+        Whatever ``synchronous`` says, and also what earlier processes wrote to this log. Comes after the
+        appends that began before.
+
+        A checkpoint. Cancelled, it raises at once; what runs then ends by itself.
+
+        Raises:
+          StoreError: the system could not make sure of it now.
+          StoreUnusable: the store is closed or read-only, or its files were moved, removed or replaced.
+        """
+        if self._writer is None or self._appender is None:
+            raise await self._read_only()
+        await trio.lowlevel.checkpoint()
+        await self._writer.run(self._appender.sync)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
@@ -475,14 +518,27 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
         Raises:
           StoreError: the query failed and may succeed later.
-          StoreUnusable: the store is closed, or the file is damaged.
+          StoreUnusable: the store is closed, or the file is damaged, or the log is not in it any more; or a
+            reader's file was moved, removed or replaced.
         """
         await trio.lowlevel.checkpoint()
-        return await self._reader.run(partial(self._query, query))
+        return await self._read(lambda db, log_id: queries.read(db, query, log_id))
 
-    def _query(self, query: EventQuery, db: apsw.Connection) -> list[PersistedEvent]:
-        log_id = self._find_log(db)
-        return [] if log_id is None else queries.read(db, query, log_id)
+    async def _read(self, job: Callable[[apsw.Connection, int], T]) -> T:
+        """Run ``job`` with the number of the log, in the reader's thread and one transaction."""
+        return await self._reader.run(partial(self._read_log, job=job))
+
+    def _read_log(self, db: apsw.Connection, job: Callable[[apsw.Connection, int], T]) -> T:
+        with schema.snapshot(db):
+            log = schema.same_log(db, self._log, self._unique_id)
+            result = job(db, log.number)
+        self._check_place(db)
+        return result
+
+    def _check_place(self, db: apsw.Connection) -> None:
+        # A writer looks when it writes, and may read to its end what it has stored.
+        if self._writer is None:
+            self._place.check(side_files=schema.uses_wal(db))
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.
@@ -492,17 +548,28 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
         Raises:
           StoreError: the file cannot be read now.
-          StoreUnusable: the store is closed, or the file is damaged; or a writer's file was moved, removed or
+          StoreUnusable: the store is closed, or the file is damaged; or it was moved, removed or replaced.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._writer is not None and self._appender is not None:
+            return await self._writer.run(self._appender.last_seq)
+        return await self._read(schema.last_seq)
+
+    async def pruned_seq(self) -> int:
+        """The highest seq of all events that were ever pruned from this log, 0 if none was.
+
+        What is missing at or below it may have been pruned; what is missing above it was not. For a log of
+        which somebody had pruned before the file took note of that, all that is missing at its front counts.
+
+        A checkpoint. Cancelled, it raises at once.
+
+        Raises:
+          StoreError: the file cannot be read now.
+          StoreUnusable: the store is closed, or the file is damaged; or a reader's file was moved, removed or
             replaced.
         """
         await trio.lowlevel.checkpoint()
-        return await (self._writer or self._reader).run(self._last_seq)
-
-    def _last_seq(self, db: apsw.Connection) -> int:
-        if self._writer is not None:
-            self._place.check()
-        log_id = self._find_log(db)
-        return 0 if log_id is None else schema.last_seq(db, log_id)
+        return await self._read(schema.pruned_seq)
 
     @asynccontextmanager
     async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
@@ -511,6 +578,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
         Looks 20 times a second, while somebody waits, whether another connection has written to it, be it to
         this log or to another. Costs no more than that: SQLite keeps a number for it in shared memory.
 
+        Also tells when a reader's file was moved, removed or replaced; the next call then says so.
+
         Entering is a checkpoint.
 
         Raises:
@@ -518,7 +587,14 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, or the file is damaged.
         """
         await trio.lowlevel.checkpoint()
-        yield _Watch(self._reader, await self._reader.run(schema.data_version))
+        yield _Watch(self._reader, self._data_version, await self._reader.run(schema.data_version))
+
+    def _data_version(self, db: apsw.Connection) -> int | None:
+        try:
+            self._check_place(db)
+        except StoreUnusable:
+            return None
+        return schema.data_version(db)
 
     async def describe(self, *, top: int = 10) -> StoreDescription:
         """What the log holds, in numbers, all of one moment.
@@ -537,20 +613,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         top = checked_top(top)
         await trio.lowlevel.checkpoint()
-        return await self._reader.run(partial(self._describe, top))
+        return await self._read(partial(self._describe, top))
 
-    def _describe(self, top: int, db: apsw.Connection) -> StoreDescription:
+    def _describe(self, top: int, db: apsw.Connection, log_id: int) -> StoreDescription:
         size_bytes = sum(files.size_of(self._path + suffix) for suffix in ("", "-wal"))
-        log_id = self._find_log(db)
-        if log_id is None:
-            return blank_description(size_bytes, schema.SCHEMA_VERSION)
         return queries.describe(db, log_id, top, size_bytes)
-
-    def _find_log(self, db: apsw.Connection) -> int | None:
-        # A reader may be there before its log is. Once found, a log keeps its number.
-        if self._number is None:
-            self._number = schema.find_log(db, self._log)
-        return self._number
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
@@ -572,15 +639,14 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, or the file is damaged so badly that nothing can be said of it.
         """
         await trio.lowlevel.checkpoint()
-        log_id = await self._reader.run(self._find_log)
-        verifier = upkeep.Verifier(log_id, Findings(most_findings))
-        if not await self._reader.run(verifier.check_structure):
+        verifier = upkeep.Verifier(Findings(most_findings))
+        if not await self._read(verifier.check_structure):
             return verifier.result()
-        while (seq := await self._reader.run(verifier.check_page)) is not None:
+        while (seq := await self._read(verifier.check_page)) is not None:
             if on_progress is not None:
                 on_progress(seq)
-        await self._reader.run(verifier.check_ids)
-        await self._reader.run(verifier.check_end)
+        await self._read(verifier.check_ids)
+        await self._read(verifier.check_end)
         return verifier.result()
 
     async def prune(
@@ -591,7 +657,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
-        """Take old events out of a log, for good. ``last_seq`` stays what it was.
+        """Take old events out of a log, for good. ``last_seq`` stays what it was; see :meth:`pruned_seq`.
 
         In transactions of 1,000 events, through a connection of its own, beside whoever writes to the log: an
         append waits for one of them at most. Events that come meanwhile stay. The file does not shrink; new
@@ -612,20 +678,22 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
         Raises:
           ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
-          StoreUnusable: the store is closed, or the file is damaged or may not be written.
+          StoreUnusable: the store is closed, or the file is damaged or may not be written, or was moved,
+            removed or replaced, or the log is not in it any more.
           StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
         """
         check_criteria(before_ms, keep)
         await trio.lowlevel.checkpoint()
-        log_id = await self._reader.run(self._find_log)
-        if log_id is None:
-            return 0
+        cut, total = await self._read(partial(self._plan_cut, before_ms=before_ms, keep=keep))
+        if dry_run:
+            return total
         workers: list[_Worker] = []
-        gone = told = total = 0
+        gone = told = 0
 
         def prune_some(db: apsw.Connection) -> int:
             nonlocal gone
-            some = upkeep.prune_some(db, log_id, cut)
+            self._place.check(side_files=False)
+            some = upkeep.prune_some(db, self._log, self._unique_id, cut)
             gone += some
             return some
 
@@ -639,11 +707,6 @@ class SqliteStore(metaclass=NoPublicConstructor):
         try:
             workers.append(await _Worker.start(self._path, apsw.SQLITE_OPEN_READWRITE, _NEVER, _nothing))
             await _first_run(workers[0], schema.harden)
-            cut, total = await workers[0].run(
-                partial(upkeep.plan_cut, log_id=log_id, before_ms=before_ms, keep=keep)
-            )
-            if dry_run:
-                return total
             while await workers[0].run(prune_some):
                 tell()
             return gone
@@ -651,6 +714,13 @@ class SqliteStore(metaclass=NoPublicConstructor):
             await _close(workers, None)  # noqa: ASYNC102 - shielded, with a bound, inside
             # Of a transaction that outlived its caller, nobody has heard yet.
             tell()
+
+    def _plan_cut(
+        self, db: apsw.Connection, log_id: int, before_ms: int | None, keep: int | None
+    ) -> tuple[upkeep.Cut, int]:
+        # In a writer, too: it goes by the name of the file.
+        self._place.check(side_files=False)
+        return upkeep.plan_cut(db, log_id, before_ms, keep)
 
     async def log_names(self) -> list[str]:
         """The names of all logs in the file, ascending by code point.
@@ -662,7 +732,12 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, or the file is damaged.
         """
         await trio.lowlevel.checkpoint()
-        return await self._reader.run(schema.log_names)
+        return await self._reader.run(self._log_names)
+
+    def _log_names(self, db: apsw.Connection) -> list[str]:
+        names = schema.log_names(db)
+        self._check_place(db)
+        return names
 
     @staticmethod
     async def logs(path: str | os.PathLike[str]) -> list[str]:
@@ -675,28 +750,32 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: there is no such file, or it is none of ours.
           StoreError: the file cannot be read now.
         """
-        async with SqliteStore.open(path, read_only=True) as store:
-            return await store.log_names()
+        async with SqliteStore.open_readers(path) as stores:
+            return list(stores)
 
 
-async def _start_reader(place: files.Place, workers: list[_Worker]) -> None:
+async def _start_reader(place: files.Place, workers: list[_Worker]) -> _Worker:
     """Start a connection for reading, and add it to those that are to be closed."""
     workers.append(await _Worker.start(place.path, apsw.SQLITE_OPEN_READONLY, None, _nothing))
     await _first_run(workers[-1], partial(_prepare_reader, workers[-1].is_closing))
+    return workers[-1]
 
 
 class _Watch:
     """See :meth:`SqliteStore.watch_changes`."""
 
-    def __init__(self, reader: _Worker, version: int) -> None:
+    def __init__(
+        self, reader: _Worker, data_version: Callable[[apsw.Connection], int | None], version: int | None
+    ) -> None:
         self._reader = reader
+        self._data_version = data_version
         self._version = version
 
     async def wait(self) -> None:
         """Wait until another connection has written since this returned last. A checkpoint."""
         await trio.lowlevel.checkpoint()
         # SQLite has nobody to call when it changes.
-        while (version := await self._reader.run(schema.data_version)) == self._version:  # noqa: ASYNC110 - as above
+        while (version := await self._reader.run(self._data_version)) == self._version is not None:  # noqa: ASYNC110 - as above
             await trio.sleep(_LOOK_EVERY)
         self._version = version
 
@@ -734,83 +813,7 @@ def _nothing(*_args: object) -> None:
     """A job for a connection that only waits its turn."""
 
 
-def _prepare_writer(db: apsw.Connection, place: files.Place, log: str, synchronous: str) -> tuple[int, str]:
-    log_id = schema.prepare_writer(db, log, synchronous)
-    place.check()
-    return log_id, schema.unique_id(db, log_id)
-
-
 def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None:
     db.set_progress_handler(is_closing, _STEPS_TO_CLOSE, id="closing")
     schema.harden(db)
     schema.is_initialised(db)
-
-
-def _append(
-    db: apsw.Connection, place: files.Place, log_id: int, events: Sequence[PersistedEvent]
-) -> Collection[int]:
-    place.check()
-    # Should an earlier rollback have failed, its transaction is still open.
-    schema.roll_back(db)
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        if schema.insert(db, log_id, events) == len(events):
-            elsewhere: list[int] = []
-            highest = max(event.seq for event in events)
-        else:
-            held = schema.held_seqs(db, log_id, [event.id for event in events])
-            if not all(event.id in held for event in events):
-                raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
-            elsewhere = [event.seq for event in events if held[event.id] != event.seq]
-            highest = max(held.values())
-        schema.raise_last_seq(db, log_id, highest)
-        db.execute("COMMIT")
-    except BaseException as exc:
-        schema.roll_back(db)
-        if isinstance(exc, apsw.ConstraintError):
-            _raise_conflict(db, log_id, events, exc)
-        if isinstance(exc, apsw.TooBigError):
-            _raise_rejected(db, log_id, events, exc)
-        raise
-    # What went into a file that nobody will find again is not stored.
-    place.check()
-    return tuple(elsewhere)
-
-
-def _raise_conflict(
-    db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
-) -> None:
-    known = set(schema.held_seqs(db, log_id, [event.id for event in events]))
-    seqs: list[int] = []
-    for event in events:
-        if event.id not in known:
-            known.add(event.id)
-            seqs.append(event.seq)
-    conflicts = schema.taken_seqs(db, log_id, seqs)
-    conflicts.update(seq for seq, times in Counter(seqs).items() if times > 1)
-    if conflicts:
-        raise SequenceConflict(sorted(conflicts)) from exc
-
-
-def _raise_rejected(
-    db: apsw.Connection,
-    log_id: int,
-    events: Sequence[PersistedEvent],
-    exc: apsw.TooBigError,
-) -> None:
-    too_big: list[PersistedEvent] = []
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        for event in events:
-            try:
-                schema.insert(db, log_id, [event])
-            except apsw.TooBigError:
-                too_big.append(event)
-            except apsw.ConstraintError:
-                # Small enough to get as far as its seq.
-                pass
-    finally:
-        schema.roll_back(db)
-    if too_big:
-        msg = "larger than SQLite can hold"
-        raise EventRejected(too_big, msg) from exc

@@ -10,9 +10,12 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
+import apsw
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
@@ -121,11 +124,10 @@ def claim(path: str, log: str) -> tuple[Place, FileLock]:
             raise StoreUnusable(msg) from exc
         try:
             if mode is None:
-                os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            return Place(real), lock
-        except FileExistsError:
-            # By another process, for another log, just now.
-            return Place(real), lock
+                # Unless by another process, for another log, just now.
+                with suppress(FileExistsError):
+                    os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            return Place(real, lock.path), lock
         except BaseException:
             lock.release()
             raise
@@ -150,37 +152,48 @@ def _require_file(path: str, access: int) -> int:
     return stat.S_IMODE(mode)
 
 
+_SIDE_FILES: Final = ("-wal", "-shm")
+
+
 class Place:
     """Where a database is, to notice when it no longer is the one that was opened there."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, lock_path: str | None = None) -> None:
         self.path: Final = path
         self._known: dict[str, tuple[int, int]] = {}
-        # Not yet the write-ahead log: until a connection of ours uses it, the last one of others may take it
+        # Not yet the side files: until a connection of ours uses them, the last one of others may take them
         # away.
-        self._check(path)
+        for name in (path, lock_path):
+            if name is not None:
+                self._check(name)
 
-    def check(self) -> None:
-        """See that database and write-ahead log are the files that they were. Takes a few microseconds.
-
-        The first call comes once a connection has read from the database.
+    def check(self, *, side_files: bool = True) -> None:
+        """See that the database and what belongs to it are the files that they were, in some microseconds.
 
         SQLite itself does not: it goes on with files that nobody will find again. Another way to lose
         the write-ahead log is that somebody closed a descriptor of the database in this process, and
         with it SQLite's locks.
 
+        Args:
+          side_files: look at write-ahead log and shared memory, too. The first time, a connection has read
+            from the database and keeps its lock, so that nobody else takes them away rightfully.
+
         Raises:
           StoreUnusable: they are not.
           StoreError: that cannot be told now.
         """
-        self._check(self.path)
-        self._check(f"{self.path}-wal")
+        # Those known at the start: the database, and a writer's lock.
+        names = list(self._known) or [self.path]
+        if side_files:
+            names += [name for suffix in _SIDE_FILES if (name := self.path + suffix) not in self._known]
+        for name in names:
+            self._check(name)
 
     def _check(self, name: str) -> None:
         found = _identity(name)
         known = self._known.get(name)
         if known is None:
-            # SQLite creates the write-ahead log when it is first needed.
+            # SQLite creates its side files when they are first needed.
             if found is not None:
                 self._known[name] = found
         elif found != known:
@@ -189,14 +202,171 @@ class Place:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
+    found = _stat(path)
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _stat(path: str) -> os.stat_result | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - str all along
+        return os.stat(path)  # noqa: PTH116 - str all along
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
         msg = f"{path}: {exc.strerror}"
         raise StoreError(msg) from exc
-    return found.st_dev, found.st_ino
+
+
+_HEADER: Final = 100
+"""Bytes at the beginning of a database."""
+
+_WAL_HEADER: Final = 32
+
+_WAL_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+
+_SETTLE: Final = 2.5
+"""Seconds to wait while another process folds the write-ahead log into the database."""
+
+
+class Content:
+    """What is in a writer's files on the disk, to notice when something else than SQLite writes there.
+
+    Such as ``cp`` of a backup onto the database, which keeps the file and changes what is in it: SQLite would
+    go on with what it remembers of the old content, and mix the two. All of it runs in the thread of the
+    writer's connection. Files are opened through SQLite, which keeps its locks when they are closed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._database = _open(path, apsw.SQLITE_OPEN_MAIN_DB)
+        try:
+            self._wal = _open(f"{path}-wal", apsw.SQLITE_OPEN_WAL)
+        except BaseException:
+            self._database.xClose()
+            raise
+        # Looked at first: what is written meanwhile is then looked at again.
+        self._changed = self._when_changed()
+        self._header = self._database.xRead(_HEADER, 0)
+        self._wal_header = self._wal.xRead(_WAL_HEADER, 0)
+        self._wal_size = self._wal.xFileSize()
+
+    def close(self) -> None:
+        """Close the files."""
+        try:
+            self._wal.xClose()
+        finally:
+            self._database.xClose()
+
+    def sync(self) -> None:
+        """See that all that was written, by whomever, survives a loss of power.
+
+        Raises:
+          apsw.IOError, StoreError: the system could not.
+        """
+        # In this order: what is folded into the database meanwhile is then in the one or in the other.
+        self._wal.xSync(apsw.SQLITE_SYNC_NORMAL)
+        self._database.xSync(apsw.SQLITE_SYNC_NORMAL)
+        # The names of new files.
+        name = os.path.dirname(self._path)  # noqa: PTH120 - str all along
+        try:
+            directory = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as exc:
+            # Who may not read a directory cannot sync it, nor can everybody who may. SQLite does not insist.
+            if exc.errno not in (errno.EACCES, errno.EINVAL):
+                msg = f"{name}: {exc.strerror}"
+                raise StoreError(msg) from exc
+
+    def has_changed(self) -> bool:
+        """Whether the database file was written to, or the write-ahead log begun anew, since :meth:`note`.
+
+        As a rule that is SQLite in another process, which folds the write-ahead log into the database.
+
+        Raises:
+          StoreUnusable: it cannot have been SQLite.
+          StoreError: it still goes on.
+        """
+        changed = self._when_changed()
+        if changed == self._changed:
+            return self._wal.xRead(_WAL_HEADER, 0) != self._wal_header
+        give_up = time.monotonic() + _SETTLE
+        # SQLite writes the first page before it writes the last ones.
+        while not self._is_whole():
+            if time.monotonic() > give_up:
+                if self._when_changed() == changed:
+                    raise self._overwritten(self._path)
+                msg = f"{self._path}: another process has been writing to it for more than {_SETTLE} seconds"
+                raise StoreError(msg)
+            time.sleep(0.01)
+        return True
+
+    def _is_whole(self) -> bool:
+        header = self._database.xRead(_HEADER, 0)
+        # What never changes: the magic, the size of pages, that there is a write-ahead log. And whenever the
+        # file grows, a number does.
+        if (
+            len(header) < _HEADER
+            or header[:20] != self._header[:20]
+            or _number(header, 24) < _number(self._header, 24)
+        ):
+            raise self._overwritten(self._path)
+        page_size = int.from_bytes(header[16:18]) or 65536
+        if self._database.xFileSize() < _number(header, 28) * (65536 if page_size == 1 else page_size):
+            return False
+        self._header = header
+        return True
+
+    def check_wal(self) -> None:
+        """See that the write-ahead log has not been cut off. While no other writer has the turn.
+
+        Raises:
+          StoreUnusable: it has.
+        """
+        # It is begun anew with another header.
+        if self._wal.xRead(_WAL_HEADER, 0) == self._wal_header and self._wal.xFileSize() < self._wal_size:
+            raise self._overwritten(f"{self._path}-wal")
+
+    def note(self, *, written: bool) -> None:
+        """Remember how the files are after a transaction of ours, which may have folded in the log.
+
+        Args:
+          written: whether there was something to write.
+
+        Raises:
+          StoreUnusable: the write-ahead log is none, so that what was just written will not be found.
+        """
+        self._wal_header = self._wal.xRead(_WAL_HEADER, 0)
+        self._wal_size = self._wal.xFileSize()
+        if written and self._wal_header[:4] not in _WAL_MAGIC:
+            raise self._overwritten(f"{self._path}-wal")
+        changed = self._when_changed()
+        if changed != self._changed:
+            self._changed = changed if self._is_whole() else None
+
+    def _when_changed(self) -> tuple[int, int, int] | None:
+        found = _stat(self._path)
+        return None if found is None else (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def _overwritten(self, name: str) -> StoreUnusable:
+        return StoreUnusable(
+            f"{name} was overwritten or truncated while the store was open; look the file over with"
+            " trio-eventlog verify before it is used again"
+        )
+
+
+def _open(path: str, kind: int) -> apsw.VFSFile:
+    try:
+        return apsw.VFSFile("", path, [kind | apsw.SQLITE_OPEN_READWRITE, 0])
+    except apsw.CantOpenError as exc:
+        # The connection could, just before: there may be too many open files.
+        msg = f"{path}: {exc}"
+        raise StoreError(msg) from exc
+
+
+def _number(header: bytes, place: int) -> int:
+    return int.from_bytes(header[place : place + 4])
 
 
 def size_of(path: str) -> int:

@@ -23,7 +23,6 @@ from trio_eventlog.stores._sqlite_schema import (
     event_of,
     first_row,
     last_seq,
-    roll_back,
     table_of,
 )
 
@@ -170,39 +169,35 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
 
 
 def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> StoreDescription:
-    """See :meth:`SqliteStore.describe`. All numbers are of one moment."""
+    """See :meth:`SqliteStore.describe`; within a transaction, so that all numbers are of one moment."""
     table = table_of(log_id)
-    db.execute("BEGIN")
-    try:
-        (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
-        first, last = first_row(db, f"SELECT (SELECT min(seq) FROM {table}), (SELECT max(seq) FROM {table})")  # noqa: S608 - no values
-        earliest, latest = first_row(
-            db,
-            f"SELECT (SELECT min(timestamp_ms) FROM {table}), (SELECT max(timestamp_ms) FROM {table})",  # noqa: S608 - no values
-        )
-        distinct_types, types = _frequencies(db, table, "event_type", top)
-        distinct_members, members = _frequencies(db, table, "member_id", top)
-        missing = 0 if events == 0 else last - first + 1 - events
-        gaps, shown = _gaps(db, table) if missing else (0, ())
-        return StoreDescription(
-            events=events,
-            first_seq=first,
-            last_seq=last,
-            highest_seq=last_seq(db, log_id),
-            first_timestamp_ms=earliest,
-            last_timestamp_ms=latest,
-            distinct_event_types=distinct_types,
-            event_types=types,
-            distinct_members=distinct_members,
-            members=members,
-            gaps=gaps,
-            missing=missing,
-            first_gaps=shown,
-            size_bytes=size_bytes,
-            schema_version=SCHEMA_VERSION,
-        )
-    finally:
-        roll_back(db)
+    (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
+    first, last = first_row(db, f"SELECT (SELECT min(seq) FROM {table}), (SELECT max(seq) FROM {table})")  # noqa: S608 - no values
+    earliest, latest = first_row(
+        db,
+        f"SELECT (SELECT min(timestamp_ms) FROM {table}), (SELECT max(timestamp_ms) FROM {table})",  # noqa: S608 - no values
+    )
+    distinct_types, types = _frequencies(db, table, "event_type", top)
+    distinct_members, members = _frequencies(db, table, "member_id", top)
+    missing = 0 if events == 0 else last - first + 1 - events
+    gaps, shown = _gaps(db, table) if missing else (0, ())
+    return StoreDescription(
+        events=events,
+        first_seq=first,
+        last_seq=last,
+        highest_seq=last_seq(db, log_id),
+        first_timestamp_ms=earliest,
+        last_timestamp_ms=latest,
+        distinct_event_types=distinct_types,
+        event_types=types,
+        distinct_members=distinct_members,
+        members=members,
+        gaps=gaps,
+        missing=missing,
+        first_gaps=shown,
+        size_bytes=size_bytes,
+        schema_version=SCHEMA_VERSION,
+    )
 
 
 def _frequencies(

@@ -2,8 +2,8 @@
 
 ::
 
-    logs                      one row per log: its number, its name, the highest seq ever stored, and what
-                              tells it from all other logs, in this file and others
+    logs                      one row per log: its number, its name, the highest seq ever stored, what tells
+                              it from all other logs, in this file and others, the highest seq ever pruned
     events_1, events_2, …     one table per log, so that appends go to the end of one b-tree
 
 ``seq`` is the rowid of an events table. Every index therefore ends in it, and what an equality on an
@@ -13,13 +13,16 @@ connection, on which ``apsw.Connection`` then is synchronous.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
+import attrs
 
 from trio_eventlog._codec import (
     encoded_payload,
@@ -28,7 +31,7 @@ from trio_eventlog._codec import (
     sealed_agent_event,
     sealed_module_event,
 )
-from trio_eventlog._errors import StoreUnusable
+from trio_eventlog._errors import LogNotFound, StoreUnusable
 from trio_eventlog._events import AgentEvent, PersistedEvent
 from trio_eventlog._query import SCOPES
 
@@ -67,12 +70,15 @@ _MODULE: Final = 1
 
 # --- the layout -----------------------------------------------------------------------------------
 
+_PRUNED: Final = "pruned_seq INTEGER NOT NULL DEFAULT 0"
+
 _REGISTRY: Final = f"""
 CREATE TABLE logs (
     log_id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     last_seq INTEGER NOT NULL,
-    unique_id TEXT NOT NULL
+    unique_id TEXT NOT NULL,
+    {_PRUNED}
 ) STRICT;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -148,41 +154,41 @@ def harden(db: apsw.Connection) -> None:
     db.exec_trace = None
 
 
-def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> int:
+def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     """Make database and log ready for appends, creating what is not there.
 
     Safe while any number of other processes do the same.
-
-    Returns:
-      The number of the log.
     """
     harden(db)
     # Before anything is written: it may not be our file.
     is_initialised(db)
     _use_wal(db)
-    db.execute(f"PRAGMA synchronous = {synchronous}")
+    # With SQLite's own "off" the write-ahead log would be folded into the file without a sync, and be begun
+    # anew: a loss of power could then take what writers of other logs of the file know to be on the disk.
+    db.execute(f"PRAGMA synchronous = {'normal' if synchronous == 'off' else synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
-    log_id = find_log(db, log)
-    if log_id is not None:
-        return log_id
+    found = find_log(db, log)
+    if found is not None and _notes_pruning(db):
+        return found
     db.execute("BEGIN IMMEDIATE")
     try:
-        if not is_initialised(db):
+        if is_initialised(db):
+            note_pruning(db)
+        else:
             db.execute(_REGISTRY)
         # One file has one appender per log, but others may have made this log and gone since.
-        log_id = find_log(db, log)
-        if log_id is None:
+        if find_log(db, log) is None:
             db.execute(
                 "INSERT INTO logs (name, last_seq, unique_id) VALUES (?, 0, lower(hex(randomblob(16))))",
                 (log,),
             )
-            log_id = db.last_insert_rowid()
-            db.execute(_events_table(log_id))
+            db.execute(_events_table(db.last_insert_rowid()))
+        found = same_log(db, log, None)
         db.execute("COMMIT")
     except BaseException:
         roll_back(db)
         raise
-    return log_id
+    return found
 
 
 def _use_wal(db: apsw.Connection) -> None:
@@ -202,18 +208,108 @@ def _use_wal(db: apsw.Connection) -> None:
         raise StoreUnusable(msg)
 
 
-def find_log(db: apsw.Connection, log: str) -> int | None:
-    """The number of a log; None if the database has no such log, or nothing yet."""
+@attrs.frozen
+class Log:
+    """A row of the table of logs."""
+
+    number: int
+
+    unique_id: str
+    """What tells the log from all other logs, in this file and others."""
+
+    last_seq: Any
+    """The highest seq ever stored; in a damaged file, anything."""
+
+
+def uses_wal(db: apsw.Connection) -> bool:
+    """Whether the connection uses a write-ahead log, and so keeps a lock on the database.
+
+    A file that was made by ``VACUUM INTO`` has none until somebody opens it for writing.
+    """
+    (mode,) = first_row(db, "PRAGMA journal_mode")
+    return bool(mode == "wal")
+
+
+def find_log(db: apsw.Connection, log: str) -> Log | None:
+    """What the database says of a log; None if it has no such log, or nothing yet."""
     if not is_initialised(db):
         return None
-    row = db.execute("SELECT log_id FROM logs WHERE name = ?", (log,)).fetchone()
-    return None if row is None else int(row[0])
+    return _find_log(db, log)
 
 
-def unique_id(db: apsw.Connection, log_id: int) -> str:
-    """What tells the log from all other logs, in this file and others."""
-    (found,) = first_row(db, "SELECT unique_id FROM logs WHERE log_id = ?", (log_id,))
-    return str(found)
+def _find_log(db: apsw.Connection, log: str) -> Log | None:
+    row = db.execute("SELECT log_id, unique_id, last_seq FROM logs WHERE name = ?", (log,)).fetchone()
+    return None if row is None else Log(*cast("tuple[int, str, int]", row))
+
+
+def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
+    """What the database says of a log that was there before.
+
+    Never remembered: another process may put the content of another file in the place of this one.
+
+    Raises:
+      StoreUnusable: it is not there any more, or is another log of that name.
+    """
+    try:
+        (version,) = first_row(db, "PRAGMA user_version")
+        found = _find_log(db, log)
+    except apsw.SQLError:
+        if not is_initialised(db):
+            raise damaged(db, f"it is blank, and had log {log!r} before{_RESTORED}") from None
+        raise
+    if version > SCHEMA_VERSION:
+        is_initialised(db)
+    if found is None:
+        raise damaged(db, f"a row is missing: log {log!r} is not there any more{_RESTORED}")
+    if unique_id not in (None, found.unique_id):
+        msg = f"{db.filename}: log {log!r} is another one than before{_RESTORED}; open it anew"
+        raise StoreUnusable(msg)
+    return found
+
+
+_RESTORED: Final = " (was the file restored from a backup while it was open?)"
+
+
+def require_log(db: apsw.Connection, log: str) -> Log:
+    """What the database says of a log that is to be read.
+
+    Raises:
+      LogNotFound: it is not there.
+      StoreUnusable: there is a log that has lost its name, which may be this one.
+    """
+    found = find_log(db, log)
+    if found is None:
+        orphans = orphaned_tables(db)
+        if orphans:
+            raise damaged(db, f"log {log!r} is not there, and {orphans[0]} belongs to no log")
+        raise LogNotFound(log, log_names(db), db.filename)
+    return found
+
+
+def orphaned_tables(db: apsw.Connection) -> list[str]:
+    """Tables of events of which no log says that they are its own."""
+    if not is_initialised(db):
+        return []
+    known = {table_of(log_id) for (log_id,) in db.execute("SELECT log_id FROM logs NOT INDEXED")}
+    tables = [
+        str(table)
+        for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+    ]
+    return [table for table in tables if _EVENTS_TABLE.fullmatch(table) and table not in known]
+
+
+_EVENTS_TABLE: Final = re.compile("events_[0-9]+")
+
+
+@contextmanager
+def snapshot(db: apsw.Connection) -> Iterator[None]:
+    """Read in one transaction, and so what the file held at one moment."""
+    roll_back(db)
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        roll_back(db)
 
 
 def log_names(db: apsw.Connection) -> list[str]:
@@ -371,17 +467,80 @@ def taken_seqs(db: apsw.Connection, log_id: int, seqs: Sequence[int]) -> set[int
     return found
 
 
-def raise_last_seq(db: apsw.Connection, log_id: int, seq: int) -> None:
+def raise_last_seq(db: apsw.Connection, log: Log, seq: int) -> None:
     """Note that ``seq`` was stored."""
-    db.execute("UPDATE logs SET last_seq = ? WHERE log_id = ? AND last_seq < ?", (seq, log_id, seq))
-    if not db.changes():
-        # It is as high already, unless the log is gone.
-        last_seq(db, log_id)
+    db.execute("UPDATE logs SET last_seq = ? WHERE log_id = ? AND last_seq < ?", (seq, log.number, seq))
 
 
 def last_seq(db: apsw.Connection, log_id: int) -> int:
     """The highest seq ever stored."""
     (seq,) = first_row(db, "SELECT last_seq FROM logs WHERE log_id = ?", (log_id,))
+    return checked_seq(db, log_id, "last", seq)
+
+
+def checked_seq(db: apsw.Connection, log_id: int, which: str, seq: object) -> int:
+    """A seq that the table of logs has.
+
+    Raises:
+      StoreUnusable: it is none.
+    """
     if type(seq) is not int:
-        raise damaged(db, f"the last seq of log {log_id} is {seq!r:.50}")
+        raise damaged(db, f"the {which} seq of log {log_id} is {seq!r:.50}")
     return seq
+
+
+def probe(db: apsw.Connection, log: Log) -> None:
+    """See that a log ends where it says, in its table and in the index of ids; within a transaction.
+
+    Raises:
+      StoreUnusable: it does not.
+    """
+    table = table_of(log.number)
+    (highest,) = first_row(db, f"SELECT max(seq) FROM {table}")  # noqa: S608 - no values
+    if highest is None or highest != log.last_seq:
+        if pruned_seq(db, log.number) < log.last_seq:
+            raise damaged(
+                db, f"log {log.number} says that its last seq is {log.last_seq}, it has {highest}{_RESTORED}"
+            )
+        if highest is None:
+            return
+    one = f"SELECT id FROM {table} NOT INDEXED WHERE seq = ?"  # noqa: S608 - no values
+    sql = f"SELECT count(*) FROM {table} INDEXED BY {table}_id WHERE id = ({one})"  # noqa: S608 - no values
+    (found,) = first_row(db, sql, (highest,))
+    if found != 1:
+        raise damaged(db, f"seq {highest} of log {log.number} is not in the index of ids{_RESTORED}")
+
+
+# --- what was pruned ------------------------------------------------------------------------------
+
+
+def _notes_pruning(db: apsw.Connection) -> bool:
+    (found,) = first_row(db, "SELECT count(*) FROM pragma_table_info('logs') WHERE name = 'pruned_seq'")
+    return bool(found)
+
+
+def note_pruning(db: apsw.Connection) -> None:
+    """See that the table of logs has a place for the highest seq that was pruned; within a transaction.
+
+    Files from before it had one are brought up to date by whoever writes to them first.
+    """
+    if _notes_pruning(db):
+        return
+    logs = [log_id for (log_id,) in db.execute("SELECT log_id FROM logs")]
+    db.execute(f"ALTER TABLE logs ADD COLUMN {_PRUNED}")
+    for log_id in logs:
+        db.execute("UPDATE logs SET pruned_seq = ? WHERE log_id = ?", (_before_first(db, log_id), log_id))
+
+
+def _before_first(db: apsw.Connection, log_id: int) -> int:
+    # Whether what is missing there was pruned or never stored, nobody knows any more.
+    (first,) = first_row(db, f"SELECT min(seq) FROM {table_of(log_id)}")  # noqa: S608 - no values
+    return last_seq(db, log_id) if first is None else max(0, first - 1)
+
+
+def pruned_seq(db: apsw.Connection, log_id: int) -> int:
+    """The highest seq ever pruned; 0 if none was."""
+    if not _notes_pruning(db):
+        return _before_first(db, log_id)
+    (seq,) = first_row(db, "SELECT pruned_seq FROM logs WHERE log_id = ?", (log_id,))
+    return checked_seq(db, log_id, "pruned", seq)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import apsw
 import attrs
@@ -31,9 +30,6 @@ _COLUMNS: Final = ", ".join(
 
 _INDEXED: Final = ("id", "event_type", "timestamp_ms", "member_id", *SCOPES)
 
-_EVENTS_TABLE: Final = re.compile("events_[0-9]+")
-
-
 # --- verify ---------------------------------------------------------------------------------------
 
 
@@ -41,16 +37,9 @@ _EVENTS_TABLE: Final = re.compile("events_[0-9]+")
 class Verifier:
     """Collects what is wrong with a log, page by page."""
 
-    log_id: int | None
-    """None: the file says that it has no such log."""
-
     findings: Findings
     events: int = 0
     gaps: Gaps = attrs.Factory(Gaps)
-
-    @property
-    def _table(self) -> str:
-        return schema.table_of(cast("int", self.log_id))
 
     def _guarded(self, what: Callable[[], str], work: Callable[[], None]) -> bool:
         """Whether ``work`` came to its end."""
@@ -61,30 +50,24 @@ class Verifier:
             return False
         return True
 
-    def check_structure(self, db: apsw.Connection) -> bool:
+    def check_structure(self, db: apsw.Connection, log_id: int) -> bool:
         """What SQLite itself finds: pages, types, and each index against its table.
 
         Returns:
           Whether there is a log to look at.
         """
         self._guarded(lambda: "logs", lambda: self._check_registry(db))
-        if self.log_id is None:
-            return False
-        table = self._table
+        table = schema.table_of(log_id)
         is_there = self._guarded(lambda: table, lambda: self._check_layout(db, table))
         if is_there:
             self._guarded(lambda: table, lambda: self._check_table(db, table))
         return is_there
 
     def _check_registry(self, db: apsw.Connection) -> None:
-        if not schema.is_initialised(db):
-            return
         self._check_table(db, "logs")
         # Otherwise a log whose row is gone would pass for one that was never there.
-        known = {schema.table_of(log_id) for (log_id,) in db.execute("SELECT log_id FROM logs NOT INDEXED")}
-        for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"):
-            if _EVENTS_TABLE.fullmatch(table) and table not in known:
-                self.findings.add(f"{table}: the log that it belongs to is gone")
+        for table in schema.orphaned_tables(db):
+            self.findings.add(f"{table}: the log that it belongs to is gone")
 
     def _check_layout(self, db: apsw.Connection, table: str) -> None:
         if not db.table_exists("main", table):
@@ -103,28 +86,27 @@ class Verifier:
             if line != "ok":
                 self.findings.add(" ".join(str(line).split()))
 
-    def check_ids(self, db: apsw.Connection) -> None:
+    def check_ids(self, db: apsw.Connection, log_id: int) -> None:
         """An id stands once. Not by its index, which may be what is damaged."""
-        self._guarded(lambda: "ids", lambda: self._check_ids(db))
+        self._guarded(lambda: "ids", lambda: self._check_ids(db, schema.table_of(log_id)))
 
-    def _check_ids(self, db: apsw.Connection) -> None:
-        table = self._table
+    def _check_ids(self, db: apsw.Connection, table: str) -> None:
         counts = f"SELECT CAST(id AS BLOB), count(*) AS times, max(seq) FROM {table} NOT INDEXED GROUP BY id"  # noqa: S608 - no values
         sql = f"{counts} HAVING times > 1"
         for event_id, times, seq in db.execute(sql):
             self.findings.add(f"id {_text(event_id)!a} stands {times} times", seq)
 
-    def check_page(self, db: apsw.Connection) -> int | None:
+    def check_page(self, db: apsw.Connection, log_id: int) -> int | None:
         """Look at the next events. Returns the last seq looked at, None at the end."""
         before = self.gaps.last_seq
         # Beyond damage there is no way: the rest hangs on the page that is damaged.
         is_whole = self._guarded(
-            lambda: f"events after seq {self.gaps.last_seq}", lambda: self._check_page(db)
+            lambda: f"events after seq {self.gaps.last_seq}",
+            lambda: self._check_page(db, schema.table_of(log_id)),
         )
         return self.gaps.last_seq if is_whole and self.gaps.last_seq != before else None
 
-    def _check_page(self, db: apsw.Connection) -> None:
-        table = self._table
+    def _check_page(self, db: apsw.Connection, table: str) -> None:
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
         after = -(2**63) if self.gaps.last_seq is None else self.gaps.last_seq
         sql = f"SELECT {_COLUMNS} FROM {table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE}"  # noqa: S608 - no values
@@ -142,15 +124,18 @@ class Verifier:
         if problem is not None:
             self.findings.add(problem, seq)
 
-    def check_end(self, db: apsw.Connection) -> None:
+    def check_end(self, db: apsw.Connection, log_id: int) -> None:
         """The mark that pruning must not lower is not below what is held."""
-        self._guarded(lambda: "logs", lambda: self._check_end(db))
+        self._guarded(lambda: "logs", lambda: self._check_end(db, log_id))
 
-    def _check_end(self, db: apsw.Connection) -> None:
-        highest = schema.last_seq(db, cast("int", self.log_id))
+    def _check_end(self, db: apsw.Connection, log_id: int) -> None:
+        highest = schema.last_seq(db, log_id)
         # What came meanwhile raised it first.
         if self.gaps.last_seq is not None and self.gaps.last_seq > highest:
             self.findings.add(f"the log says that its highest seq is {highest}", self.gaps.last_seq)
+        pruned = schema.pruned_seq(db, log_id)
+        if not 0 <= pruned <= highest:
+            self.findings.add(f"the log says that seq {pruned} was pruned, and its highest is {highest}")
 
     def result(self) -> StoreVerification:
         """All that was found."""
@@ -220,18 +205,28 @@ def plan_cut(db: apsw.Connection, log_id: int, before_ms: int | None, keep: int 
     return cut, count
 
 
-def prune_some(db: apsw.Connection, log_id: int, cut: Cut) -> int:
-    """Delete the oldest of them, in one transaction. Returns how many; 0 when none is left."""
-    table = schema.table_of(log_id)
+def prune_some(db: apsw.Connection, log: str, unique_id: str, cut: Cut) -> int:
+    """Delete the oldest of them, in one transaction, and note what was deleted.
+
+    Returns:
+      How many; 0 when none is left.
+    """
     where, bindings = cut.condition
     schema.roll_back(db)
     db.execute("BEGIN IMMEDIATE")
     try:
+        found = schema.same_log(db, log, unique_id)
+        schema.note_pruning(db)
+        table = schema.table_of(found.number)
         some = f"SELECT seq FROM {table} WHERE {where} LIMIT {PRUNED_TOGETHER}"  # noqa: S608 - no values
-        db.execute(f"DELETE FROM {table} WHERE seq IN ({some})", bindings)  # noqa: S608 - as above
-        count = db.changes()
+        sql = f"DELETE FROM {table} WHERE seq IN ({some}) RETURNING seq"  # noqa: S608 - as above
+        gone = [seq for (seq,) in db.execute(sql, bindings)]
+        if gone:
+            db.execute(
+                "UPDATE logs SET pruned_seq = max(pruned_seq, ?) WHERE log_id = ?", (max(gone), found.number)
+            )
         db.execute("COMMIT")
     except BaseException:
         schema.roll_back(db)
         raise
-    return count
+    return len(gone)

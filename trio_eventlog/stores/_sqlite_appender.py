@@ -1,0 +1,168 @@
+"""What a writer does, in the thread of its connection."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import apsw
+
+from trio_eventlog._errors import EventRejected, SequenceConflict, StoreUnusable, StoreWentBack
+from trio_eventlog._events import PersistedEvent
+from trio_eventlog._lockfile import FileLock
+from trio_eventlog.stores import _sqlite_schema as schema
+from trio_eventlog.stores._sqlite_files import Content, Place
+
+
+class Appender:
+    """Appends to one log, and notices when its files are not what they were.
+
+    A file can be put back to an older state at any moment, by a move over it, a copy into it, or SQLite's own
+    backup into it. So nothing is remembered about it that is not compared with it, in the transaction of each
+    append.
+    """
+
+    unique_id: str = ""
+    """What tells the log from all others; once it is prepared."""
+
+    def __init__(self, place: Place, lock: FileLock, log: str, synchronous: str) -> None:
+        self._place = place
+        self._lock = lock
+        self._log = log
+        self._synchronous = synchronous
+        self._synced = survives(synchronous) == "power"
+        self._content: Content | None = None
+        self._acknowledged = 0
+
+    def prepare(self, db: apsw.Connection) -> None:
+        """Make database and log ready for appends, creating what is not there."""
+        found = schema.prepare_writer(db, self._log, self._synchronous)
+        self._place.check()
+        self.unique_id = found.unique_id
+        self._acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
+        self._content = Content(self._place.path)
+        if self._synced:
+            # Earlier processes may have left more than they synced. It passes for stored from here on.
+            self._content.sync()
+
+    def end(self) -> None:
+        """Close what is open besides the connection, and let the next writer in."""
+        try:
+            if self._content is not None:
+                self._content.close()
+        finally:
+            self._lock.release()
+
+    def last_seq(self, db: apsw.Connection) -> int:
+        """The highest seq ever stored."""
+        self._place.check()
+        return schema.last_seq(db, schema.same_log(db, self._log, self.unique_id).number)
+
+    def sync(self, _db: apsw.Connection) -> None:
+        """See that all that was appended survives a loss of power."""
+        self._place.check()
+        self._opened().sync()
+        # What is in a file that nobody will find again survives nothing.
+        self._place.check()
+
+    def append(self, db: apsw.Connection, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """See :meth:`SqliteStore.append_batch`."""
+        content = self._opened()
+        self._place.check()
+        # Should an earlier rollback have failed, its transaction is still open.
+        schema.roll_back(db)
+        if somebody_wrote := content.has_changed():
+            # SQLite goes by a number in shared memory, which only its own writes raise.
+            db.execute("PRAGMA shrink_memory")
+        changes = db.total_changes()
+        log: schema.Log | None = None
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            content.check_wal()
+            log = schema.same_log(db, self._log, self.unique_id)
+            self._check_log(db, log)
+            if somebody_wrote:
+                schema.probe(db, log)
+            inserted = schema.insert(db, log.number, events)
+            elsewhere: list[int] = []
+            if inserted == len(events):
+                highest = max(event.seq for event in events)
+            else:
+                held = schema.held_seqs(db, log.number, [event.id for event in events])
+                if not all(event.id in held for event in events):
+                    raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
+                elsewhere = [event.seq for event in events if held[event.id] != event.seq]
+                highest = max(held.values())
+            schema.raise_last_seq(db, log, highest)
+            db.execute("COMMIT")
+        except BaseException as exc:
+            schema.roll_back(db)
+            if log is not None and isinstance(exc, apsw.ConstraintError):
+                _raise_conflict(db, log.number, events, exc)
+            if log is not None and isinstance(exc, apsw.TooBigError):
+                _raise_rejected(db, log.number, events, exc)
+            raise
+        content.note(written=db.total_changes() != changes)
+        if inserted < len(events) and self._synced:
+            # Whoever wrote the others may not have synced them, and SQLite syncs nothing if nothing is new.
+            content.sync()
+        # What went into a file that nobody will find again is not stored.
+        self._place.check()
+        self._acknowledged = max(self._acknowledged, highest)
+        return tuple(elsewhere)
+
+    def _check_log(self, db: apsw.Connection, log: schema.Log) -> None:
+        last_seq = schema.checked_seq(db, log.number, "last", log.last_seq)
+        acknowledged, self._acknowledged = self._acknowledged, last_seq
+        if last_seq < acknowledged:
+            raise StoreWentBack(last_seq, acknowledged)
+
+    def _opened(self) -> Content:
+        if self._content is None:
+            msg = f"{self._place.path}: the store is not open"
+            raise StoreUnusable(msg)
+        return self._content
+
+
+def survives(synchronous: str) -> str:
+    """What an append that has returned survives, with a setting of ``synchronous``."""
+    return "power" if synchronous in ("full", "extra") else "process"
+
+
+def _raise_conflict(
+    db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
+) -> None:
+    known = set(schema.held_seqs(db, log_id, [event.id for event in events]))
+    seqs: list[int] = []
+    for event in events:
+        if event.id not in known:
+            known.add(event.id)
+            seqs.append(event.seq)
+    conflicts = schema.taken_seqs(db, log_id, seqs)
+    conflicts.update(seq for seq, times in Counter(seqs).items() if times > 1)
+    if conflicts:
+        raise SequenceConflict(sorted(conflicts)) from exc
+
+
+def _raise_rejected(
+    db: apsw.Connection,
+    log_id: int,
+    events: Sequence[PersistedEvent],
+    exc: apsw.TooBigError,
+) -> None:
+    too_big: list[PersistedEvent] = []
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for event in events:
+            try:
+                schema.insert(db, log_id, [event])
+            except apsw.TooBigError:
+                too_big.append(event)
+            except apsw.ConstraintError:
+                # Small enough to get as far as its seq.
+                pass
+    finally:
+        schema.roll_back(db)
+    if too_big:
+        msg = "larger than SQLite can hold"
+        raise EventRejected(too_big, msg) from exc
