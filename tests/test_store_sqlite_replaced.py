@@ -254,6 +254,35 @@ async def test_a_backup_that_is_copied_into_the_file_and_looks_the_same(path, tm
         assert (await store.verify()).problems == 0
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("DELETE FROM events_1 WHERE seq = 3", "its last seq is 3, it has 2"),
+        ("UPDATE logs SET last_seq = 9", "its last seq is 9, it has 3"),
+        ("DELETE FROM events_1", "its last seq is 3, it has None"),
+        ("DROP INDEX events_1_id; CREATE UNIQUE INDEX events_1_id ON events_1 (seq)", "no query solution"),
+    ],
+)
+async def test_a_log_that_does_not_end_where_it_says(path, damage, message):
+    """Such as one that is mixed with its backup. Looked at when somebody else has written to the database."""
+    async with SqliteStore.open(path) as store:
+        await store.append_batch(append(1, 2, 3))
+        raw(path, damage, "PRAGMA wal_checkpoint(TRUNCATE)")
+        for seq in (1, 10):
+            with pytest.raises(StoreUnusable, match=message):
+                await store.append_batch(append(seq))
+
+
+async def test_a_log_whose_last_event_was_pruned(path):
+    """By time, since times need not ascend: it ends below its last seq."""
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(1, time_ms=100), agent(2, time_ms=1)])
+        assert await store.prune(before_ms=50) == 1
+        raw(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        await store.append_batch(append(3))
+        assert await seqs(store) == [1, 3]
+
+
 async def test_what_others_fold_into_the_database_is_no_damage(path):
     """Writers of other logs, and programs of an administrator, at any moment."""
     async with SqliteStore.open(path) as store, SqliteStore.open(path, log="other") as other:

@@ -72,7 +72,7 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
     Raises:
       ValueError: the URL is malformed; the message names the part and shows the right form.
       TypeError: ``url`` is no string.
-      StoreUnusable: the store cannot be opened, :class:`LogBusy` included.
+      StoreUnusable: the store cannot be opened, :class:`LogBusy` and :class:`LogNotFound` included.
       StoreError: it cannot be opened now.
     """
     parsed = parse_url(url)

@@ -343,6 +343,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         self._path = place.path
         self._log = log
         self._unique_id = unique_id
+        self._version: int | None = None
         self._writer = writer
         self._appender = appender
         self._reader = reader
@@ -531,6 +532,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
     def _read_log(self, db: apsw.Connection, job: Callable[[apsw.Connection, int], T]) -> T:
         with schema.snapshot(db):
             log = schema.same_log(db, self._log, self._unique_id)
+            version = db.data_version()
+            if version != self._version:
+                # Another connection has written.
+                schema.check_layout(db, self._log)
+                self._version = version
             result = job(db, log.number)
         self._check_place(db)
         return result

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from typing import cast
 
 import apsw
 
-from trio_eventlog._errors import EventRejected, SequenceConflict, StoreUnusable, StoreWentBack
+from trio_eventlog._errors import EventRejected, SequenceConflict, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog.stores import _sqlite_schema as schema
@@ -33,14 +34,15 @@ class Appender:
         self._synced = survives(synchronous) == "power"
         self._content: Content | None = None
         self._acknowledged = 0
+        self._version: int | None = None
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
         found = schema.prepare_writer(db, self._log, self._synchronous)
-        self._place.check()
+        place = self._place.check()
         self.unique_id = found.unique_id
         self._acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
-        self._content = Content(self._place.path)
+        self._content = Content(self._place.path, place)
         if self._synced:
             # Earlier processes may have left more than they synced. It passes for stored from here on.
             self._content.sync()
@@ -56,22 +58,25 @@ class Appender:
     def last_seq(self, db: apsw.Connection) -> int:
         """The highest seq ever stored."""
         self._place.check()
-        return schema.last_seq(db, schema.same_log(db, self._log, self.unique_id).number)
+        with schema.snapshot(db):
+            schema.check_layout(db, self._log)
+            log = schema.same_log(db, self._log, self.unique_id)
+            return schema.checked_seq(db, log.number, "last", log.last_seq)
 
     def sync(self, _db: apsw.Connection) -> None:
         """See that all that was appended survives a loss of power."""
         self._place.check()
-        self._opened().sync()
+        cast("Content", self._content).sync()
         # What is in a file that nobody will find again survives nothing.
         self._place.check()
 
     def append(self, db: apsw.Connection, events: Sequence[PersistedEvent]) -> Collection[int]:
         """See :meth:`SqliteStore.append_batch`."""
-        content = self._opened()
-        self._place.check()
+        content = cast("Content", self._content)
+        place = self._place.check()
         # Should an earlier rollback have failed, its transaction is still open.
         schema.roll_back(db)
-        if somebody_wrote := content.has_changed():
+        if somebody_wrote := content.has_changed(place):
             # SQLite goes by a number in shared memory, which only its own writes raise.
             db.execute("PRAGMA shrink_memory")
         changes = db.total_changes()
@@ -80,6 +85,9 @@ class Appender:
             db.execute("BEGIN IMMEDIATE")
             content.check_wal()
             log = schema.same_log(db, self._log, self.unique_id)
+            if db.data_version() != self._version:
+                # Another connection has written.
+                schema.check_layout(db, self._log)
             self._check_log(db, log)
             if somebody_wrote:
                 schema.probe(db, log)
@@ -102,12 +110,13 @@ class Appender:
             if log is not None and isinstance(exc, apsw.TooBigError):
                 _raise_rejected(db, log.number, events, exc)
             raise
-        content.note(written=db.total_changes() != changes)
+        self._version = db.data_version()
+        # What went into a file that nobody will find again is not stored.
+        content.note(self._place.check(), written=db.total_changes() != changes)
         if inserted < len(events) and self._synced:
             # Whoever wrote the others may not have synced them, and SQLite syncs nothing if nothing is new.
             content.sync()
-        # What went into a file that nobody will find again is not stored.
-        self._place.check()
+            self._place.check()
         self._acknowledged = max(self._acknowledged, highest)
         return tuple(elsewhere)
 
@@ -116,12 +125,6 @@ class Appender:
         acknowledged, self._acknowledged = self._acknowledged, last_seq
         if last_seq < acknowledged:
             raise StoreWentBack(last_seq, acknowledged)
-
-    def _opened(self) -> Content:
-        if self._content is None:
-            msg = f"{self._place.path}: the store is not open"
-            raise StoreUnusable(msg)
-        return self._content
 
 
 def survives(synchronous: str) -> str:

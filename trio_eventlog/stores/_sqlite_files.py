@@ -160,14 +160,15 @@ class Place:
 
     def __init__(self, path: str, lock_path: str | None = None) -> None:
         self.path: Final = path
+        self._side_files: Final = [path + suffix for suffix in _SIDE_FILES]
         self._known: dict[str, tuple[int, int]] = {}
         # Not yet the side files: until a connection of ours uses them, the last one of others may take them
         # away.
-        for name in (path, lock_path):
-            if name is not None:
-                self._check(name)
+        self._note(path)
+        if lock_path is not None:
+            self._note(lock_path)
 
-    def check(self, *, side_files: bool = True) -> None:
+    def check(self, *, side_files: bool = True) -> os.stat_result:
         """See that the database and what belongs to it are the files that they were, in some microseconds.
 
         SQLite itself does not: it goes on with files that nobody will find again. Another way to lose
@@ -178,32 +179,35 @@ class Place:
           side_files: look at write-ahead log and shared memory, too. The first time, a connection has read
             from the database and keeps its lock, so that nobody else takes them away rightfully.
 
+        Returns:
+          What the system says of the database.
+
         Raises:
           StoreUnusable: they are not.
           StoreError: that cannot be told now.
         """
-        # Those known at the start: the database, and a writer's lock.
-        names = list(self._known) or [self.path]
+        found = self._check(self.path)
+        for name in self._known:
+            if name != self.path:
+                self._check(name)
         if side_files:
-            names += [name for suffix in _SIDE_FILES if (name := self.path + suffix) not in self._known]
-        for name in names:
-            self._check(name)
+            for name in self._side_files:
+                if name not in self._known:
+                    self._note(name)
+        return found
 
-    def _check(self, name: str) -> None:
-        found = _identity(name)
-        known = self._known.get(name)
-        if known is None:
-            # SQLite creates its side files when they are first needed.
-            if found is not None:
-                self._known[name] = found
-        elif found != known:
+    def _check(self, name: str) -> os.stat_result:
+        found = _stat(name)
+        if found is None or (found.st_dev, found.st_ino) != self._known.get(name):
             msg = f"{name} was moved, removed or replaced while the store was open"
             raise StoreUnusable(msg)
+        return found
 
-
-def _identity(path: str) -> tuple[int, int] | None:
-    found = _stat(path)
-    return None if found is None else (found.st_dev, found.st_ino)
+    def _note(self, name: str) -> None:
+        found = _stat(name)
+        # SQLite creates its side files when they are first needed.
+        if found is not None:
+            self._known[name] = found.st_dev, found.st_ino
 
 
 def _stat(path: str) -> os.stat_result | None:
@@ -235,16 +239,15 @@ class Content:
     writer's connection. Files are opened through SQLite, which keeps its locks when they are closed.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, found: os.stat_result) -> None:
         self._path = path
+        self._changed: tuple[int, int, int] | None = _changed(found)
         self._database = _open(path, apsw.SQLITE_OPEN_MAIN_DB)
         try:
             self._wal = _open(f"{path}-wal", apsw.SQLITE_OPEN_WAL)
         except BaseException:
             self._database.xClose()
             raise
-        # Looked at first: what is written meanwhile is then looked at again.
-        self._changed = self._when_changed()
         self._header = self._database.xRead(_HEADER, 0)
         self._wal_header = self._wal.xRead(_WAL_HEADER, 0)
         self._wal_size = self._wal.xFileSize()
@@ -279,23 +282,27 @@ class Content:
                 msg = f"{name}: {exc.strerror}"
                 raise StoreError(msg) from exc
 
-    def has_changed(self) -> bool:
+    def has_changed(self, found: os.stat_result) -> bool:
         """Whether the database file was written to, or the write-ahead log begun anew, since :meth:`note`.
 
         As a rule that is SQLite in another process, which folds the write-ahead log into the database.
+
+        Args:
+          found: what the system says of the database now.
 
         Raises:
           StoreUnusable: it cannot have been SQLite.
           StoreError: it still goes on.
         """
-        changed = self._when_changed()
+        changed = _changed(found)
         if changed == self._changed:
             return self._wal.xRead(_WAL_HEADER, 0) != self._wal_header
         give_up = time.monotonic() + _SETTLE
         # SQLite writes the first page before it writes the last ones.
         while not self._is_whole():
             if time.monotonic() > give_up:
-                if self._when_changed() == changed:
+                now = _stat(self._path)
+                if now is None or _changed(now) == changed:
                     raise self._overwritten(self._path)
                 msg = f"{self._path}: another process has been writing to it for more than {_SETTLE} seconds"
                 raise StoreError(msg)
@@ -328,10 +335,11 @@ class Content:
         if self._wal.xRead(_WAL_HEADER, 0) == self._wal_header and self._wal.xFileSize() < self._wal_size:
             raise self._overwritten(f"{self._path}-wal")
 
-    def note(self, *, written: bool) -> None:
+    def note(self, found: os.stat_result, *, written: bool) -> None:
         """Remember how the files are after a transaction of ours, which may have folded in the log.
 
         Args:
+          found: what the system says of the database now.
           written: whether there was something to write.
 
         Raises:
@@ -341,19 +349,19 @@ class Content:
         self._wal_size = self._wal.xFileSize()
         if written and self._wal_header[:4] not in _WAL_MAGIC:
             raise self._overwritten(f"{self._path}-wal")
-        changed = self._when_changed()
+        changed = _changed(found)
         if changed != self._changed:
             self._changed = changed if self._is_whole() else None
-
-    def _when_changed(self) -> tuple[int, int, int] | None:
-        found = _stat(self._path)
-        return None if found is None else (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def _overwritten(self, name: str) -> StoreUnusable:
         return StoreUnusable(
             f"{name} was overwritten or truncated while the store was open; look the file over with"
             " trio-eventlog verify before it is used again"
         )
+
+
+def _changed(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _open(path: str, kind: int) -> apsw.VFSFile:

@@ -251,20 +251,26 @@ def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
       StoreUnusable: it is not there any more, or is another log of that name.
     """
     try:
-        (version,) = first_row(db, "PRAGMA user_version")
         found = _find_log(db, log)
     except apsw.SQLError:
-        if not is_initialised(db):
-            raise damaged(db, f"it is blank, and had log {log!r} before{_RESTORED}") from None
+        check_layout(db, log)
         raise
-    if version > SCHEMA_VERSION:
-        is_initialised(db)
     if found is None:
         raise damaged(db, f"a row is missing: log {log!r} is not there any more{_RESTORED}")
     if unique_id not in (None, found.unique_id):
         msg = f"{db.filename}: log {log!r} is another one than before{_RESTORED}; open it anew"
         raise StoreUnusable(msg)
     return found
+
+
+def check_layout(db: apsw.Connection, log: str) -> None:
+    """See that a database that has a log still has our layout.
+
+    Raises:
+      StoreUnusable: it does not.
+    """
+    if not is_initialised(db):
+        raise damaged(db, f"it is blank, and had log {log!r} before{_RESTORED}")
 
 
 _RESTORED: Final = " (was the file restored from a backup while it was open?)"
