@@ -355,7 +355,8 @@ class Content:
 
     def raise_truncated(self, exc: apsw.IOError) -> None:
         """Raise the right error if something that is in the write-ahead log is beyond its end."""
-        if exc.extendedresult == apsw.SQLITE_IOERR_SHORT_READ:
+        # One that is raised by a hook of the program has no number.
+        if getattr(exc, "extendedresult", None) == apsw.SQLITE_IOERR_SHORT_READ:
             raise self._overwritten(f"{self._path}-wal") from exc
 
     def _overwritten(self, name: str) -> StoreUnusable:
