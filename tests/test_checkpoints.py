@@ -82,10 +82,15 @@ PRUNED: dict[str, list[Callable[[MemoryStore | NullStore], Awaitable[object]]]] 
     "pruned_seq": [lambda store: store.pruned_seq()],
 }
 
+IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+    "pruned_seq": [lambda store: store.pruned_seq()],
+    "sync": [lambda store: store.sync()],
+}
+
 CALLS = {
     NullStore: STORE_CALLS | PRUNED,
     MemoryStore: STORE_CALLS | DESCRIBE | PRUNED | IN_MEMORY,
-    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP,
+    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
     # With a server, in tests/servers.
     PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP,
     EventLog: {

@@ -127,6 +127,12 @@ async def test_a_log_of_many_pages_while_others_write(path, monkeypatch):
         ("DROP INDEX events_1_run_id", None, "events_1_run_id: the index is missing"),
         ("DROP INDEX events_1_id", None, "events_1_id: the index is missing"),
         ("UPDATE logs SET last_seq = 6", 7, "the log says that its highest seq is 6"),
+        ("DROP TABLE events_1", None, "events_1: the table is missing"),
+        (
+            "DROP INDEX events_1_id; CREATE INDEX events_1_id ON events_1 (id)",
+            None,
+            "events_1_id: the index lets an id stand twice",
+        ),
         ("UPDATE logs SET pruned_seq = 8", None, "the log says that seq 8 was pruned, and its highest is 7"),
     ],
 )

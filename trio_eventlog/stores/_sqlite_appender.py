@@ -109,6 +109,8 @@ class Appender:
                 _raise_conflict(db, log.number, events, exc)
             if log is not None and isinstance(exc, apsw.TooBigError):
                 _raise_rejected(db, log.number, events, exc)
+            if isinstance(exc, apsw.IOError):
+                content.raise_truncated(exc)
             raise
         self._version = db.data_version()
         # What went into a file that nobody will find again is not stored.

@@ -353,6 +353,12 @@ class Content:
         if changed != self._changed:
             self._changed = changed if self._is_whole() else None
 
+    def raise_truncated(self, exc: apsw.IOError) -> None:
+        """Raise the right error if something that is in the write-ahead log is beyond its end."""
+        # One that is raised by a hook of the program has no number.
+        if getattr(exc, "extendedresult", None) == apsw.SQLITE_IOERR_SHORT_READ:
+            raise self._overwritten(f"{self._path}-wal") from exc
+
     def _overwritten(self, name: str) -> StoreUnusable:
         return StoreUnusable(
             f"{name} was overwritten or truncated while the store was open; look the file over with"
