@@ -261,7 +261,7 @@ def test_says_which_extra_is_missing(monkeypatch, cli, missing):
     done = cli("--version")
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"trio-eventlog: the command line needs {missing}; install it with: ")
-    assert done.err.endswith(" pip install 'trio-eventlog[cli]'\n")
+    assert done.err.endswith(" pip install 'cyclopts>=5' 'rich>=13.6'\n")
 
 
 def test_another_missing_module_is_a_bug(monkeypatch):

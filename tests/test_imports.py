@@ -95,8 +95,11 @@ def test_no_module_imports_an_upper_floor(module):
         top = imported.split(".")[0]
         if own == TOP:
             # Public: names of the package, `abc`, `stores`, and what belongs to the module itself. And what
-            # lets a package adopt its names, which is no part of the library.
-            same = top == module.split(".")[0] or imported == "_util.adopt_public_names"
+            # lets a package adopt its names, or says how to install it, which is no part of the library.
+            same = top == module.split(".")[0] or imported in (
+                "_util.adopt_public_names",
+                "_util.how_to_install",
+            )
             assert same or not any(part.startswith("_") for part in imported.split(".")), imported
         else:
             assert top in FLOORS, f"{module} imports from the package itself, which imports all floors"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from inspect import get_annotations
 from types import FunctionType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 T = TypeVar("T")
 
@@ -57,3 +58,22 @@ def adopt_public_names(namespace: dict[str, Any]) -> None:
                 # As text they would be looked up in the new module, which does not know every name.
                 value.__annotations__ = get_annotations(value, eval_str=True)
             value.__module__ = package
+
+
+_CLI: Final = ("cyclopts>=5", "rich>=13.6")
+
+_EXTRAS: Final = {
+    "cli": _CLI,
+    "nats": ("nats-py[nkeys]>=2.16",),
+    "postgres": ("psycopg[binary]>=3.2.2,<4",),
+    "testing": ("hypothesis>=6.130", "outcome>=1.2", "pytest>=8", *_CLI),
+}
+"""What pyproject.toml says."""
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs what ``extra`` stands for.
+
+    Not by the name of the extra: that works only for those who know where this package came from.
+    """
+    return f"pip install {' '.join(map(shlex.quote, _EXTRAS[extra]))}"

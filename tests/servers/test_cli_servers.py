@@ -24,6 +24,7 @@ from tests.test_cli import SECONDS, Done, cli, envelope, feeding, finish, lines,
 from tests.test_cli_operations import interrupt_at, small_pages  # noqa: F401 - fixtures
 from tests.test_cli_reading import read_lines, start
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
+from trio_eventlog._util import how_to_install
 from trio_eventlog.cli import _transfer
 from trio_eventlog.stores import SqliteStore, open_readers, open_store
 from trio_eventlog.testing import assert_same_events
@@ -411,7 +412,7 @@ def test_a_driver_that_is_not_installed(driver, url, extra):
     with feeding("query", "--store", url, prelude=f"import sys; sys.modules[{driver!r}] = None") as child:
         done = finish(child)
     assert (done.status, done.out) == (1, "")
-    assert f"pip install 'trio-eventlog[{extra}]'" in done.err
+    assert how_to_install(extra) in done.err
     assert done.err.count("\n") == 1
     assert "secret" not in done.err
 

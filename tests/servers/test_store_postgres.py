@@ -624,9 +624,7 @@ async def test_without_the_driver():
         trio.run(main)
         """
     )
-    assert done.stdout.startswith("PostgresStore needs psycopg: pip install 'trio-eventlog[postgres]'"), (
-        done.stderr
-    )
+    assert done.stdout.startswith("PostgresStore needs psycopg: pip install 'psycopg[binary]"), done.stderr
 
 
 FORKED = """

@@ -9,6 +9,7 @@ so. Beside it, one module for each subcommand, and what they share:
 * ``_pages``: reading page by page
 * ``_patience``: going on when a store has failed for a reason that may pass
 * ``_progress``: how far a command is, on a terminal
+* ``_process``: standard streams that are closed, and signals that end a process
 * ``_signals``: ending in good order when a signal asks for it
 * ``_envelopes``: reading files of envelopes, in blocks, off the event loop
 """
@@ -18,6 +19,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from typing import Final
+
+from trio_eventlog._util import how_to_install
+from trio_eventlog.cli._process import ending_alike, open_standard_streams
 
 _EXTRA: Final = ("cyclopts", "rich")
 
@@ -32,6 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
       SystemExit: always. The status is 0 for success; 1 if the command failed, or did less than it was asked
         to; 2 if it was not understood; 128 and the number of the signal if a signal ended it.
     """
+    open_standard_streams()
+    with ending_alike() as ending:
+        try:
+            status = _run(sys.argv[1:] if arguments is None else arguments)
+        except KeyboardInterrupt:
+            status = ending.status
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         from trio_eventlog.cli._app import run  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as exc:
@@ -39,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if missing not in _EXTRA:
             raise
         sys.stderr.write(
-            f"trio-eventlog: the command line needs {missing}; install it with:"
-            " pip install 'trio-eventlog[cli]'\n"
+            f"trio-eventlog: the command line needs {missing}; install it with: {how_to_install('cli')}\n"
         )
-        sys.exit(1)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+        return 1
+    return run(arguments)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Final
+from typing import Annotated, Final, TextIO
 
 import trio
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number as Validated
 
-from trio_eventlog import CodecError, EventsLost, StaleCursor, StoreError
+from trio_eventlog import CodecError, EventsLost, EventsPruned, StaleCursor, StoreError
 from trio_eventlog.cli._envelopes import STDIN
 from trio_eventlog.cli._options import (
     USAGE_STATUS,
@@ -503,6 +502,9 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns:
       The exit status.
+
+    Raises:
+      KeyboardInterrupt: a signal has ended it.
     """
     try:
         status = app(arguments, console=HelpConsole())
@@ -510,10 +512,15 @@ def run(arguments: Sequence[str]) -> int:
         with writing():
             sys.stdout.flush()
     except BaseException as exc:  # noqa: ASYNC103 - Trio has ended: no Cancelled comes here
-        told = _tell(_innermost(exc))
+        inner = _innermost(exc)
+        if isinstance(inner, KeyboardInterrupt):
+            raise inner from None
+        told = _tell(inner)
         if told is None:
             raise
         return told  # noqa: ASYNC104 - as above
+    finally:
+        _forget_if_gone(sys.stderr)
     return status if isinstance(status, int) else 0
 
 
@@ -528,31 +535,36 @@ def _tell(exc: BaseException) -> int | None:
     """Tell the user what went wrong. Returns the exit status; None if ``exc`` is a bug."""
     match exc:
         case ReaderGone():
-            _forget_stdout()
+            _forget(sys.stdout)
             return 0
-        case KeyboardInterrupt():
-            return 128 + signal.SIGINT
         case CycloptsError():
             # It may repeat what it did not expect, a URL for example.
             complain(f"{without_secrets(str(exc))} (see {PROGRAM} --help)")
             return USAGE_STATUS
         case OutputError():
-            _forget_stdout()
+            _forget(sys.stdout)
             complain(str(exc))
             return exc.status
         case CommandError():
             complain(str(exc))
             return exc.status
         # What is damaged in a store shows when it is read.
-        case StoreError() | EventsLost() | CodecError() | StaleCursor():
+        case StoreError() | EventsLost() | EventsPruned() | CodecError() | StaleCursor():
             complain(str(exc))
             return 1
         case _:
             return None
 
 
-def _forget_stdout() -> None:
+def _forget(stream: TextIO) -> None:
     # Python would try once more to write what it has buffered, and complain.
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)
+
+
+def _forget_if_gone(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        _forget(stream)

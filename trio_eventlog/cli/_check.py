@@ -15,6 +15,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from trio_eventlog._util import how_to_install
 from trio_eventlog.cli._options import USAGE_STATUS
 from trio_eventlog.cli._terminal import (
     CommandError,
@@ -36,7 +37,7 @@ try:
 except ModuleNotFoundError as exc:
     if (exc.name or "").split(".")[0] != "hypothesis":
         raise
-    msg = 'check needs Hypothesis: pip install "trio-eventlog[testing]"'
+    msg = f"check needs Hypothesis: {how_to_install('testing')}"
     raise CommandError(msg) from exc
 
 

@@ -43,7 +43,7 @@ class Stop:
     async def _watch(  # noqa: ASYNC114 - started below
         self, message: str, console: Console, *, task_status: trio.TaskStatus[None]
     ) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with trio.open_signal_receiver(*_wanted()) as signals:
             task_status.started()
             self.signal_number = await anext(signals)
             self._scope.cancel(reason=f"signal {self.signal_number}")
@@ -54,12 +54,17 @@ class Stop:
             await self._left.wait()
 
 
+def _wanted() -> list[int]:
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [n for n in numbers if n is not None and signal.getsignal(n) is not signal.SIG_IGN]
+
+
 @asynccontextmanager
 async def stopping_on_signals(message: str, console: Console) -> AsyncIterator[Stop]:
-    """For the length of the block, let the first SIGINT or SIGTERM stop a part of it, in good order.
+    """For the length of the block, let the first SIGINT, SIGTERM or SIGHUP stop a part of it, in good order.
 
-    The second does what it does without us: KeyboardInterrupt for SIGINT, the end for SIGTERM. Owns a
-    nursery: what the block raises comes out in a group.
+    The second does what it does without us: KeyboardInterrupt. What is ignored, as SIGHUP by ``nohup``, stays
+    ignored. Owns a nursery: what the block raises comes out in a group.
 
     Args:
       message: printed when the first signal comes,

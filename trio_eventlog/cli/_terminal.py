@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import select
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TextIO
 
 import trio
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +35,17 @@ class CommandError(Exception):
 
 
 class OutputError(CommandError):
-    """Standard output cannot be written to, because the disk is full for example."""
+    """Standard output cannot be written to, because the disk is full for example.
+
+    Attributes:
+      is_closed: whether it was closed when the program began.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        self.is_closed = error.errno == errno.EBADF
+        super().__init__(
+            f"cannot write to standard output: {'it is closed' if self.is_closed else error.strerror}"
+        )
 
 
 class ReaderGone(Exception):
@@ -87,7 +99,43 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 # --- consoles -------------------------------------------------------------------------------------
 
 
-class HelpConsole(Console):
+_NARROWEST: Final = 20
+_WIDEST: Final = 1000
+_USUAL: Final = ConsoleDimensions(80, 25)
+_FLATTEST: Final = 3
+
+
+class _Console(Console):
+    """A console of a size that somebody can read.
+
+    A terminal or an environment may say 0 for "not known"; and what is laid out in one column, or in a
+    billion, takes all memory.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(_environ=_environment(), **options)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines."""
+        width, height = super().size
+        return ConsoleDimensions(
+            min(width, _WIDEST) if width >= _NARROWEST else _USUAL.width,
+            height if height >= _FLATTEST else _USUAL.height,
+        )
+
+
+def _environment() -> Mapping[str, str]:
+    environment = dict(os.environ)
+    for name in ("COLUMNS", "LINES"):
+        value = environment.get(name, "")
+        # The console would take 0 for a width, and break at other digits than these.
+        if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) and len(value) <= 9):  # noqa: PLR2004
+            environment.pop(name, None)
+    return environment
+
+
+class HelpConsole(_Console):
     """Where help goes. Says it our way if nobody reads it, or if it cannot be written."""
 
     def on_broken_pipe(self) -> None:
@@ -105,15 +153,36 @@ class HelpConsole(Console):
 
 
 def error_console() -> Console:
-    """Where progress and complaints go."""
-    return Console(
-        stderr=True,
+    """Where progress and complaints go. That it cannot be written to changes nothing."""
+    return _Console(
+        file=_StandardError(),
         force_terminal=is_terminal(sys.stderr),
         highlight=False,
         markup=False,
         emoji=False,
         soft_wrap=True,
     )
+
+
+class _StandardError:
+    """Standard error, whether or not somebody is left to read it: after SIGHUP its terminal is gone."""
+
+    encoding = property(lambda _: getattr(sys.stderr, "encoding", None))
+
+    def isatty(self) -> bool:
+        return is_terminal(sys.stderr)
+
+    def fileno(self) -> int:
+        return sys.stderr.fileno()
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -132,7 +201,7 @@ def complain(message: str, console: Console | None = None) -> None:
 
 def output_console() -> Console:
     """What lays out text for standard output; :func:`write` then writes it."""
-    console = Console(force_terminal=is_terminal(sys.stdout), highlight=False, markup=False, emoji=False)
+    console = _Console(force_terminal=is_terminal(sys.stdout), highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         # Nobody looks at the edge of a file: do not cut what would not fit into 80 columns.
         console.width = 200
@@ -193,8 +262,7 @@ def writing() -> Iterator[None]:
     except BrokenPipeError:
         raise ReaderGone from None
     except OSError as exc:
-        msg = f"cannot write to standard output: {exc.strerror}"
-        raise OutputError(msg) from exc
+        raise OutputError(exc) from exc
 
 
 async def write(text: str | bytes) -> None:
@@ -218,3 +286,58 @@ def _write_all(text: bytes) -> None:
     with writing():
         while rest:
             rest = rest[os.write(1, rest) :]
+
+
+async def write_summary(text: str) -> bool:
+    """Say what was done, on standard output; or on standard error, if that is closed. A checkpoint.
+
+    What is done is done, whether or not it can be said.
+
+    Returns:
+      False if somebody wanted to read it who now cannot.
+    """
+    try:
+        await write(f"{text}\n")
+    except ReaderGone:
+        return True  # noqa: ASYNC910 - writing was a checkpoint
+    except OutputError as exc:
+        if not exc.is_closed:
+            complain(str(exc))
+        complain(text)
+        return exc.is_closed  # noqa: ASYNC910 - as above
+    return True
+
+
+@asynccontextmanager
+async def ending_with_reader() -> AsyncIterator[None]:
+    """Watch standard output for the length of the block, which is left once nobody reads it any more.
+
+    For a command that may wait for ever before it has something to write. Owns a nursery: what the block
+    raises comes out in a group.
+
+    Raises:
+      ReaderGone: the reader has closed it.
+    """
+    is_gone = False
+
+    async def watch() -> None:
+        nonlocal is_gone
+        # Left behind at the end: there is nothing that would wake it.
+        if is_gone := await trio.to_thread.run_sync(_wait_until_nobody_reads, abandon_on_cancel=True):
+            nursery.cancel_scope.cancel(reason="nobody reads standard output")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        yield
+        nursery.cancel_scope.cancel(reason="the block has ended")
+    if is_gone:
+        raise ReaderGone
+
+
+def _wait_until_nobody_reads() -> bool:
+    if not hasattr(select, "poll"):
+        return False  # Windows: the next write will tell
+    watched = select.poll()
+    # What ends the waiting is reported without being asked for.
+    watched.register(1, 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll())

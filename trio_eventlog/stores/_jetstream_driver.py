@@ -30,6 +30,7 @@ import attrs
 import trio
 
 from trio_eventlog._errors import StoreError, StoreUnusable
+from trio_eventlog._util import how_to_install
 from trio_eventlog.stores._jetstream_access import DEFAULT_PORT, Access, Server
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ class Driver:
         try:
             from nats.aio.client import Client  # noqa: PLC0415 - only a store that is opened needs it
         except ImportError as exc:
-            raise StoreUnusable("JetStreamStore needs nats-py: pip install 'trio-eventlog[nats]'") from exc
+            raise StoreUnusable(f"JetStreamStore needs nats-py: {how_to_install('nats')}") from exc
         self._reported = None
         is_connected = False
         client = Client()
@@ -341,7 +342,7 @@ class Driver:
         if isinstance(cause, StoreError):
             return cause
         if isinstance(exc, ImportError):
-            return StoreUnusable("credentials need the package nkeys: pip install 'trio-eventlog[nats]'")
+            return StoreUnusable(f"credentials need the package nkeys: {how_to_install('nats')}")
         text = _reason(cause)
         if any(word in text.lower() for word in _REFUSED):
             return StoreUnusable(

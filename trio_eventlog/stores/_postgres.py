@@ -14,7 +14,7 @@ from trio_eventlog._events import PersistedEvent
 from trio_eventlog._handover import giving_way
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import StoreDescription, StoreVerification
-from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch
 from trio_eventlog.stores import _postgres_query as queries
 from trio_eventlog.stores import _postgres_schema as schema
@@ -450,7 +450,7 @@ async def _load_driver() -> ModuleType:
                 limiter=trio.CapacityLimiter(1),
             )
     except ImportError as exc:
-        msg = f"PostgresStore needs psycopg: pip install 'trio-eventlog[postgres]' ({exc})"
+        msg = f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})"
         raise StoreUnusable(msg) from exc
     except RuntimeError as exc:
         # No thread is to be had.

@@ -18,11 +18,14 @@ _NATS_OPTIONS: Final = ("log", "replicas", "max_age", "lock_timeout", "credentia
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SECRET: Final = re.compile(
-    r"(?<=//).*(?=@)|[^\s'\"/]+:[^\s/]*(?=@)|(?:(?<=password=)|(?<=token=))(?:'(?:[^'\\]|\\.)*'|[^&\s]*)",
-    re.DOTALL | re.IGNORECASE,
+_NAMES: Final = "(?:password|passwd|pass|pwd|token|secret)"
+_SECRETS: Final = (
+    # In a URL, up to the next option: an & that should have been %26 is a part of it.
+    re.compile(rf"(?<=[?&])[\w.-]*{_NAMES}=([^&]*(?:&(?![\w.-]*=)[^&]*)*)", re.IGNORECASE),
+    # As libpq's keywords.
+    re.compile(rf"{_NAMES}\s*=\s*('(?:[^'\\]|\\.)*'|[^&\s]*)", re.DOTALL | re.IGNORECASE),
 )
-"""Whatever may be a password or a token; a user with it. Also where the ``//`` was forgotten."""
+_WORD: Final = re.compile(r"\S+")
 
 
 @attrs.frozen
@@ -73,7 +76,43 @@ def parse_url(url: str) -> StoreURL:
 def without_secrets(url: str) -> str:
     """A store's URL for people to see: ``***`` for users, passwords and tokens. Any text will do."""
     # A file has no secrets, and may have an @ in its name.
-    return url if url[:7].lower() == "sqlite:" else _SECRET.sub("***", url)
+    if url[:7].lower() == "sqlite:":
+        return url
+    found = [match.span(1) for pattern in _SECRETS for match in pattern.finditer(url)]
+    found += _users(url)
+    parts: list[str] = []
+    end = 0
+    for start, stop in sorted(found):
+        if start >= end:
+            parts += [url[end:start], "***" if stop > start else ""]
+        end = max(end, stop)
+    return "".join(parts) + url[end:]
+
+
+def _users(text: str) -> list[tuple[int, int]]:
+    """Where there may be users, and passwords with signs in them that should have been escaped.
+
+    Looks at each sign a few times only: a list of servers may be long.
+    """
+    end = text.rfind("@")
+    if end < 0:
+        return []
+    found: list[tuple[int, int]] = []
+    if _SCHEME.match(text):
+        found.append((_after_slashes(text, end), end))
+    elif (slashes := text.find("//", 0, end)) >= 0:
+        found.append((slashes + 2, end))
+    for word in _WORD.finditer(text):
+        # Also where the // was forgotten.
+        user, at, _ = word[0].rpartition("@")
+        if at and ":" in user:
+            found.append((word.start() + _after_slashes(word[0], len(user)), word.start() + len(user)))
+    return found
+
+
+def _after_slashes(text: str, end: int) -> int:
+    scheme, slashes, _ = text[:end].partition("://")
+    return len(scheme) + 3 if slashes and ":" not in scheme else 0
 
 
 def _no_place(scheme: str, rest: str, shown: str) -> StoreURL:
@@ -91,6 +130,14 @@ def _sqlite(_scheme: str, rest: str, shown: str) -> StoreURL:
             host = path[2:].partition("/")[0]
             msg = f"host {host!r} in {shown!r}: a file has none; write sqlite:PATH or sqlite:///ABSOLUTE/PATH"
             raise ValueError(msg)
+        if path.startswith("///") and len(path) > 3 and "/" not in path[3:]:  # noqa: PLR2004 - the slashes
+            # As other libraries write a file in the current directory.
+            name = path[3:]
+            msg = (
+                f"{shown!r} would be /{name}; write sqlite:{name} for a file in the current directory, or"
+                f" sqlite:/{name}"
+            )
+            raise ValueError(msg)
         path = path[2:]
     if not path:
         msg = f"{shown!r} names no file; write {_SQLITE_FORM}"
@@ -102,13 +149,14 @@ def _sqlite(_scheme: str, rest: str, shown: str) -> StoreURL:
 
 def _postgres(scheme: str, rest: str, shown: str) -> StoreURL:
     place, _, option_text = rest.partition("?")
-    _refuse_slash_in_password(place, shown)
+    _refuse_plain_signs(place, option_text, shown)
     options, theirs = _options(shown, option_text, _POSTGRES_OPTIONS, _POSTGRES_FORM)
     if "notify" in options:
         if options["notify"] not in ("true", "false"):
             msg = f"option 'notify' in {shown!r} is true or false, not {options['notify']!r}"
             raise ValueError(msg)
         options["notify"] = options["notify"] == "true"
+    _refuse_cut_off(theirs, shown)
     # The rest is libpq's to read and to refuse.
     base = f"{scheme}:{place}"
     return StoreURL("postgresql", "?".join((base, "&".join(theirs))) if theirs else base, options, shown)
@@ -116,13 +164,14 @@ def _postgres(scheme: str, rest: str, shown: str) -> StoreURL:
 
 def _nats(scheme: str, rest: str, shown: str) -> StoreURL:
     place, _, option_text = rest.partition("?")
-    _refuse_slash_in_password(place, shown)
+    _refuse_plain_signs(place, option_text, shown)
     hosts, _, stream = place.removeprefix("//").partition("/")
     if not place.startswith("//") or not hosts or not stream:
         what = "stream" if place.startswith("//") and hosts else "server"
         msg = f"{shown!r} names no {what}; write {_NATS_FORM}"
         raise ValueError(msg)
     options, unknown = _options(shown, option_text, _NATS_OPTIONS, _NATS_FORM)
+    _refuse_cut_off(unknown, shown)
     _refuse(unknown, shown, _NATS_FORM)
     for name, kind, what in _NATS_NUMBERS:
         if name in options:
@@ -153,10 +202,24 @@ _PARSERS: Final[dict[str, Callable[[str, str, str], StoreURL]]] = {
 }
 
 
-def _refuse_slash_in_password(place: str, shown: str) -> None:
-    """A part of it would be taken for the host, and be shown."""
-    if "@" in place.removeprefix("//").partition("/")[2]:
-        msg = f"{shown!r}: write %2F for a slash in a password, and %40 for an @"
+def _refuse_plain_signs(place: str, option_text: str, shown: str) -> None:
+    """A part of a password would be taken for a host, a port or an option, and be shown."""
+    servers, _, path = place.removeprefix("//").partition("/")
+    # In a list, each server may have a user.
+    has_two = any(server.count("@") > 1 for server in servers.split(","))
+    if has_two or "@" in path or "@" in option_text.partition("=")[0]:
+        msg = f"{shown!r}: write %2F for a slash in a password, %40 for an @, %3F for a ?"
+        raise ValueError(msg)
+    ports = (server.rpartition("@")[2].rpartition("]")[2].partition(":")[2] for server in servers.split(","))
+    if any(port and not (port.isascii() and port.isdecimal()) for port in ports):
+        msg = f"{shown!r}: a port is a number; write %3F for a ? in a password, %2F for a slash, %2C for a comma"
+        raise ValueError(msg)
+
+
+def _refuse_cut_off(options: list[str], shown: str) -> None:
+    # It may be the rest of a secret.
+    if any("=" not in option for option in options):
+        msg = f"{shown!r}: an option has no value; write %26 for an & in a password"
         raise ValueError(msg)
 
 

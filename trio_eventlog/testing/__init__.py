@@ -1,6 +1,6 @@
 """A harness for stores, and tools for tests of programs that use a log.
 
-Needs Hypothesis: ``pip install "trio-eventlog[testing]"``. Nothing here imports pytest, but for
+Needs the extra ``testing``, which has Hypothesis. Nothing here imports pytest, but for
 :class:`StoreConformance` when it skips a test.
 """
 
