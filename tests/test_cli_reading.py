@@ -31,7 +31,8 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.cli import _query, _tail
-from trio_eventlog.cli._pages import next_items
+from trio_eventlog.cli._pages import Pruned, next_merged
+from trio_eventlog.cli._terminal import error_console
 from trio_eventlog.recorder import record_tasks
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
@@ -400,11 +401,11 @@ async def test_a_page_is_what_was_there_before_an_error():
             return step
 
     items = Items()
-    assert await next_items(items, 10) == [1, 2]
+    assert await next_merged(items, 10, Pruned(error_console())) == [1, 2]
     with pytest.raises(StoreError):
-        await next_items(items, 10)
-    assert await next_items(items, 10) == [3]
-    assert await next_items(items, 10) == []
+        await next_merged(items, 10, Pruned(error_console()))
+    assert await next_merged(items, 10, Pruned(error_console())) == [3]
+    assert await next_merged(items, 10, Pruned(error_console())) == []
 
 
 # --- tasks ----------------------------------------------------------------------------------------

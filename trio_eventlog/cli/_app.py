@@ -514,7 +514,7 @@ def run(arguments: Sequence[str]) -> int:
     except BaseException as exc:  # noqa: ASYNC103 - Trio has ended: no Cancelled comes here
         inner = _innermost(exc)
         if isinstance(inner, KeyboardInterrupt):
-            raise inner from None
+            raise KeyboardInterrupt from None  # noqa: ASYNC104 - as above
         told = _tell(inner)
         if told is None:
             raise

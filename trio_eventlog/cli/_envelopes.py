@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import attrs
+import msgspec
 
 from trio_eventlog import CodecError, EventEnvelope, PersistedEvent, from_json
 
@@ -217,9 +218,6 @@ class EnvelopeFile:
 
 
 _SPILL_HEADER: Final = re.compile(rb'\{"trio_eventlog": "spill"')
-_PERSISTED: Final = re.compile(rb'\s*\{\s*"(id|seq)"\s*:')
-"""As this library, and its ancestor, write it: an envelope has neither field at its beginning."""
-
 _SPILLED: Final = re.compile(rb"([0-9a-f]{8}) (?=\{)")
 
 
@@ -231,9 +229,21 @@ def _read(text: bytes) -> EventEnvelope | str:
         if zlib.crc32(text) != int(spilled[1], 16):
             return "damaged: its checksum does not match"
     try:
-        if spilled is not None or _PERSISTED.match(text):
+        if spilled is not None or _is_kept(text):
             kept = from_json(text, PersistedEvent)
             return EventEnvelope.of(kept.event, event_id=kept.id, timestamp_ms=kept.timestamp_ms)
         return from_json(text, EventEnvelope)
     except CodecError as exc:
         return str(exc)
+
+
+_KEYS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _is_kept(text: bytes) -> bool:
+    """Whether it is an event as a store keeps it: by its fields, in any order, with others beside them."""
+    try:
+        keys = _KEYS.decode(text).keys()
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False  # whoever reads it says why
+    return "event_id" not in keys and ("id" in keys or "seq" in keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 import attrs
@@ -15,10 +15,12 @@ from rich.console import Console
 from trio_eventlog import (
     AppendFailure,
     CodecError,
+    EventEnvelope,
     EventLog,
     EventLoss,
     EventRejected,
     EventsLost,
+    EventsReverted,
     EventStore,
     LogState,
     LogStatistics,
@@ -29,8 +31,9 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli._envelopes import MAX_LINE, STDIN, EnvelopeFile, Line
 from trio_eventlog.cli._progress import progress_bar
+from trio_eventlog.cli._repeats import Repeats
 from trio_eventlog.cli._signals import stopping_on_signals
-from trio_eventlog.cli._terminal import ReaderGone, complain, counted, error_console, is_terminal, write
+from trio_eventlog.cli._terminal import complain, counted, error_console, is_terminal, write_summary
 
 _BATCH: Final = 1024
 _CAP: Final = 4096
@@ -39,6 +42,9 @@ _BYTES_PENDING: Final = 32 * 2**20
 """The log bounds how many events wait; this bounds what they weigh."""
 
 _GRACE: Final = 30.0
+
+_TOLD_EVERY: Final = 30.0
+"""Seconds between two complaints about a store that fails."""
 
 
 @attrs.frozen
@@ -71,6 +77,9 @@ class _Tally:
     console: Console
     started: float = attrs.Factory(trio.current_time)
     read: int = 0
+    repeated: int = 0
+    """Lines whose events were found in the log before they were handed to it."""
+
     rejected: int = 0
     lost: int = 0
     unreadable: int = 0
@@ -80,6 +89,9 @@ class _Tally:
     _shown: int = 0
     _rejection: str = ""
     """Why the store rejected events, the last time."""
+
+    _tell_at: float = -math.inf
+    """When to complain about the store again."""
 
     _told: int = 0
     """Losses that the log has told us."""
@@ -96,6 +108,11 @@ class _Tally:
         self._places[seq] = place
         if self._unplaced:
             self._place_losses()
+
+    def is_there(self) -> None:
+        """The log holds the event of a line."""
+        self.read += 1
+        self.repeated += 1
 
     def malformed(self, place: _Place, reason: str) -> None:
         """A line is no envelope, or holds an event that no log takes."""
@@ -118,6 +135,8 @@ class _Tally:
             self._failed(report)
         elif isinstance(report, EventLoss):
             self._lost(report)
+        elif isinstance(report, EventsReverted):
+            self._reverted(report)
 
     def _lost(self, report: EventLoss) -> None:
         self._told += report.count
@@ -131,8 +150,20 @@ class _Tally:
         if isinstance(failure.error, EventRejected):
             # The events follow, as a loss.
             self._rejection = failure.error.reason
-        elif failure.failures == 1 and math.isfinite(failure.retry_in):
-            complain(f"the store failed, and is tried again: {failure.error}", self.console)
+        elif math.isfinite(failure.retry_in) and trio.current_time() >= self._tell_at:
+            self._tell_at = trio.current_time() + _TOLD_EVERY
+            attempts = "" if failure.failures == 1 else f" ({failure.failures:,} times in a row)"
+            complain(f"the store failed{attempts}, and is tried again: {failure.error}", self.console)
+
+    def _reverted(self, report: EventsReverted) -> None:
+        # Those that are lost have no places any more: they were stored.
+        self._told += report.lost
+        self.lost += report.lost
+        complain(
+            f"the store went back: it had acknowledged up to seq {report.expected_seq}, and now ends at"
+            f" {report.last_seq}; {counted(report.again, 'event')} stored again, {report.lost:,} lost",
+            self.console,
+        )
 
     def _place_losses(self) -> None:
         # The flush task may give up an event before our task has run again and knows its seq.
@@ -170,14 +201,14 @@ class _Tally:
         parts = [
             f"{self.read:,} read",
             f"{statistics.persisted:,} stored",
-            f"{statistics.duplicate:,} already there",
+            f"{statistics.duplicate + self.repeated:,} already there",
             f"{self.rejected:,} rejected",
         ]
         if self.lost:
             parts.append(f"{self.lost:,} lost")
         if self.unreadable:
             parts.append(f"{counted(self.unreadable, 'file')} not read to the end")
-        return f"{', '.join(parts)} ({seconds:.1f} s, {self.read / seconds:,.0f} a second)\n"
+        return f"{', '.join(parts)} ({seconds:.1f} s, {self.read / seconds:,.0f} a second)"
 
 
 async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: int) -> int:
@@ -199,7 +230,9 @@ async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: i
     log: EventLog | None = None
     error: StoreError | None = None
     async with stopping_on_signals(
-        "stopping once what was read is stored; once more to end at once", console
+        f"stopping once what was read is stored, for which there are {_GRACE:.0f} seconds; once more to end"
+        " at once",
+        console,
     ) as stop:
         # The nursery in there would put what leaves this block into a group.
         try:
@@ -222,33 +255,43 @@ async def ingest_files(store: EventStore, names: Sequence[str], *, most_shown: i
     if log is None:
         assert error is not None, "the log has not opened"
         raise error
-    with suppress(ReaderGone):
-        await write(tally.summary(log.statistics()))
+    is_told = await write_summary(tally.summary(log.statistics()))
     if error is not None:
         complain(str(error), console)
+    if tally.lost:
+        complain("what is lost was not stored: run the same command once more", console)
     if stop.status:
         return stop.status
-    return 1 if error is not None or tally.rejected or tally.lost or tally.unreadable else 0
+    all_is_well = is_told and error is None and not (tally.rejected or tally.lost or tally.unreadable)
+    return 0 if all_is_well else 1
 
 
 async def _read_files(log: EventLog, names: Sequence[str], tally: _Tally) -> None:
     files = [EnvelopeFile(name) for name in names]
     if STDIN in names and is_terminal(sys.stdin):
         complain("reading from the terminal; end with Ctrl-D", tally.console)
+    repeats = Repeats(log.store, log.statistics().last_assigned_seq, tally.console)
     async with _shown(files, log, tally):
         for file in files:
             if log.statistics().state is LogState.OPEN:
-                await _read_file(log, file, tally)
+                repeats.begin_file()
+                await _read_file(log, file, tally, repeats)
         await _flush(log)
 
 
-async def _read_file(log: EventLog, file: EnvelopeFile, tally: _Tally) -> None:
+async def _read_file(log: EventLog, file: EnvelopeFile, tally: _Tally, repeats: Repeats) -> None:
     before, unflushed = tally.position, 0
     with file:
         while True:
             # Left behind when cancelled: a pipe may stay silent for ever.
             block = await trio.to_thread.run_sync(file.read_block, abandon_on_cancel=True)
+            known = await repeats.find(
+                [line.content for line in block.lines if isinstance(line.content, EventEnvelope)]
+            )
             for line in block.lines:
+                if isinstance(line.content, EventEnvelope) and line.content.event_id in known:
+                    tally.is_there()
+                    continue
                 await _ingest_line(log, _Place(file.label, line.number), line, tally)
                 unflushed += line.size
                 if unflushed > _BYTES_PENDING:
@@ -295,7 +338,7 @@ async def _shown(files: Sequence[EnvelopeFile], log: EventLog, tally: _Tally) ->
 
     def state() -> tuple[float, str]:
         statistics = log.statistics()
-        settled = statistics.ingested - statistics.pending + tally.rejected
+        settled = statistics.ingested - statistics.pending + tally.rejected + tally.repeated
         return tally.position, f"{settled:,} done, {statistics.pending:,} waiting"
 
     async with progress_bar(tally.console, total if total and None not in sizes else None, state):

@@ -13,7 +13,7 @@ from cyclopts import Parameter, Token
 
 from trio_eventlog import EventQuery, EventStore
 from trio_eventlog.cli._terminal import CommandError
-from trio_eventlog.stores import open_readers, open_store
+from trio_eventlog.stores import open_readers, open_store, without_secrets
 
 T = TypeVar("T")
 
@@ -50,14 +50,19 @@ def opened_store(
     return _opened(open_store(url, read_only=read_only), option)
 
 
-def opened_readers(url: str) -> AbstractAsyncContextManager[Mapping[str, EventStore]]:
+@asynccontextmanager
+async def opened_readers(url: str) -> AsyncIterator[Mapping[str, EventStore]]:
     """Open all logs of the file, database or stream of ``--store`` for reading.
 
     Raises:
-      CommandError: the URL is malformed, or names one log.
+      CommandError: the URL is malformed, or names one log; or there is none.
       StoreError: they cannot be opened.
     """
-    return _opened(open_readers(url), "--store with --all-logs")
+    async with _opened(open_readers(url), "--store with --all-logs") as readers:
+        if not readers:
+            msg = f"there is no log in {without_secrets(url)}"
+            raise CommandError(msg)
+        yield readers
 
 
 @runtime_checkable
@@ -89,6 +94,9 @@ def _time(_type: Any, tokens: Sequence[Token]) -> int:
         if len(text) == _DIGITS_OF_A_DATE and _is_date(text):
             msg = f"{text} may be a date or milliseconds; write {text[:4]}-{text[4:6]}-{text[6:]} or 0{text}"
             raise ValueError(msg)
+        # An option that says so, or a 0 in front, means milliseconds.
+        if text[0] != "0" and not (tokens[0].keyword or "").endswith("-ms"):
+            _refuse_other_units(text)
         return int(text)
     try:
         moment = datetime.fromisoformat(text)
@@ -105,6 +113,25 @@ def _time(_type: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(msg)
     # Rounded up: events have whole milliseconds, and both bounds mean "from here on".
     return -((_EPOCH - moment) // timedelta(milliseconds=1))
+
+
+_OTHER_UNITS: Final = (("seconds", 10**3, 1), ("microseconds", 1, 10**3), ("nanoseconds", 1, 10**6))
+"""To milliseconds: times this, divided by that."""
+
+_PLAUSIBLE: Final = range(10**11, 4 * 10**12)
+"""Milliseconds from 1973 to 2096: in another unit, a time of these years lies far outside of them."""
+
+
+def _refuse_other_units(text: str) -> None:
+    number = int(text)
+    for unit, factor, divisor in _OTHER_UNITS:
+        milliseconds = number * factor // divisor
+        if number not in _PLAUSIBLE and milliseconds in _PLAUSIBLE:
+            msg = (
+                f"{text} may be {unit}, but is taken as milliseconds since 1970; write {milliseconds}, or"
+                f" 0{text} if it is meant"
+            )
+            raise ValueError(msg)
 
 
 _DIGITS_OF_A_DATE: Final = 8

@@ -2,44 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Final, TypeVar
+from typing import Final
 
-from trio_eventlog import EventStream, PersistedEvent, StoreError
+import attrs
+import trio
+from rich.console import Console
 
-T = TypeVar("T")
+from trio_eventlog import (
+    EventsPruned,
+    EventStore,
+    EventStream,
+    LogEvent,
+    MergedEvents,
+    PersistedEvent,
+    StoreError,
+)
+from trio_eventlog.cli._terminal import complain
 
 PAGE: Final = 1000
 """Events that are in memory at once."""
 
 
-async def next_page(events: EventStream) -> list[PersistedEvent]:
+@attrs.define
+class Pruned:
+    """Tells of events that were pruned before a command could read them."""
+
+    console: Console
+    before: int = 0
+    """What is pruned up to here is no matter: the command begins at the first event that is there."""
+
+    is_told: bool = False
+
+    def tell(self, exc: EventsPruned) -> None:
+        """Say so, if it matters."""
+        if exc.last_seq > self.before:
+            self.is_told = True
+            complain(". ".join((str(exc), *getattr(exc, "__notes__", ()))), self.console)
+
+
+async def pruned_for(store: EventStore, after_seq: int, console: Console) -> Pruned:
+    """For a command that reads what is behind ``after_seq``. A checkpoint.
+
+    Raises:
+      StoreError: the store failed.
+    """
+    pruned_seq = getattr(store, "pruned_seq", None)
+    if pruned_seq is None or after_seq:
+        await trio.lowlevel.checkpoint()
+        return Pruned(console)
+    return Pruned(console, await pruned_seq())
+
+
+async def next_page(events: EventStream, pruned: Pruned) -> list[PersistedEvent]:
     """The events that come together; none at the end. A checkpoint.
 
     Raises:
       StoreError: the store failed.
     """
     page: list[PersistedEvent] = []
-    async for event in events:
-        page.append(event)
-        if not events.at_hand:
-            break
-    return page
+    while not page:
+        try:
+            async for event in events:
+                page.append(event)
+                if not events.at_hand:
+                    break
+            else:
+                break
+        except EventsPruned as exc:
+            pruned.tell(exc)
+    return page  # noqa: ASYNC910 - as the iterator has it
 
 
-async def next_items(items: AsyncIterator[T], most: int) -> list[T]:
-    """The next ``most`` items, or what is left. A checkpoint if the iterator is one.
+async def next_merged(events: MergedEvents, most: int, pruned: Pruned) -> list[LogEvent]:
+    """The next ``most`` events of several logs, or what is left. A checkpoint.
 
     Raises:
-      StoreError: a store failed. If some items were there before, these are returned: the next call will say.
+      StoreError: a store failed. If some events were there before, they are returned: the next call will say.
     """
-    page: list[T] = []
-    try:
-        async for item in items:
-            page.append(item)
-            if len(page) == most:
-                break
-    except StoreError:
-        if not page:
-            raise
+    page: list[LogEvent] = []
+    while len(page) < most:
+        try:
+            page.append(await anext(events))
+        except StopAsyncIteration:
+            break
+        except EventsPruned as exc:
+            pruned.tell(exc)
+        except StoreError:
+            if not page:
+                raise
+            break
     return page  # noqa: ASYNC910 - as the iterator has it

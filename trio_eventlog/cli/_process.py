@@ -1,4 +1,4 @@
-"""What the process was given, put in order before anything else happens: its standard streams and its signals.
+"""What the process was given, put in order before anything else: its standard streams and its signals.
 
 The standard library only: the extra may be missing.
 """
@@ -20,7 +20,7 @@ _ENDING: Final = tuple(
 """Signals that ask a process to end, beside SIGINT."""
 
 _CLOSED: Final = ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))
-"""What stands for a standard stream that is closed. Reading the first and writing the second fails, as before."""
+"""What stands for standard streams that are closed. Reading the first or writing the second fails."""
 
 
 def open_standard_streams() -> None:
@@ -33,14 +33,14 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             # The lowest number that is free: those below are taken by now.
-            os.set_inheritable(os.open(os.devnull, flags), True)  # noqa: FBT003 - the function has no keyword
+            os.set_inheritable(os.open(os.devnull, flags), True)
     # Never closed: whoever has one in hand when the program ends may still use it.
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 class Ending:

@@ -21,9 +21,10 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.cli._options import opened_readers
-from trio_eventlog.cli._pages import PAGE, next_items, next_page
+from trio_eventlog.cli._pages import PAGE, Pruned, next_merged, next_page, pruned_for
 from trio_eventlog.cli._terminal import (
     counted,
+    error_console,
     output_console,
     rendered,
     time_text,
@@ -54,22 +55,25 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
       ReaderGone, CommandError: standard output cannot be written to.
     """
     printer = Printer(as_json=as_json)
+    pruned = await pruned_for(store, query.after_seq or 0, error_console())
     events = iter_events(store, query, page_size=_PAGE)
-    while page := await next_page(events):
+    while page := await next_page(events, pruned):
         await printer.print(page)
     await printer.print_count()
-    return 0
+    return 1 if pruned.is_told else 0
 
 
 async def print_merged(url: str, query: EventQuery, *, as_json: bool) -> int:
     """The same of all logs of a file, database or stream, by time."""
     printer = Printer(as_json=as_json)
     async with opened_readers(url) as stores:
+        # From the first event of each: what was pruned before is no matter, and little comes to it meanwhile.
+        pruned = Pruned(error_console())
         events = merge_events(stores, query)
-        while page := await next_items(events, _PAGE):
+        while page := await next_merged(events, _PAGE, pruned):
             await printer.print(page)
     await printer.print_count()
-    return 0
+    return 1 if pruned.is_told else 0
 
 
 class Printer:

@@ -23,10 +23,10 @@ from trio_eventlog import (
     tail,
 )
 from trio_eventlog.cli._options import WithNeighbours, opened_readers
-from trio_eventlog.cli._pages import PAGE, next_items, next_page
+from trio_eventlog.cli._pages import PAGE, Pruned, next_merged, next_page
 from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._query import Printer
-from trio_eventlog.cli._terminal import error_console
+from trio_eventlog.cli._terminal import ending_with_reader, error_console
 
 _FIRST_STEP: Final = 1_000
 """Seqs to look back over at first, and how many times as many with each further look."""
@@ -58,6 +58,7 @@ async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bo
       ReaderGone, CommandError: standard output cannot be written to.
     """
     printer, console = Printer(as_json=as_json), error_console()
+    pruned = Pruned(console)
     after = query.after_seq
     if after is None:
         recent, after = await _last_events(store, query, last)
@@ -72,9 +73,9 @@ async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bo
             tail(store, following, after_seq=after, poll_interval=_POLL_INTERVAL)
         )
 
-    async with AsyncExitStack() as stack:
+    async with ending_with_reader(), AsyncExitStack() as stack:
         events = await patiently(begin, console)
-        while page := await patiently(partial(next_page, events), console):
+        while page := await patiently(partial(next_page, events, pruned), console):
             await printer.print(page)
     return 0
 
@@ -90,11 +91,12 @@ async def follow_all(url: str, query: EventQuery, *, last: int, as_json: bool) -
     recent = recent[: query.limit]
     await printer.print(recent)
     left = None if query.limit is None else query.limit - len(recent)
-    following = _Following(printer, query, cursors, left)
-    while not following.is_over:
-        async with AsyncExitStack() as stack:
-            stores = await patiently(partial(_enter, stack, url), console)
-            await _follow_until_new_logs(following, stores, console)
+    following = _Following(printer, query, cursors, left, Pruned(console))
+    async with ending_with_reader():
+        while not following.is_over:
+            async with AsyncExitStack() as stack:
+                stores = await patiently(partial(_enter, stack, url), console)
+                await _follow_until_new_logs(following, stores, console)
     return 0
 
 
@@ -138,6 +140,8 @@ class _Following:
     left: int | None
     """Events of the limit of the query, if it has one."""
 
+    pruned: Pruned
+
     @property
     def is_over(self) -> bool:
         return self.left == 0
@@ -145,10 +149,12 @@ class _Following:
     async def print_news(self, stores: Mapping[str, EventStore]) -> None:
         """Print what has come meanwhile. An error skips nothing, and repeats nothing."""
         events = merge_events(stores, attrs.evolve(self.query, limit=self.left), cursors=self.cursors)
-        while page := await next_items(events, PAGE):
+        while page := await next_merged(events, PAGE, self.pruned):
             await self.printer.print(page)
             self.left = None if self.left is None else self.left - len(page)
             self.cursors = events.cursors
+        # They may have passed what was pruned.
+        self.cursors = events.cursors
 
 
 async def _last_of_all(
@@ -174,8 +180,10 @@ async def _last_events(store: EventStore, query: EventQuery, count: int) -> tupl
         # A store can be asked for its first events and not for its last: look back further and further.
         start = max(end - step, 0)
         found: deque[PersistedEvent] = deque(maxlen=count)
-        async for event in iter_events(store, attrs.evolve(query, after_seq=start, limit=None)):
-            found.append(event)
+        events = iter_events(store, attrs.evolve(query, after_seq=start, limit=None))
+        # What is pruned there was before we came.
+        while page := await next_page(events, Pruned(error_console(), before=end)):
+            found += page
         if len(found) == count or not start:
             return list(found), max(end, found[-1].seq if found else 0)
         step *= _FACTOR

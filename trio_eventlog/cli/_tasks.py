@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import attrs
 from rich.text import Text
-from rich.tree import Tree
 
 from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent, iter_events
 from trio_eventlog.cli._terminal import (
@@ -118,7 +117,7 @@ async def print_tasks(store: EventStore, run_id: str | None, *, as_json: bool) -
             text = json.dumps({"run_id": run_id, **attrs.asdict(task)}, ensure_ascii=False)
             await write((visible_json(text) if console.is_terminal else text) + "\n")
     else:
-        await write(rendered(console, _tree(recording)))
+        await write(rendered(console, *_tree(recording, console.width), soft_wrap=True))
     return 0
 
 
@@ -139,7 +138,7 @@ async def _last_run(store: EventStore) -> str:
     return run_id
 
 
-def _tree(recording: _Recording) -> Tree:
+def _tree(recording: _Recording, width: int) -> list[Text]:
     title = Text(visible(recording.run_id), style="bold")
     if recording.started_ms is not None:
         title.append(f"  {time_text(recording.started_ms)}", style="dim")
@@ -148,12 +147,29 @@ def _tree(recording: _Recording) -> Tree:
         title.append(f"  {counted(recording.suppressed, 'record')} suppressed", style="yellow")
     if not recording.is_stopped:
         title.append("  the end is not recorded", style="yellow")
-    root = Tree(title)
-    branches: dict[int, Tree] = {}
+    children: dict[int | None, list[_Task]] = {}
     for task in recording.tasks.values():
-        above = root if task.parent is None else branches[task.parent]
-        branches[task.number] = above.add(_line(task, is_over=recording.is_stopped))
-    return root
+        children.setdefault(task.parent, []).append(task)
+    # Half of the width is for names, however deep they are.
+    most_guides = width // 2 // len(_BLANK)
+    lines = [title]
+    # Not by recursion, which would end at some depth. The next one last.
+    waiting = [(task, 0, "") for task in reversed(children.pop(None, []))]
+    while waiting:
+        task, depth, guides = waiting.pop()
+        # Those above it are printed before those beside it.
+        is_last = not waiting or waiting[-1][1] < depth
+        hidden = depth - len(guides) // len(_BLANK)
+        line = Text(f"+{hidden} {guides}" if hidden else guides, style="dim")
+        line.append(_LAST if is_last else _BRANCH, style="dim")
+        lines.append(line.append(_line(task, is_over=recording.is_stopped)))
+        guides = (guides + (_BLANK if is_last else _BESIDE))[-most_guides * len(_BLANK) :]
+        # Taken out, so that it ends also with tasks that claim to be their own parents.
+        waiting += [(child, depth + 1, guides) for child in reversed(children.pop(task.number, []))]
+    return lines
+
+
+_BRANCH, _LAST, _BESIDE, _BLANK = "├── ", "└── ", "│   ", "    "
 
 
 def _line(task: _Task, *, is_over: bool) -> Text:

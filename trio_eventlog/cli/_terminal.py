@@ -124,13 +124,17 @@ class _Console(Console):
             height if height >= _FLATTEST else _USUAL.height,
         )
 
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
 
 def _environment() -> Mapping[str, str]:
     environment = dict(os.environ)
     for name in ("COLUMNS", "LINES"):
         value = environment.get(name, "")
         # The console would take 0 for a width, and break at other digits than these.
-        if not (value.isascii() and value.isdecimal() and 0 < int(value[:9]) and len(value) <= 9):  # noqa: PLR2004
+        if not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) <= 9):  # noqa: PLR2004
             environment.pop(name, None)
     return environment
 
@@ -208,15 +212,20 @@ def output_console() -> Console:
     return console
 
 
-def rendered(console: Console, *things: object) -> str:
+def rendered(console: Console, *things: object, soft_wrap: bool = False) -> str:
     """What ``console`` would print.
+
+    Args:
+      console: which one.
+      things: what.
+      soft_wrap: leave long lines to the terminal.
 
     Raises:
       ReaderGone, OutputError: standard output, which it touches all the same, cannot be written to.
     """
     with writing(), console.capture() as capture:
         for thing in things:
-            console.print(thing)
+            console.print(thing, soft_wrap=soft_wrap)
     return capture.get()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -26,12 +27,20 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli._envelopes import MAX_LINE
 from trio_eventlog.cli._options import USAGE_STATUS
-from trio_eventlog.cli._pages import PAGE, next_page
+from trio_eventlog.cli._pages import PAGE, Pruned, next_page, pruned_for
 from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._query import json_lines
 from trio_eventlog.cli._signals import stopping_on_signals
-from trio_eventlog.cli._terminal import CommandError, complain, counted, error_console, output_console, write
+from trio_eventlog.cli._terminal import (
+    CommandError,
+    complain,
+    counted,
+    error_console,
+    output_console,
+    write,
+    write_summary,
+)
 
 _LINE_START: Final = b'{"id":"'
 
@@ -40,6 +49,8 @@ _PAGE: Final = PAGE
 
 _BYTES: Final = 16 * 1024 * 1024
 """Of one append, unless a single event has more; and of a page, as far as events are like those before."""
+
+_PATIENCE_AT_END: Final = 10.0
 
 _PATIENCE: Final = 60.0
 """Seconds for which a copy goes on while a store fails: a cluster needs a few for a new leader."""
@@ -56,6 +67,8 @@ class _Copied:
     events: int = 0
     elsewhere: int = 0
     rejected: int = 0
+    in_doubt: bool = False
+    """Whether more may be there than is counted."""
 
 
 async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> int:
@@ -73,6 +86,7 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
     await _require_prefix(source, target, start)
     last_seq = await source.last_seq()
     copied = _Copied(start)
+    pruned = await pruned_for(source, start, console)
     error: StoreError | None = None
     async with stopping_on_signals("stopping; run the same command once more to go on", console) as stop:
         with stop.stoppable():
@@ -80,19 +94,34 @@ async def copy(source: EventStore, target: EventStore, *, most_shown: int) -> in
                 console, max(last_seq - start, 1), lambda: (copied.seq - start, f"{copied.events:,} events")
             ):
                 try:
-                    await _copy(source, target, copied, most_shown, console)
+                    await _copy(source, target, copied, most_shown, pruned)
                 except StoreError as exc:
                     error = exc
-        parts = [f"{counted(copied.events, 'event')} copied"]
+        if stop.status:
+            await _count_cut_off(target, copied)
+        parts = [f"{'at least ' if copied.in_doubt else ''}{counted(copied.events, 'event')} copied"]
         if copied.elsewhere:
             parts.append(f"{copied.elsewhere:,} held under another seq already")
         if copied.rejected:
             parts.append(f"{copied.rejected:,} rejected")
-        await write(", ".join(parts) + f"; up to seq {copied.seq}\n")
+        is_told = await write_summary(", ".join(parts) + f"; up to seq {copied.seq}")
     if error is not None:
         again = "" if isinstance(error, StoreUnusable) else "; run the same command once more to go on"
         complain(f"{error}{again}", console)
-    return stop.status or (1 if error is not None or copied.rejected else 0)
+    all_is_well = is_told and error is None and not (copied.rejected or pruned.is_told)
+    return stop.status or (0 if all_is_well else 1)
+
+
+async def _count_cut_off(target: EventStore, copied: _Copied) -> None:  # noqa: ASYNC910 - asks the store
+    """The append that was running when a signal came may have been made: its events are there, or not."""
+    copied.in_doubt = True
+    with trio.move_on_after(_PATIENCE_AT_END), suppress(StoreError):
+        # A store answers this after the append.
+        last_seq = await target.last_seq()
+        if last_seq > copied.seq:
+            copied.events += len(await target.query(EventQuery(after_seq=copied.seq)))
+            copied.seq = last_seq
+        copied.in_doubt = False
 
 
 async def _require_prefix(source: EventStore, target: EventStore, last_seq: int) -> None:
@@ -120,23 +149,27 @@ async def _require_prefix(source: EventStore, target: EventStore, last_seq: int)
 
 
 async def _copy(
-    source: EventStore, target: EventStore, copied: _Copied, most_shown: int, console: Console
+    source: EventStore, target: EventStore, copied: _Copied, most_shown: int, pruned: Pruned
 ) -> None:
     # As the log does: a store may say how much it takes at once.
     most: int = min(_PAGE, getattr(target, "max_batch", None) or _PAGE)
     count = most
     while True:
-        query = EventQuery(after_seq=copied.seq, limit=count)
-        page = await patiently(
-            partial(source.query, query), console, what="the store of --from", seconds=_PATIENCE
-        )
-        size = 0
-        for batch, batch_size in _batches(page):
-            await _append(target, batch, copied, most_shown, console)
-            size += batch_size
-        if len(page) < count:
+        events = iter_events(source, EventQuery(after_seq=copied.seq, limit=count), page_size=count)
+        read, size = 0, 0
+        while page := await patiently(
+            partial(next_page, events, pruned),
+            pruned.console,
+            what="the store of --from",
+            seconds=_PATIENCE,
+        ):
+            read += len(page)
+            for batch, batch_size in _batches(page):
+                await _append(target, batch, copied, most_shown, pruned.console)
+                size += batch_size
+        if read < count:
             return
-        count = min(most, max(_BYTES * len(page) // size, 1))
+        count = min(most, max(_BYTES * read // size, 1))
 
 
 def _batches(page: Sequence[PersistedEvent]) -> Iterator[tuple[list[PersistedEvent], int]]:
@@ -200,21 +233,26 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
         msg = "--resume goes on with a file: name it with --output"
         raise CommandError(msg, USAGE_STATUS)
     console = error_console()
+    # Before there is a file: if the store cannot be read, there shall be none.
+    last_seq = await store.last_seq()
     file: _OutputFile | None = None
-    if output is not None:
-        file = await trio.to_thread.run_sync(_OutputFile, output, resume)
-        if file.last_seq is not None:
-            query = attrs.evolve(query, after_seq=max(file.last_seq, query.after_seq or 0))
-    written, seq = 0, query.after_seq or 0
-    start, last_seq = seq, await store.last_seq()
+    written = 0
     try:
+        if output is not None:
+            file = await trio.to_thread.run_sync(_OutputFile, output, resume)
+            if file.last is not None:
+                await _require_event(store, file.last, output)
+                query = attrs.evolve(query, after_seq=max(file.last.seq, query.after_seq or 0))
+            await trio.to_thread.run_sync(file.begin)
+        start = seq = query.after_seq or 0
+        pruned = await pruned_for(store, start, console)
         async with stopping_on_signals("stopping", console) as stop:
             with stop.stoppable():
                 events = iter_events(store, query, page_size=_PAGE)
                 async with progress_bar(
                     console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
                 ):
-                    while page := await next_page(events):
+                    while page := await next_page(events, pruned):
                         if file is None:
                             await write(json_lines(page, output_console()))
                         else:
@@ -230,17 +268,49 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
         complain(
             f"stopped; {where}" if file is None else f"stopped after seq {seq}; go on with --resume", console
         )
-    elif file is not None:
-        await write(f"{counted(written, 'event')} written to {output}\n")
-    return stop.status
+    elif file is not None and not await write_summary(f"{counted(written, 'event')} written to {output}"):
+        return 1
+    return stop.status or (1 if pruned.is_told else 0)
+
+
+async def _require_event(store: EventStore, last: PersistedEvent, output: str) -> None:
+    """Before a file is gone on with.
+
+    Raises:
+      StoreError: the store failed.
+      CommandError: its last event is none of the log.
+    """
+    found = await store.query(EventQuery(after_seq=max(last.seq - 1, 0), limit=1))
+    if found and found[0].seq == last.seq and found[0].id == last.id:
+        return
+    pruned_seq = getattr(store, "pruned_seq", None)
+    if found and found[0].seq == last.seq:
+        why = f"the log has event {found[0].id!a} there: it is another one, or was replaced"
+    elif last.seq > (end := await store.last_seq()):
+        why = f"the log ends with seq {end}: it is another one, or went back to an older state"
+    elif pruned_seq is not None and last.seq <= await pruned_seq():
+        why = "it was pruned from the log, and what came next perhaps with it"
+    else:
+        why = "the log has no event there: it is another one, or that event was pruned"
+    msg = (
+        f"--output: {output} ends with event {last.id!a}, seq {last.seq}, but {why}; nothing was written;"
+        " export into another file"
+    )
+    raise CommandError(msg)
 
 
 class _OutputFile:
-    """A file of JSON lines, new or to be continued. Blocks, and belongs in a thread."""
+    """A file of JSON lines, new or to be continued. Blocks, and belongs in a thread.
+
+    Nothing in it is changed before :meth:`begin`.
+    """
 
     def __init__(self, name: str, resume: bool) -> None:
         self._name = name
-        self.last_seq: int | None = None
+        self.last: PersistedEvent | None = None
+        """Its last event, if it is continued and has one."""
+
+        self._end = 0
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if resume else os.O_EXCL)
         try:
             # Events are nobody else's business.
@@ -277,12 +347,19 @@ class _OutputFile:
         if complete:
             last = complete[:-1].rpartition(b"\n")[2]
             try:
-                self.last_seq = from_json(last, PersistedEvent).seq
+                self.last = from_json(last, PersistedEvent)
             except CodecError as exc:
                 msg = f"--output: {Path(self._name)} does not end in an event: {exc}"
                 raise CommandError(msg) from exc
-        os.ftruncate(self._fd, start + len(complete))
-        os.lseek(self._fd, 0, os.SEEK_END)
+        self._end = start + len(complete)
+
+    def begin(self) -> None:
+        """Cut off what was being written when the process ended."""
+        try:
+            os.ftruncate(self._fd, self._end)
+            os.lseek(self._fd, self._end, os.SEEK_SET)
+        except OSError as exc:
+            raise self._error(exc) from exc
 
     def write(self, data: bytes) -> None:
         rest = memoryview(data)

@@ -23,6 +23,7 @@ from trio_eventlog.cli._terminal import (
     rendered,
     visible_json,
     write,
+    write_summary,
 )
 
 
@@ -140,5 +141,7 @@ async def prune(
         with stop.stoppable():
             async with progress_bar(console, None, lambda: (gone, f"{gone:,} of {total:,} gone")):
                 await store.prune(before_ms=before_ms, keep=keep, on_progress=note)
-        await write(f"{counted(gone, 'event')} pruned{' of ' + format(total, ',') if stop.status else ''}\n")
-    return stop.status
+        # What was being removed when the signal came may be gone as well.
+        text = f"{counted(gone, 'event')} pruned"
+        is_told = await write_summary(f"at least {text} of {total:,}" if stop.status else text)
+    return stop.status or (0 if is_told else 1)

@@ -137,7 +137,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           user: name of the user; or as in ``nats://user:password@host``, percent-encoded.
           password: of that user.
           token: in place of a user; or as in ``nats://token@host``.
-          credentials: in their place, path of a ``.creds`` file. Needs the package nkeys, which the extra ``nats`` has.
+          credentials: in their place, path of a ``.creds`` file. Needs the package nkeys, which the
+            extra ``nats`` has.
           tls: how to check certificates, in place of :func:`ssl.create_default_context`; insists on TLS.
 
         Raises:

@@ -212,7 +212,7 @@ def _refuse_plain_signs(place: str, option_text: str, shown: str) -> None:
         raise ValueError(msg)
     ports = (server.rpartition("@")[2].rpartition("]")[2].partition(":")[2] for server in servers.split(","))
     if any(port and not (port.isascii() and port.isdecimal()) for port in ports):
-        msg = f"{shown!r}: a port is a number; write %3F for a ? in a password, %2F for a slash, %2C for a comma"
+        msg = f"{shown!r}: a port is a number; write %3F, %2F, %2C for ?, /, and a comma in a password"
         raise ValueError(msg)
 
 
