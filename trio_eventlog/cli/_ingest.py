@@ -43,7 +43,7 @@ _BYTES_PENDING: Final = 32 * 2**20
 
 _GRACE: Final = 30.0
 
-_TOLD_EVERY: Final = 30.0
+_TOLD_EVERY: Final = 60.0
 """Seconds between two complaints about a store that fails."""
 
 
