@@ -21,12 +21,14 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from trio.testing import MockClock
 
 import trio_eventlog.cli._app
 from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
     EventRejected,
+    EventsReverted,
     ModuleEvent,
     PersistedEvent,
     StoreError,
@@ -34,7 +36,7 @@ from trio_eventlog import (
     from_json,
     to_json,
 )
-from trio_eventlog.cli import _envelopes, _ingest, _options, _query, _terminal, main
+from trio_eventlog.cli import _envelopes, _ingest, _options, _query, _repeats, _terminal, main
 from trio_eventlog.cli._envelopes import EnvelopeFile
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
@@ -636,6 +638,32 @@ def test_ingest_waits_for_a_store_that_fails(cli, tmp_path, use_store):
     assert done.err.count("trio-eventlog: the store failed, and is tried again: disk full\n") == 1
 
 
+def test_ingest_says_again_that_a_store_fails(tmp_path, capfd):
+    """At once, and then every so often: a disk may be full for long."""
+    source = tmp_path / "some.jsonl"
+    source.write_bytes(many(10))
+    store = Store(*(StoreError("disk full") for _ in range(40)))
+    status = trio.run(
+        lambda: _ingest.ingest_files(store, [str(source)], most_shown=1),
+        clock=MockClock(autojump_threshold=0.05),
+    )
+    told = capfd.readouterr().err.splitlines()
+    assert status == 0
+    assert told[0] == "trio-eventlog: the store failed, and is tried again: disk full"
+    assert 5 < len(told) < 25
+    assert re.search(r"the store failed \([\d,]+ times in a row\), and is tried again: disk full", told[-1])
+
+
+async def test_ingest_says_that_the_store_went_back(capfd):
+    tally = _ingest._Tally(1, _terminal.error_console())
+    tally.on_failure(EventsReverted(last_seq=5, expected_seq=20, again=12, lost=3, earlier=None))
+    assert tally.lost == 3
+    assert capfd.readouterr().err == (
+        "trio-eventlog: the store went back: it had acknowledged up to seq 20, and now ends at 5; 12 events stored"
+        " again, 3 lost\n"
+    )
+
+
 def test_ingest_ends_when_the_store_becomes_unusable(cli, tmp_path, use_store):
     use_store(Store(StoreUnusable("the file is damaged")))
     first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
@@ -652,6 +680,7 @@ def test_ingest_ends_when_the_store_becomes_unusable(cli, tmp_path, use_store):
         f"trio-eventlog: {first}:1: event 'event-1' may not be stored (unusable)",
         "trio-eventlog: further such lines are only counted",
         "trio-eventlog: the file is damaged",
+        "trio-eventlog: what is lost was not stored: run the same command once more",
     ]
 
 
@@ -688,7 +717,9 @@ def test_a_store_that_cannot_be_opened(cli, tmp_path):
 # --- ingest: interruptions ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_ingest_stores_what_was_read_when_told_to_stop(db, url, number, status):
     with feeding("ingest", "--store", url) as child:
         child.stdin.write(many(10_000))
@@ -710,6 +741,8 @@ def test_ingest_stores_what_was_read_when_told_to_stop(db, url, number, status):
         f"12,000 read, {12_000 - len(found):,} stored, {len(found):,} already there, 0 rejected"
     )
     assert stored_numbers(db) == Counter(range(1, 12_001))
+    # What is repeated takes no seqs, which would be missing as if something had been lost.
+    assert [event.seq for event in stored(db)] == list(range(1, 12_001))
 
 
 def test_ingest_stops_while_it_waits_for_input(db, url):
@@ -740,6 +773,62 @@ def test_ingest_after_a_kill_stores_each_event_once(db, url, tmp_path):
         f"12,000 read, {12_000 - len(before):,} stored, {len(before):,} already there, 0 rejected"
     )
     assert stored_numbers(db) == Counter(range(1, 12_001))
+    assert process("verify", "--no-gaps", "--store", url).status == 0
+
+
+@pytest.mark.parametrize("looks", [0, 4])
+def test_ingest_of_what_is_there_in_part(cli, db, url, tmp_path, monkeypatch, looks):
+    """In the middle of a log, in another file, behind lines that are rejected, in many small blocks."""
+    monkeypatch.setattr(_repeats, "_LOOKS", looks)
+    monkeypatch.setattr(_envelopes, "_BLOCK", 10_000)
+    before, first, second = (tmp_path / f"{name}.jsonl" for name in ("before", "first", "second"))
+    before.write_bytes(many(100, start=20_001))
+    first.write_bytes(b"nonsense\n" * 100 + many(1_000) + b"nonsense\n" * 300 + many(500, start=1_001))
+    second.write_bytes(many(1_000, start=5_001))
+    assert cli("ingest", before, "--store", url).status == 0
+    assert (
+        cli("ingest", first, "--store", url).summary
+        == "1,900 read, 1,500 stored, 0 already there, 400 rejected"
+    )
+    assert cli("ingest", second, "--store", url).status == 0
+
+    first.write_bytes(first.read_bytes() + many(100, start=1_501))
+    second.write_bytes(second.read_bytes() + many(100, start=6_001))
+    done = cli("ingest", before, first, second, "--store", url)
+    assert done.summary == "3,200 read, 200 stored, 2,600 already there, 400 rejected"
+    seqs = [event.seq for event in stored(db)]
+    # Without looking, the log finds them all the same, each at the price of a seq.
+    assert (seqs == list(range(1, 2_801))) == bool(looks)
+    assert len(seqs) == 2_800
+
+
+async def test_repeats_are_few_questions(monkeypatch):
+    """For lines that are new, a look or two in all; for those that are not, one a block."""
+
+    class Counting(MemoryStore):
+        questions = 0
+
+        async def query(self, query):
+            self.questions += 1
+            return await super().query(query)
+
+    store = Counting()
+    await store.append_batch(
+        [
+            PersistedEvent(f"event-{n}", n, 1_700_000_000_000 + n, "a", envelope(n).event)
+            for n in range(1, 501)
+        ]
+    )
+    repeats = _repeats.Repeats(store, 500, _terminal.error_console())
+    repeats.begin_file()
+    for start in range(1_000, 3_000, 10):
+        assert await repeats.find([envelope(n) for n in range(start, start + 10)]) == set()
+    assert store.questions == _repeats._LOOKS
+    store.questions = 0
+    repeats.begin_file()
+    for start in range(101, 501, 10):
+        assert len(await repeats.find([envelope(n) for n in range(start, start + 10)])) == 10
+    assert store.questions == 40
 
 
 FAILING_STORE = """
@@ -774,7 +863,7 @@ def test_ingest_ends_at_once_at_the_second_ctrl_c():
         assert time.monotonic() - before < _ingest._GRACE / 2
         done = finish(child)
     assert done.summary == "100 read, 0 stored, 0 already there, 0 rejected, 100 lost"
-    assert done.err.splitlines()[-3:] == [
+    assert done.err.splitlines()[-4:-1] == [
         "trio-eventlog: standard input:1: event 'event-1' may not be stored (shutdown)",
         "trio-eventlog: further such lines are only counted",
         "trio-eventlog: ended at once",
@@ -1293,3 +1382,33 @@ def test_eight_digits_that_may_be_a_date_are_refused(cli, filled, option):
     done = cli("query", "--store", filled, option, "20260714")
     assert done.status == 2
     assert "write 2026-07-14 or 020260714" in done.err
+
+
+@pytest.mark.parametrize("option", ["--since", "--until"])
+@pytest.mark.parametrize(
+    ("number", "unit", "milliseconds"),
+    [
+        ("1784019600", "seconds", "1784019600000"),
+        ("500000000", "seconds", "500000000000"),
+        ("1784019600123456", "microseconds", "1784019600123"),
+        ("1784019600123456789", "nanoseconds", "1784019600123"),
+    ],
+)
+def test_times_in_other_units_are_refused(cli, filled, option, number, unit, milliseconds):
+    done = cli("query", "--store", filled, option, number)
+    assert done.status == 2
+    assert f"{number} may be {unit}" in done.err
+    assert f"write {milliseconds}, or 0{number}" in done.err
+    # Said twice, it is taken.
+    assert cli("query", "--store", filled, option, f"0{number}").status == 0
+    assert cli("query", "--store", filled, f"{option}-ms", number).status == 0
+
+
+@pytest.mark.parametrize("number", ["0", "1", "1700000000001", str(2**63 - 1), str(2**64 - 1)])
+def test_times_that_are_plausible_or_bounds_are_taken(cli, filled, number):
+    assert cli("query", "--store", filled, "--since", number).status == 0
+
+
+def test_prune_refuses_seconds(cli, filled, db):
+    assert cli("prune", "--store", filled, "--before", "1784019600").status == 2
+    assert len(stored(db)) == 2_500

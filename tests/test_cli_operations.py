@@ -12,7 +12,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.test_cli import cli, db, envelope, filled, lines, many, stored, url  # noqa: F401 - fixtures among them
+from tests.test_cli import (  # noqa: F401 - fixtures among them
+    SECONDS,
+    cli,
+    db,
+    envelope,
+    filled,
+    lines,
+    many,
+    stored,
+    url,
+    use_store,
+)
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -24,7 +35,7 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog._spill_file import SpillFile
-from trio_eventlog.cli import _transfer, _upkeep
+from trio_eventlog.cli import _query, _transfer, _upkeep
 from trio_eventlog.stores import MemoryStore, SqliteStore, _sqlite_upkeep
 
 
@@ -162,6 +173,7 @@ def test_prune_is_interrupted_and_goes_on(cli, db, filled, monkeypatch, small_pa
     assert 0 < left < 2500
     assert done.err == "trio-eventlog: stopping; what is gone is gone\n"
     assert done.out.endswith(" events pruned of 2,500\n")
+    assert done.out.startswith("at least ")
     assert cli("prune", "--store", filled, "--keep", 0).out == f"{left:,} events pruned\n"
 
 
@@ -195,7 +207,7 @@ def test_copy_keeps_ids_and_seqs_and_goes_on(cli, db, filled, tmp_path):
     assert stored(copy) == stored(db)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_copy_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatch, small_pages, number):
     copy = tmp_path / "copy.db"
     arguments = ("copy", "--from", filled, "--to", f"sqlite:{copy}")
@@ -204,9 +216,57 @@ def test_copy_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatch,
     done = cli(*arguments)
     assert done.status == 128 + number
     assert "run the same command once more" in done.err
-    assert 400 <= len(stored(copy)) < 2500
-    assert cli(*arguments).status == 0
+    copied = len(stored(copy))
+    assert 400 <= copied < 2500
+    # The batch that was being appended is counted if it is there.
+    assert done.out == f"{copied:,} events copied; up to seq {copied}\n"
+    assert cli(*arguments).out == f"{2500 - copied:,} events copied; up to seq 2500\n"
     assert stored(copy) == stored(db)
+
+
+class Late(MemoryStore):
+    """Stores what it was cancelled in, as a store may."""
+
+    answers = True
+
+    async def append_batch(self, events):
+        await super().append_batch(events)
+        if events[0].seq > 200:
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+        return ()
+
+    async def last_seq(self):
+        if not self.answers:
+            raise StoreError("does not answer")
+        return await super().last_seq()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_copy_counts_what_was_cut_off(capfd, small_pages, answers):
+    source, target = MemoryStore(), Late()
+
+    async def main():
+        await source.append_batch(
+            [PersistedEvent(f"event-{n}", n, n, "agent-1", envelope(n).event) for n in range(1, 1_001)]
+        )
+        with trio.move_on_after(SECONDS):
+            status = await _transfer.copy(source, target, most_shown=1)
+        return status, len(await target.query(EventQuery()))
+
+    append = Late.append_batch
+
+    async def append_and_fall_silent(self, events):
+        if events[0].seq > 200:
+            self.answers = answers
+        return await append(self, events)
+
+    target.append_batch = append_and_fall_silent.__get__(target)
+    assert trio.run(main) == (130, 300)
+    out = capfd.readouterr().out
+    assert out == (
+        "300 events copied; up to seq 300\n" if answers else "at least 200 events copied; up to seq 200\n"
+    )
 
 
 def test_copy_into_something_else_is_refused(cli, db, filled, tmp_path):
@@ -441,6 +501,142 @@ def test_export_goes_on_where_it_was_cut_off(cli, filled, tmp_path, cut):
     assert out.read_bytes() == content
 
 
+@pytest.mark.parametrize("cut", [0, 5])
+def test_export_goes_on_only_with_the_same_log(cli, filled, tmp_path, cut):
+    other, out = tmp_path / "other.db", tmp_path / "out.jsonl"
+    (tmp_path / "other.jsonl").write_bytes(many(3_000, start=9_000))
+    cli("ingest", tmp_path / "other.jsonl", "--store", f"sqlite:{other}")
+    cli("export", "--store", f"sqlite:{other}", "--output", out, "--limit", 100)
+    content = out.read_bytes()[: -cut or None]
+    out.write_bytes(content)
+    last = 100 if not cut else 99
+
+    done = cli("export", "--store", filled, "--output", out, "--resume")
+    assert (done.status, done.out) == (1, "")
+    assert (
+        f"ends with event 'event-{8_999 + last}', seq {last}, but the log has event 'event-{last}'"
+        in done.err
+    )
+    # Nothing at all, what was cut off included.
+    assert out.read_bytes() == content
+    assert cli("export", "--store", f"sqlite:{other}", "--output", out, "--resume").status == 0
+    assert len(out.read_bytes().splitlines()) == 3_000
+
+
+def test_export_goes_on_only_with_a_log_that_has_not_gone_back(cli, db, filled, tmp_path):
+    out = tmp_path / "out.jsonl"
+    cli("export", "--store", filled, "--output", out)
+    content = out.read_bytes()
+    older = tmp_path / "older.db"
+    cli("copy", "--from", filled, "--to", f"sqlite:{older}")
+    raw(older, "DELETE FROM events_1 WHERE seq > 2000")
+    raw(older, "UPDATE logs SET last_seq = 2000")
+
+    done = cli("export", "--store", f"sqlite:{older}", "--output", out, "--resume")
+    assert done.status == 1
+    assert "but the log ends with seq 2000: it is another one, or went back to an older state" in done.err
+    assert out.read_bytes() == content
+
+
+def test_export_does_not_go_on_behind_what_was_pruned(cli, filled, tmp_path):
+    out = tmp_path / "out.jsonl"
+    cli("export", "--store", filled, "--output", out, "--limit", 100)
+    content = out.read_bytes()
+    cli("prune", "--store", filled, "--keep", 100)
+
+    done = cli("export", "--store", filled, "--output", out, "--resume")
+    assert done.status == 1
+    assert "ends with event 'event-100', seq 100, but " in done.err
+    assert "pruned" in done.err
+    assert out.read_bytes() == content
+
+
+def test_no_file_is_made_if_the_store_cannot_be_read(cli, tmp_path, use_store):
+    class Unreadable(MemoryStore):
+        async def last_seq(self):
+            await trio.lowlevel.checkpoint()
+            raise StoreError("busy")
+
+    use_store(Unreadable())
+    for options in ((), ("--resume",)):
+        done = cli("export", "--store", "memory:", "--output", tmp_path / "out.jsonl", *options)
+        assert (done.status, done.err) == (1, "trio-eventlog: busy\n")
+    assert not list(tmp_path.iterdir())
+
+
+# --- what was pruned ------------------------------------------------------------------------------
+
+
+class Pruning(MemoryStore):
+    """Loses events 101 to 150 once somebody has read the first hundred."""
+
+    async def query(self, query):
+        found = await super().query(query)
+        if query.after_seq == 100:
+            found = [event for event in found if event.seq > 150]
+            self.pruned = 150
+        return found
+
+    pruned = 0
+
+    async def pruned_seq(self):
+        await trio.lowlevel.checkpoint()
+        return self.pruned
+
+
+@pytest.fixture
+def pruning():
+    store = Pruning()
+
+    async def fill():
+        await store.append_batch(
+            [PersistedEvent(f"event-{n}", n, n, "agent-1", envelope(n).event) for n in range(1, 251)]
+        )
+
+    trio.run(fill)
+    return store
+
+
+PRUNED = "trio-eventlog: events were pruned before they were read (seq 101 to 150)\n"
+
+
+@pytest.mark.parametrize("first", [[], ["--after-seq", 100]])
+@pytest.mark.parametrize("command", ["query", "export"])
+def test_readers_say_what_was_pruned(cli, use_store, pruning, monkeypatch, command, first):
+    monkeypatch.setattr(_transfer, "_PAGE", 100)
+    monkeypatch.setattr(_query, "_PAGE", 100)
+    use_store(pruning)
+    done = cli(command, "--store", "memory:", *first)
+    assert (done.status, done.err) == (1, PRUNED)
+    assert len(done.out.splitlines()) == (100 if first else 200)
+
+
+def test_copy_says_what_was_pruned(capfd, pruning, small_pages):
+    async def main():
+        target = MemoryStore()
+        return await _transfer.copy(pruning, target, most_shown=1), await target.query(EventQuery())
+
+    status, copied = trio.run(main)
+    assert (status, len(copied)) == (1, 200)
+    assert capfd.readouterr() == ("200 events copied; up to seq 250\n", PRUNED)
+
+
+def test_what_was_pruned_before_is_no_matter_to_whoever_begins_at_the_first(cli, filled, tmp_path):
+    cli("prune", "--store", filled, "--keep", 1_500)
+    for command in (
+        ["query"],
+        ["export"],
+        ["export", "--output", tmp_path / "out.jsonl"],
+        ["tail", "--last", 1_500, "--limit", 1_500],
+        ["tail", "--last", 3_000, "--run-id", "run-1", "--limit", 150],
+        ["query", "--all-logs"],
+    ):
+        done = cli(*command, "--store", filled)
+        assert (done.status, done.err) == (0, "")
+    done = cli("copy", "--from", filled, "--to", f"sqlite:{tmp_path / 'copy.db'}")
+    assert (done.status, done.err, done.out) == (0, "", "1,500 events copied; up to seq 2500\n")
+
+
 def test_export_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatch, small_pages):
     out = tmp_path / "out.jsonl"
     arguments = ("export", "--store", filled, "--output", out)
@@ -481,6 +677,37 @@ def test_copy_into_a_log_that_cannot_be_compared_is_refused(cli, db, filled, tmp
 
 
 # --- back in --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("sorted", lambda kept: dict(sorted(kept.items()))),
+        ("reversed", lambda kept: dict(reversed(kept.items()))),
+        ("a field in front", lambda kept: {"host": "n1", **kept}),
+        ("as --all-logs prints it", lambda kept: {"log": "default", **kept}),
+        ("a field of an envelope", lambda kept: {"source": "agent", **kept}),
+    ],
+)
+def test_ingest_knows_exported_events_by_their_fields(cli, db, filled, tmp_path, what, change):
+    again = tmp_path / "again.db"
+    printed = cli("query", "--store", filled, "--limit", 20).out.splitlines()
+    source = tmp_path / f"{what}.jsonl"
+    source.write_text("".join(json.dumps(change(json.loads(line))) + "\n" for line in printed))
+    done = cli("ingest", source, "--store", f"sqlite:{again}")
+    assert (done.status, done.err) == (0, "")
+    assert stored(again) == stored(db)[:20]
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("more", [{"id": 7}, {"seq": "x"}, {"id": "other", "seq": 3, "member_id": "m"}])
+def test_ingest_knows_envelopes_by_their_fields(cli, db, url, tmp_path, place, more):
+    own = json.loads(to_json(envelope(1)))
+    source = tmp_path / "source.jsonl"
+    source.write_text(json.dumps({**more, **own} if place == 0 else {**own, **more}))
+    done = cli("ingest", source, "--store", url)
+    assert (done.status, done.err) == (0, "")
+    assert [event.id for event in stored(db)] == ["event-1"]
 
 
 def test_ingest_reads_what_export_wrote(cli, db, filled, tmp_path):

@@ -1,5 +1,7 @@
 """The command line as a process: closed streams, signals, and terminals of strange sizes."""
 
+# ruff: noqa: F811 - fixtures are imported
+
 from __future__ import annotations
 
 import fcntl
@@ -21,15 +23,15 @@ from tests.test_cli import (
     FAILING_STORE,
     PROGRAM,
     SECONDS,
-    cli,  # noqa: F401 - a fixture, as some of these
-    db,  # noqa: F401
+    cli,  # noqa: F401 - a fixture
+    db,  # noqa: F401 - a fixture
     feeding,
-    filled,  # noqa: F401
+    filled,  # noqa: F401 - a fixture
     finish,
     many,
     on_terminal,
     stored,
-    url,  # noqa: F401
+    url,  # noqa: F401 - a fixture
     wait_for_events,
     wait_for_line,
 )

@@ -19,7 +19,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.test_cli import PROGRAM, SECONDS, STYLE, cli, db, envelope, filled, lines, many, url  # noqa: F401 - fixtures
+from tests.test_cli import PROGRAM, SECONDS, STYLE, cli, db, envelope, filled, lines, many, on_terminal, url  # noqa: F401 - fixtures
 from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
@@ -30,8 +30,8 @@ from trio_eventlog import (
     from_json,
     open_event_log,
 )
-from trio_eventlog.cli import _query, _tail
-from trio_eventlog.cli._pages import Pruned, next_merged
+from trio_eventlog.cli import _options, _pages, _query, _tail
+from trio_eventlog.cli._pages import next_merged
 from trio_eventlog.cli._terminal import error_console
 from trio_eventlog.recorder import record_tasks
 from trio_eventlog.stores import MemoryStore, SqliteStore
@@ -401,11 +401,75 @@ async def test_a_page_is_what_was_there_before_an_error():
             return step
 
     items = Items()
-    assert await next_merged(items, 10, Pruned(error_console())) == [1, 2]
+    assert await next_merged(items, 10, _pages.Pruned(error_console())) == [1, 2]
     with pytest.raises(StoreError):
-        await next_merged(items, 10, Pruned(error_console()))
-    assert await next_merged(items, 10, Pruned(error_console())) == [3]
-    assert await next_merged(items, 10, Pruned(error_console())) == []
+        await next_merged(items, 10, _pages.Pruned(error_console()))
+    assert await next_merged(items, 10, _pages.Pruned(error_console())) == [3]
+    assert await next_merged(items, 10, _pages.Pruned(error_console())) == []
+
+
+class Pruned(MemoryStore):
+    """Events 3 to 5 are pruned before they can be read."""
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        return [event for event in await super().query(query) if not 3 <= event.seq <= 5]
+
+    async def pruned_seq(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return 5
+
+    async def log_names(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return ["default"]
+
+
+@pytest.mark.parametrize("all_logs", [False, True])
+def test_tail_says_what_was_pruned_and_goes_on(capfd, monkeypatch, printed, all_logs):
+    async def main() -> None:
+        store = Pruned()
+
+        @asynccontextmanager
+        async def open_them(_url: str) -> AsyncIterator[dict[str, Pruned]]:
+            await trio.lowlevel.checkpoint()
+            yield {"default": store}
+
+        monkeypatch.setattr(_tail, "opened_readers", open_them)
+        await store.append_batch(
+            [PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t")) for n in (1, 2)]
+        )
+
+        async def write() -> None:
+            await trio.sleep(3)
+            await store.append_batch(
+                [PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t")) for n in range(3, 9)]
+            )
+            await trio.sleep(10)
+            await store.append_batch([PersistedEvent("id-9", 9, 9, None, ModuleEvent("m", "t"))])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            query = EventQuery(limit=6)
+            if all_logs:
+                assert await _tail.follow_all("x:", query, last=2, as_json=True) == 0
+            else:
+                assert await _tail.follow(store, query, last=2, as_json=True) == 0
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert [line["seq"] for line in printed] == [1, 2, 6, 7, 8, 9]
+    told = "trio-eventlog: events were pruned before they were read (seq 3 to 5)"
+    assert capfd.readouterr().err.splitlines() == [f"{told}. in the log 'default'" if all_logs else told]
+
+
+@pytest.mark.parametrize("command", ["query", "tail"])
+def test_all_logs_of_what_has_none(cli, monkeypatch, command):
+    @asynccontextmanager
+    async def open_them(_url: str) -> AsyncIterator[dict[str, MemoryStore]]:
+        await trio.lowlevel.checkpoint()
+        yield {}
+
+    monkeypatch.setattr(_options, "open_readers", open_them)
+    done = cli(command, "--all-logs", "--store", "postgresql://me:secret@db/app")
+    assert (done.status, done.err) == (1, "trio-eventlog: there is no log in postgresql://***@db/app\n")
 
 
 # --- tasks ----------------------------------------------------------------------------------------
@@ -541,3 +605,28 @@ def test_tasks_that_are_their_own_parents(cli, db, url):
     )
     done = cli("tasks", "--store", url)
     assert done.out.splitlines()[1:] == ["└── task-1  running", "    └── task-2  running"]
+
+
+@pytest.mark.parametrize("columns", [80, None])
+@pytest.mark.parametrize("depth", [100, 1_500])
+def test_tasks_that_are_nested_deeper_than_the_terminal_is_wide(cli, db, url, depth, columns):
+    nested = [spawned(number, number - 1 or None) for number in range(1, depth + 1)]
+    # Two more, beside those that are deep.
+    put(db, ("recording_started", {"run_id": "r"}), *nested, spawned(depth + 1, 50), spawned(depth + 2, None))
+    if columns is None:
+        text = cli("tasks", "--store", url).out
+    else:
+        text = re.sub(STYLE, "", on_terminal("tasks", "--store", url, columns=columns).out)
+    printed = text.splitlines()[1:]
+    names = [re.search(r"task-\d+", line)[0] for line in printed]
+    expected = [*range(1, depth + 1), depth + 1, depth + 2]
+    assert names == [f"task-{number}" for number in expected]
+    # How deep they are can still be seen.
+    depths = [
+        int((re.match(r"\+(\d+) ", line) or [0, 0])[1]) + (len(line.partition("── ")[0]) - 1) // 4
+        for line in printed
+    ]
+    assert depths[:10] == list(range(10))
+    assert printed[0].startswith("├── task-1 ")
+    assert printed[-1].startswith("└── task-")
+    assert max(map(len, printed)) < 200

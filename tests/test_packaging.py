@@ -1,11 +1,14 @@
 """What is installed is what pyproject.toml says."""
 
 import re
+import shlex
 import tomllib
 from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
+
+from trio_eventlog._util import how_to_install
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +29,25 @@ def test_version_has_a_single_source(project, installed):
 
     for path in (ROOT / "trio_eventlog").rglob("*.py"):
         assert f'"{project["version"]}"' not in path.read_text(), path
+
+
+@pytest.mark.parametrize("extra", ["cli", "nats", "postgres", "testing"])
+def test_what_an_extra_needs_is_named_as_it_is(project, extra):
+    """Not the name of the package, which an index may not have."""
+    wanted = []
+    for requirement in project["optional-dependencies"][extra]:
+        if requirement == "trio-eventlog[cli]":
+            wanted += project["optional-dependencies"]["cli"]
+        else:
+            wanted.append(requirement)
+    command = shlex.split(how_to_install(extra))
+    assert command == ["pip", "install", *wanted]
+
+
+def test_nobody_is_told_to_install_what_no_index_has():
+    for folder, pattern in (("trio_eventlog", "*.py"), ("docs", "*.md")):
+        for path in (ROOT / folder).rglob(pattern):
+            assert not re.search(r"pip install .?trio-eventlog", path.read_text()), path
 
 
 def test_towncrier_knows_the_version(project):
