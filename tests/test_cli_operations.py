@@ -8,12 +8,14 @@ import json
 import signal
 
 import apsw
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.test_cli import (  # noqa: F401 - fixtures among them
     SECONDS,
+    Done,
     cli,
     db,
     envelope,
@@ -64,6 +66,46 @@ def raw(path, statement):
     connection = apsw.Connection(str(path))
     connection.execute(statement)
     connection.close()
+
+
+# --- a log that is not there ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "verify --no-gaps --store {}",
+        "prune --keep 1 --store {}",
+        "prune --keep 1 --dry-run --store {}",
+        "query --store {}",
+        "tail --store {}",
+        "tasks --store {}",
+        "stats --json --store {}",
+        "export --store {}",
+        "export --store {} --output new.jsonl",
+        "export --store {} --output new.jsonl --resume",
+        "export --store {} --output old.jsonl --resume",
+        "copy --from {} --to sqlite:new.db",
+    ],
+)
+def test_a_log_that_is_not_there(cli, db, filled, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    cli("copy", "--from", filled, "--to", f"{filled}?log=other")
+    (tmp_path / "old.jsonl").write_bytes(to_json(stored(db)[0]) + b'\n{"id":"cut off')
+    before = {path.name for path in tmp_path.iterdir()}, (tmp_path / "old.jsonl").read_bytes()
+    for place, told in (
+        (f"{filled}?log=typo", f"trio-eventlog: there is no log 'typo' in {db}; it has 'default', 'other'\n"),
+        ("sqlite:typo.db", "trio-eventlog: typo.db: no such file or directory\n"),
+    ):
+        assert cli(*command.format(place).split()) == Done(1, "", told)
+        assert ({path.name for path in tmp_path.iterdir()}, (tmp_path / "old.jsonl").read_bytes()) == before
+
+
+def test_a_log_that_is_to_be_made(cli, db, filled, tmp_path):
+    (tmp_path / "one.jsonl").write_bytes(many(1))
+    assert cli("ingest", tmp_path / "one.jsonl", "--store", f"{filled}?log=new").status == 0
+    assert cli("copy", "--from", filled, "--to", f"{filled}?log=copy").status == 0
+    assert (len(stored(db, "new")), len(stored(db, "copy"))) == (1, 2_500)
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -571,11 +613,10 @@ class Pruning(MemoryStore):
     """Loses events 101 to 150 once somebody has read the first hundred."""
 
     async def query(self, query):
-        found = await super().query(query)
         if query.after_seq == 100:
-            found = [event for event in found if event.seq > 150]
             self.pruned = 150
-        return found
+        found = await super().query(attrs.evolve(query, limit=None))
+        return [event for event in found if not 100 < event.seq <= self.pruned][: query.limit]
 
     pruned = 0
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -412,7 +413,8 @@ class Pruned(MemoryStore):
     """Events 3 to 5 are pruned before they can be read."""
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
-        return [event for event in await super().query(query) if not 3 <= event.seq <= 5]
+        found = await super().query(attrs.evolve(query, limit=None))
+        return [event for event in found if not 3 <= event.seq <= 5][: query.limit]
 
     async def pruned_seq(self) -> int:
         await trio.lowlevel.checkpoint()

@@ -46,8 +46,8 @@ nats://HOST:4222,HOST2:4222/STREAM?log=NAME&replicas=3
 ```
 
 Exit status: 0 if all is well; 1 if the command failed, if events were rejected or lost, or if a store breaks
-a clause; 2 if the command line was not understood; 130 after Ctrl-C, 143 after SIGTERM. A reader of the
-output that goes away, such as `head`, ends the command quietly, with 0.
+a clause; 2 if the command line was not understood; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. A
+reader of the output that goes away, such as `head`, ends the command quietly, with 0.
 """
 
 _INGEST_EXAMPLES: Final = """\
@@ -199,8 +199,8 @@ async def ingest(
     """Store envelopes: files of JSON lines, plain or gzipped.
 
     Events that the log holds already, by their `event_id`, are not stored again: after an interruption, run
-    the same command once more. Lines that are no envelopes are named and skipped. Ctrl-C stops reading, and
-    stores what was read.
+    the same command once more. Lines that are no envelopes are named and skipped. Ctrl-C, SIGTERM and SIGHUP
+    stop reading, and store what was read.
 
     Args:
       files: What to read, in this order; `-` or nothing for standard input.
@@ -426,7 +426,8 @@ async def export(
       store: Which log.
       filters: Which events.
       output: A new file, for its owner alone; by default standard output.
-      resume: Go on at the end of that file; what was cut off there is written again.
+      resume: Go on at the end of that file, if its last event is in the log; what was cut off there is
+        written again.
     """
     from trio_eventlog.cli import _transfer  # noqa: PLC0415 - as above
 
