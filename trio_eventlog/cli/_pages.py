@@ -9,6 +9,7 @@ import trio
 from rich.console import Console
 
 from trio_eventlog import (
+    EventQuery,
     EventsPruned,
     EventStore,
     EventStream,
@@ -21,6 +22,14 @@ from trio_eventlog.cli._terminal import complain
 
 PAGE: Final = 1000
 """Events that are in memory at once."""
+
+
+def bounded(query: EventQuery) -> EventQuery:
+    """The same, of which an ``after_seq`` that no event can have is no cursor of another log, but a bound."""
+    return query if (query.after_seq or 0) < _BEYOND else attrs.evolve(query, limit=0)
+
+
+_BEYOND: Final = 2**63
 
 
 @attrs.define

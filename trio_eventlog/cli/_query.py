@@ -21,7 +21,7 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.cli._options import opened_readers
-from trio_eventlog.cli._pages import PAGE, Pruned, next_merged, next_page, pruned_for
+from trio_eventlog.cli._pages import PAGE, Pruned, bounded, next_merged, next_page, pruned_for
 from trio_eventlog.cli._terminal import (
     counted,
     error_console,
@@ -56,7 +56,7 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
     """
     printer = Printer(as_json=as_json)
     pruned = await pruned_for(store, query.after_seq or 0, error_console())
-    events = iter_events(store, query, page_size=_PAGE)
+    events = iter_events(store, bounded(query), page_size=_PAGE)
     while page := await next_page(events, pruned):
         await printer.print(page)
     await printer.print_count()

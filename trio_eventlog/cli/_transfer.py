@@ -27,7 +27,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli._envelopes import MAX_LINE
 from trio_eventlog.cli._options import USAGE_STATUS
-from trio_eventlog.cli._pages import PAGE, Pruned, next_page, pruned_for
+from trio_eventlog.cli._pages import PAGE, Pruned, bounded, next_page, pruned_for
 from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._query import json_lines
@@ -248,7 +248,7 @@ async def export(store: EventStore, query: EventQuery, *, output: str | None, re
         pruned = await pruned_for(store, start, console)
         async with stopping_on_signals("stopping", console) as stop:
             with stop.stoppable():
-                events = iter_events(store, query, page_size=_PAGE)
+                events = iter_events(store, bounded(query), page_size=_PAGE)
                 async with progress_bar(
                     console, max(last_seq - start, 1), lambda: (seq - start, f"{written:,} events")
                 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from inspect import signature
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -123,7 +124,8 @@ async def prune(
       StoreError: the store failed.
       CommandError: the store cannot be pruned.
     """
-    if not isinstance(store, _Prunable):
+    # One that is no file and no server may do it at once, and has nothing to say meanwhile.
+    if not isinstance(store, _Prunable) or "on_progress" not in signature(store.prune).parameters:
         msg = f"{url}: a store of this kind cannot be pruned"
         raise CommandError(msg)
     console = error_console()
