@@ -220,10 +220,12 @@ class SpillFile:
         """What a killed process was writing anew: it is of use only if the file itself is gone."""
         if not _is_leftover(self._new_path):
             return
-        if os.path.lexists(self.path):
-            os.unlink(self._new_path)
-        else:
+        try:
+            os.lstat(self.path)
+        except FileNotFoundError:
             os.replace(self._new_path, self.path)
+        else:
+            os.unlink(self._new_path)
 
     def _begin(self) -> int:
         """Find out what the file is, and where its lines are. Returns how many of an earlier run there are."""
@@ -522,6 +524,8 @@ class SpillFile:
         known_seq = self.known_seq
         top = self._header + (_mark(known_seq) if known_seq else b"")
         head = top + b"".join(map(_line, first))
+        if _is_leftover(self._new_path):
+            os.unlink(self._new_path)
         fd = _open(self._new_path, os.O_EXCL)
         aside: str | None = None
         try:
@@ -824,8 +828,9 @@ def _is_leftover(path: Path) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return False
-        head = os.pread(fd, _LONGEST_HEADER, 0)
-        return head.startswith(_OURS) or _is_beginning(head)
+        # Its process, or the power, may have ended at any moment.
+        begin = os.pread(fd, len(_OURS), 0).partition(b"\0")[0]
+        return _OURS.startswith(begin)
     finally:
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -884,4 +889,5 @@ def _cut_off(size: int, expected: int) -> OSError:
 def _reason(exc: OSError, path: Path) -> str:
     """What the system says, and of which file if that is another one beside it."""
     what = exc.strerror or str(exc)
-    return what if exc.filename in (None, str(path), path) else f"{exc.filename}: {what}"
+    is_of_another = exc.filename not in {None, str(path), path} and exc.errno != errno.ENOENT
+    return f"{exc.filename}: {what}" if is_of_another else what
