@@ -82,6 +82,9 @@ _LONGEST_MARK: Final = 128
 _CHECKED: Final = re.compile(rb"[0-9a-f]{8} \{")
 """Where an event may begin."""
 
+_OF_USE: Final = re.compile(_CHECKED.pattern + b"|" + re.escape(_OURS))
+"""Where an event or a mark may begin."""
+
 _MOST_SEARCHED: Final = 16
 """Places in one line where an event may begin; each costs a checksum of the rest."""
 
@@ -238,7 +241,7 @@ class SpillFile:
             return self._start_anew()
         header = head[: head.find(b"\n") + 1]
         is_header, log_id = self._parse(header)
-        start = len(header) if is_header else _find_event(self._fd)
+        start = len(header) if is_header else _find_line(self._fd)
         if start is None:
             raise SpillError(self.path, "this is no spill file; name another one, or move this one away")
         is_anothers = log_id is not None and self._log_id is not None and log_id != self._log_id
@@ -259,8 +262,8 @@ class SpillFile:
             raise SpillError(self.path, msg)
         self.known_seq = max(found.durable_seq, self._top_seq)
         is_stale = header != self._header and not found.lines
-        if is_anothers or (is_stale and is_header and not self.known_seq):
-            # Without events it may be any log's.
+        if is_anothers or (is_header and not found.lines and not self.known_seq):
+            # Without events it may be any log's. Nor is it certain that a header which is there was synced.
             return self._start_anew()
         self._start_at(start, found.end)
         self._needs_cut = size > found.end
@@ -752,12 +755,12 @@ def _survey(fd: int, start: int) -> _Survey:
     return _Survey(lines + (last_mark >= end), end, durable_seq)
 
 
-def _find_event(fd: int) -> int | None:
-    """Where to read a file that has no header: the first byte of an intact event.
+def _find_line(fd: int) -> int | None:
+    """Where to read a file that has no header: the first byte of an intact event or mark.
 
     Returns:
       The end of the file if it has nothing but zeros and the beginning of a header, and None if it has
-      something else and no event.
+      something else and none of these.
     """
     position, before, is_nothing = 0, b"", True
     while block := os.pread(fd, _BLOCK, position):
@@ -765,12 +768,12 @@ def _find_event(fd: int) -> int | None:
             is_nothing and _is_beginning(block) if position == 0 else is_nothing and not block.strip(b"\0")
         )
         text = before + block
-        for found in _CHECKED.finditer(text):
+        for found in _OF_USE.finditer(text):
             at = position - len(before) + found.start()
-            event, _ = _event_of(_line_at(fd, at))
-            if event is not None:
+            line = _line_at(fd, at)
+            if _mark_in(line + b"\n") is not None or _event_of(line)[0] is not None:
                 return at
-        before = text[-9:]
+        before = text[1 - len(_OURS) :]
         position += len(block)
     return position if is_nothing else None
 
