@@ -287,7 +287,7 @@ def test_what_is_settled_can_be_kept(path, keep):
     file.read(20, ALL)
     file.settle(file.end)
     file.close(None)
-    assert not path.exists()
+    assert path.exists() == (keep is Keep.UNTIL_FULL)
 
 
 # --- what the file knows of the store ---------------------------------------------------------------

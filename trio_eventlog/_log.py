@@ -979,9 +979,10 @@ class EventLog(metaclass=NoPublicConstructor):
         """All that the spill file has is settled: make it small again."""
         assert self._spill_file is not None, "it was written to"
         self._spill_is_dirty = False
-        if self._spill_file.keep is Keep.NOT:
+        if self._spill_file.keep is Keep.UNTIL_TOLD:
+            self._sync_alarm.ring_by(self._sync_due())
+        else:
             await self._forget_through(self._filed_to)
-        self._sync_alarm.ring_by(self._sync_due())
 
     async def _forget_through(self, position: int) -> None:  # noqa: ASYNC910 - as _file
         assert self._spill_file is not None, "it was written to"

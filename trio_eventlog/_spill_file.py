@@ -493,6 +493,8 @@ class SpillFile:
     def settle(self, through: int) -> None:
         """All before position ``through`` is settled, and survives in the store what it survives here.
 
+        With :attr:`Keep.UNTIL_FULL` only that it is settled, since the rest is never certain.
+
         Raises:
           OSError: it could not be dropped from the disk. It is forgotten all the same, and goes later.
         """
@@ -500,6 +502,8 @@ class SpillFile:
             through = min(through, self._end)
             self._settled = max(self._settled, through)
             self._read_to = max(self._read_to, through)
+            if self.keep is Keep.UNTIL_FULL:
+                return
             self._dead_to = max(self._dead_to, through)
             if self._dead_to == self._end > self.start:
                 self._drop_dead()
