@@ -1,11 +1,12 @@
-"""The spill file on a disk where each system call fails in turn, and where process or power end at each of them.
+"""The spill file on a disk where each system call fails in turn, and process or power end at each of them.
 
-The disk is simulated, so that it can be said what of a write was on it. The same programs run on a real one at
-the end, without a loss of power.
+The disk is simulated, so that it can be said what of a write was on it. The same programs run on a real one
+at the end, without a loss of power.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -21,7 +22,8 @@ from tests.fakes import numbered
 from trio_eventlog import PersistedEvent, SpillError, _spill_file
 from trio_eventlog._spill_file import Keep, SpillFile, SpillFull
 
-PATH = "/simulated/log.spill"
+DIRECTORY = "/simulated"
+PATH = f"{DIRECTORY}/log.spill"
 LARGE = 10**6
 
 
@@ -154,7 +156,7 @@ class Disk:
     def do_open(self, path: Any, flags: int, _mode: int = 0) -> int:
         name = str(path)
         fd = next(n for n in range(3, 100) if n not in self.fds)
-        if name == os.path.dirname(PATH):
+        if name == DIRECTORY:
             self.fds[fd] = name
             return fd
         if name in self.names and flags & os.O_EXCL:
@@ -301,10 +303,8 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
 
     def use(disk: Disk) -> None:
         def let_go(fd: int) -> None:
-            try:
+            with contextlib.suppress(OSError):
                 disk.close(fd)
-            except OSError:
-                pass
 
         Lock.used = disk
         monkeypatch.setattr(_spill_file, "os", disk)
@@ -439,31 +439,35 @@ def step(name: str, *arguments: int) -> Step:
 
 
 SCENARIOS = {
-    "a queue": Scenario([
-        step("open"),
-        step("append", 1, 2, 3),
-        step("append", 4, 5),
-        step("read", 2),
-        step("append", 6),
-        step("read", 9),
-        step("settle_all"),
-        step("append", 7, 8),
-        step("read", 1),
-        step("close"),
-    ]),
-    "outages": Scenario([
-        step("open"),
-        step("append", 1, 2),
-        step("read", 9),
-        step("settle_all"),
-        step("append", 3),
-        step("read", 9),
-        step("settle_all"),
-        step("append", 4),
-        step("read", 9),
-        step("settle_all"),
-        step("close_settled"),
-    ]),
+    "a queue": Scenario(
+        [
+            step("open"),
+            step("append", 1, 2, 3),
+            step("append", 4, 5),
+            step("read", 2),
+            step("append", 6),
+            step("read", 9),
+            step("settle_all"),
+            step("append", 7, 8),
+            step("read", 1),
+            step("close"),
+        ]
+    ),
+    "outages": Scenario(
+        [
+            step("open"),
+            step("append", 1, 2),
+            step("read", 9),
+            step("settle_all"),
+            step("append", 3),
+            step("read", 9),
+            step("settle_all"),
+            step("append", 4),
+            step("read", 9),
+            step("settle_all"),
+            step("close_settled"),
+        ]
+    ),
     "no room": Scenario(
         [
             step("open"),
@@ -477,7 +481,14 @@ SCENARIOS = {
         max_bytes=SMALL,
     ),
     "an earlier run": Scenario(
-        [step("open"), step("read", 2), step("append", 4), step("read", 9), step("settle_all"), step("append", 5)],
+        [
+            step("open"),
+            step("read", 2),
+            step("append", 4),
+            step("read", 9),
+            step("settle_all"),
+            step("append", 5),
+        ],
         content=header() + lines(1, 2, 3) + lines(4)[:30],
         before=(1, 2, 3),
     ),
@@ -496,7 +507,14 @@ SCENARIOS = {
         before=(1, 3),
     ),
     "zeros before the events": Scenario(
-        [step("open"), step("append", 3), step("read", 9), step("settle_all"), step("append", 4), step("close")],
+        [
+            step("open"),
+            step("append", 3),
+            step("read", 9),
+            step("settle_all"),
+            step("append", 4),
+            step("close"),
+        ],
         content=bytes(300) + lines(1, 2),
         before=(1, 2),
     ),
@@ -529,16 +547,18 @@ SCENARIOS = {
         ],
         keep=Keep.UNTIL_TOLD,
     ),
-    "marks": Scenario([
-        step("open"),
-        step("note", 10),
-        step("append", 11, 12),
-        step("read", 1),
-        step("note", 11),
-        step("read", 1),
-        step("append", 13),
-        step("close"),
-    ]),
+    "marks": Scenario(
+        [
+            step("open"),
+            step("note", 10),
+            step("append", 11, 12),
+            step("read", 1),
+            step("note", 11),
+            step("read", 1),
+            step("append", 13),
+            step("close"),
+        ]
+    ),
 }
 
 KINDS = ["before", "after", "short", "ends"]
@@ -561,7 +581,7 @@ def run(program: Program, steps: list[Step], look: Callable[[], None] = lambda: 
         try:
             work()
         except (OSError, SpillError) as exc:
-            assert not isinstance(exc, SpillFull)
+            assert not isinstance(exc, SpillFull)  # noqa: PT017 - any other may come
             look()
             if name == "append":
                 # Shorter than what may be left of the one that failed.
@@ -637,7 +657,17 @@ def test_on_a_real_disk(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatc
     class Calls:
         def __getattr__(self, call: str) -> Any:
             real = getattr(os, call)
-            if call not in {"open", "pread", "pwrite", "ftruncate", "fsync", "fstat", "stat", "link", "replace"}:
+            if call not in {
+                "open",
+                "pread",
+                "pwrite",
+                "ftruncate",
+                "fsync",
+                "fstat",
+                "stat",
+                "link",
+                "replace",
+            }:
                 return real
 
             def counted(*arguments: Any, **more: Any) -> Any:

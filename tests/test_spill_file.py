@@ -622,7 +622,7 @@ def test_what_is_checked_but_no_event(path, opened):
 
 
 def test_a_file_that_is_cut_off_under_us(path, opened):
-    """What was cut off is gone, and is missed; what comes later stands behind what is left, not behind a hole."""
+    """What was cut off is gone, and is missed; what comes later stands behind what is left, and no hole."""
     file = opened(path)
     file.append(events(1, 2, 3))
     through = file.end

@@ -3,6 +3,7 @@
 As in test_spill, the work of threads is done inline.
 """
 
+# ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
 import math
@@ -15,7 +16,7 @@ import trio
 import trio.testing
 
 from tests.fakes import FakeStore, Reports, fail, numbered, take
-from tests.test_spill import Disk, disk, ingest, path  # noqa: F401 - fixtures
+from tests.test_spill import Disk, disk, ingest, path  # noqa: F401
 from trio_eventlog import (
     EventEnvelope,
     EventQuery,
@@ -62,7 +63,7 @@ class StoreWithoutSync(FakeStore):
     survives = "process"
 
 
-def ids_in(path: Path) -> set[str]:  # noqa: F811
+def ids_in(path: Path) -> set[str]:
     return {f"e-{n}" for n in range(1000) if path.exists() and b'"id":"e-%d"' % n in path.read_bytes()}
 
 
@@ -80,7 +81,7 @@ async def spill(log: Any, store: FakeStore, first: int, last: int) -> None:
     store.otherwise = take
 
 
-def settings(path: Path, reports: Reports, **more: Any) -> dict[str, Any]:  # noqa: F811
+def settings(path: Path, reports: Reports, **more: Any) -> dict[str, Any]:
     return {
         "spill": path,
         "on_failure": reports,
@@ -91,7 +92,7 @@ def settings(path: Path, reports: Reports, **more: Any) -> dict[str, Any]:  # no
     }
 
 
-async def test_nothing_is_given_up_before_a_sync(disk, path, autojump_clock):  # noqa: F811
+async def test_nothing_is_given_up_before_a_sync(disk, path, autojump_clock):
     """At every moment each event that was spilled is in the file, or would survive in the store."""
     store, reports = UnsyncedStore(), Reports()
     store.seconds = 3.0
@@ -123,7 +124,7 @@ async def test_nothing_is_given_up_before_a_sync(disk, path, autojump_clock):  #
     assert len(store.syncs) <= 3
 
 
-async def test_a_loss_of_power_before_the_sync_costs_nothing(disk, path, autojump_clock):  # noqa: F811
+async def test_a_loss_of_power_before_the_sync_costs_nothing(disk, path, autojump_clock):
     """What the store forgets is in the file, and comes again, under seqs that nobody has read."""
     store, reports = UnsyncedStore(), Reports()
     store.error = StoreError("its disk is full")
@@ -150,7 +151,7 @@ async def test_a_loss_of_power_before_the_sync_costs_nothing(disk, path, autojum
     assert (reverted.last_seq, reverted.expected_seq, reverted.earlier) == (0, highest, (1, highest))
 
 
-async def test_only_what_was_acknowledged_before_the_sync_goes(disk, path, autojump_clock):  # noqa: F811
+async def test_only_what_was_acknowledged_before_the_sync_goes(disk, path, autojump_clock):
     """What comes to the store while it syncs waits for the next one."""
     store, reports = UnsyncedStore(), Reports()
     async with open_event_log(store, **settings(path, reports)) as log:
@@ -175,7 +176,7 @@ async def test_only_what_was_acknowledged_before_the_sync_goes(disk, path, autoj
 @pytest.mark.parametrize(
     "error", [StoreError("busy"), ValueError("a defect"), ExceptionGroup("two", [StoreError("busy")])]
 )
-async def test_a_sync_that_fails_is_tried_again(disk, path, autojump_clock, error):  # noqa: F811
+async def test_a_sync_that_fails_is_tried_again(disk, path, autojump_clock, error):
     """After waits that grow; meanwhile the file keeps what it has, and appends go on."""
     store, reports = UnsyncedStore(), Reports()
     async with open_event_log(store, **settings(path, reports)) as log:
@@ -198,7 +199,7 @@ async def test_a_sync_that_fails_is_tried_again(disk, path, autojump_clock, erro
     assert not path.exists()
 
 
-async def test_a_sync_that_never_succeeds_is_not_tried_for_ever(disk, path, autojump_clock):  # noqa: F811
+async def test_a_sync_that_never_succeeds_is_not_tried_for_ever(disk, path, autojump_clock):
     store, reports = UnsyncedStore(), Reports()
     store.error = StoreUnusable("read-only")
     async with open_event_log(store, **settings(path, reports)) as log:
@@ -212,7 +213,7 @@ async def test_a_sync_that_never_succeeds_is_not_tried_for_ever(disk, path, auto
     assert ids_in(path)
 
 
-async def test_a_sync_that_hangs(disk, path, autojump_clock):  # noqa: F811
+async def test_a_sync_that_hangs(disk, path, autojump_clock):
     """Appends do not wait for it, and leaving waits for as long as it does for the file."""
     store, reports = UnsyncedStore(), Reports()
     async with open_event_log(store, append_timeout=7, grace_period=2, **settings(path, reports)) as log:
@@ -231,7 +232,7 @@ async def test_a_sync_that_hangs(disk, path, autojump_clock):  # noqa: F811
     assert "at the end" in str(reports.spill_reports[-1].error)
 
 
-async def test_leaving_syncs_once_more(disk, path, autojump_clock):  # noqa: F811
+async def test_leaving_syncs_once_more(disk, path, autojump_clock):
     """Also what the drain delivered."""
     store, reports = UnsyncedStore(), Reports()
     async with open_event_log(store, **settings(path, reports)) as log:
@@ -242,7 +243,7 @@ async def test_leaving_syncs_once_more(disk, path, autojump_clock):  # noqa: F81
     assert not reports.spill_reports
 
 
-async def test_what_is_pending_and_what_is_not_synced_is_left(disk, path, autojump_clock):  # noqa: F811
+async def test_what_is_pending_and_what_is_not_synced_is_left(disk, path, autojump_clock):
     """The report counts what is pending."""
     store, reports = UnsyncedStore(), Reports()
     async with open_event_log(store, grace_period=0, **settings(path, reports)) as log:
@@ -263,7 +264,7 @@ async def test_what_is_pending_and_what_is_not_synced_is_left(disk, path, autoju
     assert set(store.held) == left
 
 
-async def test_an_unusable_store_is_not_asked_to_sync(disk, path, autojump_clock):  # noqa: F811
+async def test_an_unusable_store_is_not_asked_to_sync(disk, path, autojump_clock):
     store, reports = UnsyncedStore(), Reports()
 
     async def end(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Collection[int]:
@@ -284,7 +285,7 @@ async def test_an_unusable_store_is_not_asked_to_sync(disk, path, autojump_clock
     assert len(ids_in(path)) > 10
 
 
-async def test_much_that_waits_for_a_sync_is_not_left_to_wait(disk, path, autojump_clock, monkeypatch):  # noqa: F811
+async def test_much_that_waits_for_a_sync_is_not_left_to_wait(disk, path, autojump_clock, monkeypatch):
     """Long before the file has been read to its end, lest it has no room."""
     store, reports = UnsyncedStore(), Reports()
     store.max_batch = 5
@@ -309,7 +310,7 @@ async def test_much_that_waits_for_a_sync_is_not_left_to_wait(disk, path, autoju
     assert 2 <= len(store.syncs) <= 6
 
 
-async def test_a_store_without_sync_keeps_its_copies(disk, path, autojump_clock):  # noqa: F811
+async def test_a_store_without_sync_keeps_its_copies(disk, path, autojump_clock):
     """The next run delivers them again, and the store knows them."""
     store, reports = StoreWithoutSync(), Reports()
     async with open_event_log(store, **settings(path, reports)) as log:
@@ -324,7 +325,7 @@ async def test_a_store_without_sync_keeps_its_copies(disk, path, autojump_clock)
     assert ids_in(path) == left
 
 
-async def test_copies_give_way_to_what_is_nowhere_else(disk, path, autojump_clock):  # noqa: F811
+async def test_copies_give_way_to_what_is_nowhere_else(disk, path, autojump_clock):
     """If the store can never make sure of them."""
     store, reports = StoreWithoutSync(), Reports()
     async with open_event_log(store, **settings(path, reports, spill_max_bytes=8192)) as log:
@@ -338,7 +339,7 @@ async def test_copies_give_way_to_what_is_nowhere_else(disk, path, autojump_cloc
     assert ids_in(path)
 
 
-async def test_copies_give_way_to_nothing_if_a_sync_can_make_sure_of_them(disk, path, autojump_clock):  # noqa: F811
+async def test_copies_give_way_to_nothing_if_a_sync_can_make_sure_of_them(disk, path, autojump_clock):
     store, reports = UnsyncedStore(), Reports()
     store.error = StoreError("busy")
     async with open_event_log(store, **settings(path, reports, spill_max_bytes=8192)) as log:
@@ -360,7 +361,7 @@ async def test_copies_give_way_to_nothing_if_a_sync_can_make_sure_of_them(disk, 
         ("sync", 3, TypeError, "sync of the store: expected an async method, got int"),
     ],
 )
-async def test_what_a_store_says(attribute, value, error, message, path):  # noqa: F811
+async def test_what_a_store_says(attribute, value, error, message, path):
     store = UnsyncedStore()
     setattr(store, attribute, value)
     with pytest.raises(error, match=message):
@@ -372,7 +373,7 @@ async def test_what_a_store_says(attribute, value, error, message, path):  # noq
 # --- stores that were put back --------------------------------------------------------------------
 
 
-async def test_a_store_that_was_put_back_between_runs(disk, path, autojump_clock):  # noqa: F811
+async def test_a_store_that_was_put_back_between_runs(disk, path, autojump_clock):
     """Whoever read up to what it had does not miss what is new, and it is told on opening."""
     store, reports = FakeStore(), Reports()
     async with open_event_log(store, grace_period=0, **settings(path, reports)) as log:
@@ -403,7 +404,7 @@ async def test_a_store_that_was_put_back_between_runs(disk, path, autojump_clock
         assert told.reversions == []
 
 
-async def test_a_store_that_was_put_back_after_a_kill(disk, path, autojump_clock):  # noqa: F811
+async def test_a_store_that_was_put_back_after_a_kill(disk, path, autojump_clock):
     """All that was delivered from the file was still in it: it comes again, and nothing gets a lower seq."""
     store, reports = FakeStore(), Reports()
     async with open_event_log(store, **settings(path, reports)) as log:
@@ -421,7 +422,7 @@ async def test_a_store_that_was_put_back_after_a_kill(disk, path, autojump_clock
     assert spilled <= set(store.held)
 
 
-async def test_a_store_that_is_as_it_was_left(disk, path, autojump_clock):  # noqa: F811
+async def test_a_store_that_is_as_it_was_left(disk, path, autojump_clock):
     """Numbers go on as if there were no file."""
     store, reports = FakeStore(), Reports()
     async with open_event_log(store, grace_period=0, **settings(path, reports)) as log:
@@ -436,7 +437,7 @@ async def test_a_store_that_is_as_it_was_left(disk, path, autojump_clock):  # no
     assert store.seqs == [1, 2, 3]
 
 
-async def test_a_file_of_zeros_does_not_block_the_start(disk, path, autojump_clock):  # noqa: F811
+async def test_a_file_of_zeros_does_not_block_the_start(disk, path, autojump_clock):
     """It is put aside and told; what nobody had written to is no matter at all."""
     for size, told in ((87, 0), (100_000, 1)):
         path.write_bytes(bytes(size))
@@ -449,7 +450,7 @@ async def test_a_file_of_zeros_does_not_block_the_start(disk, path, autojump_clo
     assert (reports.spill_reports[0].events, reports.spill_reports[0].first_seq) == (0, 1)
 
 
-async def test_a_file_that_is_cut_off_while_it_is_open(disk, path, autojump_clock):  # noqa: F811
+async def test_a_file_that_is_cut_off_while_it_is_open(disk, path, autojump_clock):
     """What was in it is missed and told; what follows goes on."""
     store, reports = FakeStore(), Reports()
     store.max_batch = 5
@@ -471,8 +472,8 @@ async def test_a_file_that_is_cut_off_while_it_is_open(disk, path, autojump_cloc
     assert "e-100" in store.held
 
 
-async def test_clearing_that_fails_leaves_no_hole(disk, path, autojump_clock):  # noqa: F811
-    """The disk fails for a moment while the file is emptied: what is spilled next is found by the next run."""
+async def test_clearing_that_fails_leaves_no_hole(disk, path, autojump_clock):
+    """The disk fails for a moment while the file is emptied: the next run finds what is spilled then."""
     store, reports = FakeStore(), Reports()
     async with open_event_log(store, grace_period=0, **settings(path, reports)) as log:
         await spill(log, store, 1, 20)
@@ -487,4 +488,3 @@ async def test_clearing_that_fails_leaves_no_hole(disk, path, autojump_clock):  
     async with open_event_log(store, **settings(path, reports)):
         pass
     assert len(store.held) == 60
-

@@ -82,7 +82,7 @@ class FileLock:
 
 
 def lock_open_file(fd: int) -> None:
-    """Lock the open file ``fd`` itself, until :func:`let_go`. What is forked off does not keep the lock alive.
+    """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
 
     For a file that is never opened by anybody else while it is locked, save to find that out.
 

@@ -21,8 +21,8 @@ event, and its capacity bounds nothing but how often that happens.
 A second task reports losses in time even while an append takes long. With a spill file there is a third, the
 spiller: once more events wait than the low mark while the store is slow or down, it writes the oldest to the
 file, and at the end whatever is left. It alone writes there, and the writer alone reads. If what the store
-acknowledges does not survive a loss of power, there is a fourth, the syncer: it has the store make sure of what
-was delivered from the file, before the file gives that up.
+acknowledges does not survive a loss of power, there is a fourth, the syncer: it has the store make sure of
+what was delivered from the file, before the file gives that up.
 
 The tasks are shielded for all their life, because events may still come while the body is being cancelled;
 the writer's scope gets a deadline when the body ends, and the others end after it. The body's own
@@ -130,10 +130,10 @@ _SPILLED_BYTES: Final = 8 * 1024 * 1024
 """Bytes after which a write to the spill file, or a batch from it, is large enough; less if less may wait."""
 
 _SPILL_SECONDS: Final = 5.0
-"""For the last write to the spill file and the last sync of the store, and again for leaving the file in order."""
+"""For the last write to the spill file and the last sync of the store; again for leaving it in order."""
 
 _UNSYNCED_BYTES: Final = 4 * 1024 * 1024
-"""Bytes in the spill file that wait for nothing but a sync of the store, after which there is one; a quarter of
+"""Bytes in the spill file that wait for nothing but a sync of the store until there is one; a quarter of
 ``spill_max_bytes`` if that is less."""
 
 
@@ -245,13 +245,20 @@ class EventLog(metaclass=NoPublicConstructor):
         self._spill_retry_at = -math.inf
         self._spill_read_given_up = False
         self._spill_is_dirty = bool(self._recovered)  # it has events, be they settled
-        self._left_in_spill = 0
-        # Positions in the file: what was written, where the batch that was read last begins and ends, and what
-        # the file was told to forget.
+        self._prepare_sync(spill_file)
+
+        self._failure_log, self._report_at = FailureLog(), math.inf
+        self._is_reporting = self._is_in_on_failure = False
+        self._logged_foreign_error = False
+
+    def _prepare_sync(self, spill_file: SpillFile | None) -> None:
+        self._left_in_spill = 0  # events
+        # Positions in the file: what was written, where the batch that was read last begins and ends, and
+        # what the file was told to forget.
         self._filed_to = 0 if spill_file is None else spill_file.end
         self._batch_from = self._batch_to = self._forgotten_to = 0 if spill_file is None else spill_file.start
-        self._sync = None if spill_file is None else sync_of(store)
-        self._unsynced_bytes = min(_UNSYNCED_BYTES, settings.spill_max_bytes // 4)
+        self._sync = None if spill_file is None else sync_of(self._store)
+        self._unsynced_bytes = min(_UNSYNCED_BYTES, self._settings.spill_max_bytes // 4)
         self._sync_alarm = _Alarm()
         self._syncer_scope = trio.CancelScope(shield=True)
         self._syncer_is_done = trio.Event()
@@ -261,10 +268,6 @@ class EventLog(metaclass=NoPublicConstructor):
             self._syncer_is_done.set()
         else:
             self._running += 1
-
-        self._failure_log, self._report_at = FailureLog(), math.inf
-        self._is_reporting = self._is_in_on_failure = False
-        self._logged_foreign_error = False
 
     # --- the public face --------------------------------------------------------------------------
 

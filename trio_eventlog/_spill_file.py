@@ -1,21 +1,21 @@
 """A file for events that memory cannot hold any longer. Floor 3, beside the log; blocking, no Trio.
 
-Layout: lines of UTF-8. The first is a header in JSON. Each of the others is one event, the CRC-32 of its JSON
-in eight hexadecimal digits, a blank, and the JSON (:func:`to_json` never writes a line break), or a mark, which
-says up to which seq the store had acknowledged events when it was written::
+Layout: lines of UTF-8. The first is a header in JSON. Each of the others is one event, the CRC-32 of its
+JSON in eight hexadecimal digits, a blank, and the JSON (:func:`to_json` never writes a line break), or a
+mark, which says up to which seq the store had acknowledged events when it was written::
 
     {"trio_eventlog": "spill", "version": 1, "log_id": "…"}
     {"trio_eventlog": "spill", "durable_seq": 16, "crc": "8a0b4d3e"}
     1c291ca3 {"id": "…", "seq": 17, …}
 
 A line that is damaged costs itself and no other. A last line without its line break was being written when
-the process ended; it was never acknowledged, and goes. Zeros, as file systems leave them after a loss of power,
-are nothing.
+the process ended; it was never acknowledged, and goes. Zeros, as file systems leave them after a loss of
+power, are nothing.
 
 The file is a queue. Its oldest events are read as a batch, which counts as settled when the next is asked
-for. What is settled and survives in the store what it survives here is *dead*, and goes when all is dead, when
-the dead outweigh the living, when there is no room, and at the end. A process that is killed leaves dead events
-behind: they are delivered again, and the store knows them.
+for. What is settled and survives in the store what it survives here is *dead*, and goes when all is dead,
+when the dead outweigh the living, when there is no room, and at the end. A process that is killed leaves
+dead events behind: they are delivered again, and the store knows them.
 
 Positions count every byte that ever was in the file, so that none comes twice, whatever goes in between.
 
@@ -25,6 +25,7 @@ of, or its name may not be on the disk, that is remembered, and mended before an
 Each method takes the lock of the object, so that a thread which was given up on does not meet the next.
 """
 
+# ruff: noqa: PTH105, PTH108, PTH116, PTH118 - its tests let each system call fail, and so have to see it
 from __future__ import annotations
 
 import contextlib
@@ -62,7 +63,7 @@ _MOST_DEAD: Final = 4 * 1024 * 1024
 """Bytes of dead events for which the file is not written anew while there is room."""
 
 _DEAD_SHARE: Final = 8
-"""Nor is it for room, unless one byte of this many is dead: each byte of room would cost too many of writing."""
+"""Nor is it for room, unless one byte of this many is dead: each byte of room would cost too much writing."""
 
 _NOTHING_YET: Final = 4096
 """A file that has nothing but zeros and is no longer than this block had not even got its header."""
@@ -154,7 +155,7 @@ class SpillFile:
       LogBusy: another log, in this process or another, has it open.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - all that is known of the file
         self, path: str | os.PathLike[str], log_id: str | None, max_bytes: int, *, keep: Keep = Keep.NOT
     ) -> None:
         self.path: Final = Path(os.path.realpath(path))
@@ -169,7 +170,7 @@ class SpillFile:
         self._top_seq = 0  # of that mark
         self._marked_seq = 0  # of the last mark
         self._stored_seq = 0
-        self._needs_cut = False  # the file may have more than we know of, or that is not on the disk
+        self._needs_cut = False  # the file may have more than we know of, here or on disk
         self._needs_top = False
         self._needs_name = False  # its name may not be on the disk
         self._damaged = False
@@ -231,7 +232,7 @@ class SpillFile:
             os.unlink(self._new_path)
 
     def _begin(self) -> int:
-        """Find out what the file is, and where its lines are. Returns how many of an earlier run there are."""
+        """Find out what the file is and where its lines are. Returns how many of an earlier run there are."""
         if not _is_at(self.path, self._fd):
             raise OSError(errno.ESTALE, "it was replaced while it was being opened; try again")
         size = os.fstat(self._fd).st_size
@@ -812,7 +813,7 @@ def _open(path: Path, more_flags: int = 0) -> int:
     fd = os.open(path, flags, 0o600)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
+            raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301 - as what the system says
     except BaseException:
         let_go(fd)
         raise
