@@ -182,7 +182,7 @@ class SpillFile:
         self.was_damaged: bool = False
         """Whether the file was put aside on opening, since it did not begin like one."""
         self.is_last_chance: bool = False
-        """Whether to write the file anew even for little room: what is written next has nowhere else to go."""
+        """Whether to write the file anew even for little room: what comes next has nowhere else to go."""
         what = f"the spill file {self.path}"
         try:
             self._lock = FileLock.acquire(f"{self.path}.lock", what)
