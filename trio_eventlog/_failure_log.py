@@ -68,7 +68,7 @@ class FailureLog:
         if isinstance(report, SpillDamage) and not report.events:
             write_record(
                 logging.ERROR,
-                "the spill file %s did not begin as one; it is kept beside it, and what can be read is delivered",
+                "the spill file %s did not begin as one; it is kept aside, and what can be read is delivered",
                 report.path,
             )
             return

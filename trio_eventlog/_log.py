@@ -1396,17 +1396,21 @@ async def open_event_log(
             log.ingest(AgentEvent("worker-7", "run_started", {"run_id": "r-1"}))
 
     Tasks: the log owns a nursery with two tasks. One writes to the store, one append at a time and in the
-    order of seqs; the other reports losses. With ``spill`` a third writes to the spill file. Like everything
-    that owns a nursery, the block must not be yielded out of in an async generator (unless that is a context
+    order of seqs; the other reports losses. With ``spill`` a third writes to the spill file, and
+    a fourth has the store ``sync`` if its appends alone do not survive a loss of power. Like everything that
+    owns a nursery, the block must not be yielded out of in an async generator (unless that is a context
     manager itself).
 
     Entering asks the store once for its last seq; that is a checkpoint, and cancellable. With ``spill`` it
     then opens the spill file in a thread, which is not. Events that an earlier run left there get the next
-    seqs, in their order and with their ids, before the body starts, and are stored before all others.
+    seqs, in their order and with their ids, before the body starts, and are stored before all others. If the
+    spill file knows that the store once had more than it has now, an :class:`EventsReverted` says so, and the
+    new seqs lie above all that the file knows of.
 
     Leaving drains: it goes on until all events are stored or ``grace_period`` is over, counted from the end
     of the body, shielded from outside cancellation. What is not stored by then is lost, and reported; with
-    ``spill`` it is written to the spill file instead, which takes 5 s at most, and again for closing it.
+    ``spill`` it is written to the spill file instead, which takes 5 s at most, with a last ``sync`` of the store
+    beside it, and again for closing it.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
     added as a note. A store that fails in passing is no error here; events lost in the drain are, and a store
@@ -1438,12 +1442,14 @@ async def open_event_log(
         :class:`SpillDamage` and :class:`EventsSpilled`.
       spill: path of the spill file, made with mode 0600 if it is not there and removed when nothing is left
         in it. While the store fails or takes long, events beyond half of ``retry_buffer_cap`` go there; so
-        does what would be lost to an unusable store or at the end. One log at a time for each file.
+        does what would be lost to an unusable store or at the end. What a store acknowledges without making it
+        survive a loss of power (``survives``) stays there until ``sync`` has done so. One log at a time for
+        each file.
       spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
     Raises:
-      TypeError: an argument is of the wrong type.
-      ValueError: an argument is out of range; the message names it.
+      TypeError: an argument, or an attribute of the store, is of the wrong type.
+      ValueError: one of these is out of range; the message names it.
       LogBusy: another log is open on the same store object, or has the spill file open.
       SpillError: the spill file has events of another log, is no spill file, or cannot be opened, on
         entering.
