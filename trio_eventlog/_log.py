@@ -1409,8 +1409,8 @@ async def open_event_log(
 
     Leaving drains: it goes on until all events are stored or ``grace_period`` is over, counted from the end
     of the body, shielded from outside cancellation. What is not stored by then is lost, and reported; with
-    ``spill`` it is written to the spill file instead, which takes 5 s at most, with a last ``sync`` of the store
-    beside it, and again for closing it.
+    ``spill`` it is written to the spill file instead, which takes 5 s at most, with a last ``sync`` of the
+    store beside it, and again for closing it.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
     added as a note. A store that fails in passing is no error here; events lost in the drain are, and a store
@@ -1442,8 +1442,8 @@ async def open_event_log(
         :class:`SpillDamage` and :class:`EventsSpilled`.
       spill: path of the spill file, made with mode 0600 if it is not there and removed when nothing is left
         in it. While the store fails or takes long, events beyond half of ``retry_buffer_cap`` go there; so
-        does what would be lost to an unusable store or at the end. What a store acknowledges without making it
-        survive a loss of power (``survives``) stays there until ``sync`` has done so. One log at a time for
+        does what would be lost to an unusable store or at the end. What a store acknowledges without
+        making it survive a loss of power (``survives``) stays there until ``sync`` has done so. One log at a time for
         each file.
       spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
