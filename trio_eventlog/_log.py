@@ -1443,8 +1443,8 @@ async def open_event_log(
       spill: path of the spill file, made with mode 0600 if it is not there and removed when nothing is left
         in it. While the store fails or takes long, events beyond half of ``retry_buffer_cap`` go there; so
         does what would be lost to an unusable store or at the end. What a store acknowledges without
-        making it survive a loss of power (``survives``) stays there until ``sync`` has done so. One log at a time for
-        each file.
+        making it survive a loss of power (``survives``) stays there until ``sync`` has done so. One log at
+        a time for each file.
       spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
     Raises:
