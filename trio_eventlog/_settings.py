@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import attrs
 
@@ -191,4 +191,4 @@ def sync_of(store: object) -> Callable[[], Awaitable[object]] | None:
     if not callable(sync):
         msg = f"sync of the store: expected an async method, got {type(sync).__name__}"
         raise TypeError(msg)
-    return sync
+    return cast("Callable[[], Awaitable[object]]", sync)
