@@ -47,6 +47,7 @@ class Disk:
     def __init__(self) -> None:
         self.before = self.after = 0.0
         self.error: OSError | None = None
+        self.fail_once = ""  # the name of a method
         self.calls = 0
 
     async def __call__(self, work: Callable[[], Any], *, abandon: bool = True) -> Any:
@@ -58,6 +59,9 @@ class Disk:
         await trio.sleep(self.before)
         if self.error is not None:
             raise self.error
+        if work.func.__name__ == self.fail_once:  # type: ignore[attr-defined]
+            self.fail_once = ""
+            raise OSError(errno.EIO, "broken")
         result = work()
         await trio.sleep(self.after)
         return result

@@ -1,5 +1,6 @@
 """The spill file alone: a queue of events on disk that survives what disks and processes do."""
 
+import contextlib
 import errno
 import os
 import re
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.fakes import numbered
 from trio_eventlog import LogBusy, PersistedEvent, SpillError, _spill_file, to_json
-from trio_eventlog._spill_file import SpillFile, SpillFull
+from trio_eventlog._spill_file import Keep, SpillFile, SpillFull
 
 ALL = 10**9
 HEADER = b'{"trio_eventlog": "spill", "version": 1, "log_id": null}\n'
@@ -214,6 +215,146 @@ def test_the_bound(path, opened):
     assert seqs_of(file.read(99, ALL)) == [*range(17, 30)]
 
 
+def test_a_mark_is_not_met_twice(path, opened):
+    """What was said of a file of this size is not true of another one, however it came to have it again."""
+    file = opened(path, max_bytes=4096)
+    file.append(events(*range(100, 120)))
+    file.read(99, ALL)
+    file.read(99, ALL)
+    through, size = file.end, file.size_bytes
+    file.append(events(*range(200, 220)))
+    assert file.size_bytes == size
+    file.settle(through)
+
+    assert seqs_of(file.read(99, ALL)) == [*range(200, 220)]
+
+
+def test_near_the_bound_not_each_write_writes_everything(path, opened, monkeypatch):
+    """While as much is read as comes: at most eight bytes for each that is spilled, or nothing."""
+    pwrite, written, spilled = os.pwrite, 0, 0
+
+    def count(fd, data, position):
+        nonlocal written
+        written += len(data)
+        return pwrite(fd, data, position)
+
+    monkeypatch.setattr(os, "pwrite", count)
+    file = opened(path, max_bytes=200_000)
+    with contextlib.suppress(SpillFull):
+        for first in range(0, 10_000, 10):
+            file.append(events(*range(first, first + 10)))
+    written = 0
+    for first in range(10_000, 12_000, 10):
+        file.read(10, ALL)
+        with contextlib.suppress(SpillFull):
+            file.append(events(*range(first, first + 10)))
+            spilled += 10
+    assert spilled > 1500
+    assert written / spilled < 10 * file.size_bytes / 1150
+
+
+def test_little_room_is_taken_at_the_end(path, opened):
+    file = opened(path, max_bytes=4096)
+    with contextlib.suppress(SpillFull):
+        for number in range(100, 1000):
+            file.append(events(number))
+    file.read(1, ALL)
+    file.read(1, ALL)
+    with pytest.raises(SpillFull):
+        file.append(events(1000))
+    file.is_last_chance = True
+    file.append(events(1000))
+
+
+@pytest.mark.parametrize("keep", [Keep.UNTIL_TOLD, Keep.UNTIL_FULL])
+def test_what_is_settled_can_be_kept(path, keep):
+    """Until somebody says that it is safe; or until there is no room, if nobody ever can."""
+    file = SpillFile(path, None, 4096, keep=keep)
+    file.append(events(*range(100, 120)))
+    file.read(10, ALL)
+    file.read(10, ALL)
+    if keep is Keep.UNTIL_TOLD:
+        with pytest.raises(SpillFull):
+            file.append(events(*range(120, 130)))
+    else:
+        file.append(events(*range(120, 130)))
+    file.close(None)
+    file = SpillFile(path, None, 4096, keep=keep)
+    assert file.recovered == 20
+    file.read(20, ALL)
+    file.settle(file.end)
+    file.append(events(*range(120, 130)))
+    file.read(20, ALL)
+    file.settle(file.end)
+    file.close(None)
+    assert path.exists() == (keep is Keep.UNTIL_FULL)
+
+
+# --- what the file knows of the store ---------------------------------------------------------------
+
+
+def test_it_knows_what_the_store_had_acknowledged(path, opened):
+    """As it was when something was written, or the file was left."""
+    file = opened(path)
+    file.note_stored(16)
+    file.append(events(17, 18, 19))
+    file.read(1, ALL)
+    file.note_stored(17)
+    file.read(1, ALL)
+    for known, leave in ((16, lambda: file.close((), is_exact=False)), (17, lambda: file.close(events(18)))):
+        content = path.read_bytes()
+        copy = path.with_name(str(known))
+        if known == 17:
+            leave()
+            content = path.read_bytes()
+        copy.write_bytes(content)
+        other = opened(copy)
+        assert other.known_seq == known
+        assert other.number_after(0) == max(known, 16)
+        assert other.number_after(30) == 30
+
+
+def test_numbers_go_on_after_those_that_the_lines_had(path, opened):
+    """Somebody may have read up to there, if the store had them and lost them."""
+    file = opened(path)
+    file.append(events(5, 9, 12))
+    file.close((), is_exact=False)
+    assert opened(path).number_after(4) == 9
+
+
+def test_a_mark_that_is_damaged_says_nothing(path, opened):
+    file = opened(path)
+    file.note_stored(16)
+    file.append(events(17))
+    file.close((), is_exact=False)
+    path.write_bytes(path.read_bytes().replace(b'"durable_seq": 16', b'"durable_seq": 96'))
+    again = opened(path, first_seq=1)
+    assert again.known_seq == 0
+    assert again.recovered == 1
+    assert seqs_of(again.read(9, ALL)) == [1]
+
+
+def test_what_only_the_file_knows_stays_in_it(path, opened):
+    """The store was put back, and nothing came to it since."""
+    file = opened(path)
+    file.note_stored(16)
+    file.append(events(17))
+    file.close((), is_exact=False)
+    for _ in range(2):
+        file = opened(path)
+        file.number_from(17)
+        file.note_stored(3)
+        file.read(9, ALL)
+        file.settle(file.end)
+        file.close(None)
+        assert path.exists()
+    file = opened(path)
+    assert (file.recovered, file.known_seq) == (0, 16)
+    file.note_stored(17)
+    file.close(None)
+    assert not path.exists()
+
+
 # --- what processes do ----------------------------------------------------------------------------
 
 
@@ -295,7 +436,6 @@ def test_a_link_leads_to_the_file(tmp_path, opened):
         (b"{}\n", "no spill file"),
         (b"[]\n", "no spill file"),
         (b'{"trio_eventlog": "spill"}\n', "no spill file"),
-        (bytes(100_000), "no spill file"),
         (HEADER.replace(b"1", b"2"), "another version of trio_eventlog .layout 2, this one knows 1"),
     ],
 )
@@ -343,6 +483,12 @@ def test_a_directory_that_is_not_there(tmp_path):
         SpillFile(tmp_path / "none" / "file", None, ALL)
 
 
+def test_a_lock_that_is_no_file(path):
+    path.with_name("log.spill.lock").mkdir()
+    with pytest.raises(SpillError, match=r"log\.spill: .*log\.spill\.lock: Is a directory"):
+        SpillFile(path, None, ALL)
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
@@ -371,6 +517,72 @@ def test_one_flipped_bit_costs_one_event(tmp_path_factory, data):
     if len(found) < 5 and content.count(b"\n") >= 6:
         assert [one.read_bytes() for one in kept] == [bytes(content)]
     assert not path.exists()
+
+
+@pytest.mark.parametrize("zeros", [1, 300, 5000, 3 * 1024 * 1024])
+@pytest.mark.parametrize("place", ["before", "between", "behind", "instead of the header", "alone"])
+def test_zeros_are_nothing(path, opened, zeros, place):
+    """File systems leave them after a loss of power. What is among them is found, and nothing is missed."""
+    file = opened(path)
+    file.append(events(1, 2))
+    file.close((), is_exact=False)
+    header, *lines = path.read_bytes().splitlines(keepends=True)
+    gap = bytes(zeros)
+    content = {
+        "before": header + gap + b"".join(lines),
+        "between": header + lines[0] + gap + lines[1],
+        "behind": header + b"".join(lines) + gap,
+        "instead of the header": gap + b"".join(lines),
+        "alone": gap,
+    }[place]
+    path.write_bytes(content)
+
+    file = opened(path, first_seq=1)
+    found = [] if place == "alone" else [1, 2]
+    assert file.recovered == len(found)
+    assert seqs_of(file.read(9, ALL)) == found
+    file.append(events(3))
+    assert seqs_of(file.read(9, ALL)) == [3]
+    file.close(None)
+    kept = [one.read_bytes() for one in path.parent.glob("*.damaged-*")]
+    if place in ("behind", "alone") and zeros <= 4096:
+        assert kept == []
+    elif place != "behind":
+        assert [one[: len(content)] for one in kept] == [content]
+
+
+@pytest.mark.parametrize("name", ["log.spill", "n" * 250])
+def test_a_header_that_is_damaged(tmp_path, opened, name):
+    """What has our events is ours. It is told and kept, under a name that is short enough."""
+    path = tmp_path / name
+    file = opened(path)
+    file.append(events(1, 2))
+    file.close((), is_exact=False)
+    content = path.read_bytes().replace(b"spill", b"spoil", 1)
+    path.write_bytes(content)
+
+    file = opened(path, first_seq=1)
+    assert file.was_damaged
+    assert seqs_of(file.read(9, ALL)) == [1, 2]
+    (kept,) = tmp_path.glob("*.damaged-*")
+    assert kept.read_bytes() == content
+
+
+def test_where_a_file_cannot_have_two_names_a_copy_is_kept(path, opened, monkeypatch):
+    file = opened(path)
+    file.append(events(1, 2))
+    content = path.read_bytes().replace(b'"id-1"', b'"id-X"')
+    path.write_bytes(content)
+    file.read(9, ALL)
+
+    def refuse(*_arguments):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    file.settle(file.end)
+    (kept,) = path.parent.glob("*.damaged-*")
+    assert kept.read_bytes() == content
+    assert path.read_bytes() == HEADER
 
 
 def test_a_line_that_lost_its_break_still_has_its_neighbour(path, opened):
@@ -410,11 +622,38 @@ def test_what_is_checked_but_no_event(path, opened):
 
 
 def test_a_file_that_is_cut_off_under_us(path, opened):
+    """What was cut off is gone, and is missed; what comes later stands behind what is left, and no hole."""
     file = opened(path)
-    file.append(events(1, 2))
-    os.truncate(path, len(HEADER) + 10)
-    with pytest.raises(OSError, match="it ends at byte"):
-        file.read(9, ALL)
+    file.append(events(1, 2, 3))
+    through = file.end
+    content = path.read_bytes()
+    os.truncate(path, content.index(b"\n", len(HEADER)) + 10)
+    load = file.read(9, ALL)
+    assert (seqs_of(load), load.is_last, load.end) == ([1], True, through)
+
+    file.append(events(4))
+    assert path.read_bytes().count(b"\0") == 0
+    assert seqs_of(file.read(9, ALL)) == [4]
+    file.settle(through)
+    file.append(events(5))
+    assert seqs_of(file.read(9, ALL)) == [5]
+    file.close(None)
+    assert list(path.parent.glob("*.damaged-*"))
+
+
+@pytest.mark.parametrize("size", [0, 20, len(HEADER)])
+def test_a_file_that_is_emptied_under_us(path, opened, size):
+    """Its header is written again with the next event. An earlier run's seqs go with its lines."""
+    opened(path).append(events(1, 2))
+    _release(path, opened)
+    file = opened(path, first_seq=11)
+    os.truncate(path, size)
+    file.append(events(13, 14))
+    file.close((), is_exact=False)
+
+    assert [one.seq for one in opened(path).read(9, ALL).events] == [1, 2]
+    assert path.read_bytes().startswith(HEADER)
+    assert b'"id-13"' in path.read_bytes()
 
 
 def test_a_file_that_is_removed_under_us_comes_back(path, opened):
@@ -425,6 +664,127 @@ def test_a_file_that_is_removed_under_us_comes_back(path, opened):
     file.close((), is_exact=False)
 
     assert [one.id for one in opened(path, first_seq=1).read(9, ALL).events] == ["id-1", "id-2", "id-3"]
+
+
+def test_a_file_that_is_removed_before_the_end(path, opened):
+    """Nothing more was written, and what was pending is there all the same."""
+    file = opened(path)
+    file.append(events(1, 2))
+    path.unlink()
+    file.close((), is_exact=False)
+
+    assert [one.id for one in opened(path, first_seq=1).read(9, ALL).events] == ["id-1", "id-2"]
+
+
+def test_a_file_that_is_replaced_under_us(path, opened):
+    """What somebody else put there is not ours to destroy."""
+    file = opened(path)
+    file.append(events(1))
+    path.unlink()
+    path.write_bytes(b"precious")
+    file.append(events(2))
+
+    (kept,) = path.parent.glob("*.damaged-*")
+    assert kept.read_bytes() == b"precious"
+    assert seqs_of(file.read(9, ALL)) == [1, 2]
+    path.unlink()
+    path.write_bytes(b"dear")
+    file.close(None)
+    assert path.read_bytes() == b"dear"
+
+
+def test_a_directory_that_is_renamed_under_us(tmp_path, opened):
+    """Nothing can be written under the old name; what is there can be read."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    file = opened(directory / "file")
+    file.append(events(1))
+    directory.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        file.append(events(2))
+    assert seqs_of(file.read(9, ALL)) == [1]
+    (tmp_path / "elsewhere").rename(directory)
+    file.append(events(2))
+    assert seqs_of(file.read(9, ALL)) == [2]
+
+
+def test_another_name_of_the_file(tmp_path, opened):
+    """Two logs must not write into one file, whatever it is called."""
+    opened(tmp_path / "file").append(events(1))
+    os.link(tmp_path / "file", tmp_path / "name")
+    with pytest.raises(LogBusy, match="open for writing already, perhaps under another name"):
+        SpillFile(tmp_path / "name", None, ALL)
+
+
+def test_a_lock_file_that_is_removed(path, opened, monkeypatch):
+    """As by somebody who cleans up: the file itself is locked, too, also once it was written anew."""
+    monkeypatch.setattr(_spill_file, "_MOST_DEAD", 100)
+    code = f"from trio_eventlog._spill_file import SpillFile; SpillFile({str(path)!r}, None, 10**9)"
+    file = opened(path)
+    for first in (1, 11):
+        file.append(events(*range(first, first + 9)))
+        file.read(8, ALL)
+        file.read(1, ALL)
+        path.with_name("log.spill.lock").unlink()
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "LogBusy: the spill file" in other.stderr
+
+
+def test_a_process_that_is_forked_off_does_not_keep_the_lock(path, opened):
+    file = opened(path)
+    read_end, write_end = os.pipe()
+    if not (child := os.fork()):
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    file.append(events(1))
+    file.close((), is_exact=False)
+    try:
+        assert opened(path).recovered == 1
+    finally:
+        os.close(write_end)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("content", [b"", HEADER[:20], bytes(300), HEADER + b"1c29"])
+def test_what_a_killed_process_was_writing_anew_goes(path, opened, content):
+    opened(path).append(events(1))
+    _release(path, opened)
+    new = path.with_name("log.spill.new")
+    new.write_bytes(content)
+
+    assert opened(path).recovered == 1
+    assert not new.exists()
+
+
+def test_what_somebody_else_calls_so_stays(path, opened):
+    file = opened(path, max_bytes=4096)
+    new = path.with_name("log.spill.new")
+    new.write_bytes(b"precious")
+    file.append(events(*range(1, 20)))
+    file.read(15, ALL)
+    file.read(1, ALL)
+    with pytest.raises(FileExistsError, match=r"log\.spill\.new"):
+        file.append(events(*range(20, 30)))
+    assert new.read_bytes() == b"precious"
+    new.unlink()
+    file.append(events(*range(20, 30)))
+
+
+def test_nothing_is_done_once_it_is_closed(path):
+    """Also not by a thread that was given up on: the number of the descriptor is another file's by then."""
+    file = SpillFile(path, None, ALL)
+    file.append(events(1))
+    file.close((), is_exact=False)
+    content = path.read_bytes()
+    with path.with_name("precious").open("w+b") as precious:
+        for work in (lambda: file.append(events(2)), lambda: file.read(1, ALL), lambda: file.settle(0)):
+            with pytest.raises(OSError, match="the spill file is closed"):
+                work()
+        file.close(None)
+        assert precious.read() == b""
+    assert path.read_bytes() == content
 
 
 # --- disks that are full or broken ----------------------------------------------------------------
@@ -479,7 +839,7 @@ def test_writing_anew_that_fails_changes_nothing(path, opened, monkeypatch, call
         def broken(*_arguments):
             raise OSError(errno.EIO, "broken")
 
-        patch.setattr(*((type(path), call) if call == "replace" else (os, call)), broken)
+        patch.setattr(os, call, broken)
         with pytest.raises(OSError, match="broken"):
             file.append(events(*range(20, 30)))
     assert path.read_bytes() == before

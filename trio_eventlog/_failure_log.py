@@ -65,6 +65,13 @@ class FailureLog:
                 report.path,
             )
             return
+        if isinstance(report, SpillDamage) and not report.events:
+            write_record(
+                logging.ERROR,
+                "the spill file %s did not begin as one; it is kept aside, and what can be read is delivered",
+                report.path,
+            )
+            return
         if isinstance(report, SpillDamage):
             write_record(
                 logging.ERROR,

@@ -76,7 +76,31 @@ class FileLock:
         with _registry.mutex:
             if _registry.held.get(self.path) == self._fd:
                 del _registry.held[self.path]
-                os.close(self._fd)
+                # It is closed whatever is said.
+                with contextlib.suppress(OSError):
+                    os.close(self._fd)
+
+
+def lock_open_file(fd: int) -> None:
+    """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
+
+    For a file that is never opened by anybody else while it is locked, save to find that out.
+
+    Raises:
+      BlockingIOError: it is locked by somebody else, in this process or another.
+      OSError: it cannot be locked.
+    """
+    import fcntl  # noqa: PLC0415 - not there on Windows
+
+    _registry.files.add(fd)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def let_go(fd: int) -> None:
+    """Close ``fd``, and with it its lock if it has one. It is closed whatever the system says."""
+    _registry.files.discard(fd)
+    with contextlib.suppress(OSError):
+        os.close(fd)
 
 
 def _open(path: str, mode: int) -> int:
@@ -110,12 +134,15 @@ class _Registry:
     def __init__(self) -> None:
         self.mutex = threading.Lock()
         self.held: dict[str, int] = {}
+        self.files: set[int] = set()
+        """What is locked itself."""
 
     def forget(self) -> None:
         # Another thread of the parent may have held the mutex; here there is no such thread.
         self.mutex = threading.Lock()
         held, self.held = self.held, {}
-        for fd in held.values():
+        files, self.files = self.files, set()
+        for fd in (*held.values(), *files):
             with contextlib.suppress(OSError):
                 os.close(fd)
 

@@ -20,7 +20,9 @@ event, and its capacity bounds nothing but how often that happens.
 
 A second task reports losses in time even while an append takes long. With a spill file there is a third, the
 spiller: once more events wait than the low mark while the store is slow or down, it writes the oldest to the
-file, and at the end whatever is left. It alone writes there, and the writer alone reads.
+file, and at the end whatever is left. It alone writes there, and the writer alone reads. If what the store
+acknowledges does not survive a loss of power, there is a fourth, the syncer: it has the store make sure of
+what was delivered from the file, before the file gives that up.
 
 The tasks are shielded for all their life, because events may still come while the body is being cancelled;
 the writer's scope gets a deadline when the body ends, and the others end after it. The body's own
@@ -100,8 +102,10 @@ from trio_eventlog._settings import (
     check_settings,
     log_id_of,
     most_offered_to,
+    survives_of,
+    sync_of,
 )
-from trio_eventlog._spill_file import SpillFile
+from trio_eventlog._spill_file import Keep, SpillFile
 from trio_eventlog._subscription import Feed, Subscription, checked_start
 from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work, fork_count
 from trio_eventlog.abc import EventStore
@@ -130,7 +134,11 @@ _SPILLED_BYTES: Final = 8 * 1024 * 1024
 """Bytes after which a write to the spill file, or a batch from it, is large enough; less if less may wait."""
 
 _SPILL_SECONDS: Final = 5.0
-"""For the last write to the spill file, and again for leaving it in order."""
+"""For the last write to the spill file and the last sync of the store; again for leaving it in order."""
+
+_UNSYNCED_BYTES: Final = 4 * 1024 * 1024
+"""Bytes in the spill file that wait for nothing but a sync of the store until there is one; a quarter of
+``spill_max_bytes`` if that is less."""
 
 
 @attrs.define(eq=False)
@@ -250,11 +258,29 @@ class EventLog(metaclass=NoPublicConstructor):
         self._spill_retry_at = -math.inf
         self._spill_read_given_up = False
         self._spill_is_dirty = bool(self._recovered)  # it has events, be they settled
-        self._left_in_spill = 0
+        self._prepare_sync(spill_file)
 
         self._failure_log, self._report_at = FailureLog(), math.inf
         self._is_reporting = self._is_in_on_failure = False
         self._logged_foreign_error = False
+
+    def _prepare_sync(self, spill_file: SpillFile | None) -> None:
+        self._left_in_spill = 0  # events
+        # Positions in the file: what was written, where the batch that was read last begins and ends, and
+        # what the file was told to forget.
+        self._filed_to = 0 if spill_file is None else spill_file.end
+        self._batch_from = self._batch_to = self._forgotten_to = 0 if spill_file is None else spill_file.start
+        self._sync = None if spill_file is None else sync_of(self._store)
+        self._unsynced_bytes = min(_UNSYNCED_BYTES, self._settings.spill_max_bytes // 4)
+        self._sync_alarm = _Alarm()
+        self._syncer_scope = trio.CancelScope(shield=True)
+        self._syncer_is_done = trio.Event()
+        self._sync_failures = 0  # in a row
+        self._sync_retry_at = -math.inf
+        if self._sync is None:
+            self._syncer_is_done.set()
+        else:
+            self._running += 1
 
     # --- the public face --------------------------------------------------------------------------
 
@@ -731,11 +757,15 @@ class EventLog(metaclass=NoPublicConstructor):
             if self._spill_file is not None:
                 self._spill_the_rest = True
                 self._spill_alarm.ring_by(-math.inf)
+                self._sync_alarm.ring_by(-math.inf)
                 with trio.move_on_after(_SPILL_SECONDS, shield=True):
                     await self._spiller_is_done.wait()
+                    await self._syncer_is_done.wait()
                 self._spiller_scope.cancel(reason="the spill file took too long")
+                self._syncer_scope.cancel(reason="the store took too long to sync")
                 with trio.CancelScope(shield=True):
                     await self._spiller_is_done.wait()
+                    await self._syncer_is_done.wait()
         self._give_up(LossReason.SHUTDOWN)
 
     async def _run_reporter(self) -> None:
@@ -983,6 +1013,8 @@ class EventLog(metaclass=NoPublicConstructor):
         """Write the oldest events that are in memory alone."""
         assert self._spill_file is not None, "the spiller has a file"
         events = self._buffer.start_filing(_SPILLED_TOGETHER, self._spilled_bytes)
+        self._spill_file.note_stored(self._buffer.last_durable_seq)
+        self._spill_file.is_last_chance = self._spill_the_rest
         try:
             await _in_thread(partial(self._spill_file.append, events))
         except (OSError, RuntimeError) as exc:  # RuntimeError: no thread is to be had
@@ -993,6 +1025,7 @@ class EventLog(metaclass=NoPublicConstructor):
             self._tell_spill_failure(exc, len(events), retry_in)
         else:
             self._buffer.filed()
+            self._filed_to = self._spill_file.end
             self._spill_is_dirty = True
             self._spill_failures = 0
             self._spill_retry_at = -math.inf
@@ -1005,8 +1038,11 @@ class EventLog(metaclass=NoPublicConstructor):
     async def _load(self) -> None:
         """Read the next batch from the spill file."""
         assert self._spill_file is not None, "it has events"
+        # Nothing that the spiller has not heard of: it would be counted as read before it counts as filed.
+        through = self._filed_to
+        read = partial(self._spill_file.read, self._most_offered, self._spilled_bytes, through=through)
         try:
-            load = await _in_thread(partial(self._spill_file.read, self._most_offered, self._spilled_bytes))
+            load = await _in_thread(read)
         except (OSError, RuntimeError) as exc:
             now = trio.current_time()
             self._scheduler.taken(self._buffer.available, now)
@@ -1015,7 +1051,8 @@ class EventLog(metaclass=NoPublicConstructor):
         except trio.Cancelled:
             self._spill_read_given_up = True
             raise
-        is_last = load.end == self._spill_file.size_bytes and not self._buffer.is_filing
+        self._batch_from, self._batch_to = self._batch_to, load.end
+        is_last = load.is_last and through == self._filed_to and not self._buffer.is_filing
         missing = self._buffer.loaded(load.events, is_last=is_last)
         if missing.count:
             self._tell(
@@ -1027,26 +1064,105 @@ class EventLog(metaclass=NoPublicConstructor):
                 )
             )
         self._settle_flushes()
+        self._sync_alarm.ring_by(self._sync_due())
 
     async def _forget_spilled(self) -> None:  # noqa: ASYNC910 - as _file
         """All that the spill file has is settled: make it small again."""
         assert self._spill_file is not None, "it was written to"
         self._spill_is_dirty = False
+        if self._spill_file.keep is Keep.UNTIL_TOLD:
+            self._sync_alarm.ring_by(self._sync_due())
+        else:
+            await self._forget_through(self._filed_to)
+
+    async def _forget_through(self, position: int) -> None:  # noqa: ASYNC910 - as _file
+        assert self._spill_file is not None, "it was written to"
+        self._forgotten_to = position
+        self._spill_file.note_stored(self._buffer.last_durable_seq)
         try:
-            await _in_thread(partial(self._spill_file.settle, self._spill_file.size_bytes))
+            await _in_thread(partial(self._spill_file.settle, position))
         except (OSError, RuntimeError) as exc:
             # It goes with the next write, or at the end.
             self._tell_spill_failure(exc, 0, math.inf)
 
+    async def _run_syncer(self) -> None:
+        try:
+            with self._syncer_scope:
+                await self._keep_in_sync()
+        finally:
+            self._syncer_is_done.set()
+
+    async def _keep_in_sync(self) -> None:  # noqa: ASYNC910 - as _spill
+        while True:
+            due = self._sync_due()
+            if self._spill_the_rest:
+                if due < math.inf:
+                    await self._sync_store()
+                return  # noqa: ASYNC910 - as _spill
+            if trio.current_time() < due:
+                await self._sync_alarm.sleep_until(due)
+            else:
+                await self._sync_store()
+
+    def _settled_in_file(self) -> int:
+        """The position before which the spill file has nothing that is pending."""
+        if self._buffer.is_file_settled:
+            return self._filed_to
+        return self._batch_to if self._buffer.must_load else self._batch_from
+
+    def _sync_due(self) -> float:
+        """When the store is to make sure of what was delivered from the spill file."""
+        if self._sync is None or self._fatal is not None:
+            return math.inf
+        waiting = self._settled_in_file() - self._forgotten_to
+        is_due = self._spill_the_rest or self._buffer.is_file_settled or waiting >= self._unsynced_bytes
+        return self._sync_retry_at if waiting > 0 and is_due else math.inf
+
+    async def _sync_store(self) -> None:  # noqa: ASYNC910 - the checkpoint is the store's
+        """What is acknowledged now is to survive a loss of power, so that the spill file can give it up."""
+        assert self._sync is not None, "asked by who has one"
+        through = self._settled_in_file()
+        error: Exception | None = None
+        # Foreign code, as append_batch.
+        scope = trio.CancelScope(deadline=trio.current_time() + self._settings.append_timeout)
+        try:
+            with scope:
+                await self._sync()
+            if scope.cancelled_caught:
+                error = TimeoutError(
+                    f"sync of the store was cancelled after {self._settings.append_timeout:.3g} s"
+                )
+        except Exception as exc:  # noqa: BLE001 - told, and tried again
+            error = exc
+        except BaseException as exc:
+            cancelled, other = _split_cancelled(exc)
+            cut_off = TimeoutError(f"sync of the store took longer than {_SPILL_SECONDS} s at the end")
+            self._tell_spill_failure(other if isinstance(other, Exception) else cut_off, 0, math.inf)
+            if cancelled is None or (other is not None and not isinstance(other, Exception)):
+                raise
+            raise cancelled from None  # noqa: ASYNC104 - it is what was Cancelled
+        if error is None:
+            self._sync_failures = 0
+            self._sync_retry_at = -math.inf
+            await self._forget_through(through)
+            return
+        self._sync_failures += 1
+        is_last = self._spill_the_rest or isinstance(error, StoreUnusable)
+        retry_in = math.inf if is_last else self._settings.retry.delay(self._sync_failures)
+        self._sync_retry_at = trio.current_time() + retry_in
+        self._tell_spill_failure(error, 0, retry_in)
+
     async def _close_spill(self) -> None:  # noqa: ASYNC910 - as _file
         """Leave the spill file to the next run, or remove it."""
         assert self._spill_file is not None, "asked by who has one"
+        self._spill_file.note_stored(self._buffer.last_durable_seq)
         self._release_flushes()
         is_exact = not self._spill_read_given_up
         again = self._buffer.again if is_exact else ()
         close = partial(
             self._spill_file.close,
-            (*again, *self._buffer.read) if again or self._buffer.spilled else None,
+            self._buffer.read if self._buffer.spilled else None,
+            again=again,
             is_exact=is_exact,
         )
         with trio.move_on_after(_SPILL_SECONDS, shield=True) as scope:  # noqa: ASYNC912 - as _file
@@ -1064,6 +1180,20 @@ class EventLog(metaclass=NoPublicConstructor):
         self._left_in_spill = self._buffer.spilled
         if self._left_in_spill:
             self._tell(EventsSpilled(path=self._spill_file.path, events=self._left_in_spill))
+
+    def _tell_what_was_found(self, last_seq: int) -> None:
+        """Tell what the spill file says of the past; the store has ``last_seq``."""
+        if self._spill_file is None:
+            return
+        if self._spill_file.was_damaged:
+            first = self._first_seq
+            self._tell(SpillDamage(path=self._spill_file.path, events=0, first_seq=first, last_seq=first - 1))
+        known = self._spill_file.known_seq
+        if known > last_seq:
+            earlier = (last_seq + 1, known)
+            self._tell(
+                EventsReverted(last_seq=last_seq, expected_seq=known, again=0, lost=0, earlier=earlier)
+            )
 
     def _tell_spill_failure(self, error: Exception, events: int, retry_in: float) -> None:
         assert self._spill_file is not None, "it failed"
@@ -1290,19 +1420,30 @@ async def _in_thread(work: Callable[[], T], *, abandon: bool = True) -> T:
         return await trio.to_thread.run_sync(work, abandon_on_cancel=abandon, limiter=limiter)
 
 
-async def _open_spill_file(settings: Settings, log_id: str | None, last_seq: int) -> SpillFile | None:
+def _keep_for(store: EventStore) -> Keep:
+    """How long a spill file keeps what ``store`` has acknowledged."""
+    if survives_of(store) == "power":
+        return Keep.NOT
+    return Keep.UNTIL_FULL if sync_of(store) is None else Keep.UNTIL_TOLD
+
+
+async def _open_spill_file(
+    settings: Settings, log_id: str | None, keep: Keep, last_seq: int
+) -> SpillFile | None:
     """Open the spill file, and let what an earlier run left in it follow the last seq of the store."""
     if settings.spill is None:
         await trio.lowlevel.checkpoint()
         return None
     # Not given up on: nobody would close it.
-    open_it = partial(SpillFile, settings.spill, log_id, settings.spill_max_bytes)
+    open_it = partial(SpillFile, settings.spill, log_id, settings.spill_max_bytes, keep=keep)
     spill_file = await _in_thread(open_it, abandon=False)
-    if last_seq + spill_file.recovered > MAX_STORED:
+    after = spill_file.number_after(last_seq)
+    if after + spill_file.recovered > MAX_STORED:
         spill_file.close((), is_exact=False)
-        msg = f"its {spill_file.recovered} events find no seq after {last_seq}"
+        msg = f"its {spill_file.recovered} events find no seq after {after}"
         raise SpillError(spill_file.path, msg)
-    spill_file.number_from(last_seq + 1)
+    spill_file.number_from(after + 1)
+    spill_file.note_stored(last_seq)
     return spill_file
 
 
@@ -1365,17 +1506,21 @@ async def open_event_log(
             log.ingest(AgentEvent("worker-7", "run_started", {"run_id": "r-1"}))
 
     Tasks: the log owns a nursery with two tasks. One writes to the store, one append at a time and in the
-    order of seqs; the other reports losses. With ``spill`` a third writes to the spill file. Like everything
-    that owns a nursery, the block must not be yielded out of in an async generator (unless that is a context
+    order of seqs; the other reports losses. With ``spill`` a third writes to the spill file, and
+    a fourth has the store ``sync`` if its appends alone do not survive a loss of power. Like everything that
+    owns a nursery, the block must not be yielded out of in an async generator (unless that is a context
     manager itself).
 
     Entering asks the store once for its last seq; that is a checkpoint, and cancellable. With ``spill`` it
     then opens the spill file in a thread, which is not. Events that an earlier run left there get the next
-    seqs, in their order and with their ids, before the body starts, and are stored before all others.
+    seqs, in their order and with their ids, before the body starts, and are stored before all others. If the
+    spill file knows that the store once had more than it has now, an :class:`EventsReverted` says so, and the
+    new seqs lie above all that the file knows of.
 
     Leaving drains: it goes on until all events are stored or ``grace_period`` is over, counted from the end
     of the body, shielded from outside cancellation. What is not stored by then is lost, and reported; with
-    ``spill`` it is written to the spill file instead, which takes 5 s at most, and again for closing it.
+    ``spill`` it is written to the spill file instead, which takes 5 s at most, with a last ``sync`` of the
+    store beside it, and again for closing it.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
     added as a note. A store that fails in passing is no error here; events lost in the drain are, and a store
@@ -1408,12 +1553,15 @@ async def open_event_log(
         :class:`EventsReverted`.
       spill: path of the spill file, made with mode 0600 if it is not there and removed when nothing is left
         in it. While the store fails or takes long, events beyond half of ``retry_buffer_cap`` go there; so
-        does what would be lost to an unusable store or at the end. One log at a time for each file.
+        does what would be lost to an unusable store or at the end. What a store acknowledges without
+        making it survive a loss of power (``survives``) stays there until ``sync`` has done so. One log at
+        a time for each file.
       spill_max_bytes: most bytes of that file, at least 4,096. Beyond it the cap takes events as ever.
 
     Raises:
-      TypeError: an argument is of the wrong type, ``store`` is not open, or its methods are not async.
-      ValueError: an argument is out of range; the message names it.
+      TypeError: an argument or an attribute of the store is of the wrong type, ``store`` is not open, or
+        its methods are not async.
+      ValueError: an argument or an attribute of the store is out of range; the message names it.
       LogBusy: another log is open on the same store object, or has the spill file open.
       SpillError: the spill file has events of another log, is no spill file, or cannot be opened, on
         entering.
@@ -1439,12 +1587,14 @@ async def open_event_log(
         spill=spill,
         spill_max_bytes=spill_max_bytes,
     )
-    most_offered, log_id = most_offered_to(store), log_id_of(store)
+    most_offered, log_id, keep = most_offered_to(store), log_id_of(store), _keep_for(store)
     with _claim(store):
         await check_methods(store)
         last_seq = await _ask_last_seq(store)
-        spill_file = await _open_spill_file(settings, log_id, last_seq)
-        log = EventLog._create(store, settings, last_seq, most_offered, spill_file)
+        spill_file = await _open_spill_file(settings, log_id, keep, last_seq)
+        after = last_seq if spill_file is None else spill_file.number_after(last_seq)
+        log = EventLog._create(store, settings, after, most_offered, spill_file)
+        log._tell_what_was_found(last_seq)
         body_error: BaseException | None = None
         try:
             async with trio.open_nursery() as nursery:
@@ -1453,6 +1603,8 @@ async def open_event_log(
                 nursery.start_soon(log._run, log._run_reporter, nursery.cancel_scope)
                 if spill_file is not None:
                     nursery.start_soon(log._run, log._run_spiller, nursery.cancel_scope)
+                if log._sync is not None:
+                    nursery.start_soon(log._run, log._run_syncer, nursery.cancel_scope)
                 try:
                     yield log
                 except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, once the nursery is gone

@@ -123,16 +123,18 @@ class EventLoss:
 
 @attrs.frozen(kw_only=True)
 class SpillFailure:
-    """A write or a read of the spill file that did not succeed. It is tried again.
+    """A write or a read of the spill file that did not succeed, or a ``sync`` of the store without which the
+    file cannot give up what the store has. It is tried again.
 
     Its events stay in memory, or in the file; what the cap then takes is reported in an
     :class:`EventLoss`.
 
     Attributes:
       path: of the spill file.
-      error: what the operating system said, or that ``spill_max_bytes`` is reached.
-      events: how many events were to be written; 0 for a read.
-      retry_in: seconds until the next attempt.
+      error: what the operating system said, that ``spill_max_bytes`` is reached, or what ``sync`` raised (a
+        ``TimeoutError`` if it was cancelled).
+      events: how many events were to be written; 0 for a read and a ``sync``.
+      retry_in: seconds until the next attempt; infinite if there will be none.
     """
 
     path: Path
@@ -148,9 +150,10 @@ class SpillDamage:
     Attributes:
       path: of the spill file. Once the rest of it is delivered, the file is kept beside it under a name
         that goes on with ``.damaged-``.
-      events: how many events are lost.
+      events: how many events are lost; 0 if the file did not even begin as a spill file and was put aside on
+        opening, what could be read of it being delivered: then nobody knows whether anything is missing.
       first_seq: lowest seq that they can have had.
-      last_seq: the same and ``events - 1``.
+      last_seq: ``first_seq + events - 1``.
     """
 
     path: Path

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FunctionType, MethodType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import attrs
 
@@ -237,3 +237,26 @@ def log_id_of(store: object) -> str | None:
         msg = f"log_id of the store: expected a str, got {type(log_id).__name__}"
         raise TypeError(msg)
     return log_id
+
+
+def survives_of(store: object) -> str:
+    """Returns what an acknowledged append of ``store`` survives: ``"process"`` or ``"power"``."""
+    survives: object = getattr(store, "survives", "power")
+    if not isinstance(survives, str):
+        msg = f"survives of the store: expected a str, got {type(survives).__name__}"
+        raise TypeError(msg)
+    if survives not in {"process", "power"}:
+        msg = f"survives of the store: expected 'process' or 'power', got {survives!r}"
+        raise ValueError(msg)
+    return survives
+
+
+def sync_of(store: object) -> Callable[[], Awaitable[object]] | None:
+    """Returns ``sync`` of a store whose appends do not survive a loss of power; None if it has none."""
+    sync: object = getattr(store, "sync", None)
+    if survives_of(store) == "power" or sync is None:
+        return None
+    if not callable(sync):
+        msg = f"sync of the store: expected an async method, got {type(sync).__name__}"
+        raise TypeError(msg)
+    return cast("Callable[[], Awaitable[object]]", sync)
