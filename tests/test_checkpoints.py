@@ -83,6 +83,10 @@ PRUNED: dict[str, list[Callable[[MemoryStore | NullStore], Awaitable[object]]]] 
 }
 
 IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+    "query_page": [
+        lambda store: store.query_page(EventQuery(), max_bytes=1),
+        lambda store: store.query_page(EventQuery(limit=0), max_bytes=1),
+    ],
     "pruned_seq": [lambda store: store.pruned_seq()],
     "sync": [lambda store: store.sync()],
 }
@@ -92,7 +96,7 @@ CALLS = {
     MemoryStore: STORE_CALLS | DESCRIBE | PRUNED | IN_MEMORY,
     SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
     # With a server, in tests/servers.
-    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP,
+    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
     EventLog: {
         "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],

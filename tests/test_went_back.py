@@ -316,7 +316,8 @@ async def test_senseless_numbers_are_a_fault_of_the_store(
     last_seq: Any, expected_seq: Any, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Tried again after a wait, logged once; nothing is stored again or lost for them."""
-    error = StoreWentBack(last_seq, expected_seq)
+    error = StoreWentBack(1, 3)
+    error.last_seq, error.expected_seq = last_seq, expected_seq
     store, reports = FakeStore(), Reports()
     async with open_event_log(store, on_failure=reports, retry=STEADY) as log:
         await filled(log, 3)

@@ -1189,7 +1189,7 @@ class EventLog(metaclass=NoPublicConstructor):
             first = self._first_seq
             self._tell(SpillDamage(path=self._spill_file.path, events=0, first_seq=first, last_seq=first - 1))
         known = self._spill_file.known_seq
-        if known > last_seq:
+        if known > last_seq and self._first_seq > last_seq + 1:
             earlier = (last_seq + 1, known)
             self._tell(
                 EventsReverted(last_seq=last_seq, expected_seq=known, again=0, lost=0, earlier=earlier)

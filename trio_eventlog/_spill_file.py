@@ -325,6 +325,9 @@ class SpillFile:
         must not miss what is new: that comes after everything that the file has a number of.
         """
         after = max(last_seq, self.known_seq)
+        if self._last_line_seq == last_seq + self.recovered >= after:
+            # What the store has lost is here, and gets the seqs that it had.
+            return last_seq
         # The line that was last then gets no lower seq than it had. Lines that are missing are lost events.
         as_before = self._last_line_seq - self.recovered
         return max(after, as_before) if as_before + self.recovered < MAX_STORED else after

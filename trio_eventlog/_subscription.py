@@ -599,12 +599,13 @@ class _PageSource:
         if self._is_at_end:
             await trio.lowlevel.checkpoint()
             return None
-        found, self._is_at_end = await self._reading.query_store(after, most)
+        found, is_complete = await self._reading.query_store(after, most)
         gaps = await self._reading.find_gaps(after, found, found[-1].seq if found else None)
         if not found and not gaps and after:
             last_seq = await self._reading.store.last_seq()
             if last_seq < after:
                 raise StaleCursor(after, last_seq)
+        self._is_at_end = is_complete
         return _Page(found, found[-1].seq if found else after, gaps)
 
 

@@ -15,7 +15,15 @@ import attrs
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._query import EventQuery
 
-__all__ = ["ChangeWatch", "EventStore", "PrunableStore", "SyncableStore", "WatchableStore"]
+__all__ = [
+    "ChangeWatch",
+    "EventPage",
+    "EventStore",
+    "PagedStore",
+    "PrunableStore",
+    "SyncableStore",
+    "WatchableStore",
+]
 
 
 class ChangeWatch(Protocol):

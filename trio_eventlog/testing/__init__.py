@@ -51,6 +51,7 @@ __all__ = [
     "FailureReports",
     "Fault",
     "FaultyStore",
+    "GoesBack",
     "Hangs",
     "Rejects",
     "Slow",
