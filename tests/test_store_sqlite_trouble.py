@@ -80,6 +80,67 @@ def test_s15_ctrl_c_while_opening_or_closing(path, nth):
     assert done.stdout.splitlines() == ["interrupted", "last seq 0"]
 
 
+CUT_OFF = """
+    import asyncio, sys
+    import trio
+    from trio_eventlog import *
+    from trio_eventlog.stores import SqliteStore
+
+    path, how = sys.argv[1:]
+
+    async def main():
+        async with SqliteStore.open(path) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(read, store)
+            for seq in range(1, 2**63):
+                await store.append_batch([PersistedEvent(str(seq), seq, 0, "a", AgentEvent("a", "b"))])
+                print(seq, flush=True)
+                if seq == 20:
+                    cut_off()
+
+    async def read(store):
+        while True:
+            await store.query(EventQuery(limit=1))
+
+    def fail():
+        raise ZeroDivisionError
+
+    async def host():
+        global cut_off
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        cut_off = ended.set
+        trio.lowlevel.start_guest_run(
+            main, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=print
+        )
+        await ended.wait()
+        raise SystemExit(3)
+
+    if how == "its host ends":
+        asyncio.run(host())
+    if how == "Trio breaks down":
+        cut_off = lambda: trio.lowlevel.current_trio_token().run_sync_soon(fail)
+    if how == "it leaves":
+        cut_off = lambda: sys.exit(3)
+    try:
+        trio.run(main)
+    except (trio.TrioInternalError, BaseExceptionGroup):
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("how", ["its host ends", "Trio breaks down", "it leaves"])
+async def test_s15_a_process_whose_run_is_cut_off_ends(path, how):
+    """Its threads do not keep it, and what was acknowledged is there."""
+    done = await trio.to_thread.run_sync(run, CUT_OFF, path, how)
+
+    assert done.returncode == 3
+    acknowledged = [int(line) for line in done.stdout.split()]
+    assert len(acknowledged) >= 20
+    async with SqliteStore.open(path) as store:
+        held = [event.seq for event in await store.query(EventQuery())]
+    assert held[: len(acknowledged)] == acknowledged
+
+
 FORKED = """
     import os, sys
     from contextlib import AsyncExitStack

@@ -85,12 +85,23 @@ class _Controller(apsw.aio.Trio):
 
     _opened: apsw.Connection | None = None
 
+    def __init__(self) -> None:
+        super().__init__(thread_name="trio_eventlog apsw, ends at once")
+        threading.Thread(name="trio_eventlog apsw", target=self._run_jobs, daemon=True).start()
+
+    def worker_thread_run(self) -> None:
+        """Do nothing in the driver's thread, for whose end a process waits before its own.
+
+        If its Trio run was cut off, nobody closes the connection any more, and it would wait for ever. A
+        thread of ours runs the jobs. For the file, to end with the process is as good as a kill.
+        """
+
     def configure(self, db: apsw.Connection) -> None:
         """Take over a connection that was opened just now, in the thread."""
         self._opened = db
         super().configure(db)
 
-    def worker_thread_run(self) -> None:
+    def _run_jobs(self) -> None:
         """Run jobs until the connection is closed, or nobody is there any more to use it."""
         # A job that outlives the loop has nobody left to hear of it.
         with suppress(trio.RunFinishedError):
@@ -318,8 +329,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
     * **The lock** of a writer is the side file ``<path>.<16 hex digits>.lock``, which names the holder's
       process id and stays where it is; do not remove it. The lock itself ends with the store, or with the
       process. It needs ``flock``: on Windows a log can only be read.
-    * **Threads**: one for reading and, in a writer, one for writing. With Trio's ``autojump_clock``, time
-      jumps while they work; use the real clock in tests.
+    * **Threads**: one for reading and, in a writer, one for writing. They do not keep a process alive whose
+      Trio run was cut off. With Trio's ``autojump_clock``, time jumps while they work; use the real clock in
+      tests.
     """
 
     log_id: Final[str | None]
