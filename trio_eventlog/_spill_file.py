@@ -37,7 +37,7 @@ import attrs
 from trio_eventlog._codec import from_json, give_seq, seal_persisted, to_json
 from trio_eventlog._errors import CodecError, SpillError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
-from trio_eventlog._lockfile import FileLock
+from trio_eventlog._lockfile import FileLock, give_to_owner
 from trio_eventlog._util import fork_count
 
 VERSION: Final = 1
@@ -350,6 +350,8 @@ def _open(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file")
+    if not os.fstat(fd).st_size:
+        give_to_owner(fd, str(path).removesuffix(".new"))
     return fd
 
 
