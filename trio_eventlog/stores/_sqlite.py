@@ -30,6 +30,7 @@ from trio_eventlog.stores import _sqlite_upkeep as upkeep
 from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._sqlite_appender import Appender, survives
+from trio_eventlog.stores._sqlite_layout import check_layout
 from trio_eventlog.stores._tally import Findings
 
 T = TypeVar("T")
@@ -835,3 +836,4 @@ def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None
     db.set_progress_handler(is_closing, _STEPS_TO_CLOSE, id="closing")
     schema.harden(db)
     schema.is_initialised(db)
+    check_layout(db)

@@ -13,6 +13,7 @@ from trio_eventlog._events import PersistedEvent
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores._sqlite_files import Content, Place
+from trio_eventlog.stores._sqlite_layout import check_layout
 
 
 class Appender:
@@ -38,6 +39,10 @@ class Appender:
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
+        schema.harden(db)
+        # Before anything is written.
+        schema.is_initialised(db)
+        check_layout(db)
         found = schema.prepare_writer(db, self._log, self._synchronous)
         place = self._place.check()
         self.unique_id = found.unique_id
