@@ -308,8 +308,8 @@ async def test_what_was_pruned_is_known(path):
 async def test_what_was_pruned_is_noted_with_the_prune_or_not_at_all(path):
     """A prune that is undone has pruned nothing."""
     await fill(path)
-    raw(path, "CREATE TRIGGER t BEFORE UPDATE OF pruned_seq ON logs BEGIN SELECT RAISE(ABORT, 'no'); END")
     async with SqliteStore.open(path) as store:
+        raw(path, "CREATE TRIGGER t BEFORE UPDATE OF pruned_seq ON logs BEGIN SELECT RAISE(ABORT, 'no'); END")
         with pytest.raises(StoreError):
             await store.prune(keep=0)
         assert len(await seqs(store)) == 4

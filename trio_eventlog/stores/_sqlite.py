@@ -31,6 +31,7 @@ from trio_eventlog.stores._arguments import check_criteria, check_log_name, chec
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._sqlite_appender import Appender, survives
 from trio_eventlog.stores._sqlite_layout import check_layout
+from trio_eventlog.stores._sqlite_wal import WriteAheadLog, at_work
 from trio_eventlog.stores._tally import Findings
 
 T = TypeVar("T")
@@ -214,7 +215,8 @@ class _Worker:
                 raise StoreUnusable(_CLOSED.format(self.path))
             self._running = True
         try:
-            result.append(job(db))
+            with at_work(self.path):
+                result.append(job(db))
         finally:
             with self._mutex:
                 self._running = self._abandoned
@@ -635,8 +637,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
         return await self._read(partial(self._describe, top))
 
     def _describe(self, top: int, db: apsw.Connection, log_id: int) -> StoreDescription:
-        size_bytes = sum(files.size_of(self._path + suffix) for suffix in ("", "-wal"))
-        return queries.describe(db, log_id, top, size_bytes)
+        wal_bytes = WriteAheadLog(self._path).size_bytes()
+        size_bytes = files.size_of(self._path) + wal_bytes
+        return queries.describe(db, log_id, top, size_bytes, wal_bytes)
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
@@ -707,6 +710,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if dry_run:
             return total
         workers: list[_Worker] = []
+        wal = WriteAheadLog(self._path)
         gone = told = 0
 
         def prune_some(db: apsw.Connection) -> int:
@@ -714,6 +718,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             self._place.check(side_files=False)
             some = upkeep.prune_some(db, self._log, self._unique_id, cut)
             gone += some
+            wal.keep_small(db)
             return some
 
         def tell() -> None:

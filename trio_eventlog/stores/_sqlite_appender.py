@@ -14,6 +14,7 @@ from trio_eventlog._lockfile import FileLock
 from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores._sqlite_files import Content, Place
 from trio_eventlog.stores._sqlite_layout import check_layout
+from trio_eventlog.stores._sqlite_wal import WriteAheadLog
 
 
 class Appender:
@@ -36,6 +37,7 @@ class Appender:
         self._content: Content | None = None
         self._acknowledged = 0
         self._version: int | None = None
+        self._wal = WriteAheadLog(place.path)
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
@@ -118,6 +120,7 @@ class Appender:
                 content.raise_truncated(exc)
             raise
         self._version = db.data_version()
+        self._wal.keep_small(db)
         # What went into a file that nobody will find again is not stored.
         content.note(self._place.check(), written=db.total_changes() != changes)
         if inserted < len(events) and self._synced:

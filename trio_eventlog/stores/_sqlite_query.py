@@ -152,23 +152,27 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
     if plan is None:
         return []
     rows = db.execute(plan.sql, plan.bindings)
-    if plan.types is None:
-        return [_event(db, row) for row in rows]
-    found: list[PersistedEvent] = []
-    for row in rows:
-        event = _event(db, row)
-        if event.event.event_type in plan.types:
-            found.append(event)
-            if len(found) == plan.limit:
-                rows.close()
-                break
-    return found
+    try:
+        if plan.types is None:
+            return [_event(db, row) for row in rows]
+        found: list[PersistedEvent] = []
+        for row in rows:
+            event = _event(db, row)
+            if event.event.event_type in plan.types:
+                found.append(event)
+                if len(found) == plan.limit:
+                    break
+        return found
+    finally:
+        # Else a statement that did not come to its end would go on reading, and keep the write-ahead log, for
+        # as long as somebody keeps the error.
+        rows.close()
 
 
 # --- what the log holds, in numbers ---------------------------------------------------------------
 
 
-def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> StoreDescription:
+def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int, wal_bytes: int) -> StoreDescription:
     """See :meth:`SqliteStore.describe`; within a transaction, so that all numbers are of one moment."""
     table = table_of(log_id)
     (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
@@ -196,6 +200,7 @@ def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> Sto
         missing=missing,
         first_gaps=shown,
         size_bytes=size_bytes,
+        wal_bytes=wal_bytes,
         schema_version=SCHEMA_VERSION,
     )
 

@@ -46,7 +46,7 @@ SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 BUSY_TIMEOUT: Final = 2.5
 """Seconds that a statement waits for another connection's lock."""
 
-_KEPT_WAL_BYTES: Final = 64 * 1024 * 1024
+_KEPT_WAL_BYTES: Final = 4 * 1024 * 1024
 
 Row = tuple[str | int | None, ...]
 
