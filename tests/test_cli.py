@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import apsw
 import attrs
 import pytest
 import trio
@@ -1235,11 +1236,22 @@ def test_stats(cli, with_gaps):
         assert expected in told
 
 
+def test_stats_of_a_log_that_is_written(cli, with_gaps):
+    """They say how large the write-ahead log is."""
+    db = apsw.Connection(with_gaps.removeprefix("sqlite:"))
+    db.execute("UPDATE logs SET last_seq = last_seq + 1")
+    done = cli("stats", "--store", with_gaps)
+    db.close()
+    assert done.status == 0
+    assert "of it write-ahead log" in " ".join(done.out.split())
+
+
 def test_stats_as_json(cli, with_gaps):
     done = cli("stats", "--store", with_gaps, "--json", "--top", "1")
     assert (done.status, done.err) == (0, "")
     told = json.loads(done.out)
     assert told.pop("size_bytes") > 0
+    assert told.pop("wal_bytes") == 0
     assert told.pop("schema_version") > 0
     assert told == {
         "store": with_gaps,

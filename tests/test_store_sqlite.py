@@ -985,7 +985,7 @@ async def test_a_log_that_another_process_makes_meanwhile(path, monkeypatch):
 
 async def test_making_a_log_is_all_or_nothing(path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "_events_table", lambda log_id: "CREATE TABLE events_1 (seq, nonsense!)")
+        patch.setattr(schema, "events_table", lambda log_id: "CREATE TABLE events_1 (seq, nonsense!)")
         with pytest.raises(StoreUnusable, match="unrecognized token"):
             async with SqliteStore.open(path):
                 pytest.fail("opened")  # pragma: no cover
@@ -1281,14 +1281,15 @@ async def test_s12_the_log_is_gone(path):
 async def test_s12_a_last_seq_that_is_no_number(path):
     async with SqliteStore.open(path):
         pass
-    raw(
-        path,
-        "PRAGMA writable_schema = ON",
-        "UPDATE sqlite_schema SET sql = replace(replace(sql, 'STRICT', ''), 'last_seq INTEGER', 'last_seq')",
-        "PRAGMA writable_schema = RESET",
-        "UPDATE logs SET last_seq = 'seven'",
-    )
     async with SqliteStore.open(path, read_only=True) as store:
+        raw(
+            path,
+            "PRAGMA writable_schema = ON",
+            "UPDATE sqlite_schema"
+            " SET sql = replace(replace(sql, 'STRICT', ''), 'last_seq INTEGER', 'last_seq')",
+            "PRAGMA writable_schema = RESET",
+            "UPDATE logs SET last_seq = 'seven'",
+        )
         with pytest.raises(StoreUnusable, match="damaged: the last seq of log 1 is 'seven'"):
             await store.last_seq()
 

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -78,6 +79,67 @@ def test_s15_ctrl_c_while_opening_or_closing(path, nth):
 
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["interrupted", "last seq 0"]
+
+
+CUT_OFF = """
+    import asyncio, sys
+    import trio
+    from trio_eventlog import *
+    from trio_eventlog.stores import SqliteStore
+
+    path, how = sys.argv[1:]
+
+    async def main():
+        async with SqliteStore.open(path) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(read, store)
+            for seq in range(1, 2**63):
+                await store.append_batch([PersistedEvent(str(seq), seq, 0, "a", AgentEvent("a", "b"))])
+                print(seq, flush=True)
+                if seq == 20:
+                    cut_off()
+
+    async def read(store):
+        while True:
+            await store.query(EventQuery(limit=1))
+
+    def fail():
+        raise ZeroDivisionError
+
+    async def host():
+        global cut_off
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        cut_off = ended.set
+        trio.lowlevel.start_guest_run(
+            main, run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=print
+        )
+        await ended.wait()
+        raise SystemExit(3)
+
+    if how == "its host ends":
+        asyncio.run(host())
+    if how == "Trio breaks down":
+        cut_off = lambda: trio.lowlevel.current_trio_token().run_sync_soon(fail)
+    if how == "it leaves":
+        cut_off = lambda: sys.exit(3)
+    try:
+        trio.run(main)
+    except (trio.TrioInternalError, BaseExceptionGroup):
+        sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("how", ["its host ends", "Trio breaks down", "it leaves"])
+async def test_s15_a_process_whose_run_is_cut_off_ends(path, how):
+    """Its threads do not keep it, and what was acknowledged is there."""
+    done = await trio.to_thread.run_sync(run, CUT_OFF, path, how)
+
+    assert done.returncode == 3
+    acknowledged = [int(line) for line in done.stdout.split()]
+    assert len(acknowledged) >= 20
+    async with SqliteStore.open(path) as store:
+        held = [event.seq for event in await store.query(EventQuery())]
+    assert held[: len(acknowledged)] == acknowledged
 
 
 FORKED = """
@@ -191,6 +253,113 @@ async def test_s12_a_name_that_is_too_long_leaves_nothing_behind(tmp_path):
         async with SqliteStore.open(tmp_path / ("n" * 250)):
             pytest.fail("opened")  # pragma: no cover
     assert list(tmp_path.iterdir()) == []
+
+
+def long_path(directory, size):
+    """A path of this many bytes, in a directory that is there."""
+    while size - len(os.fspath(directory)) > 200:
+        directory /= "d" * 100
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory / ("n" * (size - len(os.fspath(directory)) - 1))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_s12_a_path_longer_than_sqlite_takes_leaves_nothing_behind(tmp_path, read_only):
+    """Whether it is that long itself, or a link leads there. One byte less is well."""
+    longest, too_long = long_path(tmp_path, 504), long_path(tmp_path, 505)
+    link = tmp_path / "link.db"
+    link.symlink_to(too_long)
+    if read_only:
+        too_long.touch()
+    before = sorted(too_long.parent.iterdir())
+    for bad in (too_long, link):
+        for opening in (SqliteStore.open(bad, read_only=read_only), open_store(f"sqlite:{bad}")):
+            with pytest.raises(StoreUnusable, match="too long a path for SQLite: 505 bytes"):
+                async with opening:
+                    pytest.fail("opened")  # pragma: no cover
+    assert sorted(too_long.parent.iterdir()) == before
+    async with SqliteStore.open(longest) as store:
+        await store.append_batch([event(1)])
+    assert await SqliteStore.logs(longest) == ["default"]
+
+
+@pytest.mark.parametrize("name", ["events.db/", "new/.", ".", "new/.."])
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_s12_a_path_that_names_a_directory_leaves_nothing_behind(tmp_path, name, read_only):
+    """Not the file that it would be without its end."""
+    with pytest.raises(ValueError, match="names a directory"):
+        async with SqliteStore.open(f"{tmp_path}/{name}", read_only=read_only):
+            pytest.fail("opened")  # pragma: no cover
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_side_files_get_the_owner_of_the_database(path, monkeypatch, is_new):
+    """As far as the system allows. The owner of the directory, if there is no database."""
+    given = []
+
+    def fchown(_fd, uid, gid):
+        given.append((uid, gid))
+        if uid != -1:
+            raise PermissionError(errno.EPERM, "only root may")
+
+    if not is_new:
+        path.touch()
+    owner = (path.parent if is_new else path).stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchown", fchown)
+        async with SqliteStore.open(path):
+            pass
+    assert given == [(owner.st_uid, owner.st_gid), (-1, owner.st_gid)]
+
+
+AS_ROOT = """
+    import os, pathlib, sys
+    import apsw.aio, trio
+    from trio_eventlog import _lockfile, _spill_file
+    from trio_eventlog.stores import SqliteStore
+
+    directory = pathlib.Path(sys.argv[1])
+    database, spill = directory / "events.db", directory / "events.spill"
+
+    async def use(log):
+        async with SqliteStore.open(database, log=log):
+            pass
+        _spill_file.SpillFile(f"{spill}-{log}", None, 10**6)
+
+    def as_owner(log):
+        child = os.fork()
+        if child == 0:
+            os.setgroups([])
+            os.setgid(12345)
+            os.setuid(54321)
+            trio.run(use, log)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    os.chown(directory, 54321, 12345)
+    as_owner("first")
+    child = os.fork()
+    if child == 0:
+        trio.run(use, "second")
+        os.close(_spill_file._open(pathlib.Path(f"{spill}-second.new")))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    os.unlink(f"{spill}-second.new")
+    as_owner("second")
+    print(*sorted({(os.stat(file).st_uid, os.stat(file).st_gid) for file in directory.iterdir()}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_makes_does_not_lock_out_the_owner():
+    """Lock and spill file belong to whom the database or the directory belongs to."""
+    # Not where pytest has its directories, which nobody else may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        done = run(AS_ROOT, directory)
+
+    assert done.stderr == ""
+    assert done.stdout == "(54321, 12345)\n"
 
 
 async def test_s12_no_descriptor_to_spare_may_pass(path, monkeypatch):

@@ -24,7 +24,7 @@ class FileLock:
         self._fd = fd
 
     @classmethod
-    def acquire(cls, path: str, what: str, mode: int = 0o600) -> FileLock:
+    def acquire(cls, path: str, what: str, mode: int = 0o600, guarded: str | None = None) -> FileLock:
         """Take the lock.
 
         Args:
@@ -32,6 +32,8 @@ class FileLock:
           what: what it guards, for messages.
           mode: permissions of the lock file. Whoever may write to what it guards may lock it, as with
             SQLite's own side files.
+          guarded: path of what it guards, whose owner and group it gets; by default its own without the
+            ``.lock`` at the end.
 
         Raises:
           LogBusy: somebody holds it, in this process or another.
@@ -47,7 +49,7 @@ class FileLock:
             if path in _registry.held:
                 msg = f"{what} is open for writing already, in this process"
                 raise LogBusy(msg)
-            fd = _open(path, mode)
+            fd = _open(path, mode, path.removesuffix(".lock") if guarded is None else guarded)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -103,7 +105,7 @@ def let_go(fd: int) -> None:
         os.close(fd)
 
 
-def _open(path: str, mode: int) -> int:
+def _open(path: str, mode: int, guarded: str) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
@@ -113,7 +115,32 @@ def _open(path: str, mode: int) -> int:
     with contextlib.suppress(OSError):
         # The umask has taken from the mode what the database has.
         os.fchmod(fd, mode)
+    give_to_owner(fd, guarded)
     return fd
+
+
+def give_to_owner(fd: int, beside: str) -> None:
+    """Give a new file owner and group of the file that it stands beside, as far as the system allows.
+
+    Otherwise what root does once would lock out the owner. SQLite does the same with its own side files.
+
+    Args:
+      fd: the new file.
+      beside: path of the file beside it, or of the new file; if there is no other, its directory counts.
+    """
+    new = os.fstat(fd)
+    for path in (beside, os.path.dirname(beside)):  # noqa: PTH120 - str all along
+        with contextlib.suppress(OSError):
+            owner = os.stat(path)  # noqa: PTH116 - str all along
+            if not os.path.samestat(owner, new):
+                break
+    else:  # pragma: no cover - a directory that is gone
+        return
+    # Only root may give a file away. Others may give it to a group of theirs.
+    for uid in (owner.st_uid, -1):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, uid, owner.st_gid)
+            return
 
 
 def _holder(fd: int) -> str:

@@ -357,5 +357,8 @@ class StoreDescription:
     size_bytes: int | None
     """Bytes on disk of the whole database, which may hold other logs too; None in memory."""
 
+    wal_bytes: int | None = None
+    """Bytes of them in SQLite's write-ahead log, which grows while others read; None in other stores."""
+
     schema_version: int | None
     """Version of the layout of the database; None in memory."""

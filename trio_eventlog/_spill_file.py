@@ -48,7 +48,7 @@ import attrs
 from trio_eventlog._codec import from_json, give_seq, seal_persisted, to_json
 from trio_eventlog._errors import CodecError, LogBusy, SpillError, StoreUnusable
 from trio_eventlog._events import MAX_STORED, PersistedEvent
-from trio_eventlog._lockfile import FileLock, let_go, lock_open_file
+from trio_eventlog._lockfile import FileLock, give_to_owner, let_go, lock_open_file
 from trio_eventlog._util import fork_count
 
 VERSION: Final = 1
@@ -835,8 +835,11 @@ def _open(path: Path, more_flags: int = 0) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | more_flags
     fd = os.open(path, flags, 0o600)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301 - as what the system says
+        if not status.st_size:
+            give_to_owner(fd, str(path).removesuffix(".new"))
     except BaseException:
         let_go(fd)
         raise

@@ -81,6 +81,8 @@ def _table(url: str, logs: Sequence[str], description: StoreDescription) -> Tabl
     add("members", *_ranking(description.members, description.distinct_members))
     if description.size_bytes is not None:
         add("size", f"{_size(description.size_bytes)} ({description.size_bytes:,} bytes)")
+    if description.wal_bytes:
+        add("of it write-ahead log", f"{_size(description.wal_bytes)} ({description.wal_bytes:,} bytes)")
     return sheet.table
 
 

@@ -31,6 +31,8 @@ from trio_eventlog.stores import _sqlite_upkeep as upkeep
 from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._sqlite_appender import Appender, survives
+from trio_eventlog.stores._sqlite_layout import check_layout
+from trio_eventlog.stores._sqlite_wal import WriteAheadLog, at_work
 from trio_eventlog.stores._tally import Findings
 
 T = TypeVar("T")
@@ -86,12 +88,23 @@ class _Controller(apsw.aio.Trio):
 
     _opened: apsw.Connection | None = None
 
+    def __init__(self) -> None:
+        super().__init__(thread_name="trio_eventlog apsw, ends at once")
+        threading.Thread(name="trio_eventlog apsw", target=self._run_jobs, daemon=True).start()
+
+    def worker_thread_run(self) -> None:
+        """Do nothing in the driver's thread, for whose end a process waits before its own.
+
+        If its Trio run was cut off, nobody closes the connection any more, and it would wait for ever. A
+        thread of ours runs the jobs. For the file, to end with the process is as good as a kill.
+        """
+
     def configure(self, db: apsw.Connection) -> None:
         """Take over a connection that was opened just now, in the thread."""
         self._opened = db
         super().configure(db)
 
-    def worker_thread_run(self) -> None:
+    def _run_jobs(self) -> None:
         """Run jobs until the connection is closed, or nobody is there any more to use it."""
         # A job that outlives the loop has nobody left to hear of it.
         with suppress(trio.RunFinishedError):
@@ -204,7 +217,8 @@ class _Worker:
                 raise StoreUnusable(_CLOSED.format(self.path))
             self._running = True
         try:
-            result.append(job(db))
+            with at_work(self.path):
+                result.append(job(db))
         finally:
             with self._mutex:
                 self._running = self._abandoned
@@ -320,8 +334,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
     * **The lock** of a writer is the side file ``<path>.<16 hex digits>.lock``, which names the holder's
       process id and stays where it is; do not remove it. The lock itself ends with the store, or with the
       process. It needs ``flock``: on Windows a log can only be read.
-    * **Threads**: one for reading and, in a writer, one for writing. With Trio's ``autojump_clock``, time
-      jumps while they work; use the real clock in tests.
+    * **Threads**: one for reading and, in a writer, one for writing. They do not keep a process alive whose
+      Trio run was cut off. With Trio's ``autojump_clock``, time jumps while they work; use the real clock in
+      tests.
     """
 
     log_id: Final[str | None]
@@ -641,8 +656,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
         return await self._read(partial(self._describe, top))
 
     def _describe(self, top: int, db: apsw.Connection, log_id: int) -> StoreDescription:
-        size_bytes = sum(files.size_of(self._path + suffix) for suffix in ("", "-wal"))
-        return queries.describe(db, log_id, top, size_bytes)
+        wal_bytes = WriteAheadLog(self._path).size_bytes()
+        size_bytes = files.size_of(self._path) + wal_bytes
+        return queries.describe(db, log_id, top, size_bytes, wal_bytes)
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
@@ -713,6 +729,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if dry_run:
             return total
         workers: list[_Worker] = []
+        wal = WriteAheadLog(self._path)
         gone = told = 0
 
         def prune_some(db: apsw.Connection) -> int:
@@ -720,6 +737,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             self._place.check(side_files=False)
             some = upkeep.prune_some(db, self._log, self._unique_id, cut)
             gone += some
+            wal.keep_small(db)
             return some
 
         def tell() -> None:
@@ -842,3 +860,4 @@ def _prepare_reader(is_closing: Callable[[], bool], db: apsw.Connection) -> None
     db.set_progress_handler(is_closing, _STEPS_TO_CLOSE, id="closing")
     schema.harden(db)
     schema.is_initialised(db)
+    check_layout(db)

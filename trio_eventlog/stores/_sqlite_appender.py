@@ -13,6 +13,8 @@ from trio_eventlog._events import PersistedEvent
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores._sqlite_files import Content, Place
+from trio_eventlog.stores._sqlite_layout import check_layout
+from trio_eventlog.stores._sqlite_wal import WriteAheadLog
 
 
 class Appender:
@@ -35,9 +37,14 @@ class Appender:
         self._content: Content | None = None
         self._acknowledged = 0
         self._version: int | None = None
+        self._wal = WriteAheadLog(place.path)
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
+        schema.harden(db)
+        # Before anything is written.
+        schema.is_initialised(db)
+        check_layout(db)
         found = schema.prepare_writer(db, self._log, self._synchronous)
         place = self._place.check()
         self.unique_id = found.unique_id
@@ -113,6 +120,7 @@ class Appender:
                 content.raise_truncated(exc)
             raise
         self._version = db.data_version()
+        self._wal.keep_small(db)
         # What went into a file that nobody will find again is not stored.
         content.note(self._place.check(), written=db.total_changes() != changes)
         if inserted < len(events) and self._synced:

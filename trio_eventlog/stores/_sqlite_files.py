@@ -33,6 +33,9 @@ _STAYING: Final = frozenset(
     {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM, errno.EROFS}
 )
 
+_LONGEST_PATH: Final = int(apsw.vfs_details()[0]["mxPathname"]) - len("-journal")
+"""Bytes; SQLite wants room for the names of its side files."""
+
 # A process loses its POSIX locks on a file when it closes any descriptor of it, those of SQLite
 # included, and then the file can be damaged. So a database is opened here only when it is certainly
 # new, and nobody else of this process looks at it meanwhile.
@@ -65,6 +68,9 @@ def checked_path(path: str | os.PathLike[str]) -> str:
         raise ValueError(msg)
     if "\0" in name:
         msg = f"path {name!r} has a NUL character"
+        raise ValueError(msg)
+    if os.path.basename(name) in ("", os.curdir, os.pardir):  # noqa: PTH119 - str all along
+        msg = f"path {name!r} names a directory, not a file"
         raise ValueError(msg)
     if not _is_utf8(name):
         msg = f"path {name!a} is not UTF-8, which SQLite needs"
@@ -118,7 +124,9 @@ def claim(path: str, log: str) -> tuple[Place, FileLock]:
         # The lock first: what cannot be locked is not created.
         try:
             lock_path = f"{real}.{hashlib.sha256(log.encode()).hexdigest()[:16]}.lock"
-            lock = FileLock.acquire(lock_path, f"log {log!r} in {real}", 0o600 if mode is None else mode)
+            lock = FileLock.acquire(
+                lock_path, f"log {log!r} in {real}", 0o600 if mode is None else mode, real
+            )
         except FileNotFoundError as exc:
             msg = f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
             raise StoreUnusable(msg) from exc
@@ -137,6 +145,10 @@ def _real(path: str, *, strict: bool = False) -> str:
     real = os.path.realpath(path, strict=strict)
     if not _is_utf8(real):
         msg = f"{path} stands for {real!a}, which is not UTF-8, as SQLite needs it"
+        raise StoreUnusable(msg)
+    size = len(real.encode())
+    if size > _LONGEST_PATH:
+        msg = f"{path}: too long a path for SQLite: {size} bytes, links followed; it takes {_LONGEST_PATH}"
         raise StoreUnusable(msg)
     return real
 

@@ -9,6 +9,7 @@ yesterday". Statements contain names from this library alone; every value is a p
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import Any, Final, cast
 
 import apsw
@@ -158,7 +159,8 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
     if plan is None:
         return []
     if plan.types is None:
-        return [_event(db, row) for row in db.execute(plan.sql, plan.bindings)]
+        with closing(db.execute(plan.sql, plan.bindings)) as rows:
+            return [_event(db, row) for row in rows]
     return _read_some(db, plan, math.inf).events
 
 
@@ -171,25 +173,25 @@ def read_page(db: apsw.Connection, query: EventQuery, log_id: int, max_bytes: in
 def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage:
     found: list[PersistedEvent] = []
     weight = 0
-    rows = db.execute(plan.sql, plan.bindings)
-    for row in rows:
-        if weight >= max_bytes:
-            rows.close()
-            return EventPage(found, is_complete=False)
-        event = _event(db, row)
-        if plan.types is None or event.event.event_type in plan.types:
-            found.append(event)
-            weight += _OVERHEAD + len(row[-1] or "")
-            if len(found) == plan.limit:
-                rows.close()
-                break
+    # A statement that does not come to its end would go on reading, and keep the write-ahead log, for as long
+    # as somebody keeps an error.
+    with closing(db.execute(plan.sql, plan.bindings)) as rows:
+        for row in rows:
+            if weight >= max_bytes:
+                return EventPage(found, is_complete=False)
+            event = _event(db, row)
+            if plan.types is None or event.event.event_type in plan.types:
+                found.append(event)
+                weight += _OVERHEAD + len(row[-1] or "")
+                if len(found) == plan.limit:
+                    break
     return EventPage(found, is_complete=True)
 
 
 # --- what the log holds, in numbers ---------------------------------------------------------------
 
 
-def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> StoreDescription:
+def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int, wal_bytes: int) -> StoreDescription:
     """See :meth:`SqliteStore.describe`; within a transaction, so that all numbers are of one moment."""
     table = table_of(log_id)
     (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
@@ -217,6 +219,7 @@ def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int) -> Sto
         missing=missing,
         first_gaps=shown,
         size_bytes=size_bytes,
+        wal_bytes=wal_bytes,
         schema_version=SCHEMA_VERSION,
     )
 

@@ -46,7 +46,7 @@ SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 BUSY_TIMEOUT: Final = 2.5
 """Seconds that a statement waits for another connection's lock."""
 
-_KEPT_WAL_BYTES: Final = 64 * 1024 * 1024
+_KEPT_WAL_BYTES: Final = 4 * 1024 * 1024
 
 Row = tuple[str | int | None, ...]
 
@@ -70,22 +70,23 @@ _MODULE: Final = 1
 
 # --- the layout -----------------------------------------------------------------------------------
 
-_PRUNED: Final = "pruned_seq INTEGER NOT NULL DEFAULT 0"
+PRUNED: Final = "pruned_seq INTEGER NOT NULL DEFAULT 0"
 
-_REGISTRY: Final = f"""
+REGISTRY: Final = f"""
 CREATE TABLE logs (
     log_id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     last_seq INTEGER NOT NULL,
     unique_id TEXT NOT NULL,
-    {_PRUNED}
+    {PRUNED}
 ) STRICT;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
-def _events_table(log_id: int) -> str:
+def events_table(log_id: int) -> str:
+    """What makes the events table of a log."""
     table = table_of(log_id)
     optional = "\n".join(
         f"CREATE INDEX {table}_{column} ON {table} ({column}) WHERE {column} IS NOT NULL;"
@@ -127,7 +128,8 @@ def is_initialised(db: apsw.Connection) -> bool:
     application_id, version, tables = first_row(
         db,
         "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
-        " FROM pragma_application_id, pragma_user_version",
+        # With parentheses, so that a table or view of that name is not taken for it.
+        " FROM pragma_application_id(), pragma_user_version()",
     )
     if application_id == 0 and version == 0 and tables == 0:
         return False
@@ -149,9 +151,11 @@ def harden(db: apsw.Connection) -> None:
     # The file may come from anywhere: nothing in its schema gets to run code.
     db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+    db.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
     # The program may have hooks for all connections of its own, which change what a row is.
     db.row_trace = None
     db.exec_trace = None
+    db.execute("PRAGMA cell_size_check = ON")
 
 
 def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
@@ -175,14 +179,14 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
         if is_initialised(db):
             note_pruning(db)
         else:
-            db.execute(_REGISTRY)
+            db.execute(REGISTRY)
         # One file has one appender per log, but others may have made this log and gone since.
         if find_log(db, log) is None:
             db.execute(
                 "INSERT INTO logs (name, last_seq, unique_id) VALUES (?, 0, lower(hex(randomblob(16))))",
                 (log,),
             )
-            db.execute(_events_table(db.last_insert_rowid()))
+            db.execute(events_table(db.last_insert_rowid()))
         found = same_log(db, log, None)
         db.execute("COMMIT")
     except BaseException:
@@ -533,7 +537,7 @@ def note_pruning(db: apsw.Connection) -> None:
     if _notes_pruning(db):
         return
     logs = [log_id for (log_id,) in db.execute("SELECT log_id FROM logs")]
-    db.execute(f"ALTER TABLE logs ADD COLUMN {_PRUNED}")
+    db.execute(f"ALTER TABLE logs ADD COLUMN {PRUNED}")
     for log_id in logs:
         db.execute("UPDATE logs SET pruned_seq = ? WHERE log_id = ?", (_before_first(db, log_id), log_id))
 
