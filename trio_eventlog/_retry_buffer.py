@@ -395,6 +395,8 @@ class RetryBuffer:
         self._filing_bytes = 0
         for event in filing:
             self._lose(event, reason, in_doubt=True)
+            # If it has arrived, it is passed over when it is read.
+            self._dead.add(event.seq)
         while self._again and not keep_again:
             self._lose_oldest(reason)
         while self._waiting:
