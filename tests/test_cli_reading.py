@@ -25,6 +25,7 @@ from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
     EventQuery,
+    LogEvent,
     ModuleEvent,
     PersistedEvent,
     StoreError,
@@ -396,15 +397,19 @@ def test_tail_all_logs_goes_on_when_the_store_answers_again(capfd, monkeypatch, 
 
 async def test_a_page_is_what_was_there_before_an_error():
     """What was taken from a merge does not come again."""
+    one, two, three = (
+        LogEvent("a", PersistedEvent(f"e{seq}", seq, seq, None, ModuleEvent("m", "t"))) for seq in (1, 2, 3)
+    )
 
     class Items:
         def __init__(self) -> None:
-            self.steps: list[int | StoreError] = [1, 2, StoreError("lost"), StoreError("lost"), 3]
+            lost = StoreError("lost")
+            self.steps: list[LogEvent | StoreError] = [one, two, lost, lost, three]
 
         def __aiter__(self) -> Items:
             return self
 
-        async def __anext__(self) -> int:
+        async def __anext__(self) -> LogEvent:
             await trio.lowlevel.checkpoint()
             if not self.steps:
                 raise StopAsyncIteration
@@ -414,11 +419,11 @@ async def test_a_page_is_what_was_there_before_an_error():
             return step
 
     items = Items()
-    assert await next_merged(items, 10, _pages.Pruned(error_console())) == [1, 2]
+    assert await next_merged(items, _pages.Pruned(error_console())) == [one, two]
     with pytest.raises(StoreError):
-        await next_merged(items, 10, _pages.Pruned(error_console()))
-    assert await next_merged(items, 10, _pages.Pruned(error_console())) == [3]
-    assert await next_merged(items, 10, _pages.Pruned(error_console())) == []
+        await next_merged(items, _pages.Pruned(error_console()))
+    assert await next_merged(items, _pages.Pruned(error_console())) == [three]
+    assert await next_merged(items, _pages.Pruned(error_console())) == []
 
 
 class Pruned(MemoryStore):
