@@ -98,7 +98,7 @@ class Appender:
         self._acknowledged_at: float | None = None
         self._misfit: str | None = None
         self._max_msg_size = -1
-        self.max_batch = MAX_BATCH
+        self.max_batch: int = MAX_BATCH
         """Most events of one batch, as the server has it."""
         self._lock_turn = trio.Lock()
         self._lock_position = 0

@@ -76,10 +76,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """Tells this log from all others, in this database and others; None in a store that is read-only."""
 
     survives: Final[str]
-    """What an acknowledged append survives: ``"power"``, a loss of power at the server; or, if the server has
-    ``fsync`` off, or the options of the connection set ``synchronous_commit`` to ``off``, only ``"process"``,
-    the kill of the server's processes. That ``full_page_writes`` is off is not looked at: it is for file
-    systems that write a page as a whole."""
+    """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
+
+    Only ``"process"``, the kill of the server's processes, if the server has ``fsync`` off, or the options of
+    the connection set ``synchronous_commit`` to ``off``. Whether ``full_page_writes`` is off is not looked at:
+    that is for file systems that write a page as a whole.
+    """
 
     def __init__(
         self,
