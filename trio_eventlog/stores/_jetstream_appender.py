@@ -401,7 +401,7 @@ class Appender:
             return (await self._check_head(is_settling=True)).last_seq
 
     async def sync(self, seconds: float) -> None:
-        """Wait until the server has synced what was acknowledged; it does so every so many seconds."""
+        """Wait until the server has synced what was acknowledged; it does so at an interval."""
         await trio.lowlevel.checkpoint()
         self._check()
         if self._acknowledged_at is None or not seconds:

@@ -328,7 +328,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
     async def sync(self) -> None:
         """Return once all that ``append_batch`` returned from before survives a loss of power at the server.
 
-        Also what is there from before, by whoever it was written. Only where ``survives`` is ``"process"`` is
+        Also what other processes wrote before. Only where ``survives`` is ``"process"`` is
         there anything to do. It takes its turn with appends; with synchronous replication, it waits for the
         standby, too.
 
