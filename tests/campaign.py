@@ -93,7 +93,7 @@ class Store(FakeStore):
             self.violations.append(complaint)
 
     def go_back(self, events: int) -> None:
-        """Be restored from a backup that lacks so many of the newest."""
+        """Be restored from a backup that lacks this many of the newest."""
         highest = max(self.seqs, default=0)
         gone = sorted(self.held.values(), key=lambda event: event.seq)[-events:]
         self.gone |= {event.id for event in gone}

@@ -662,7 +662,7 @@ def test_copy_says_what_was_pruned(capfd, pruning, small_pages):
     assert capfd.readouterr() == ("200 events copied; up to seq 250\n", PRUNED)
 
 
-def test_what_was_pruned_before_is_no_matter_to_whoever_begins_at_the_first(cli, filled, tmp_path):
+def test_what_was_pruned_before_does_not_concern_who_begins_at_the_first(cli, filled, tmp_path):
     cli("prune", "--store", filled, "--keep", 1_500)
     for command in (
         ["query"],

@@ -702,7 +702,7 @@ def test_close_to_the_limit_of_recursion(logger):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 async def test_what_is_meant_for_the_program_gets_there(error, logger):
-    """An error of the program is a text; what ends it is not swallowed."""
+    """An error of the program becomes text; what ends it is not swallowed."""
     raising = True
 
     class Ending:

@@ -1,4 +1,4 @@
-"""Readers of a log from which events go: each event comes once, or stands in one range that is told."""
+"""Readers of a log from which events go: each event comes once, or is in one range that is told."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ async def test_a_cursor_beyond_the_end_is_stale(query: EventQuery) -> None:
 
 
 async def test_a_log_that_goes_back_while_it_is_read_page_by_page() -> None:
-    """The rest is gone, and that is no end."""
+    """The rest is gone, and that is not an end."""
     store = await store_with(range(1, 7))
     events = iter_events(store, page_size=3)
     assert await steps(events, 3) == [1, 2, 3]

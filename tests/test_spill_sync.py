@@ -438,7 +438,7 @@ async def test_a_store_that_is_as_it_was_left(disk, path, autojump_clock):
 
 
 async def test_a_file_of_zeros_does_not_block_the_start(disk, path, autojump_clock):
-    """It is put aside and told; what nobody had written to is no matter at all."""
+    """It is put aside and told; a file that nothing was written to does not matter at all."""
     for size, told in ((87, 0), (100_000, 1)):
         path.write_bytes(bytes(size))
         store, reports = FakeStore(), Reports()

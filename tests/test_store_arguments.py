@@ -1,4 +1,4 @@
-"""What is given as a store and is none: refused on opening, with a word on what to write instead."""
+"""What is given as a store and is not one: refused on opening, with a word on what to write instead."""
 
 from __future__ import annotations
 

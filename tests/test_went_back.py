@@ -766,7 +766,7 @@ async def test_a_memory_store_goes_back(autojump_clock: Clock) -> None:
 
 
 async def test_a_faulty_store_goes_back(autojump_clock: Clock) -> None:
-    """By so many events, or all that it has; with none it works."""
+    """By this many events, or all that it has; with none it works."""
     store, reports = (
         FaultyStore(MemoryStore(), [GoesBack(), Works(), GoesBack(2), Works(), GoesBack(99)]),
         Reports(),

@@ -516,7 +516,7 @@ class _Scopes(msgspec.Struct, gc=False):
 
 
 class _AnyScopes(msgspec.Struct):
-    """The same for payloads in which one of them is no text, and so none."""
+    """The same for payloads in which one of them is not text, and so does not count."""
 
     identity: Any = None
     mob_id: Any = None

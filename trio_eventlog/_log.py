@@ -495,7 +495,8 @@ class EventLog(metaclass=NoPublicConstructor):
 
         For what turns something that the program does into events, such as a handler of log records: one for
         each append would never end. Also true in an append of another log if that is what this log's appends
-        have led to; so whoever gets False may ingest, and must not ask otherwise.
+        have led to. Ask only before ingesting, and ingest if this is False: from then on, the append that the
+        caller works for counts as one that leads to this log.
 
         Tells by the context (:mod:`contextvars`), which Trio's tasks and ``trio.to_thread.run_sync`` hand on.
         A store with threads of its own hands it on itself: ``contextvars.copy_context().run(work)``.

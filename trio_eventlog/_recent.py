@@ -74,7 +74,7 @@ class RecentEvents:
         self._most_bytes = most_bytes
         self._batches: deque[_Batch] = deque()
         self._events = self._bytes = 0
-        # From here on there are no others than these.
+        # From here on these are all.
         self._complete_after = durable_seq
         self.durable_seq = durable_seq
         """The highest seq that is durable."""

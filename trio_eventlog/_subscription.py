@@ -619,7 +619,7 @@ class _Reading:
         self.store = store
         self.query = attrs.evolve(query, after_seq=None, limit=None)
         self.is_unfiltered = self.query == _EVERYTHING
-        # To who begins at the first event that is there, those before it are no matter.
+        # To who begins at the first event that is there, those before it do not matter.
         self._is_from_first = is_from_first
         self._query_page: Callable[..., Awaitable[EventPage]] | None = getattr(store, "query_page", None)
         self._guess = _FIRST_GUESS  # events that are not too many, of a store that cannot read by bytes

@@ -338,7 +338,7 @@ def event_from_record(record: logging.LogRecord) -> ModuleEvent:
     one, and ``extra``, whatever else the record carries. Of that, texts under ``identity``, ``mob_id``,
     ``run_id`` and ``step_id`` stand at the top level too, so that an :class:`EventQuery` finds them.
 
-    What JSON does not know becomes its ``repr``; what raises when it is looked at, a text that names its
+    What JSON does not know becomes its ``repr``; what raises when it is looked at, text that names its
     class. Texts are cut at 32,768 characters, and at 131,072 all together; lists and objects at 1,000 items
     and 8 levels, and at 4,000 values all together, the lowest levels first; and after a second, objects are
     not asked for their ``repr`` any more. ``truncated`` is then true. An iterator is not iterated.

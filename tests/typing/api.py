@@ -19,20 +19,25 @@ from trio_eventlog import (
     EventLog,
     EventLogError,
     EventLoss,
+    EventPage,
     EventQuery,
     EventRejected,
     EventsLost,
+    EventsPruned,
     EventsReverted,
     EventsSpilled,
     EventStore,
     EventStream,
     EventTypes,
     LogEvent,
+    LogNotFound,
     LogState,
     LogStatistics,
     LossReason,
     ModuleEvent,
+    PagedStore,
     PersistedEvent,
+    PrunableStore,
     Report,
     RetryPolicy,
     SequenceConflict,
@@ -40,7 +45,9 @@ from trio_eventlog import (
     SpillFailure,
     StaleCursor,
     StoreError,
+    StoreWentBack,
     Subscription,
+    SyncableStore,
     UnifiedEvent,
     WatchableStore,
     abc,
@@ -70,6 +77,7 @@ from trio_eventlog.testing import (
     Fails,
     FailureReports,
     FaultyStore,
+    GoesBack,
     Hangs,
     Rejects,
     Slow,
@@ -144,6 +152,29 @@ class ListStore:
 
 own: EventStore = ListStore()
 same: abc.EventStore = own
+
+
+class UpkeptStore(ListStore):
+    """With what a store may have beyond that."""
+
+    survives = "process"
+    read_only = False
+    max_batch: int | None = 1000
+
+    async def sync(self) -> None: ...
+
+    async def pruned_seq(self) -> int:
+        return 0
+
+    async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
+        return EventPage(await self.query(query), is_complete=True)
+
+
+upkept: EventStore = UpkeptStore()
+syncable: SyncableStore = UpkeptStore()
+prunable: PrunableStore = UpkeptStore()
+paged: PagedStore = UpkeptStore()
+not_syncable: SyncableStore = ListStore()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 none_at_all: EventStore = object()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
@@ -162,6 +193,9 @@ def on_failure(report: Report) -> None:
         assert_type(report.count, int)
     elif isinstance(report, EventsReverted):
         assert_type(report.again, int)
+        assert_type(report.lost, int)
+        assert_type(report.expected_seq, int)
+        assert_type(report.last_seq, int)
         assert_type(report.earlier, tuple[int, int] | None)
     else:
         assert_type(report, SpillFailure | SpillDamage | EventsSpilled)
@@ -190,6 +224,7 @@ async def use_a_log(store: EventStore) -> None:
         await log.flush(through=3)
         assert_type(await log.query(query), list[PersistedEvent])
         assert_type(log.store, EventStore)
+        assert_type(log.is_own_work(), bool)
         check_statistics(log.statistics())
         log.ingest(persisted)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
@@ -269,18 +304,43 @@ async def watch(store: WatchableStore) -> None:
         await changes.wait()
 
 
+async def keep_in_order(store: PrunableStore) -> None:
+    assert_type(await store.pruned_seq(), int)
+
+
+async def make_sure(store: SyncableStore) -> None:
+    await store.sync()
+
+
+async def read_by_bytes(store: PagedStore) -> None:
+    page = await store.query_page(query, max_bytes=1 << 20)
+    assert_type(page, EventPage)
+    assert_type(page.events, list[PersistedEvent])
+    assert_type(page.is_complete, bool)
+
+
 async def use_the_stores() -> None:
-    await use_a_log(MemoryStore())
+    memory = MemoryStore()
+    await use_a_log(memory)
+    assert_type(await memory.prune(before_ms=1, keep=10, dry_run=True), int)
+    await keep_in_order(memory)
+    memory.go_back(3)
     await use_a_log(NullStore())
     async with SqliteStore.open("events.db", log="worker-3", synchronous="full") as store:
         assert_type(store, SqliteStore)
         await use_a_log(store)
+        await keep_in_order(store)
+        await make_sure(store)
+        await read_by_bytes(store)
     async with SqliteStore.open("events.db", read_only=True) as reader:
         assert_type(await reader.query(query), list[PersistedEvent])
         assert_type(await reader.log_names(), list[str])
     async with PostgresStore.open("postgresql://localhost/app", log="worker-3", notify=False) as postgres:
         assert_type(postgres, PostgresStore)
         await use_a_log(postgres)
+        await keep_in_order(postgres)
+        await make_sure(postgres)
+        await read_by_bytes(postgres)
     async with PostgresStore.open_readers("postgresql://localhost/app", logs=["a"]) as readers:
         assert_type(readers, dict[str, PostgresStore])
     assert_type(await postgres.log_names(), list[str])
@@ -288,6 +348,9 @@ async def use_the_stores() -> None:
     async with JetStreamStore.open(["nats://n1", "nats://n2"], log="worker-3", replicas=3) as clustered:
         assert_type(clustered, JetStreamStore)
         await use_a_log(clustered)
+        await keep_in_order(clustered)
+        await make_sure(clustered)
+        await read_by_bytes(clustered)
     async with JetStreamStore.open_readers("nats://n1", stream="EVENTS", logs=["a"]) as followers:
         assert_type(followers, dict[str, JetStreamStore])
         merge_events(followers)
@@ -316,8 +379,18 @@ def explain(error: EventLogError) -> None:
             assert_type(error.events, tuple[PersistedEvent, ...])
         case SequenceConflict():
             assert_type(error.seqs, tuple[int, ...])
+        case LogNotFound():
+            assert_type(error.log, str)
+            assert_type(error.names, tuple[str, ...])
+            assert_type(error.place, str)
+        case StoreWentBack():
+            assert_type(error.last_seq, int)
+            assert_type(error.expected_seq, int)
         case StaleCursor():
             assert_type(error.after_seq, int)
+        case EventsPruned():
+            assert_type(error.first_seq, int)
+            assert_type(error.last_seq, int)
         case StoreError():
             raise error
         case _:
@@ -374,7 +447,7 @@ class MemoryMachine(StoreStateMachine):
 
 async def use_the_faults() -> None:
     reports = FailureReports()
-    faulty = FaultyStore(MemoryStore(), [Fails(), Slow(1.5, Works())], otherwise=Hangs())
+    faulty = FaultyStore(MemoryStore(), [Fails(), GoesBack(events=2), Slow(1.5, Works())], otherwise=Hangs())
     faulty.otherwise = Rejects(["id"])
     store: EventStore = faulty
     async with open_event_log(store, on_failure=reports) as log:

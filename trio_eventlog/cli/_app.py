@@ -199,7 +199,7 @@ async def ingest(
     """Store envelopes: files of JSON lines, plain or gzipped.
 
     Events that the log holds already, by their `event_id`, are not stored again: after an interruption, run
-    the same command once more. Lines that are no envelopes are named and skipped. Ctrl-C, SIGTERM and SIGHUP
+    the same command once more. Lines that are not envelopes are named and skipped. Ctrl-C, SIGTERM and SIGHUP
     stop reading, and store what was read.
 
     Args:

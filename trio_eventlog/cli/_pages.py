@@ -29,7 +29,7 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 
 
 def bounded(query: EventQuery) -> EventQuery:
-    """The same, of which an ``after_seq`` that no event can have is no cursor of another log, but a bound."""
+    """The same, of which an ``after_seq`` beyond all seqs is a bound, and not a cursor of another log."""
     return query if (query.after_seq or 0) < _BEYOND else attrs.evolve(query, limit=0)
 
 
@@ -42,7 +42,7 @@ class Pruned:
 
     console: Console
     before: int = 0
-    """What is pruned up to here is no matter: the command begins at the first event that is there."""
+    """What is pruned up to here does not matter: the command begins at the first event that is there."""
 
     is_told: bool = False
 

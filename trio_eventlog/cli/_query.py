@@ -67,7 +67,7 @@ async def print_merged(url: str, query: EventQuery, *, as_json: bool) -> int:
     """The same of all logs of a file, database or stream, by time."""
     printer = Printer(as_json=as_json)
     async with opened_readers(url) as stores:
-        # From the first event of each: what was pruned before is no matter, and little comes to it meanwhile.
+        # From the first event of each: what was pruned before does not matter, and little is meanwhile.
         pruned = Pruned(error_console())
         events = merge_events(stores, query)
         while page := await next_merged(events, pruned):

@@ -270,7 +270,7 @@ async def _require_event(store: EventStore, last: PersistedEvent, output: str) -
 
     Raises:
       StoreError: the store failed.
-      CommandError: its last event is none of the log.
+      CommandError: its last event is not one of the log.
     """
     found = await store.query(EventQuery(after_seq=max(last.seq - 1, 0), limit=1))
     if found and found[0].seq == last.seq and found[0].id == last.id:

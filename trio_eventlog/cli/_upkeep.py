@@ -124,7 +124,7 @@ async def prune(
       StoreError: the store failed.
       CommandError: the store cannot be pruned.
     """
-    # One that is no file and no server may do it at once, and has nothing to say meanwhile.
+    # One that is neither a file nor a server may do it at once, and has nothing to say meanwhile.
     if not isinstance(store, _Prunable) or "on_progress" not in signature(store.prune).parameters:
         msg = f"{url}: a store of this kind cannot be pruned"
         raise CommandError(msg)

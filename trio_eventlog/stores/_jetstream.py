@@ -93,7 +93,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     """Most events of one append."""
 
     survives: Final[str]
-    """What an append that has returned survives: ``"process"``, or ``"power"`` with ``sync_interval=0``."""
+    """What an append that has returned survives, ``"process"``; with ``sync_interval=0``, ``"power"``."""
 
     lock_timeout: Final[float]
     """Seconds within which the lock of a process that was killed is gone."""

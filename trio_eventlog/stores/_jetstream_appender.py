@@ -98,7 +98,7 @@ class Appender:
         self._acknowledged_at: float | None = None
         self._misfit: str | None = None
         self._max_msg_size = -1
-        self.max_batch = MAX_BATCH
+        self.max_batch: int = MAX_BATCH
         """Most events of one batch, as the server has it."""
         self._lock_turn = trio.Lock()
         self._lock_position = 0
@@ -401,7 +401,7 @@ class Appender:
             return (await self._check_head(is_settling=True)).last_seq
 
     async def sync(self, seconds: float) -> None:
-        """Wait until the server has synced what was acknowledged; it does so every so many seconds."""
+        """Wait until the server has synced what was acknowledged; it does so at an interval."""
         await trio.lowlevel.checkpoint()
         self._check()
         if self._acknowledged_at is None or not seconds:

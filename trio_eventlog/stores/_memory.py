@@ -154,7 +154,7 @@ class MemoryStore:
 
         Args:
           before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
-          keep: all but so many events, those with the highest seqs, go; 0 or more.
+          keep: all but this many events, those with the highest seqs, go; 0 or more.
           dry_run: only count them.
 
         Returns:
@@ -191,7 +191,7 @@ class MemoryStore:
           last_seq: the last seq of the backup, 0 or more.
 
         Raises:
-          TypeError: it is no integer.
+          TypeError: it is not an integer.
           ValueError: it is negative.
         """
         if type(last_seq) is not int:

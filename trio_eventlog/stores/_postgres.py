@@ -76,10 +76,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """Tells this log from all others, in this database and others; None in a store that is read-only."""
 
     survives: Final[str]
-    """What an acknowledged append survives: ``"power"``, a loss of power at the server; or, if the server has
-    ``fsync`` off, or the options of the connection set ``synchronous_commit`` to ``off``, only ``"process"``,
-    the kill of the server's processes. That ``full_page_writes`` is off is not looked at: it is for file
-    systems that write a page as a whole."""
+    """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
+
+    Only ``"process"``, the kill of the server's processes, if the server has ``fsync`` off, or the options of
+    the connection set ``synchronous_commit`` to ``off``. Whether ``full_page_writes`` is off is not looked at, which
+    is for file systems that write a page as a whole.
+    """
 
     def __init__(
         self,
@@ -326,7 +328,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
     async def sync(self) -> None:
         """Return once all that ``append_batch`` returned from before survives a loss of power at the server.
 
-        Also what is there from before, by whoever it was written. Only where ``survives`` is ``"process"`` is
+        Also what other processes wrote before. Only where ``survives`` is ``"process"`` is
         there anything to do. It takes its turn with appends; with synchronous replication, it waits for the
         standby, too.
 

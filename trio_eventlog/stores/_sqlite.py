@@ -343,7 +343,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
     """Tells this log from all others, in this file and others; None in a store that is read-only."""
 
     survives: Final[str]
-    """What an append that has returned survives: ``"power"`` or ``"process"``."""
+    """What an append that has returned survives, ``"power"`` or ``"process"``."""
 
     def __init__(
         self,

@@ -355,7 +355,7 @@ class Content:
           written: whether there was something to write.
 
         Raises:
-          StoreUnusable: the write-ahead log is none, so that what was just written will not be found.
+          StoreUnusable: the write-ahead log is not there, so that what was just written will not be found.
         """
         self._wal_header = self._wal.xRead(_WAL_HEADER, 0)
         self._wal_size = self._wal.xFileSize()

@@ -225,7 +225,7 @@ class GoesBack:
       events: how many events the store loses; 1 or more, or all that it has.
 
     Raises:
-      TypeError: ``events`` is no integer.
+      TypeError: ``events`` is not an integer.
       ValueError: ``events`` is less than 1.
     """
 
@@ -308,7 +308,7 @@ class FaultyStore:
       last_seq_script: the same for questions for the last seq, of which a log asks one, when it is opened.
 
     Raises:
-      TypeError: ``inner`` is no store, a script not iterable, or something in it is no fault; or it is
+      TypeError: ``inner`` is not a store, a script not iterable, or something in it not a fault; or it is
         :class:`GoesBack`, and ``inner`` cannot.
       ValueError: :class:`Rejects` or :class:`GoesBack` where nothing is appended.
 
