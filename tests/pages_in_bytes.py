@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import pytest
 
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog.abc import EventStore, PagedStore
@@ -59,6 +60,9 @@ async def assert_pages_are_the_query(store: EventStore, filters: Sequence[str] =
                 assert got == expected
     nothing = await store.query_page(EventQuery(limit=0), max_bytes=1)
     assert (nothing.events, nothing.is_complete) == ([], True)
+    for wrong in (0, -1, 1.0, True, None):
+        with pytest.raises((TypeError, ValueError), match=r"max_bytes: expected"):
+            await store.query_page(EventQuery(), max_bytes=wrong)  # type: ignore[arg-type]
 
 
 NAMES = ("id", "module", "type")

@@ -22,6 +22,7 @@ from trio_eventlog.stores import _postgres_upkeep as upkeep
 from trio_eventlog.stores._arguments import (
     check_criteria,
     check_log_name,
+    check_max_bytes,
     check_name,
     checked_log_names,
     checked_top,
@@ -259,8 +260,10 @@ class PostgresStore(metaclass=NoPublicConstructor):
         A checkpoint, and cancelled as :meth:`query` is.
 
         Raises:
+          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
           StoreError, StoreUnusable: as :meth:`query`.
         """
+        check_max_bytes(max_bytes)
         await self._check_open()
         plan = queries.select_page(query, self._number, max_bytes)
         found, is_cut = await self._connections.read(lambda session: self._read(session, plan))
