@@ -109,6 +109,7 @@ class PagedStore(Protocol):
             The first event that matches is always there, whatever it weighs.
 
         Raises:
+          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
           StoreError: the query failed and may succeed later.
           StoreUnusable: the query failed and will never succeed.
         """
