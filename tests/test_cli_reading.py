@@ -34,6 +34,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli import _options, _pages, _query, _tail
 from trio_eventlog.cli._pages import next_merged
+from trio_eventlog.cli._query import Printer
 from trio_eventlog.cli._terminal import error_console
 from trio_eventlog.recorder import record_tasks
 from trio_eventlog.stores import MemoryStore, SqliteStore
@@ -109,6 +110,37 @@ def test_tail_finds_the_last_that_match(cli, filled, monkeypatch, first_step):
     # Fewer than that are there.
     done = cli("tail", "--store", filled, "--until", 1_700_000_000_003, "--last", 5, "--limit", 2)
     assert [json.loads(line)["seq"] for line in done.out.splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("options", [[], ["--all-logs"]])
+def test_tail_does_not_hold_the_last_all_at_once(cli, db, monkeypatch, options):
+    async def fill() -> None:
+        for log in ("a", "b"):
+            async with SqliteStore.open(db, log=log, synchronous="off") as store:
+                for seq in range(1, 13):
+                    event = AgentEvent("a", "t", "x" * 2**20)
+                    # Of the second log, half is older than anything else, and descends.
+                    time = seq if log == "a" else 0 if seq % 2 else 100 - seq
+                    await store.append_batch([PersistedEvent(f"{log}{seq}", seq, time, "a", event)])
+
+    trio.run(fill)
+    printed: list[list[str]] = []
+
+    async def note(_printer: Printer, page: list[Any]) -> None:
+        printed.append([(item.event if options else item).id for item in page])
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Printer, "print", note)
+    url = f"sqlite:{db}" if options else f"sqlite:{db}?log=a"
+    done = cli("tail", "--store", url, *options, "--last", 10, "--limit", 10)
+
+    assert (done.status, done.err) == (0, "")
+    ids = [event_id for page in printed for event_id in page]
+    if options:
+        assert ids == [f"a{seq}" for seq in range(8, 13)] + [f"b{seq}" for seq in range(4, 13, 2)]
+    else:
+        assert ids == [f"a{seq}" for seq in range(3, 13)]
+    assert max(map(len, printed)) <= 5
 
 
 def test_tail_of_nothing_yet(url, db):
