@@ -35,6 +35,8 @@ LARGEST = 2**63 - 1
 class Sqlite3Store:
     """A log in a SQLite database. It holds whatever SQLite does, up to 1 GB an event."""
 
+    survives = "power"  # an append that has returned survives a loss of power; by the settings of connect
+
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         # A connection is for one thread at a time.
@@ -119,11 +121,14 @@ def connect(path: Path) -> sqlite3.Connection:
         raise StoreError(f"{path}: {exc}") from exc
     try:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        db.execute("PRAGMA synchronous = FULL")
         with db:
             db.execute("BEGIN EXCLUSIVE")  # takes the lock, which the setting above keeps
             db.execute(
                 "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, event TEXT)"
             )
+            # Something to write, so that SQLite syncs what a process that was killed may not have.
+            db.execute("PRAGMA user_version = 1")
     except sqlite3.Error as exc:
         db.close()
         if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:

@@ -104,6 +104,11 @@ class Unreliable:
         log_id: str | None = getattr(self._inner, "log_id", None)
         return log_id
 
+    @property
+    def survives(self) -> str:
+        survives: str = getattr(self._inner, "survives", "process")
+        return survives
+
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         if not self._failures_left:
             self._failures_left = self._random.choice([0, 0, 1, 20])

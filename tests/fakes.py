@@ -72,6 +72,8 @@ async def take_and_fail(store: FakeStore, events: Sequence[PersistedEvent]) -> C
 class FakeStore:
     """Keeps events in a dict and does what ``script`` says, behaviour by behaviour, then ``otherwise``."""
 
+    survives = "power"
+
     def __init__(self, script: Iterable[Behaviour] = (), otherwise: Behaviour = take) -> None:
         self.script = list(script)
         self.otherwise = otherwise

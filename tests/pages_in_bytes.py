@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import pytest
 
-from trio_eventlog import AgentEvent, EventQuery, PersistedEvent
+from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog.abc import EventStore, PagedStore
 
 LARGE = 100_000
@@ -59,3 +60,28 @@ async def assert_pages_are_the_query(store: EventStore, filters: Sequence[str] =
                 assert got == expected
     nothing = await store.query_page(EventQuery(limit=0), max_bytes=1)
     assert (nothing.events, nothing.is_complete) == ([], True)
+    for wrong in (0, -1, 1.0, True, None):
+        with pytest.raises((TypeError, ValueError), match=r"max_bytes: expected"):
+            await store.query_page(EventQuery(), max_bytes=wrong)  # type: ignore[arg-type]
+
+
+NAMES = ("id", "module", "type")
+
+
+async def assert_pages_weigh_names(store: EventStore) -> None:
+    """What is large need not be the payload."""
+    assert isinstance(store, PagedStore)
+    large = "\u00e9" * (LARGE // 2)
+    events = []
+    for seq in range(1, 13):
+        name = NAMES[seq % len(NAMES)]
+        texts = {one: f"{seq}{large if one == name else ''}" for one in NAMES}
+        event = ModuleEvent(texts["module"], texts["type"])
+        events.append(PersistedEvent(texts["id"], seq, seq, None, event))
+    await store.append_batch(events)
+    after = 0
+    while after < len(events):
+        page = await store.query_page(EventQuery(after_seq=after), max_bytes=LARGE + LARGE // 2)
+        assert [event.seq for event in page.events] == [after + 1, after + 2]
+        after += 2
+        assert page.is_complete == (after == len(events))

@@ -28,7 +28,6 @@ from tests.test_cli import (  # noqa: F401 - fixtures among them
 )
 from trio_eventlog import (
     AgentEvent,
-    EventPage,
     EventQuery,
     EventRejected,
     LogBusy,
@@ -305,10 +304,10 @@ def test_copy_counts_what_was_cut_off(capfd, small_pages, answers):
         return await append(self, events)
 
     target.append_batch = append_and_fall_silent.__get__(target)
-    assert trio.run(main) == (130, 232)
+    assert trio.run(main) == (130, 332)
     out = capfd.readouterr().out
     assert out == (
-        "232 events copied; up to seq 232\n" if answers else "at least 200 events copied; up to seq 200\n"
+        "332 events copied; up to seq 332\n" if answers else "at least 232 events copied; up to seq 232\n"
     )
 
 
@@ -385,11 +384,6 @@ class Source(MemoryStore):
             raise self.errors.pop(0)
         return await super().query(query)
 
-    async def query_page(self, query, *, max_bytes):
-        """As stores of files and servers have it; nothing here comes near ``max_bytes``."""
-        events = await self.query(query)
-        return EventPage(events, is_complete=len(events) < query.limit)
-
 
 def copied(source, target, sizes, **options):
     """Copy events whose payloads have these sizes, in virtual time; the exit status."""
@@ -417,14 +411,14 @@ def test_copy_offers_no_more_than_the_store_takes():
 
 
 def test_copy_bounds_bytes_as_well(monkeypatch):
-    """Of an append always; of a page, once it has seen how large events are."""
+    """Of an append; those of a page are seen to by whatever reads it."""
     monkeypatch.setattr(_transfer, "_BYTES", 10_000)
     source, target = Source(), Target()
     assert copied(source, target, [2_000] * 1_010 + [30_000] + [1] * 500) == 0
     most = max(target.sizes[:250])
     assert most == 4
     assert target.sizes[:250] == [most] * 250
-    assert source.limits[:3] == [1_000, most, most]
+    assert source.limits[:3] == [32, 256, 1_000]
     # What is larger than that goes alone, and what is small together again.
     assert 1 in target.sizes
     assert max(target.sizes) > 50
@@ -472,7 +466,7 @@ def test_copy_gives_up_in_the_end(capfd, error, told):
 
     assert copied(Source(), Failing(), [1] * 1_500) == 1
     out, err = capfd.readouterr()
-    assert out == "1,000 events copied; up to seq 1000\n"
+    assert out == "32 events copied; up to seq 32\n"
     assert err.splitlines() == [f"trio-eventlog: {line}" for line in told]
 
 
@@ -616,7 +610,7 @@ def test_no_file_is_made_if_the_store_cannot_be_read(cli, tmp_path, use_store):
 
 
 class Pruning(MemoryStore):
-    """Loses events 101 to 150 once somebody reads on from a cursor."""
+    """Loses events 101 to 150 once somebody has read the first page."""
 
     async def query(self, query):
         if query.after_seq:

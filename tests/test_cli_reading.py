@@ -25,6 +25,7 @@ from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
     EventQuery,
+    LogEvent,
     ModuleEvent,
     PersistedEvent,
     StoreError,
@@ -33,6 +34,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.cli import _options, _pages, _query, _tail
 from trio_eventlog.cli._pages import next_merged
+from trio_eventlog.cli._query import Printer
 from trio_eventlog.cli._terminal import error_console
 from trio_eventlog.recorder import record_tasks
 from trio_eventlog.stores import MemoryStore, SqliteStore
@@ -108,6 +110,37 @@ def test_tail_finds_the_last_that_match(cli, filled, monkeypatch, first_step):
     # Fewer than that are there.
     done = cli("tail", "--store", filled, "--until", 1_700_000_000_003, "--last", 5, "--limit", 2)
     assert [json.loads(line)["seq"] for line in done.out.splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("options", [[], ["--all-logs"]])
+def test_tail_does_not_hold_the_last_all_at_once(cli, db, monkeypatch, options):
+    async def fill() -> None:
+        for log in ("a", "b"):
+            async with SqliteStore.open(db, log=log, synchronous="off") as store:
+                for seq in range(1, 13):
+                    event = AgentEvent("a", "t", "x" * 2**20)
+                    # Of the second log, half is older than anything else, and descends.
+                    time = seq if log == "a" else 0 if seq % 2 else 100 - seq
+                    await store.append_batch([PersistedEvent(f"{log}{seq}", seq, time, "a", event)])
+
+    trio.run(fill)
+    printed: list[list[str]] = []
+
+    async def note(_printer: Printer, page: list[Any]) -> None:
+        printed.append([(item.event if options else item).id for item in page])
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Printer, "print", note)
+    url = f"sqlite:{db}" if options else f"sqlite:{db}?log=a"
+    done = cli("tail", "--store", url, *options, "--last", 10, "--limit", 10)
+
+    assert (done.status, done.err) == (0, "")
+    ids = [event_id for page in printed for event_id in page]
+    if options:
+        assert ids == [f"a{seq}" for seq in range(8, 13)] + [f"b{seq}" for seq in range(4, 13, 2)]
+    else:
+        assert ids == [f"a{seq}" for seq in range(3, 13)]
+    assert max(map(len, printed)) <= 5
 
 
 def test_tail_of_nothing_yet(url, db):
@@ -396,15 +429,19 @@ def test_tail_all_logs_goes_on_when_the_store_answers_again(capfd, monkeypatch, 
 
 async def test_a_page_is_what_was_there_before_an_error():
     """What was taken from a merge does not come again."""
+    one, two, three = (
+        LogEvent("a", PersistedEvent(f"e{seq}", seq, seq, None, ModuleEvent("m", "t"))) for seq in (1, 2, 3)
+    )
 
     class Items:
         def __init__(self) -> None:
-            self.steps: list[int | StoreError] = [1, 2, StoreError("lost"), StoreError("lost"), 3]
+            lost = StoreError("lost")
+            self.steps: list[LogEvent | StoreError] = [one, two, lost, lost, three]
 
         def __aiter__(self) -> Items:
             return self
 
-        async def __anext__(self) -> int:
+        async def __anext__(self) -> LogEvent:
             await trio.lowlevel.checkpoint()
             if not self.steps:
                 raise StopAsyncIteration
@@ -414,11 +451,11 @@ async def test_a_page_is_what_was_there_before_an_error():
             return step
 
     items = Items()
-    assert await next_merged(items, 10, _pages.Pruned(error_console())) == [1, 2]
+    assert await next_merged(items, _pages.Pruned(error_console())) == [one, two]
     with pytest.raises(StoreError):
-        await next_merged(items, 10, _pages.Pruned(error_console()))
-    assert await next_merged(items, 10, _pages.Pruned(error_console())) == [3]
-    assert await next_merged(items, 10, _pages.Pruned(error_console())) == []
+        await next_merged(items, _pages.Pruned(error_console()))
+    assert await next_merged(items, _pages.Pruned(error_console())) == [three]
+    assert await next_merged(items, _pages.Pruned(error_console())) == []
 
 
 class Pruned(MemoryStore):

@@ -346,6 +346,32 @@ async def test_the_largest_batch_is_that_of_the_inner_store(most: int | None) ->
     assert FaultyStore(inner).max_batch == most
 
 
+async def test_it_survives_what_the_inner_store_survives() -> None:
+    class Unsynced(MemoryStore):
+        survives = "process"
+        syncs = 0
+
+        async def sync(self) -> None:
+            await trio.lowlevel.checkpoint()
+            self.syncs += 1
+
+    class Silent:
+        def __init__(self, inner: MemoryStore) -> None:
+            self.append_batch, self.query, self.last_seq = inner.append_batch, inner.query, inner.last_seq
+
+    for inner in (MemoryStore(), NullStore()):
+        durable = FaultyStore(inner)
+        assert (durable.survives, durable.sync) == ("power", None)
+    silent = FaultyStore(Silent(MemoryStore()))
+    assert (silent.survives, silent.sync) == ("process", None)
+    unsynced = Unsynced()
+    store = FaultyStore(unsynced)
+    assert store.survives == "process"
+    assert store.sync is not None
+    await store.sync()
+    assert unsynced.syncs == 1
+
+
 async def test_a_log_heeds_the_largest_batch() -> None:
     inner: Any = MemoryStore()
     inner.max_batch = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tests.pages_in_bytes import assert_pages_are_the_query, large_and_small
+from tests.pages_in_bytes import assert_pages_are_the_query, assert_pages_weigh_names, large_and_small
 from trio_eventlog import AgentEvent, EventQuery, PersistedEvent, iter_events, merge_events, tail
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
@@ -17,6 +17,8 @@ async def test_pages_of_sqlite(tmp_path: Path) -> None:
         await store.append_batch(large_and_small())
 
         await assert_pages_are_the_query(store)
+    async with SqliteStore.open(tmp_path / "events.db", log="names") as store:
+        await assert_pages_weigh_names(store)
 
 
 async def test_more_types_than_a_statement_takes(tmp_path: Path) -> None:

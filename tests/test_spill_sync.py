@@ -325,6 +325,43 @@ async def test_a_store_without_sync_keeps_its_copies(disk, path, autojump_clock)
     assert ids_in(path) == left
 
 
+class Around:
+    """A store around another that hands on what it must, and nothing that it may."""
+
+    def __init__(self, inner: FakeStore) -> None:
+        self.append_batch = inner.append_batch
+        self.query = inner.query
+        self.last_seq = inner.last_seq
+
+
+async def test_a_store_that_does_not_say_is_taken_for_one_that_survives_little(disk, path, autojump_clock):
+    """Such as one around another, whose appends nobody has synced."""
+    store, reports = UnsyncedStore(), Reports()
+    async with open_event_log(Around(store), **settings(path, reports)) as log:
+        await spill(log, store, 1, 20)
+        spilled = ids_in(path)
+        await log.flush()
+    store.lose_power()
+    assert not store.held
+    assert len(spilled) > 10
+    async with open_event_log(Around(store), **settings(path, reports)) as log:
+        await log.flush()
+        assert spilled <= set(store.held)
+
+
+async def test_a_store_that_can_sync_need_not_say_that_it_has_to(disk, path, autojump_clock):
+    store, reports = UnsyncedStore(), Reports()
+    around = Around(store)
+    around.sync = store.sync  # type: ignore[attr-defined]
+    async with open_event_log(around, **settings(path, reports)) as log:
+        await spill(log, store, 1, 20)
+        spilled = ids_in(path)
+        await log.flush()
+    store.lose_power()
+    assert spilled <= set(store.held)
+    assert not path.exists()
+
+
 async def test_copies_give_way_to_what_is_nowhere_else(disk, path, autojump_clock):
     """If the store can never make sure of them."""
     store, reports = StoreWithoutSync(), Reports()

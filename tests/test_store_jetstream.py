@@ -245,6 +245,6 @@ def test_the_reference_lists_the_codes_that_last():
 
 async def test_without_its_driver_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
-    with pytest.raises(StoreUnusable, match=r"pip install 'trio-eventlog\[nats\]'"):
+    with pytest.raises(StoreUnusable, match=r"pip install 'nats-py\[nkeys\]>=2.16'"):
         async with JetStreamStore.open("127.0.0.1:1"):
             pass

@@ -161,9 +161,9 @@ def encode_payload(payload: object, path: str = "payload", most: int = sys.maxsi
     try:
         # Most payloads are objects.
         if type(payload) is dict:
-            _check_room(payload, 1, most - len(payload))
+            _check_room(payload, 1, most - len(payload), most - _FEW)
         else:
-            _check_room((payload,), 0, most)
+            _check_room((payload,), 0, most, most - _FEW)
         return _encode(payload)
     except _TooLarge:
         raise CodecError("event", too_large(most, "more than ")) from None
@@ -190,12 +190,12 @@ class _TooLarge(Exception):
     """A payload has more bytes than there is room for."""
 
 
-def _check_room(container: Any, depth: int, room: int) -> int:  # noqa: C901, PLR0912 - one loop, for speed
+def _check_room(container: Any, depth: int, room: int, few: int) -> int:  # noqa: C901, PLR0912 - for speed
     """Returns the bytes that are left after the values of a list or dict at most, which itself is paid for.
 
     Called for every event, so that it says nothing of a flaw but that there is one, and leaves lone
     surrogates to the encoder, which refuses them by itself. The bytes of numbers and of short texts are not
-    counted, but for one.
+    counted, but for one; nor are those of keys while more than ``few`` bytes are left.
 
     Raises:
       _Unplain: not all values come back from JSON as equal values of the same types.
@@ -209,14 +209,17 @@ def _check_room(container: Any, depth: int, room: int) -> int:  # noqa: C901, PL
         for key in container:
             if type(key) is not str:
                 raise _Unplain
-            if len(key) > 64:  # noqa: PLR2004 - here and below: a name would have to be looked up each time
-                room = _pay(room, key)
+        if room < few:
+            # Checked with the next list or dict: those of this one are in memory already.
+            room -= sum(map(len, container))
         container = container.values()
     for value in container:
         kind = type(value)
         if kind is str:
-            if len(value) > 64:  # noqa: PLR2004 - see above
-                room = _pay(room, value)
+            if len(value) > 64:  # noqa: PLR2004 - here and below: a name would have to be looked up each time
+                room -= len(value)
+                if room < 0:
+                    raise _TooLarge
         elif kind is int:
             # MIN_INT and MAX_U64
             if not -0x8000000000000000 <= value <= 0xFFFFFFFFFFFFFFFF:  # noqa: PLR2004 - see above
@@ -225,23 +228,19 @@ def _check_room(container: Any, depth: int, room: int) -> int:  # noqa: C901, PL
             pass
         elif kind is dict:
             # With its quotes, colon and comma, an item has five bytes at least,
-            room = _check_room(value, depth + 1, room - 5 * len(value))
+            room = _check_room(value, depth + 1, room - 5 * len(value), few)
         elif kind is list:
             # and here two.
-            room = _check_room(value, depth + 1, room - 2 * len(value))
+            room = _check_room(value, depth + 1, room - 2 * len(value), few)
         elif not (kind is float and _is_finite(value)):
             raise _Unplain
     return room
 
 
-def _pay(room: int, text: str) -> int:
-    room -= len(text)
-    if room < 0:
-        raise _TooLarge
-    return room
-
-
 _is_finite: Final = math.isfinite
+
+_FEW: Final = 512
+"""Bytes of a payload, texts left aside, in which there are so few keys that their lengths are no matter."""
 
 
 def _require_text(value: object, path: str) -> None:

@@ -241,7 +241,9 @@ def log_id_of(store: object) -> str | None:
 
 def survives_of(store: object) -> str:
     """Returns what an acknowledged append of ``store`` survives: ``"process"`` or ``"power"``."""
-    survives: object = getattr(store, "survives", "power")
+    # Of one that does not say, such as one around another that hands nothing on, the least: copies too many
+    # cost room, copies too few cost events.
+    survives: object = getattr(store, "survives", "process")
     if not isinstance(survives, str):
         msg = f"survives of the store: expected a str, got {type(survives).__name__}"
         raise TypeError(msg)

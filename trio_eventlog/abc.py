@@ -62,7 +62,7 @@ class WatchableStore(Protocol):
 class SyncableStore(Protocol):
     """A store that can make what it has acknowledged survive a loss of power.
 
-    For stores whose appends alone do not: those with ``survives = "process"``. A log with a spill file calls
+    For stores whose appends alone do not: those without ``survives = "power"``. A log with a spill file calls
     it before it gives up the copies that it has there.
     """
 
@@ -109,6 +109,7 @@ class PagedStore(Protocol):
             The first event that matches is always there, whatever it weighs.
 
         Raises:
+          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
           StoreError: the query failed and may succeed later.
           StoreUnusable: the query failed and will never succeed.
         """
@@ -176,8 +177,8 @@ class EventStore(Protocol):
 
     ``survives: str`` says what an acknowledged append survives: ``"process"``, the kill of the process, or
     ``"power"``, a loss of power. An append of ids that are known survives no less than one of new ids. A
-    store that does not say is taken for ``"power"``, and so for one that needs no ``sync``. One that says
-    ``"process"`` should have ``sync``: see :class:`SyncableStore`.
+    store that does not say is taken for ``"process"``. One of that kind should have ``sync``: see
+    :class:`SyncableStore`. One that is put around another hands on both.
 
     A store whose appender finds less in its log than it acknowledged, or than it found on opening, raises
     :class:`StoreWentBack` once, from ``append_batch``, and then goes on from what there is: nothing of that

@@ -671,6 +671,37 @@ async def test_another_log_in_its_place(server, stream):
             assert await seqs_of(new) == list(range(1, 10))
 
 
+async def test_an_answer_of_before_the_store_went_back_is_not_believed(server, stream, monkeypatch):
+    """It comes to a query after the appender has begun anew; later reads go by the new state all the same."""
+    async with JetStreamStore.open(server.url, stream=stream, lock_timeout=60) as store:
+        await store.append_batch(events(1, 50))
+        reader = store._reader
+        config = (await store._stream.info())["config"]
+        old, last_head = await reader.last_head(), reader.last_head
+        asked, back = trio.Event(), trio.Event()
+
+        async def late():
+            asked.set()
+            await back.wait()
+            return old
+
+        async with trio.open_nursery() as nursery:
+            monkeypatch.setattr(reader, "last_head", late)
+            nursery.start_soon(seqs_of, store)
+            await asked.wait()
+            monkeypatch.setattr(reader, "last_head", last_head)
+            await ask(store, "STREAM.DELETE", {})
+            await store._stream.create(config)
+            assert await until_told(store.append_batch, events(51, 1)) == (0, 50)
+            back.set()
+        # Nor is the place at which an event lay then.
+        reader._note(50, old.position, old)
+        await store.append_batch(events(40, 20))
+
+        assert await seqs_of(store) == list(range(40, 60))
+        assert await store.query(EventQuery(after_seq=50)) == events(51, 9)
+
+
 async def test_a_follower_hears_that_the_stream_was_emptied(server, stream):
     async with (
         JetStreamStore.open(server.url, stream=stream) as store,

@@ -11,7 +11,15 @@ import trustme
 from tests.fakes import numbered
 from tests.servers.postgres_server import PASSWORD, postgres_server
 from tests.servers.trouble import eventually, sql
-from trio_eventlog import EventQuery, PersistedEvent, StoreError, StoreUnusable, open_event_log, tail
+from trio_eventlog import (
+    EventQuery,
+    PersistedEvent,
+    StoreError,
+    StoreUnusable,
+    StoreWentBack,
+    open_event_log,
+    tail,
+)
 from trio_eventlog.stores import PostgresStore
 
 PATIENCE = 30.0
@@ -164,7 +172,10 @@ async def test_a_server_without_tls_gets_nothing_if_tls_is_demanded(server, log,
 
 
 async def test_a_hot_standby(log):
-    """It is read, it cannot be appended to, and after a failover the log goes on there."""
+    """It is read, it cannot be appended to, and after a failover the log goes on there.
+
+    One that did not wait for it hears that what it had acknowledged is gone.
+    """
     with (
         # Who waits for the standby loses nothing by the failover.
         postgres_server(synchronous_standby_names="*", synchronous_commit="local") as primary,
@@ -180,7 +191,9 @@ async def test_a_hot_standby(log):
         async with (
             PostgresStore.open(f"{both}?options=-csynchronous_commit%3Dremote_apply", log=log) as store,
             PostgresStore.open(standby.url(), log=log, read_only=True) as reader,
+            PostgresStore.open(f"{both}?options=-csynchronous_commit%3Dlocal", log="lags") as lagging,
         ):
+            await lagging.append_batch([event(1)])
             await store.append_batch([event(1), event(2)])
             assert await seqs(reader) == [1, 2]
             assert await reader.last_seq() == 2
@@ -202,7 +215,10 @@ async def test_a_hot_standby(log):
                     pytest.fail("opened")  # pragma: no cover
             assert not isinstance(refused.value, StoreUnusable)
 
+            await trio.to_thread.run_sync(standby.stop)
+            await lagging.append_batch([event(2), event(3)])
             await trio.to_thread.run_sync(primary.kill)
+            await trio.to_thread.run_sync(standby.start)
             with pytest.raises(StoreError) as failed:
                 await store.append_batch([event(4)])
             assert not isinstance(failed.value, StoreUnusable)
@@ -210,6 +226,16 @@ async def test_a_hot_standby(log):
             await eventually(store.append_batch, [event(4)], seconds=PATIENCE)
             assert await seqs(store) == [1, 2, 3, 4]
             assert await eventually(seqs, reader, seconds=PATIENCE) == [1, 2, 3, 4]
+
+            async def told():
+                try:
+                    await lagging.append_batch([event(4)])
+                except StoreWentBack as exc:
+                    return exc.last_seq, exc.expected_seq
+
+            assert await eventually(told, seconds=PATIENCE) == (1, 3)
+            assert await lagging.append_batch([event(2), event(3), event(4)]) == ()
+            assert await seqs(lagging) == [1, 2, 3, 4]
 
 
 # --- a full disk ----------------------------------------------------------------------------------

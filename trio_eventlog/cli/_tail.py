@@ -15,8 +15,6 @@ from rich.console import Console
 from trio_eventlog import (
     EventQuery,
     EventStore,
-    LogEvent,
-    PersistedEvent,
     Subscription,
     iter_events,
     merge_events,
@@ -62,10 +60,9 @@ async def follow(store: EventStore, query: EventQuery, *, last: int, as_json: bo
     after = query.after_seq
     if after is None:
         recent, after = await _last_events(store, query, last)
-        recent = recent[: query.limit]
-        await printer.print(recent)
-        if query.limit is not None:
-            query = attrs.evolve(query, limit=query.limit - len(recent))
+        if recent:
+            # Read once more, page by page: all of them may not fit into memory.
+            after = recent[0].seq - 1
 
     async def begin() -> Subscription:
         following = attrs.evolve(query, after_seq=None)
@@ -87,11 +84,8 @@ async def follow_all(url: str, query: EventQuery, *, last: int, as_json: bool) -
     """
     printer, console = Printer(as_json=as_json), error_console()
     async with opened_readers(url) as stores:
-        recent, cursors = await _last_of_all(stores, query, last)
-    recent = recent[: query.limit]
-    await printer.print(recent)
-    left = None if query.limit is None else query.limit - len(recent)
-    following = _Following(printer, query, cursors, left, Pruned(console))
+        cursors, too_old = await _last_of_all(stores, query, last)
+    following = _Following(printer, query, cursors, too_old, query.limit, Pruned(console))
     async with ending_with_reader():
         while not following.is_over:
             async with AsyncExitStack() as stack:
@@ -137,6 +131,9 @@ class _Following:
     printer: Printer
     query: EventQuery
     cursors: dict[str, int]
+    too_old: set[tuple[str, int]]
+    """Logs and seqs behind the cursors which are not among the last events."""
+
     left: int | None
     """Events of the limit of the query, if it has one."""
 
@@ -148,29 +145,50 @@ class _Following:
 
     async def print_news(self, stores: Mapping[str, EventStore]) -> None:
         """Print what has come meanwhile. An error skips nothing, and repeats nothing."""
-        events = merge_events(stores, attrs.evolve(self.query, limit=self.left), cursors=self.cursors)
+        events = merge_events(stores, attrs.evolve(self.query, limit=None), cursors=self.cursors)
         while page := await next_merged(events, self.pruned):
+            if self.too_old:
+                page = [item for item in page if (item.log, item.event.seq) not in self.too_old]
+            page = page[: self.left]
             await self.printer.print(page)
             self.left = None if self.left is None else self.left - len(page)
             self.cursors = events.cursors
+            if self.is_over:
+                return
         # They may have passed what was pruned.
         self.cursors = events.cursors
 
 
+@attrs.frozen
+class _Found:
+    """An event, without what it holds."""
+
+    timestamp_ms: int
+    log: str
+    seq: int
+
+
 async def _last_of_all(
     stores: Mapping[str, EventStore], query: EventQuery, count: int
-) -> tuple[list[LogEvent], dict[str, int]]:
-    found: list[LogEvent] = []
+) -> tuple[dict[str, int], set[tuple[str, int]]]:
+    """Where to begin in each log, and what is to be passed over there."""
+    found: list[_Found] = []
     cursors: dict[str, int] = {}
     for name, store in stores.items():
-        events, cursors[name] = await _last_events(store, query, count)
-        found += [LogEvent(name, event) for event in events]
+        recent, cursors[name] = await _last_events(store, query, count, name)
+        found += recent
     await trio.lowlevel.checkpoint()
-    found.sort(key=lambda item: (item.event.timestamp_ms, item.log, item.event.seq))
-    return found[-count:] if count else [], cursors
+    found.sort(key=lambda item: (item.timestamp_ms, item.log, item.seq))
+    for item in found[-count:] if count else ():
+        cursors[item.log] = min(cursors[item.log], item.seq - 1)
+    # The times of a log need not ascend.
+    older = found[:-count] if count else ()
+    return cursors, {(item.log, item.seq) for item in older if item.seq > cursors[item.log]}
 
 
-async def _last_events(store: EventStore, query: EventQuery, count: int) -> tuple[list[PersistedEvent], int]:
+async def _last_events(
+    store: EventStore, query: EventQuery, count: int, log: str = ""
+) -> tuple[list[_Found], int]:
     """The last events that match, and the seq up to which there are no others."""
     end = await store.last_seq()
     if not count:
@@ -179,11 +197,11 @@ async def _last_events(store: EventStore, query: EventQuery, count: int) -> tupl
     while True:
         # A store can be asked for its first events and not for its last: look back further and further.
         start = max(end - step, 0)
-        found: deque[PersistedEvent] = deque(maxlen=count)
+        found: deque[_Found] = deque(maxlen=count)
         events = iter_events(store, attrs.evolve(query, after_seq=start, limit=None))
         # What is pruned there was before we came.
         while page := await next_page(events, Pruned(error_console(), before=end)):
-            found += page
+            found += [_Found(event.timestamp_ms, log, event.seq) for event in page]
         if len(found) == count or not start:
             return list(found), max(end, found[-1].seq if found else 0)
         step *= _FACTOR

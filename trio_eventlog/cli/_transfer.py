@@ -153,38 +153,30 @@ async def _copy(
 ) -> None:
     # As the log does: a store may say how much it takes at once.
     most: int = min(_PAGE, getattr(target, "max_batch", None) or _PAGE)
-    count = most
-    while True:
-        events = iter_events(source, EventQuery(after_seq=copied.seq, limit=count), page_size=count)
-        read, size = 0, 0
-        while page := await patiently(
-            partial(next_page, events, pruned),
-            pruned.console,
-            what="the store of --from",
-            seconds=_PATIENCE,
-        ):
-            read += len(page)
-            for batch, batch_size in _batches(page):
-                await _append(target, batch, copied, most_shown, pruned.console)
-                size += batch_size
-        if read < count:
-            return
-        count = min(most, max(_BYTES * read // size, 1))
+    events = iter_events(source, EventQuery(after_seq=copied.seq), page_size=most)
+    while page := await patiently(
+        partial(next_page, events, pruned),
+        pruned.console,
+        what="the store of --from",
+        seconds=_PATIENCE,
+    ):
+        for batch in _batches(page):
+            await _append(target, batch, copied, most_shown, pruned.console)
 
 
-def _batches(page: Sequence[PersistedEvent]) -> Iterator[tuple[list[PersistedEvent], int]]:
-    """What to append at once, and what it weighs."""
+def _batches(page: Sequence[PersistedEvent]) -> Iterator[list[PersistedEvent]]:
+    """What to append at once."""
     batch: list[PersistedEvent] = []
     size = 0
     for event in page:
         more = len(to_json(event))
         if batch and size + more > _BYTES:
-            yield batch, size
+            yield batch
             batch, size = [], 0
         batch.append(event)
         size += more
     if batch:
-        yield batch, size
+        yield batch
 
 
 async def _append(

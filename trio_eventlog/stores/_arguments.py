@@ -68,6 +68,20 @@ def checked_top(top: int) -> int:
     return min(top, MAX_STORED)
 
 
+def check_max_bytes(max_bytes: object) -> None:
+    """The argument ``max_bytes`` of ``query_page``.
+
+    Raises:
+      TypeError, ValueError: it is no integer, or less than 1.
+    """
+    if type(max_bytes) is not int:
+        msg = f"max_bytes: expected an integer, got {type(max_bytes).__name__}"
+        raise TypeError(msg)
+    if max_bytes < 1:
+        msg = f"max_bytes: expected 1 or more, got {max_bytes}"
+        raise ValueError(msg)
+
+
 def check_criteria(before_ms: int | None, keep: int | None) -> None:
     """The arguments of ``prune`` that say what goes.
 

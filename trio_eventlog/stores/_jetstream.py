@@ -19,7 +19,13 @@ from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores import _jetstream_layout as layout
 from trio_eventlog.stores import _jetstream_upkeep as upkeep
-from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
+from trio_eventlog.stores._arguments import (
+    check_criteria,
+    check_log_name,
+    check_max_bytes,
+    checked_log_names,
+    checked_top,
+)
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._jetstream_access import Access, access
 from trio_eventlog.stores._jetstream_appender import Appender
@@ -332,8 +338,10 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         A checkpoint, and cancelled as :meth:`query` is.
 
         Raises:
+          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
           StoreError, StoreUnusable: as :meth:`query`.
         """
+        check_max_bytes(max_bytes)
         await trio.lowlevel.checkpoint()
         self._stream.link.check_open()
         return await self._reader.query_page(query, max_bytes)

@@ -39,6 +39,9 @@ _MOST_PAGES: Final = 2
 
 _MOST_POINTS: Final = 512
 
+_BYTES_BEYOND: Final = 1024 * 1024
+"""Of events that may be held beside what was asked for: not for each is the rest looked through."""
+
 _LAG_PAUSE: Final = 0.01
 """Seconds between two looks at a replica that is behind."""
 
@@ -58,6 +61,7 @@ class Reader:
         self.subjects: Final = subjects
         self._has_appender = has_appender
         self._seen: Head | None = None
+        self._starts = 0
         self._behind_since: float | None = None
         # Seqs with the positions at which they lie, ascending: where a cursor stands is found from there.
         self._points: list[tuple[int, int]] = []
@@ -71,6 +75,7 @@ class Reader:
     def start_again(self, head: Head | None) -> None:
         """The store went back, and the log has this head now."""
         self._seen = head
+        self._starts += 1
         self._behind_since = None
         self._points.clear()
 
@@ -89,7 +94,10 @@ class Reader:
         """
         deadline = trio.current_time() + ANSWER_SECONDS
         while True:
+            starts = self._starts
             head = await self.last_head()
+            if starts != self._starts:
+                continue  # what was asked for before the store went back may be of that time
             seen = self._seen
             if seen is None:
                 if head is not None:
@@ -144,24 +152,25 @@ class Reader:
         # Up to here nothing is missing.
         through = math.inf
         for subject in filters:
-            most = query.limit if in_order else None
             is_exact = subject in exact and query.since_ms is None and query.until_ms is None
             with closing(Scan(self, subject, start, head)) as scan:
-                page = await self._matching(
-                    query, scan, most, max_bytes if in_order else math.inf, is_exact=is_exact
-                )
+                if in_order:
+                    page = await self._matching(query, scan, max_bytes, is_exact=is_exact)
+                else:
+                    page = await self._lowest(query, scan, max_bytes)
             found += page.events
             if not page.is_complete:
                 through = min(through, page.events[-1].seq)
-        if not in_order or len(filters) > 1:
+        if len(filters) > 1:
             found.sort(key=_seq)
         return _cut(found, query.limit, max_bytes, through)
 
     async def _matching(
-        self, query: EventQuery, scan: Scan, most: int | None, max_bytes: float, *, is_exact: bool
+        self, query: EventQuery, scan: Scan, max_bytes: float, *, is_exact: bool
     ) -> EventPage:
-        """The events of a scan that match; ``is_exact``: almost all do."""
+        """The first events of a scan that match, in the order of seqs; ``is_exact``: almost all do."""
         await trio.lowlevel.checkpoint()
+        most = query.limit
         found: list[PersistedEvent] = []
         weight = read = read_bytes = 0
         size = _FIRST_PAGE
@@ -193,11 +202,39 @@ class Reader:
             size = min(2 * size, _MOST_PER_PAGE)
         return EventPage(found, is_complete=True)
 
+    async def _lowest(self, query: EventQuery, scan: Scan, max_bytes: float) -> EventPage:
+        """Of the events of a scan that match, in any order, those with the lowest seqs; all are looked at.
+
+        Never holds much more than twice what may be returned.
+        """
+        await trio.lowlevel.checkpoint()
+        found: list[PersistedEvent] = []
+        weight = 0
+        most = math.inf if query.limit is None else query.limit
+        through = math.inf
+        steps = Steps()
+        while (messages := await scan.read(_MOST_PER_PAGE)) is not None:
+            for message in messages:
+                if steps.is_over():
+                    await steps.rest()
+                event = layout.event_of(message.data)
+                if event.seq > through or not query.matches(event):
+                    continue
+                found.append(event)
+                weight += size_of(event)
+                if len(found) > 2 * most + _NEAR or weight > 2 * max_bytes + _BYTES_BEYOND:
+                    found, weight = _first_of(found, most, max_bytes)
+                    through = found[-1].seq
+        found.sort(key=_seq)
+        return EventPage(found, is_complete=through == math.inf)
+
     # --- where a cursor stands --------------------------------------------------------------------
 
     def _note(self, seq: int, position: int, head: Head) -> None:
         if position <= head.mixed_through:
             return
+        if self._seen is None or head.position > self._seen.position:
+            return  # the store went back meanwhile
         point = (seq, position)
         index = bisect_right(self._points, point)
         if index and self._points[index - 1] == point:
@@ -257,6 +294,17 @@ def _cut(found: list[PersistedEvent], limit: int | None, max_bytes: float, throu
     return EventPage(whole, is_complete=through == math.inf or len(whole) == limit)
 
 
+def _first_of(found: list[PersistedEvent], most: float, max_bytes: float) -> tuple[list[PersistedEvent], int]:
+    """Those with the lowest seqs, ``most`` or until they weigh ``max_bytes``; and what they weigh."""
+    found.sort(key=_seq)
+    weight = 0
+    for index, event in enumerate(found):
+        if index >= most or weight >= max_bytes:
+            return found[:index], weight
+        weight += size_of(event)
+    return found, weight
+
+
 def another_log(log: str) -> str:
     """What to say when the log that was opened is not there any more, and another one is."""
     return f"there is another log {log!r} in the place of the one that was opened; open the store anew"
@@ -305,7 +353,8 @@ class Scan:
     async def _walk(self, most: int) -> list[Stored]:
         # One of them is the head of a batch, in a log of its own.
         end = min(self._position + most + most // 16 + 1, self.head.position)
-        found = await self._reader.stream.at(range(self._position, end))
+        found, asked = await self._reader.stream.at(range(self._position, end))
+        end = self._position + asked
         events = self._reader.subjects.events
         own = [
             message
@@ -315,7 +364,7 @@ class Scan:
         # If most are of other logs, the server is the one to leave them out.
         self._is_walking = 2 * len(own) >= end - self._position
         self._position = end
-        self._is_over = end == self.head.position
+        self._is_over = end >= self.head.position
         return own
 
     async def _page(self, most: int) -> list[Stored] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeVar
@@ -208,10 +209,16 @@ class Stream:
         """The last message of each of these subjects that has one, in any order."""
         return await self._get_all([{"last_by_subj": subject} for subject in subjects])
 
-    async def at(self, positions: Iterable[int]) -> list[Stored]:
-        """The messages at these positions, as the leader has them, ascending. Some may be gone."""
-        found = await self._get_all([{"seq": position} for position in positions])
-        return sorted(found, key=_position)
+    async def at(self, positions: Sequence[int]) -> tuple[list[Stored], int]:
+        """The messages at these positions, as the leader has them, ascending. Some may be gone.
+
+        Returns:
+          Those at the first positions, until they weigh some MiB; and how many positions that are.
+        """
+        requests = [{"seq": position} for position in positions]
+        answers = await self._call_all("STREAM.MSG.GET", requests, self._stored, _BYTES_TOGETHER)
+        found = [stored for stored in answers if stored is not None]
+        return sorted(found, key=_position), len(answers)
 
     async def _get(self, request: Mapping[str, Any]) -> Stored | None:
         message = await self.link.request(
@@ -237,9 +244,16 @@ class Stream:
         raise self.refusal(error or {})
 
     async def _call_all(
-        self, what: str, requests: Sequence[Mapping[str, Any]], take: Callable[[Message], T]
+        self,
+        what: str,
+        requests: Sequence[Mapping[str, Any]],
+        take: Callable[[Message], T],
+        most_bytes: float = math.inf,
     ) -> list[T]:
-        """What ``take`` makes of the answers to many requests, in any order, with not too many under way."""
+        """What ``take`` makes of the answers to many requests, in any order, with not too many under way.
+
+        Once the answers weigh ``most_bytes``, no more is asked: it is that of the first requests then.
+        """
         await trio.lowlevel.checkpoint()
         taken: list[T] = []
         size = sent = 0
@@ -247,8 +261,8 @@ class Stream:
         subject = f"$JS.API.{what}.{self.name}"
         steps = Steps()
         with self.link.expecting() as inbox:
-            while len(taken) < len(requests):
-                some = requests[sent : len(taken) + together]
+            while len(taken) < (len(requests) if size < most_bytes else sent):
+                some = requests[sent : len(taken) + together] if size < most_bytes else ()
                 sent += len(some)
                 if some:
                     self.link.send(
@@ -262,7 +276,9 @@ class Stream:
                         await steps.rest()
                     taken.append(take(self.link.answer(message)))
                     size += len(message.data)
-                together = min(max(_BYTES_TOGETHER * len(taken) // size, 1), _MOST_TOGETHER)
+                # The first ones may all be small.
+                fitting = max(_BYTES_TOGETHER * len(taken) // size, 1)
+                together = min(fitting, _FIRST_TOGETHER + len(taken), _MOST_TOGETHER)
         return taken
 
     async def publish(

@@ -30,6 +30,10 @@ class MemoryStore:
     :meth:`prune`, which a program that runs for long should call every so often.
     """
 
+    survives: str = "power"
+    """What it says an append survives: it stands in for a durable store in tests. In truth an append survives
+    nothing but the log, and no copy in a spill file would help: what it had, the next one lacks anyway."""
+
     def __init__(self) -> None:
         # Ascending by seq. Appends at the end extend these lists in place, everything else replaces
         # them: so a scan that remembers list and length sees a consistent log meanwhile.

@@ -21,6 +21,9 @@ class NullStore:
     other than ``Cancelled``. To readers, what was appended was pruned at once.
     """
 
+    survives: str = "power"
+    """Nothing is kept, and so nothing is lost with the power: a spill file need keep no copies for it."""
+
     def __init__(self) -> None:
         self._pruned = 0
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_eventlog._codec import encoded_payload
 from trio_eventlog._errors import StoreError, StoreUnusable
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._handover import giving_way
@@ -23,6 +22,7 @@ from trio_eventlog.stores import _postgres_upkeep as upkeep
 from trio_eventlog.stores._arguments import (
     check_criteria,
     check_log_name,
+    check_max_bytes,
     check_name,
     checked_log_names,
     checked_top,
@@ -79,8 +79,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
 
     Only ``"process"``, the kill of the server's processes, if the server has ``fsync`` off, or the options of
-    the connection set ``synchronous_commit`` to ``off``. ``full_page_writes`` is not looked at: it is off
-    where file systems write a page as a whole.
+    the connection set ``synchronous_commit`` to ``off``. Whether ``full_page_writes`` is off is not looked at,
+    which is for file systems that write a page as a whole.
     """
 
     def __init__(
@@ -252,7 +252,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """
         await self._check_open()
         plan = queries.select(query, self._number)
-        return await self._connections.read(lambda session: self._read(session, plan))
+        found, _ = await self._connections.read(lambda session: self._read(session, plan))
+        return found
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
         """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
@@ -261,22 +262,20 @@ class PostgresStore(metaclass=NoPublicConstructor):
         A checkpoint, and cancelled as :meth:`query` is.
 
         Raises:
+          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
           StoreError, StoreUnusable: as :meth:`query`.
         """
+        check_max_bytes(max_bytes)
         await self._check_open()
         plan = queries.select_page(query, self._number, max_bytes)
-        found = await self._connections.read(lambda session: self._read(session, plan))
-        weight = 0
-        for index, event in enumerate(found):
-            if weight >= max_bytes:
-                return EventPage(found[:index], is_complete=False)
-            weight += queries.OVERHEAD + len(encoded_payload(event.event))
-        return EventPage(found, is_complete=True)
+        found, is_cut = await self._connections.read(lambda session: self._read(session, plan))
+        return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
 
-    async def _read(self, session: Session, plan: queries.Select | None) -> list[PersistedEvent]:
+    async def _read(self, session: Session, plan: queries.Select | None) -> tuple[list[PersistedEvent], bool]:
+        """The events of a plan, and whether the last of them is beyond what was asked for."""
         if plan is None:
             await trio.lowlevel.checkpoint()
-            return []
+            return [], False
         result = await session.execute(self._names.sql(plan.sql), plan.parameters)
         if not result.ntuples:
             await self._connections.check_there(session, self._log, self._number)
@@ -290,7 +289,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
                 raise StoreUnusable(msg) from exc
             if steps.is_over():
                 await steps.rest()
-        return found
+        is_cut = (
+            result.nfields > schema.READ_COLUMNS
+            and bool(found)
+            and (result.get_value(result.ntuples - 1, schema.READ_COLUMNS) == b"\1")
+        )
+        return found, is_cut
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.

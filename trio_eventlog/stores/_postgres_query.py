@@ -24,8 +24,11 @@ _MERGED_TYPES: Final = 32
 """Up to so many event types are read each from the index and merged; if there are more, they are checked."""
 
 
-OVERHEAD: Final = 100
-"""Bytes of an event beside its payload, roughly."""
+_OVERHEAD: Final = 100
+"""Bytes of an event beside these columns, roughly."""
+
+_LONGEST: Final = ("payload", "actor", "long")
+"""Columns whose length is not bounded."""
 
 
 @attrs.frozen
@@ -103,19 +106,23 @@ select event.* from found, lateral (
 def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:
     """The same until it weighs ``max_bytes``.
 
-    And one event more, so that whoever reads it sees whether there are others. PostgreSQL knows the length of
-    a text without reading it.
+    And one event more, if there is one, which a column at the end marks. PostgreSQL knows the length of a
+    text without reading it.
     """
     plan = select(query, log)
     if plan is None:
         return None
     most = f"${len(plan.parameters) + 1}::bigint"
-    weight = f"{OVERHEAD} + coalesce(octet_length(payload), 0)"
-    before = f"sum({weight}) over (order by seq rows between unbounded preceding and 2 preceding)"
+    lengths = " + ".join(f"coalesce(octet_length({column}), 0)" for column in _LONGEST)
+    before = "rows between unbounded preceding and"
     sql = f"""
-with page as materialized ({plan.sql}), weighed as (select seq, {before} as weight from page)
-select {READ} from page
-where seq in (select seq from weighed where coalesce(weight, 0) < {most}) order by seq
+with page as materialized ({plan.sql}), weighed as (
+    select seq, sum(weight) over (order by seq {before} 1 preceding) as weight,
+        sum(weight) over (order by seq {before} 2 preceding) as weight_before
+    from (select seq, {_OVERHEAD} + {lengths} as weight from page) as events
+)
+select {READ}, coalesce(weight, 0) >= {most} from page join weighed using (seq)
+where coalesce(weight_before, 0) < {most} order by seq
 """  # noqa: S608 - no values
     return Select(sql, (*plan.parameters, int8(min(max_bytes, MAX_STORED))))
 

@@ -229,6 +229,8 @@ that would have to reach the disk, so that the lock is free again at once; the a
 
 READ: Final = "seq, timestamp_ms, kind, id, actor, event_type, member_id, payload, long"
 
+READ_COLUMNS: Final = 9
+
 Row: TypeAlias = tuple[int, int, int, bytes, bytes, bytes, bytes | None, bytes | None, bytes | None]
 """An event as :data:`READ` selects it."""
 

@@ -28,7 +28,13 @@ from trio_eventlog.stores import _sqlite_files as files
 from trio_eventlog.stores import _sqlite_query as queries
 from trio_eventlog.stores import _sqlite_schema as schema
 from trio_eventlog.stores import _sqlite_upkeep as upkeep
-from trio_eventlog.stores._arguments import check_criteria, check_log_name, checked_log_names, checked_top
+from trio_eventlog.stores._arguments import (
+    check_criteria,
+    check_log_name,
+    check_max_bytes,
+    checked_log_names,
+    checked_top,
+)
 from trio_eventlog.stores._incoming import sealed_copies
 from trio_eventlog.stores._sqlite_appender import Appender, survives
 from trio_eventlog.stores._sqlite_layout import check_layout
@@ -554,8 +560,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
         A checkpoint, and cancelled as :meth:`query` is.
 
         Raises:
+          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
           StoreError, StoreUnusable: as :meth:`query`.
         """
+        check_max_bytes(max_bytes)
         await trio.lowlevel.checkpoint()
         return await self._read(lambda db, log_id: queries.read_page(db, query, log_id, max_bytes))
 

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 import apsw
 import attrs
 
+from trio_eventlog._codec import size_of
 from trio_eventlog._events import MAX_STORED, PersistedEvent
 from trio_eventlog._query import EventQuery
 from trio_eventlog._reports import GAPS_SHOWN, StoreDescription
@@ -182,7 +183,7 @@ def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage
             event = _event(db, row)
             if plan.types is None or event.event.event_type in plan.types:
                 found.append(event)
-                weight += _OVERHEAD + len(row[-1] or "")
+                weight += _OVERHEAD + size_of(event)
                 if len(found) == plan.limit:
                     break
     return EventPage(found, is_complete=True)

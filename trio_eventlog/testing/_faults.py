@@ -372,6 +372,18 @@ class FaultyStore:
         log_id: str | None = getattr(self._inner, "log_id", None)
         return log_id
 
+    @property
+    def survives(self) -> str:
+        """What an append of the inner store survives, ``"process"`` if that does not say."""
+        survives: str = getattr(self._inner, "survives", "process")
+        return survives
+
+    @property
+    def sync(self) -> Callable[[], Awaitable[object]] | None:
+        """``sync`` of the inner store, without a fault; None if it has none."""
+        sync: Callable[[], Awaitable[object]] | None = getattr(self._inner, "sync", None)
+        return sync
+
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, or do what the script says; see :meth:`EventStore.append_batch`."""
         batch = tuple(events)
