@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from tests.fakes import FakeStore, Reports, fail, numbered, take
-from tests.test_spill import Disk, disk, ingest, path  # noqa: F401
+from tests.test_spill import Disk, disk, ingest, path  # noqa: F401 - fixtures among them
 from trio_eventlog import (
     EventEnvelope,
     EventQuery,

@@ -134,7 +134,7 @@ def _environment() -> Mapping[str, str]:
     for name in ("COLUMNS", "LINES"):
         value = environment.get(name, "")
         # The console would take 0 for a width, and break at other digits than these.
-        if not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) <= 9):  # noqa: PLR2004
+        if not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) <= 9):  # noqa: PLR2004 - digits
             environment.pop(name, None)
     return environment
 
