@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 import socket
 import ssl
@@ -20,6 +21,7 @@ from tests.servers.nats_server import Node, free_ports, running_server
 from tests.servers.tcp_proxy import open_proxy
 from tests.servers.trouble import InterruptedTurn
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
+from trio_eventlog._util import how_to_install
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores import _jetstream_appender as appender
 from trio_eventlog.stores._jetstream_access import access
@@ -241,7 +243,7 @@ async def test_the_driver_is_missing(server, monkeypatch):
     monkeypatch.setitem(sys.modules, "nats", None)
     monkeypatch.setitem(sys.modules, "nats.aio", None)
     monkeypatch.setitem(sys.modules, "nats.aio.client", None)
-    with pytest.raises(StoreUnusable, match=r"pip install 'trio-eventlog\[nats\]'"):
+    with pytest.raises(StoreUnusable, match=re.escape(how_to_install("nats"))):
         async with JetStreamStore.open(server.url):
             pass
 

@@ -17,7 +17,15 @@ import trio.testing
 import trustme
 
 from tests.servers.nats_server import running_server
-from tests.test_checkpoints import DESCRIBE, STORE_CALLS, UPKEEP, async_methods, checked, entered_cancelled
+from tests.test_checkpoints import (
+    DESCRIBE,
+    IN_A_FILE,
+    STORE_CALLS,
+    UPKEEP,
+    async_methods,
+    checked,
+    entered_cancelled,
+)
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -237,7 +245,7 @@ async def test_cursors_in_a_long_log_of_several(server):
         assert seqs(await store.query(EventQuery(after_seq=56_200))) == [70_000, 70_003]
         assert (await store.verify()).problems == 0
         async with JetStreamStore.open(server.url, stream="CURSORS", log="a", read_only=True) as reader:
-            assert [one.seq async for one in iter_events(reader, page_size=100)] == [
+            assert [one.seq async for one in iter_events(reader, page_size=1_000)] == [
                 *seqs(held),
                 70_000,
                 70_003,
@@ -576,19 +584,13 @@ async def test_prune(server, log_name, is_mixed):
 
 # --- rules of the house ---------------------------------------------------------------------------
 
-CALLS = {
-    **STORE_CALLS,
-    **DESCRIBE,
-    **UPKEEP,
-    "sync": [lambda store: store.sync()],
-    "pruned_seq": [lambda store: store.pruned_seq()],
-}
+CALLS = STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE
 
 
 async def test_every_method_is_a_checkpoint(server, log_name):
     """With work and without, and when they raise; entered cancelled, they do nothing."""
     assert async_methods(JetStreamStore) - {"logs"} == set(CALLS)
-    async with JetStreamStore.open(server.url, log=log_name) as store:
+    async with JetStreamStore.open(server.url, log=log_name, sync_interval=0.1) as store:
         for call in itertools.chain(*CALLS.values()):
             await entered_cancelled(call(store))
         assert await store.last_seq() == 0

@@ -210,6 +210,7 @@ class Reader:
         await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
         weight = 0
+        after = query.after_seq or 0
         most = math.inf if query.limit is None else query.limit
         through = math.inf
         steps = Steps()
@@ -217,8 +218,11 @@ class Reader:
             for message in messages:
                 if steps.is_over():
                     await steps.rest()
+                # Most are passed over for their seqs, and need not be decoded for that.
+                if not after < layout.seq_of(message.subject) <= through:
+                    continue
                 event = layout.event_of(message.data)
-                if event.seq > through or not query.matches(event):
+                if not query.matches(event):
                     continue
                 found.append(event)
                 weight += size_of(event)
