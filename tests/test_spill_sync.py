@@ -28,6 +28,8 @@ from trio_eventlog import (
     SpillFailure,
     StoreError,
     StoreUnusable,
+    StoreWentBack,
+    _subscription,
     open_event_log,
 )
 
@@ -332,6 +334,84 @@ class Around:
         self.append_batch = inner.append_batch
         self.query = inner.query
         self.last_seq = inner.last_seq
+
+
+class RestoredStore(UnsyncedStore):
+    """It loses power while the log is open, and is back at once."""
+
+    was: int | None = None
+
+    def lose_power(self) -> None:
+        self.was = max(self.seqs)
+        super().lose_power()
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        if self.was is not None:
+            await trio.lowlevel.checkpoint()
+            was, self.was = self.was, None
+            raise StoreWentBack(max(self.seqs, default=0), was)
+        return await super().append_batch(events)
+
+    async def sync(self) -> None:
+        if self.was is not None:
+            await trio.lowlevel.checkpoint()
+            msg = "went back"
+            raise StoreError(msg)
+        await super().sync()
+
+
+async def test_copies_stay_if_what_they_are_of_is_pending_again(disk, path, autojump_clock):
+    """A kill would take what is in memory, whatever is synced meanwhile."""
+    store, reports = RestoredStore(), Reports()
+    async with open_event_log(store, **settings(path, reports)) as log:
+        store.error = StoreError("busy")
+        await spill(log, store, 1, 20)
+        await log.flush()
+        spilled = ids_in(path)
+        await trio.sleep(0.01)  # a sync has failed
+        store.lose_power()
+        store.error = None
+        # Back at once, and then down, so that everything waits.
+        store.otherwise = fail
+        log.ingest(event(21))
+        await trio.sleep(30)
+        assert [one.again for one in reports.reversions] == [9]
+        assert spilled <= ids_in(path)
+        assert reports.lost  # the cap is too low for all of them
+        store.otherwise = take
+    assert spilled <= ids_in(path)
+    async with open_event_log(store, **settings(path, reports)) as log:
+        await log.flush()
+    assert spilled <= store.synced
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("in_run", [1, 2])
+async def test_copies_of_what_is_not_at_hand_stay_for_the_next_run(
+    in_run, disk, path, autojump_clock, monkeypatch
+):
+    """The store lost them with its power, and they are no longer among the newest events of the log."""
+    monkeypatch.setattr(_subscription, "_RECENT_EVENTS", 5)
+    store, reports = RestoredStore(), Reports()
+    store.error = StoreError("busy")
+    for run in range(1, in_run + 1):
+        async with open_event_log(store, **settings(path, reports)) as log:
+            if run == 1:
+                await spill(log, store, 1, 20)
+            await log.flush()
+            spilled = ids_in(path)
+            if run == in_run:
+                await trio.sleep(0.01)  # a sync has failed
+                store.lose_power()
+                store.error = None
+                log.ingest(event(21))
+                await log.flush(0)
+                await trio.sleep(60)
+    assert reports.reversions
+    assert spilled <= ids_in(path)
+    async with open_event_log(store, **settings(path, reports)) as log:
+        await log.flush()
+    assert spilled | {"e-21"} <= store.synced
 
 
 async def test_a_store_that_does_not_say_is_taken_for_one_that_survives_little(disk, path, autojump_clock):

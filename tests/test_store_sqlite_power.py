@@ -16,7 +16,7 @@ import pytest
 import trio
 from test_stores import agent
 
-from trio_eventlog import EventQuery, StoreError, StoreUnusable
+from trio_eventlog import EventQuery, StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog.stores import SqliteStore
 
 
@@ -269,3 +269,25 @@ async def test_syncing_leaves_the_locks_alone(path):
         await store.append_batch([agent(1), agent(4)])
         await other.append_batch([agent(1)])
     assert await seqs(path) == [1, 2, 3, 4]
+
+
+async def test_sync_of_a_file_that_was_put_back_makes_sure_of_nothing(path, tmp_path):
+    """Whoever asks would give up copies of what is gone. Once an append has said so, it works again."""
+    saved = tmp_path / "saved.db"
+    async with SqliteStore.open(path, synchronous="normal") as store:
+        await store.append_batch([agent(1)])
+        with contextlib.closing(apsw.Connection(str(path))) as db:
+            db.execute("VACUUM INTO ?", (str(saved),))
+        await store.append_batch([agent(2)])
+        await store.sync()
+        with (
+            contextlib.closing(apsw.Connection(str(path))) as db,
+            contextlib.closing(apsw.Connection(str(saved))) as source,
+            db.backup("main", source, "main") as copying,
+        ):
+            copying.step(-1)
+        with pytest.raises(StoreError, match="went back"):
+            await store.sync()
+        with pytest.raises(StoreWentBack):
+            await store.append_batch([agent(3)])
+        await store.sync()

@@ -920,6 +920,10 @@ class EventLog(metaclass=NoPublicConstructor):
         earlier = (last_seq + 1, self._found_through) if last_seq < self._found_through else None
         self._found_through = min(self._found_through, last_seq)
         again, lost = self._buffer.went_back(last_seq, self._feed.go_back(last_seq))
+        if self._sync is not None and self._spill_file is not None:
+            # It may have copies of what is gone, and not all of that need be at hand, or will find room: the
+            # next run delivers them again.
+            self._spill_file.keep = Keep.UNTIL_FULL
         if is_repeat:
             retry_in = self._scheduler.failed(trio.current_time())
         else:

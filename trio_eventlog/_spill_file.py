@@ -162,7 +162,8 @@ class SpillFile:
         self._new_path = Path(f"{self.path}.new")
         self._log_id = log_id
         self._max_bytes = max_bytes
-        self.keep: Final = keep
+        self.keep = keep
+        """Whoever sets it does so between two calls, or lets what runs go by the one or the other."""
         self._mutex = threading.Lock()
         self._forks = fork_count()
         self._header = _header(log_id)

@@ -73,7 +73,8 @@ class SyncableStore(Protocol):
         checkpoint. May run beside an append. Cancelled, it raises at once or once the step that runs is done.
 
         Raises:
-          StoreError: it could not be made sure of now; asking again may help.
+          StoreError: it could not be made sure of now; asking again may help. Also if the store went back and
+            has not yet told so with an append.
           StoreUnusable: it never will.
         """
         ...

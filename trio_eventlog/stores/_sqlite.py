@@ -527,7 +527,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
         A checkpoint. Cancelled, it raises at once; what runs then ends by itself.
 
         Raises:
-          StoreError: the system could not make sure of it now.
+          StoreError: the system could not make sure of it now, or the log holds less than it held, which the
+            next append says.
           StoreUnusable: the store is closed or read-only, or its files were moved, removed or replaced.
         """
         if self._writer is None or self._appender is None:

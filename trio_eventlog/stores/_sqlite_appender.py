@@ -8,7 +8,7 @@ from typing import cast
 
 import apsw
 
-from trio_eventlog._errors import EventRejected, SequenceConflict, StoreWentBack
+from trio_eventlog._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._events import PersistedEvent
 from trio_eventlog._lockfile import FileLock
 from trio_eventlog.stores import _sqlite_schema as schema
@@ -70,9 +70,11 @@ class Appender:
             log = schema.same_log(db, self._log, self.unique_id)
             return schema.checked_seq(db, log.number, "last", log.last_seq)
 
-    def sync(self, _db: apsw.Connection) -> None:
+    def sync(self, db: apsw.Connection) -> None:
         """See that all that was appended survives a loss of power."""
-        self._place.check()
+        if (last_seq := self.last_seq(db)) < self._acknowledged:
+            # With a report of the next append: what is there is not what was appended.
+            raise StoreError(str(StoreWentBack(last_seq, self._acknowledged)))
         cast("Content", self._content).sync()
         # What is in a file that nobody will find again survives nothing.
         self._place.check()
