@@ -78,6 +78,7 @@ class FileLock:
         with _registry.mutex:
             if _registry.held.get(self.path) == self._fd:
                 del _registry.held[self.path]
+                _unlock(self._fd)
                 # It is closed whatever is said.
                 with contextlib.suppress(OSError):
                     os.close(self._fd)
@@ -100,9 +101,19 @@ def lock_open_file(fd: int) -> None:
 
 def let_go(fd: int) -> None:
     """Close ``fd``, and with it its lock if it has one. It is closed whatever the system says."""
-    _registry.files.discard(fd)
+    if fd in _registry.files:
+        _registry.files.discard(fd)
+        _unlock(fd)
     with contextlib.suppress(OSError):
         os.close(fd)
+
+
+def _unlock(fd: int) -> None:
+    """Give the lock back at once: a process that was forked off just now may not have closed its copy yet."""
+    import fcntl  # noqa: PLC0415 - not there on Windows
+
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _open(path: str, mode: int, guarded: str) -> int:
