@@ -31,8 +31,11 @@ class MemoryStore:
     """
 
     survives: str = "power"
-    """What it says an append survives: it stands in for a durable store in tests. In truth an append survives
-    nothing but the log, and no copy in a spill file would help: what it had, the next one lacks anyway."""
+    """What it says an append survives, since it takes the place of a durable store in tests.
+
+    In truth an append survives nothing but the log, and no copy in a spill file would help: what it had, the
+    next one lacks anyway.
+    """
 
     def __init__(self) -> None:
         # Ascending by seq. Appends at the end extend these lists in place, everything else replaces

@@ -22,7 +22,7 @@ class NullStore:
     """
 
     survives: str = "power"
-    """Nothing is kept, and so nothing is lost with the power: a spill file need keep no copies for it."""
+    """Nothing is kept, and so nothing is lost with the power; a spill file need keep no copies for it."""
 
     def __init__(self) -> None:
         self._pruned = 0

@@ -79,8 +79,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
 
     Only ``"process"``, the kill of the server's processes, if the server has ``fsync`` off, or the options of
-    the connection set ``synchronous_commit`` to ``off``. ``full_page_writes`` is not looked at: it is off
-    where file systems write a page as a whole.
+    the connection set ``synchronous_commit`` to ``off``. Whether ``full_page_writes`` is off is not looked
+    at, which is for file systems that write a page as a whole.
     """
 
     def __init__(
