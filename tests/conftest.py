@@ -1,6 +1,7 @@
-"""What all tests share: the profiles of Hypothesis, chosen by HYPOTHESIS_PROFILE."""
+"""What all tests share: the profiles of Hypothesis, chosen by HYPOTHESIS_PROFILE, and what Ctrl-C does."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,11 @@ from hypothesis import HealthCheck, Phase, settings
 # For `from tests.fakes import ...`. At the end of the path, so that what is tested is the installed
 # package and not the source tree beside this directory.
 sys.path.append(str(Path(__file__).parents[1]))
+
+# A shell that starts something in the background lets it ignore Ctrl-C, and programs that the tests start
+# would ignore it, too, as they should.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: a slow machine is no defect. What must be fast is measured in benchmarks/.
 settings.register_profile("dev", deadline=None)
