@@ -199,6 +199,17 @@ def sound():
 )
 def test_whatever_is_overwritten_what_cannot_be_read_is_found(edits):
     """And nothing but an error of a store is ever raised."""
+    look_at_overwritten(edits)
+
+
+def test_a_page_that_was_never_written():
+    """Wherever it is; so that also columns which are not what their strict tables allow are met."""
+    for place in range(0, len(sound()), 2048):
+        look_at_overwritten([(place + 9, None)])
+
+
+def look_at_overwritten(edits):
+    """Overwrite a file in some places, and read what is left."""
     content = bytearray(sound())
     for place, some in edits:
         start = place % len(content)

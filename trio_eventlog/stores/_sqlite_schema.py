@@ -243,7 +243,12 @@ def find_log(db: apsw.Connection, log: str) -> Log | None:
 
 def _find_log(db: apsw.Connection, log: str) -> Log | None:
     row = db.execute("SELECT log_id, unique_id, last_seq FROM logs WHERE name = ?", (log,)).fetchone()
-    return None if row is None else Log(*cast("tuple[int, str, int]", row))
+    if row is None:
+        return None
+    # Only a damaged file has others: the table is strict.
+    if [type(value) for value in row] != [int, str, int]:
+        raise damaged(db, f"the row of log {log!r} is {row!r:.100}")
+    return Log(*cast("tuple[int, str, int]", row))
 
 
 def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
@@ -326,7 +331,12 @@ def log_names(db: apsw.Connection) -> list[str]:
     """The names of all logs, ascending."""
     if not is_initialised(db):
         return []
-    return [name for (name,) in db.execute("SELECT name FROM logs ORDER BY name")]
+    names: list[object] = [name for (name,) in db.execute("SELECT name FROM logs ORDER BY name")]
+    for name in names:
+        # Only a damaged file has that: the table is strict.
+        if not isinstance(name, str):
+            raise damaged(db, f"the name of a log is {name!r:.50}")
+    return cast("list[str]", names)
 
 
 def data_version(db: apsw.Connection) -> int:
