@@ -246,9 +246,12 @@ def _find_log(db: apsw.Connection, log: str) -> Log | None:
     if row is None:
         return None
     # Only a damaged file has others: the table is strict.
-    if [type(value) for value in row] != [int, str, int]:
+    number, unique_id, last_seq = row
+    if not isinstance(number, int) or not isinstance(unique_id, str):
         raise damaged(db, f"the row of log {log!r} is {row!r:.100}")
-    return Log(*cast("tuple[int, str, int]", row))
+    if not isinstance(last_seq, int):
+        raise damaged(db, f"the last seq of log {number} is {last_seq!r:.50}")
+    return Log(number, unique_id, last_seq)
 
 
 def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
