@@ -112,11 +112,6 @@ class Census:
         )
 
 
-def blank_description(size_bytes: int, schema_version: int) -> StoreDescription:
-    """Of a log that nobody has written to yet."""
-    return Census().describe(Gaps(), 0, highest_seq=0, size_bytes=size_bytes, schema_version=schema_version)
-
-
 def _most_common(counts: Counter[str], top: int) -> tuple[tuple[str, int], ...]:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return tuple(ranked[:top])
