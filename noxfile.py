@@ -17,6 +17,11 @@ ROOT = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 # Two processes, whatever the machine has: a store that must answer in time is tested beside what runs.
 IN_PARALLEL = ("--numprocesses", "2", "--dist", "worksteal")
+TESTS_ON_SERVERS = (
+    *("tests/stores/postgres", "tests/stores/jetstream", "tests/stores/servers"),
+    *("tests/cli/servers", "tests/project/servers"),
+)
+"""What the other sessions leave out: `norecursedirs` in pyproject.toml."""
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -50,7 +55,7 @@ def servers(session: nox.Session) -> None:
     session.install(".[testing,nats,postgres]")
     install_group(session, "tests")
     install_group(session, "servers")
-    session.run("pytest", *IN_PARALLEL, "tests/servers", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *session.posargs)
 
 
 @nox.session(python=PYTHONS)
@@ -75,7 +80,7 @@ def harness(session: nox.Session) -> None:
     """Run the harness for stores on every broken store, with twenty seeds each."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", *IN_PARALLEL, "tests/deep_harness.py", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, "tests/testing/deep_harness.py", *session.posargs)
 
 
 @nox.session
@@ -83,7 +88,7 @@ def crashes(session: nox.Session) -> None:
     """Kill processes in the middle of their work, six hundred times."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", "tests/deep_crashes.py", *session.posargs)
+    session.run("pytest", "tests/crashes/deep_crashes.py", *session.posargs)
 
 
 @nox.session
@@ -91,7 +96,7 @@ def campaign(session: nox.Session) -> None:
     """Play 100,000 steps of the fault campaign, and more."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", "--show-capture=no", "tests/deep_campaign.py", *session.posargs)
+    session.run("pytest", "--show-capture=no", "tests/crashes/deep_campaign.py", *session.posargs)
 
 
 @nox.session

@@ -41,13 +41,13 @@ from trio_eventlog import (
     EventQuery,
     EventStore,
     PersistedEvent,
-    _codec,
     iter_events,
     open_event_log,
 )
-from trio_eventlog._events import new_event_id, wall_clock_ms
+from trio_eventlog._model import _codec
+from trio_eventlog._model._events import new_event_id, wall_clock_ms
 from trio_eventlog.stores import NullStore, SqliteStore, open_store
-from trio_eventlog.stores import _sqlite_schema as schema
+from trio_eventlog.stores.sqlite import _schema as schema
 
 BURST = 1_000
 """Calls that are timed together."""
@@ -383,7 +383,7 @@ def waiting(count: int, _directory: Path) -> Figures:
         async with open_event_log(
             Hanging(),
             retry_buffer_cap=count,
-            retry_buffer_max_bytes=10**9,
+            max_pending_bytes=10**9,
             append_timeout=float("inf"),
             grace_period=0,
             on_failure=lambda _report: None,

@@ -15,8 +15,8 @@ from pathlib import Path
 # At the end, so that what is measured is the installed package and not the source tree.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from tests.servers.nats_server import running_cluster, running_server
-from tests.servers.postgres_server import postgres_server
+from tests._helpers.nats_server import running_cluster, running_server
+from tests._helpers.postgres_server import postgres_server
 
 _BY_DEFAULT = {"fsync": "on", "full_page_writes": "on", "shared_buffers": "128MB", "max_connections": "100"}
 """What the tests change for their speed."""

@@ -97,7 +97,11 @@ def resolve_public_name(
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"].removeprefix("~")
-    for private in ("trio_eventlog._events.", "trio_eventlog._reports.", "trio_eventlog._query."):
+    for private in (
+        "trio_eventlog._model._events.",
+        "trio_eventlog._model._reports.",
+        "trio_eventlog._model._query.",
+    ):
         target = target.removeprefix(private)
     objects = env.domains.python_domain.objects
     found = [

@@ -17,7 +17,7 @@ from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
     EventLog,
-    EventLoss,
+    LossReport,
     PersistedEvent,
     Report,
     open_event_log,
@@ -42,7 +42,7 @@ async def small_log() -> AsyncIterator[EventLog]:
     """A log that keeps little waiting."""
 
     def on_failure(report: Report) -> None:
-        if isinstance(report, EventLoss):
+        if isinstance(report, LossReport):
             print(f"  lost seq {report.first_seq} to {report.last_seq} ({report.reason})")
 
     async with open_event_log(SlowStore(), batch_size=64, retry_buffer_cap=CAP, on_failure=on_failure) as log:

@@ -12,12 +12,12 @@ from contextlib import suppress
 import trio
 
 from trio_eventlog import (
-    AppendFailure,
+    AppendFailureReport,
     EventLog,
-    EventLoss,
     EventQuery,
     EventsLost,
     EventStore,
+    LossReport,
     ModuleEvent,
     PersistedEvent,
     Report,
@@ -68,9 +68,9 @@ class Operator:
 
     def on_failure(self, report: Report) -> None:
         """Called by the log where the failure happened."""
-        if isinstance(report, AppendFailure):
+        if isinstance(report, AppendFailureReport):
             message = f"{report.events} events wait, next attempt in {report.retry_in:.2f} s: {report.error}"
-        elif isinstance(report, EventLoss):
+        elif isinstance(report, LossReport):
             # Each lost event comes here once, in full: the place to write them somewhere else.
             message = f"{report.count} events lost for good ({report.reason})"
         else:

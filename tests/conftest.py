@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
 
-# For `from tests.fakes import ...`. At the end of the path, so that what is tested is the installed
+# For `from tests._helpers.fakes import ...`. At the end of the path, so that what is tested is the installed
 # package and not the source tree beside this directory.
 sys.path.append(str(Path(__file__).parents[1]))
 

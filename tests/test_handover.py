@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.fakes import numbered
+from tests._helpers.fakes import numbered
 from trio_eventlog import EventQuery, open_event_log
 from trio_eventlog._handover import _Pauses, giving_way
 from trio_eventlog.stores import SqliteStore

@@ -32,7 +32,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_eventlog.logging
-from tests.fakes import FakeStore, Reports, fail
+from tests._helpers.fakes import FakeStore, Reports, fail
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, RetryPolicy, open_event_log, to_json
 from trio_eventlog.logging import EventLogHandler, EventLogProcessor, capture_logging, event_from_record
 from trio_eventlog.stores import MemoryStore, SqliteStore

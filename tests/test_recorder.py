@@ -12,7 +12,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes import FakeStore, fail
+from tests._helpers.fakes import FakeStore, fail
 from trio_eventlog import EventLog, EventQuery, EventsLost, ModuleEvent, PersistedEvent, open_event_log
 from trio_eventlog.recorder import MODULE, TaskRecorder, record_tasks
 from trio_eventlog.stores import MemoryStore

@@ -2,62 +2,59 @@
 
 Floors; a lower one never imports an upper one, and a test walks the imports:
 
-* 0, values (attrs and the standard library): ``_events _query _errors _lockfile _policy
-  _reports _util``
-* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_codec _event_types
-  _durable _recent _retry_buffer _scheduler``
-* 2, the contract: ``abc``
-* 3, Trio: ``_handover _settings _failure_log _spill_file _subscription _merge _log``; ``_log`` is the
-  only place that awaits ``append_batch``
-* 4, stores (they know floors 0 to 2 and how to give way to threads, never each other, never the log):
+* 0, values (attrs, the codecs and the standard library): ``_util _model _lock_file``
+* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_engine``
+* 2, the contract: ``abc _declared``
+* 3, what reads (Trio): ``_handover _reading``, and the stores, which know neither each other nor the log:
   ``stores``, in which ``open_store`` alone knows them all
+* 4, the log, the only place that awaits ``append_batch``: ``_log``
 * beside them, on the public names alone: ``cli logging recorder testing __main__``
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from trio_eventlog._codec import from_json as from_json
-from trio_eventlog._codec import to_json as to_json
-from trio_eventlog._errors import CodecError as CodecError
-from trio_eventlog._errors import EventLogBroken as EventLogBroken
-from trio_eventlog._errors import EventLogError as EventLogError
-from trio_eventlog._errors import EventRejected as EventRejected
-from trio_eventlog._errors import EventsLost as EventsLost
-from trio_eventlog._errors import EventsPruned as EventsPruned
-from trio_eventlog._errors import LogBusy as LogBusy
-from trio_eventlog._errors import LogNotFound as LogNotFound
-from trio_eventlog._errors import SequenceConflict as SequenceConflict
-from trio_eventlog._errors import SpillError as SpillError
-from trio_eventlog._errors import StaleCursor as StaleCursor
-from trio_eventlog._errors import StoreError as StoreError
-from trio_eventlog._errors import StoreUnusable as StoreUnusable
-from trio_eventlog._errors import StoreWentBack as StoreWentBack
-from trio_eventlog._events import AgentEvent as AgentEvent
-from trio_eventlog._events import EventEnvelope as EventEnvelope
-from trio_eventlog._events import ModuleEvent as ModuleEvent
-from trio_eventlog._events import PersistedEvent as PersistedEvent
-from trio_eventlog._events import UnifiedEvent as UnifiedEvent
-from trio_eventlog._log import EventLog as EventLog
-from trio_eventlog._log import open_event_log as open_event_log
-from trio_eventlog._policy import RetryPolicy as RetryPolicy
-from trio_eventlog._query import EventQuery as EventQuery
-from trio_eventlog._reports import AppendFailure as AppendFailure
-from trio_eventlog._reports import EventLoss as EventLoss
-from trio_eventlog._reports import EventsReverted as EventsReverted
-from trio_eventlog._reports import EventsSpilled as EventsSpilled
-from trio_eventlog._reports import Finding as Finding
-from trio_eventlog._reports import LogState as LogState
-from trio_eventlog._reports import LogStatistics as LogStatistics
-from trio_eventlog._reports import LossReason as LossReason
-from trio_eventlog._reports import Report as Report
-from trio_eventlog._reports import SpillDamage as SpillDamage
-from trio_eventlog._reports import SpillFailure as SpillFailure
-from trio_eventlog._reports import StoreDescription as StoreDescription
-from trio_eventlog._reports import StoreVerification as StoreVerification
-from trio_eventlog._subscription import EventStream as EventStream
-from trio_eventlog._subscription import Subscription as Subscription
-from trio_eventlog._subscription import iter_events as iter_events
-from trio_eventlog._subscription import tail as tail
+from trio_eventlog._engine._policy import RetryPolicy as RetryPolicy
+from trio_eventlog._log._event_log import EventLog as EventLog
+from trio_eventlog._log._event_log import open_event_log as open_event_log
+from trio_eventlog._model._codec import from_json as from_json
+from trio_eventlog._model._codec import to_json as to_json
+from trio_eventlog._model._errors import CodecError as CodecError
+from trio_eventlog._model._errors import EventLogBroken as EventLogBroken
+from trio_eventlog._model._errors import EventLogError as EventLogError
+from trio_eventlog._model._errors import EventRejected as EventRejected
+from trio_eventlog._model._errors import EventsLost as EventsLost
+from trio_eventlog._model._errors import EventsPruned as EventsPruned
+from trio_eventlog._model._errors import LogBusy as LogBusy
+from trio_eventlog._model._errors import LogNotFound as LogNotFound
+from trio_eventlog._model._errors import SequenceConflict as SequenceConflict
+from trio_eventlog._model._errors import SpillError as SpillError
+from trio_eventlog._model._errors import StaleCursor as StaleCursor
+from trio_eventlog._model._errors import StoreError as StoreError
+from trio_eventlog._model._errors import StoreUnusable as StoreUnusable
+from trio_eventlog._model._errors import StoreWentBack as StoreWentBack
+from trio_eventlog._model._events import AgentEvent as AgentEvent
+from trio_eventlog._model._events import EventEnvelope as EventEnvelope
+from trio_eventlog._model._events import ModuleEvent as ModuleEvent
+from trio_eventlog._model._events import PersistedEvent as PersistedEvent
+from trio_eventlog._model._events import UnifiedEvent as UnifiedEvent
+from trio_eventlog._model._query import EventQuery as EventQuery
+from trio_eventlog._model._reports import AppendFailureReport as AppendFailureReport
+from trio_eventlog._model._reports import Finding as Finding
+from trio_eventlog._model._reports import LogState as LogState
+from trio_eventlog._model._reports import LogStatistics as LogStatistics
+from trio_eventlog._model._reports import LossReason as LossReason
+from trio_eventlog._model._reports import LossReport as LossReport
+from trio_eventlog._model._reports import Report as Report
+from trio_eventlog._model._reports import RevertReport as RevertReport
+from trio_eventlog._model._reports import SpillDamageReport as SpillDamageReport
+from trio_eventlog._model._reports import SpillFailureReport as SpillFailureReport
+from trio_eventlog._model._reports import SpillReport as SpillReport
+from trio_eventlog._model._reports import StoreDescription as StoreDescription
+from trio_eventlog._model._reports import StoreVerification as StoreVerification
+from trio_eventlog._reading._subscription import EventStream as EventStream
+from trio_eventlog._reading._subscription import Subscription as Subscription
+from trio_eventlog._reading._subscription import iter_events as iter_events
+from trio_eventlog._reading._subscription import tail as tail
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import ChangeWatch as ChangeWatch
 from trio_eventlog.abc import EventPage as EventPage
@@ -68,22 +65,21 @@ from trio_eventlog.abc import SyncableStore as SyncableStore
 from trio_eventlog.abc import WatchableStore as WatchableStore
 
 if _TYPE_CHECKING:
-    from trio_eventlog._event_types import EventTypes as EventTypes
-    from trio_eventlog._event_types import make_event_converter as make_event_converter
-    from trio_eventlog._merge import LogEvent as LogEvent
-    from trio_eventlog._merge import MergedEvents as MergedEvents
-    from trio_eventlog._merge import merge_events as merge_events
+    from trio_eventlog._model._event_types import EventTypes as EventTypes
+    from trio_eventlog._model._event_types import make_event_converter as make_event_converter
+    from trio_eventlog._reading._merge import LogEvent as LogEvent
+    from trio_eventlog._reading._merge import MergedEvents as MergedEvents
+    from trio_eventlog._reading._merge import merge_events as merge_events
 
 __all__ = [
     "AgentEvent",
-    "AppendFailure",
+    "AppendFailureReport",
     "ChangeWatch",
     "CodecError",
     "EventEnvelope",
     "EventLog",
     "EventLogBroken",
     "EventLogError",
-    "EventLoss",
     "EventPage",
     "EventQuery",
     "EventRejected",
@@ -92,8 +88,6 @@ __all__ = [
     "EventTypes",
     "EventsLost",
     "EventsPruned",
-    "EventsReverted",
-    "EventsSpilled",
     "Finding",
     "LogBusy",
     "LogEvent",
@@ -101,6 +95,7 @@ __all__ = [
     "LogState",
     "LogStatistics",
     "LossReason",
+    "LossReport",
     "MergedEvents",
     "ModuleEvent",
     "PagedStore",
@@ -108,10 +103,12 @@ __all__ = [
     "PrunableStore",
     "Report",
     "RetryPolicy",
+    "RevertReport",
     "SequenceConflict",
-    "SpillDamage",
+    "SpillDamageReport",
     "SpillError",
-    "SpillFailure",
+    "SpillFailureReport",
+    "SpillReport",
     "StaleCursor",
     "StoreDescription",
     "StoreError",
@@ -134,11 +131,11 @@ __all__ = [
 _adopt_public_names(globals())
 
 _ON_FIRST_USE = {
-    "EventTypes": "_event_types",
-    "LogEvent": "_merge",
-    "MergedEvents": "_merge",
-    "make_event_converter": "_event_types",
-    "merge_events": "_merge",
+    "EventTypes": "_model._event_types",
+    "LogEvent": "_reading._merge",
+    "MergedEvents": "_reading._merge",
+    "make_event_converter": "_model._event_types",
+    "merge_events": "_reading._merge",
 }
 """What not every program needs, and the modules that it is in."""
 

@@ -12,8 +12,8 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from trio_eventlog._events import PersistedEvent
-from trio_eventlog._query import EventQuery
+from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._query import EventQuery
 
 __all__ = [
     "ChangeWatch",

@@ -12,20 +12,17 @@ from hypothesis.strategies import SearchStrategy
 
 from trio_eventlog import (
     AgentEvent,
-    AppendFailure,
+    AppendFailureReport,
     ChangeWatch,
     CodecError,
     EventEnvelope,
     EventLog,
     EventLogError,
-    EventLoss,
     EventPage,
     EventQuery,
     EventRejected,
     EventsLost,
     EventsPruned,
-    EventsReverted,
-    EventsSpilled,
     EventStore,
     EventStream,
     EventTypes,
@@ -34,15 +31,18 @@ from trio_eventlog import (
     LogState,
     LogStatistics,
     LossReason,
+    LossReport,
     ModuleEvent,
     PagedStore,
     PersistedEvent,
     PrunableStore,
     Report,
     RetryPolicy,
+    RevertReport,
     SequenceConflict,
-    SpillDamage,
-    SpillFailure,
+    SpillDamageReport,
+    SpillFailureReport,
+    SpillReport,
     StaleCursor,
     StoreError,
     StoreWentBack,
@@ -183,22 +183,22 @@ def keep(event: UnifiedEvent) -> bool:
 
 
 def on_failure(report: Report) -> None:
-    if isinstance(report, AppendFailure):
+    if isinstance(report, AppendFailureReport):
         assert_type(report.error, BaseException)
         assert_type(report.retry_in, float)
-    elif isinstance(report, EventLoss):
+    elif isinstance(report, LossReport):
         assert_type(report.reason, LossReason)
         assert_type(report.events, tuple[PersistedEvent, ...])
         assert_type(report.in_doubt, bool)
         assert_type(report.count, int)
-    elif isinstance(report, EventsReverted):
+    elif isinstance(report, RevertReport):
         assert_type(report.again, int)
         assert_type(report.lost, int)
         assert_type(report.expected_seq, int)
         assert_type(report.last_seq, int)
         assert_type(report.earlier, tuple[int, int] | None)
     else:
-        assert_type(report, SpillFailure | SpillDamage | EventsSpilled)
+        assert_type(report, SpillFailureReport | SpillDamageReport | SpillReport)
         assert_type(report.path, Path)
         assert_type(report.events, int)
 

@@ -347,7 +347,7 @@ async def verify(
       show: How many problems to name; all are counted.
       as_json: Print one JSON object.
     """
-    from trio_eventlog.cli._upkeep import print_verification  # noqa: PLC0415 - as above
+    from trio_eventlog.cli._maintenance import print_verification  # noqa: PLC0415 - as above
 
     async with opened_store(store, read_only=True) as opened:
         return await print_verification(
@@ -376,7 +376,7 @@ async def prune(
       keep: All but so many events go, those with the highest seqs.
       dry_run: Only say how many would go.
     """
-    from trio_eventlog.cli import _upkeep  # noqa: PLC0415 - as above
+    from trio_eventlog.cli import _maintenance as _upkeep  # noqa: PLC0415 - as above
 
     _upkeep.check_criteria(before, older_than, keep)
     if older_than is not None:

@@ -13,19 +13,19 @@ import trio
 from rich.console import Console
 
 from trio_eventlog import (
-    AppendFailure,
+    AppendFailureReport,
     CodecError,
     EventEnvelope,
     EventLog,
-    EventLoss,
     EventRejected,
     EventsLost,
-    EventsReverted,
     EventStore,
     LogState,
     LogStatistics,
     LossReason,
+    LossReport,
     Report,
+    RevertReport,
     StoreError,
     open_event_log,
 )
@@ -131,14 +131,14 @@ class _Tally:
 
     def on_failure(self, report: Report) -> None:
         """What the log has to tell."""
-        if isinstance(report, AppendFailure):
+        if isinstance(report, AppendFailureReport):
             self._failed(report)
-        elif isinstance(report, EventLoss):
+        elif isinstance(report, LossReport):
             self._lost(report)
-        elif isinstance(report, EventsReverted):
+        elif isinstance(report, RevertReport):
             self._reverted(report)
 
-    def _lost(self, report: EventLoss) -> None:
+    def _lost(self, report: LossReport) -> None:
         self._told += report.count
         why = self._rejection if report.reason is LossReason.REJECTED else report.reason
         self._unplaced += [
@@ -146,7 +146,7 @@ class _Tally:
         ]
         self._place_losses()
 
-    def _failed(self, failure: AppendFailure) -> None:
+    def _failed(self, failure: AppendFailureReport) -> None:
         if isinstance(failure.error, EventRejected):
             # The events follow, as a loss.
             self._rejection = failure.error.reason
@@ -155,7 +155,7 @@ class _Tally:
             attempts = "" if failure.failures == 1 else f" ({failure.failures:,} times in a row)"
             complain(f"the store failed{attempts}, and is tried again: {failure.error}", self.console)
 
-    def _reverted(self, report: EventsReverted) -> None:
+    def _reverted(self, report: RevertReport) -> None:
         # Those that are lost have no places any more: they were stored.
         self._told += report.lost
         self.lost += report.lost

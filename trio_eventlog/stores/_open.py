@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_eventlog.abc import EventStore
-from trio_eventlog.stores._memory import MemoryStore
-from trio_eventlog.stores._null import NullStore
 from trio_eventlog.stores._urls import parse_url
+from trio_eventlog.stores.memory import MemoryStore
+from trio_eventlog.stores.null import NullStore
 
 if TYPE_CHECKING:
-    from trio_eventlog.stores._jetstream import JetStreamStore
-    from trio_eventlog.stores._postgres import PostgresStore
-    from trio_eventlog.stores._sqlite import SqliteStore
+    from trio_eventlog.stores.jetstream._store import JetStreamStore
+    from trio_eventlog.stores.postgres._store import PostgresStore
+    from trio_eventlog.stores.sqlite._store import SqliteStore
 
 _OF_READERS: Final[dict[str, tuple[str, ...]]] = {
     "sqlite": (),
@@ -29,14 +29,14 @@ _OF_READERS: Final[dict[str, tuple[str, ...]]] = {
 def _load(kind: str) -> type[SqliteStore | PostgresStore | JetStreamStore]:
     """The class of a store. Loads its driver, which only who uses it needs."""
     if kind == "sqlite":
-        from trio_eventlog.stores._sqlite import SqliteStore  # noqa: PLC0415 - see above
+        from trio_eventlog.stores.sqlite._store import SqliteStore  # noqa: PLC0415 - see above
 
         return SqliteStore
     if kind == "postgresql":
-        from trio_eventlog.stores._postgres import PostgresStore  # noqa: PLC0415 - see above
+        from trio_eventlog.stores.postgres._store import PostgresStore  # noqa: PLC0415 - see above
 
         return PostgresStore
-    from trio_eventlog.stores._jetstream import JetStreamStore  # noqa: PLC0415 - see above
+    from trio_eventlog.stores.jetstream._store import JetStreamStore  # noqa: PLC0415 - see above
 
     return JetStreamStore
 

@@ -19,18 +19,18 @@ import trio.testing
 from hypothesis import strategies as st
 
 from trio_eventlog import (
-    AppendFailure,
-    EventLoss,
+    AppendFailureReport,
     EventQuery,
     EventRejected,
-    EventsReverted,
-    EventsSpilled,
     EventStore,
+    LossReport,
     PersistedEvent,
     Report,
+    RevertReport,
     SequenceConflict,
-    SpillDamage,
-    SpillFailure,
+    SpillDamageReport,
+    SpillFailureReport,
+    SpillReport,
     StoreError,
     StoreUnusable,
 )
@@ -521,13 +521,13 @@ class FailureReports:
     """Keeps what a log reports: pass one as ``on_failure`` of :func:`open_event_log`."""
 
     def __init__(self) -> None:
-        self.failures: list[AppendFailure] = []
+        self.failures: list[AppendFailureReport] = []
         """Every append that did not succeed, in the order reported."""
-        self.losses: list[EventLoss] = []
+        self.losses: list[LossReport] = []
         """Every loss, in the order reported."""
-        self.spill_reports: list[SpillFailure | SpillDamage | EventsSpilled] = []
+        self.spill_reports: list[SpillFailureReport | SpillDamageReport | SpillReport] = []
         """What there was to say of the spill file, in the order reported."""
-        self.reversions: list[EventsReverted] = []
+        self.reversions: list[RevertReport] = []
         """Every time that the store went back, in the order reported."""
         self.times: list[float] = []
         """When each report of any kind came, by ``trio.current_time()``."""
@@ -535,11 +535,11 @@ class FailureReports:
     def __call__(self, report: Report) -> None:
         """Keep ``report``."""
         self.times.append(trio.current_time())
-        if isinstance(report, AppendFailure):
+        if isinstance(report, AppendFailureReport):
             self.failures.append(report)
-        elif isinstance(report, EventLoss):
+        elif isinstance(report, LossReport):
             self.losses.append(report)
-        elif isinstance(report, EventsReverted):
+        elif isinstance(report, RevertReport):
             self.reversions.append(report)
         else:
             self.spill_reports.append(report)

@@ -1,0 +1,262 @@
+"""Every public async function is a checkpoint, always: with work to do, without, and on error.
+
+The list is compared with what the package exports, so that a new function cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import trio_eventlog
+from tests._helpers.fakes import FakeStore, fail_with, numbered
+from trio_eventlog import (
+    EventLog,
+    EventQuery,
+    EventsLost,
+    PersistedEvent,
+    StoreUnusable,
+    Subscription,
+    iter_events,
+    merge_events,
+    open_event_log,
+    stores,
+    tail,
+)
+from trio_eventlog.stores import (
+    JetStreamStore,
+    MemoryStore,
+    NullStore,
+    PostgresStore,
+    SqliteStore,
+    open_store,
+)
+
+
+def event(seq: int, event_id: str | None = None) -> PersistedEvent:
+    """One for a store."""
+    return PersistedEvent(event_id or f"e{seq}", seq, 0, "worker", numbered(seq))
+
+
+STORE_CALLS: dict[str, list[Callable[[MemoryStore | NullStore | SqliteStore], Awaitable[object]]]] = {
+    "append_batch": [
+        lambda store: store.append_batch([]),
+        lambda store: store.append_batch([event(1)]),
+        lambda store: store.append_batch([event(1)]),
+        lambda store: store.append_batch([event(1, "of another id")]),
+        lambda store: store.append_batch([event(0)]),
+    ],
+    "query": [
+        lambda store: store.query(EventQuery()),
+        lambda store: store.query(EventQuery(limit=0)),
+        lambda store: store.query(EventQuery(since_ms=2**64 - 1)),
+    ],
+    "last_seq": [lambda store: store.last_seq()],
+}
+
+DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]]]] = {
+    "describe": [lambda store: store.describe(), lambda store: store.describe(top=0)]
+}
+
+UPKEEP: dict[str, list[Callable[[SqliteStore | PostgresStore], Awaitable[object]]]] = {
+    "log_names": [lambda store: store.log_names()],
+    "verify": [lambda store: store.verify()],
+    "prune": [lambda store: store.prune(keep=10), lambda store: store.prune(keep=10, dry_run=True)],
+}
+
+IN_MEMORY: dict[str, list[Callable[[MemoryStore], Awaitable[object]]]] = {
+    "prune": [
+        lambda store: store.prune(keep=10),
+        lambda store: store.prune(before_ms=0, dry_run=True),
+        lambda store: store.prune(keep=0),
+    ],
+}
+
+PRUNED: dict[str, list[Callable[[MemoryStore | NullStore], Awaitable[object]]]] = {
+    "pruned_seq": [lambda store: store.pruned_seq()],
+}
+
+IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+    "query_page": [
+        lambda store: store.query_page(EventQuery(), max_bytes=1),
+        lambda store: store.query_page(EventQuery(limit=0), max_bytes=1),
+    ],
+    "pruned_seq": [lambda store: store.pruned_seq()],
+    "sync": [lambda store: store.sync()],
+}
+
+CALLS = {
+    NullStore: STORE_CALLS | PRUNED,
+    MemoryStore: STORE_CALLS | DESCRIBE | PRUNED | IN_MEMORY,
+    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
+    # With a server, in tests/stores/postgres.
+    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
+    EventLog: {
+        "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
+        "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],
+        "query": [lambda log: log.query(), lambda log: log.query(EventQuery(limit=0))],
+    },
+    Subscription: {"wait_caught_up": [lambda events: events.wait_caught_up()]},
+}
+
+
+def async_methods(cls: type) -> set[str]:
+    """Public methods that are awaited."""
+    return {
+        name
+        for name, member in inspect.getmembers(cls, inspect.iscoroutinefunction)
+        if not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("cls", CALLS)
+def test_no_async_method_is_forgotten(cls: type) -> None:
+    """The calls above cover each of them."""
+    static = {"logs"}  # of SqliteStore, below, and of PostgresStore
+
+    assert async_methods(cls) - static == set(CALLS[cls])
+
+
+def test_no_class_is_forgotten() -> None:
+    """Every public class with methods to await stands above."""
+    public = [*vars(trio_eventlog).values(), *(getattr(stores, name) for name in dir(stores))]
+    classes = {value for value in public if inspect.isclass(value) and async_methods(value)}
+    need_servers = {JetStreamStore}  # in tests/stores/jetstream
+
+    protocols = {value for value in classes if value.__module__ == "trio_eventlog.abc"}
+
+    assert classes - protocols - need_servers == set(CALLS)
+
+
+async def checked(call: Awaitable[object]) -> None:
+    """Assert that a call is a checkpoint, whether it returns or raises."""
+    with trio.testing.assert_checkpoints():
+        with suppress(trio_eventlog.EventLogError):
+            await call
+
+
+async def entered_cancelled(call: Awaitable[object]) -> None:
+    """Assert that a call made by a cancelled task does not return."""
+    with trio.CancelScope() as scope:
+        scope.cancel(reason="test")
+        await call
+    assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("cls", [NullStore, MemoryStore, SqliteStore])
+async def test_methods_of_stores(cls: type, tmp_path: Path) -> None:
+    """With work and without, and when they raise; entered cancelled, they raise Cancelled and do nothing."""
+    async with AsyncExitStack() as stack:
+        store = (
+            await stack.enter_async_context(SqliteStore.open(tmp_path / "events.db"))
+            if cls is SqliteStore
+            else cls()
+        )
+        for calls in CALLS[cls].values():
+            for call in calls:
+                await entered_cancelled(call(store))
+        assert await store.last_seq() == 0
+        for calls in CALLS[cls].values():
+            for call in calls:
+                await checked(call(store))
+
+
+async def test_methods_of_a_closed_store(tmp_path: Path) -> None:
+    """They raise, and are checkpoints all the same."""
+    async with SqliteStore.open(tmp_path / "events.db") as store:
+        pass
+    for calls in CALLS[SqliteStore].values():
+        for call in calls:
+            with trio.testing.assert_checkpoints(), pytest.raises(trio_eventlog.StoreError):
+                await call(store)
+
+
+async def test_methods_of_the_log(autojump_clock: trio.testing.MockClock) -> None:
+    """With work and without."""
+    async with open_event_log(FakeStore()) as log:
+        for calls in CALLS[EventLog].values():
+            for call in calls:
+                await entered_cancelled(call(log))
+        assert log.statistics().ingested == 0
+        for calls in CALLS[EventLog].values():
+            for call in calls:
+                await checked(call(log))
+
+
+async def test_a_flush_that_raises_is_a_checkpoint(autojump_clock: trio.testing.MockClock) -> None:
+    """Also one that has nothing to wait for."""
+    with pytest.raises(StoreUnusable):
+        async with open_event_log(FakeStore(otherwise=fail_with(StoreUnusable("gone"))), batch_size=1) as log:
+            log.ingest(numbered(1))
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.testing.assert_checkpoints(), pytest.raises(EventsLost):
+                await log.flush()
+
+
+async def test_opening(tmp_path: Path) -> None:
+    """Entering a context manager of ours is a checkpoint, also where there is nothing to open."""
+    async with AsyncExitStack() as stack:
+        for url in ["memory:", "null:", f"sqlite:{tmp_path}/events.db"]:
+            with trio.testing.assert_checkpoints():
+                store = await stack.enter_async_context(open_store(url))
+            with trio.testing.assert_checkpoints():
+                await stack.enter_async_context(open_event_log(store))
+        with trio.testing.assert_checkpoints():
+            await SqliteStore.logs(tmp_path / "events.db")
+
+
+async def step(events: AsyncIterator[object]) -> None:
+    """One step of an `async for`."""
+    with suppress(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_reading(autojump_clock: trio.testing.MockClock) -> None:
+    """The first step of each way to read, and the last, which finds nothing; and entering a subscription."""
+    store = FakeStore()
+    async with open_event_log(store) as log:
+        log.ingest(numbered(1))
+        await log.flush()
+        for entered in (lambda: log.subscribe(after_seq=0), lambda: tail(store, after_seq=0)):
+            with trio.CancelScope() as scope:
+                scope.cancel(reason="test")
+                async with entered():
+                    pytest.fail("entered")
+            assert scope.cancelled_caught
+            with trio.testing.assert_checkpoints():
+                entering = entered()
+                await entering.__aenter__()
+            await entering.__aexit__(None, None, None)
+        async with (
+            log.subscribe(EventQuery(limit=1), after_seq=0) as live,
+            tail(store, EventQuery(limit=1), after_seq=0) as tailed,
+        ):
+            for events in (live, tailed, iter_events(store), merge_events({"a": store})):
+                await entered_cancelled(step(events))
+                await checked(step(events))
+                await checked(step(events))
+            await checked(live.wait_caught_up())
+            await entered_cancelled(live.wait_caught_up())
+
+
+async def test_watching(tmp_path: Path) -> None:
+    """Entering, and waiting for a change that has come already."""
+    async with SqliteStore.open(tmp_path / "events.db") as store:
+        watching = store.watch_changes()
+        with trio.testing.assert_checkpoints():
+            watch = await watching.__aenter__()
+        await store.append_batch([event(1)])
+        await entered_cancelled(watch.wait())
+        await checked(watch.wait())
+        await watching.__aexit__(None, None, None)
+        with trio.CancelScope() as scope:
+            scope.cancel(reason="test")
+            async with SqliteStore.open_readers(tmp_path / "events.db"):
+                pytest.fail("entered")
+        assert scope.cancelled_caught

@@ -1,0 +1,250 @@
+"""What JetStreamStore does without a server and without its driver: the layout, and its arguments."""
+
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+
+from trio_eventlog import (
+    AgentEvent,
+    EventQuery,
+    PersistedEvent,
+    StoreUnusable,
+    to_json,
+)
+from trio_eventlog.stores import JetStreamStore, open_store
+from trio_eventlog.stores._common._batches import sealed_copies
+from trio_eventlog.stores.jetstream import _layout as layout
+from trio_eventlog.stores.jetstream._access import Server, access
+from trio_eventlog.stores.jetstream._stream import LASTING, LASTING_ON_OPENING
+from trio_eventlog.testing import events, queries
+
+# --- the layout -----------------------------------------------------------------------------------
+
+SUBJECTS = layout.Subjects("EVENTLOG", "default")
+
+
+def persisted(event, seq=7):
+    member = event.agent_id if isinstance(event, AgentEvent) else None
+    original = PersistedEvent("id-1", seq, 1_000, member, event)
+    (copy,) = trio.run(partial(sealed_copies, [original]))
+    return original, copy
+
+
+def test_the_layout_is_what_is_documented():
+    """Programs of others read it: a change needs another schema version."""
+    _, event = persisted(AgentEvent("worker-7", "run_started", {"run_id": "r-1", "step_id": "s 1"}))
+    item = layout.draft(SUBJECTS, event)
+    assert item.subject == (
+        "eventlog.EVENTLOG.default.e.U8UH0FuCa8wO8B5UeZrKcg.7.worker-7.run_started.~.~.r-1.=n7cMUMd7Y97N"
+    )
+    assert item.body == to_json(event)
+    assert (SUBJECTS.head, SUBJECTS.lock) == (
+        "eventlog.EVENTLOG.default.head",
+        "eventlog.EVENTLOG.default.lock",
+    )
+
+
+@given(events(), queries())
+def test_a_filter_lets_every_match_through(event, query):
+    original, copy = persisted(event)
+    subject = layout.draft(SUBJECTS, copy).subject
+    tokens = subject.split(".")
+    assert all(token and not set(token) & set(" *>\t\r\n\0") for token in tokens)
+    if query.matches(original):
+        assert any(fits(pattern, tokens) for pattern in SUBJECTS.filters(query))
+
+
+def fits(pattern, tokens):
+    """Whether a subject fits a filter, as NATS has it."""
+    wanted = pattern.split(".")
+    if wanted[-1] == ">":
+        return len(tokens) >= len(wanted) and fits(".".join(wanted[:-1]), tokens[: len(wanted) - 1])
+    return len(wanted) == len(tokens) and all(a in ("*", b) for a, b in zip(wanted, tokens, strict=True))
+
+
+@given(events())
+def test_an_event_is_read_as_it_was_written(event):
+    original, copy = persisted(event)
+    item = layout.draft(SUBJECTS, copy)
+    found = layout.event_of(item.body)
+    assert to_json(found) == to_json(original)
+    assert layout.flaw(SUBJECTS, item.subject, item.body) is None
+    assert layout.seq_of(item.subject) == 7
+    assert SUBJECTS.claim_of(item.subject) == item.claim
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"id":1}', b"\xff"])
+def test_what_is_no_event_is_damage(body):
+    with pytest.raises(StoreUnusable, match="damaged"):
+        layout.event_of(body)
+    assert layout.flaw(SUBJECTS, "eventlog.EVENTLOG.default.e.x.1.~.t.~.~.~.~", body)
+
+
+def test_a_head_of_a_newer_version_is_refused():
+    with pytest.raises(StoreUnusable, match="newer version"):
+        layout.head_of(
+            b'{"format":2,"log":"l","log_id":"i","last_seq":1,"session":"s","number":1,'
+            b'"mixed_through":0,"mixed_seq":0}',
+            5,
+        )
+    with pytest.raises(StoreUnusable, match="damaged"):
+        layout.head_of(b"{}", 5)
+
+
+def test_a_head_does_not_grow_with_each_opening():
+    """What lies between heads that follow upon each other is one void; behind events there is another."""
+    head = layout.head_of(
+        b'{"format":1,"log":"l","log_id":"i","last_seq":1,"session":"s","number":1,'
+        b'"mixed_through":0,"mixed_seq":0}',
+        10,
+    )
+    for position in (12, 15, 20):
+        head = layout.settled(layout.barrier(head, session="t", number=1), position)
+    assert head.voids == ((11, 19),)
+    assert head.is_void(11)
+    assert head.is_void(19)
+    assert not head.is_void(20)
+    appended = layout.settled(head, 25)
+    assert layout.settled(layout.barrier(appended, session="u", number=1), 30).voids == ((11, 19), (26, 29))
+
+
+def test_logs_of_any_name_have_subjects_of_their_own():
+    names = ["a", "A", "a.b", "a*", ">", "", " ", "é", "x" * 500, "=a", "~", "a_b-9"]
+    bases = {layout.Subjects("S", name).base for name in names}
+    assert len(bases) == len(names)
+    assert all(base.count(".") == 2 for base in bases)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def test_servers_are_read():
+    to = access("nats://host-1:1111, host-2,[::1]:3333")
+    assert to.servers == (Server("host-1", 1111), Server("host-2", 4222), Server("::1", 3333))
+    assert str(to) == "host-1:1111, host-2:4222, [::1]:3333"
+    assert to.tls is None
+    assert access(["tls://host"]).tls is not None
+    assert access("nats://u:p%40ss@host").password == "p@ss"  # noqa: S105 - of this test
+    assert access("nats://secret@host").token == "secret"  # noqa: S105 - of this test
+
+
+@pytest.mark.parametrize(
+    ("servers", "options", "words"),
+    [
+        ("", {}, "number 1 names no host"),
+        ([], {}, "expected at least one"),
+        ("http://host", {}, "expected the scheme nats or tls, got 'http'"),
+        ("nats://host:x", {}, "malformed"),
+        ("nats://host/STREAM", {}, "the stream is an argument"),
+        ("nats://a:hush@h1,nats://b:hush@h2", {}, "users differ"),
+        ("nats://a:hush@h1", {"user": "b"}, "in one place only"),
+        ("host", {"password": "hush"}, "needs a user"),
+        ("host", {"token": "hush", "user": "b"}, "one of them at most"),
+    ],
+)
+def test_servers_that_are_none(servers, options, words):
+    """The message says what to write, and no secret."""
+    with pytest.raises(ValueError) as caught:
+        access(servers, **options)
+    assert words in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_secrets_stay_out_of_reprs():
+    to = access("nats://user:hush@host")
+    assert "hush" not in repr(to) + str(to)
+    assert "user" not in str(to)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"stream": "a.b"}, ValueError, "a stream is named by"),
+        ({"stream": 1}, TypeError, "stream must be text"),
+        ({"log": ""}, ValueError, "1 to 512 bytes"),
+        ({"log": "\ud800"}, ValueError, "lone surrogate"),
+        ({"log": 1}, TypeError, "log must be text"),
+        ({"replicas": 6}, ValueError, "replicas: expected an integer of 1 to 5"),
+        ({"replicas": True}, ValueError, "replicas"),
+        ({"max_age": 0}, ValueError, "max_age: expected seconds"),
+        ({"lock_timeout": 1}, ValueError, "lock_timeout: expected 2 to 3600 seconds"),
+        ({"lock_timeout": float("nan")}, ValueError, "lock_timeout"),
+        ({"lock_timeout": "x"}, TypeError, "lock_timeout"),
+        ({"sync_interval": -1}, ValueError, "sync_interval: expected 0 to 86400 seconds"),
+        ({"sync_interval": float("inf")}, ValueError, "sync_interval"),
+        ({"sync_interval": True}, TypeError, "sync_interval"),
+        ({"max_bytes": 0}, ValueError, "max_bytes: expected an integer of 1 to"),
+        ({"max_bytes": 1.5}, ValueError, "max_bytes"),
+    ],
+)
+async def test_arguments_that_are_wrong(options, error, words):
+    with pytest.raises(error, match=words):
+        async with JetStreamStore.open("127.0.0.1:1", **options):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nats:host", "names no server"),
+        ("nats://host", "names no stream"),
+        ("nats:///S", "names no server"),
+        ("nats://u:hush@host:0/S", "number 1: no server has port 0"),
+        ("nats://u:hush@host:99999/S", "number 1: the host or the port is malformed"),
+        ("nats://u:hush@host/S?colour=red", "unknown option 'colour' in 'nats://***@host/S"),
+        ("nats://u:hush@host/S?replicas=many", "option 'replicas' in 'nats://***@host/S?replicas=many'"),
+        ("nats://u:hush@host/S?max_age=x", "expected seconds"),
+        ("nats://u:hush@host/S?max_bytes=1k", "expected an integer"),
+        ("nats://u:hush@host/S?sync_interval=always", "expected seconds"),
+        ("nats://u:hush@host/S?log", "has no value"),
+        ("nats://u:hu/sh@host/S", "write %2F for a slash in a password"),
+        ("nats://u:hush@host/S?log=a&log=b", "appears twice"),
+        ("nats://u:hush@host/S?log=%zz", "starts no escape"),
+        ("nets://u:hush@host/S", "unknown scheme 'nets' in 'nets://***@host/S'"),
+    ],
+)
+async def test_urls_that_are_wrong(url, words):
+    with pytest.raises(ValueError) as caught:
+        async with open_store(url):
+            pass
+    assert words in str(caught.value)
+    assert "hu" not in str(caught.value).replace("has no value", "")
+
+
+def test_queries_go_to_the_server_as_far_as_subjects_go():
+    assert SUBJECTS.filters(EventQuery(since_ms=1, after_seq=4)) == ["eventlog.EVENTLOG.default.e.>"]
+    assert SUBJECTS.filters(EventQuery(member_id="w", event_types=("a", "b"), run_id="r")) == [
+        "eventlog.EVENTLOG.default.e.*.*.w.a.*.*.r.*",
+        "eventlog.EVENTLOG.default.e.*.*.w.b.*.*.r.*",
+    ]
+    many = tuple(map(str, range(9)))
+    assert SUBJECTS.filters(EventQuery(member_id="w", event_types=many)) == [
+        "eventlog.EVENTLOG.default.e.*.*.w.*.*.*.*.*"
+    ]
+
+
+def test_the_reference_lists_the_codes_that_last():
+    """Those of each row, by what it says of them."""
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "stores.md").read_text()
+    section = page.partition("## NATS JetStream")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if re.match(r"\| \d", line)]
+    listed = {
+        (opening, open_): {int(code) for code in codes.split(", ")} for codes, _, opening, open_ in rows
+    }
+    assert listed == {
+        ("`StoreUnusable`", "`StoreUnusable`"): LASTING,
+        ("`StoreUnusable`", "`StoreError`"): LASTING_ON_OPENING,
+    }
+    assert LASTING.isdisjoint(LASTING_ON_OPENING)
+
+
+async def test_without_its_driver_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nats.aio.client", None)
+    with pytest.raises(StoreUnusable, match=r"pip install 'nats-py\[nkeys\]>=2.16'"):
+        async with JetStreamStore.open("127.0.0.1:1"):
+            pass

@@ -1,0 +1,31 @@
+"""The harness on each broken store with twenty seeds, and with all clauses: ``nox -s harness``."""
+
+import pytest
+
+from tests._helpers.broken_stores import BROKEN
+from tests.testing.test_harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
+from trio_eventlog.testing import check_store
+
+pytestmark = pytest.mark.usefixtures("hardly_shrunk")
+
+broken_stores = pytest.mark.parametrize(
+    "broken", BROKEN, ids=lambda broken: f"{broken.clause}: {broken.name}"
+)
+
+
+@broken_stores
+@pytest.mark.parametrize("seed", range(20))
+def test_a_broken_store_is_caught_with_every_seed(broken, seed):
+    report = check_clause(broken, seed=seed)
+
+    assert [failure.clause for failure in report.failures] == [broken.clause], str(report)
+
+
+@broken_stores
+def test_a_broken_store_breaks_no_other_clause(broken):
+    """But for those that it cannot help breaking."""
+    report = check_store(broken.open_store, durable=broken.durable, open_reader=broken.open_reader, seed=20)
+
+    failed = {failure.clause for failure in report.failures}
+    assert broken.clause in failed
+    assert failed <= {broken.clause, *broken.also}, str(report)

@@ -1,0 +1,457 @@
+"""`check_store` as its user meets it: arguments, reports, budget, and stores that misbehave badly."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+import trio
+
+from tests._helpers.broken_stores import BROKEN
+from tests._helpers.correct_stores import CorrectMemoryStore, open_file, open_memory, opened_memory
+from trio_eventlog import StoreError
+from trio_eventlog.stores import MemoryStore
+from trio_eventlog.testing import CLAUSES, ClauseFailure, ConformanceError, check_store
+from trio_eventlog.testing._checks import CHECKS
+
+BY_NAME = {broken.name: broken for broken in BROKEN}
+
+
+def check(open_store, *clauses, **options):
+    """In memory, few examples, always the same."""
+    options = {"durable": False, "max_examples": 20, "seed": 1, **options}
+    return check_store(open_store, clauses=clauses or None, **options)
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"clauses": ["S5", "S16", "T1"]}, ValueError, "clauses: expected some of S1 to S15, got S16, T1"),
+        ({"clauses": []}, ValueError, "clauses: expected some of S1 to S15, got none"),
+        ({"clauses": "S5"}, TypeError, "clauses: expected a collection such as ['S5'], got a string"),
+        ({"budget": 0}, ValueError, "budget: expected more than 0 seconds"),
+        ({"budget": float("nan")}, ValueError, "budget: expected more than 0 seconds"),
+        ({"op_timeout": float("inf")}, ValueError, "op_timeout: expected more than 0 seconds, and finite"),
+        ({"max_examples": 0}, ValueError, "max_examples: expected at least 1"),
+    ],
+)
+def test_arguments_out_of_range(options, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        check_store(open_memory, **options)
+
+
+def test_open_store_must_be_a_function():
+    with pytest.raises(TypeError, match="open_store: expected a function of a location, got MemoryStore"):
+        check_store(MemoryStore())
+
+
+def test_a_forgotten_decorator():
+    """The likeliest mistake: an async generator function without `asynccontextmanager`."""
+
+    async def open_store(location):  # noqa: ASYNC900 - that is the mistake
+        yield MemoryStore()
+
+    with pytest.raises(TypeError, match=r"got async_generator; decorate .* contextlib.asynccontextmanager"):
+        check_store(open_store)
+
+
+def test_something_that_is_no_store():
+    @asynccontextmanager
+    async def open_store(location):
+        yield object()
+
+    with pytest.raises(TypeError, match="a store with append_batch, query and last_seq, got object"):
+        check_store(open_store)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_batch", 0), ("max_batch", "7"), ("lock_timeout", -1), ("lock_timeout", float("inf"))],
+)
+def test_declarations_that_make_no_sense(name, value):
+    @asynccontextmanager
+    async def open_store(location):
+        store = MemoryStore()
+        setattr(store, name, value)
+        yield store
+
+    with pytest.raises(TypeError, match=f"{name}: expected .*, got {value!r}"):
+        check_store(open_store)
+
+
+def test_what_the_first_opening_raises_comes_out():
+    """With a note that says when: no clause is to blame for a wrong password."""
+
+    @asynccontextmanager
+    async def open_store(location):
+        msg = "wrong password"
+        raise StoreError(msg)
+        yield
+
+    with pytest.raises(StoreError, match="wrong password") as caught:
+        check_store(open_store)
+
+    assert "before any clause was checked" in caught.value.__notes__[0]
+
+
+def test_within_trio_it_says_what_to_do():
+    async def main():
+        check_store(open_memory)
+
+    with pytest.raises(RuntimeError, match="call it from synchronous code, or in a thread"):
+        trio.run(main)
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def test_a_failure_says_all_there_is_to_say():
+    report = check(partial(opened_memory, type("Broken", (CorrectMemoryStore,), {})), "S5")
+    assert report.failures == ()
+    broken = BY_NAME["inclusive cursor"]
+
+    report = check(broken.open_store, "S4", "S5", "S13")
+
+    (failure,) = report.failures
+    assert isinstance(failure, ClauseFailure)
+    assert failure.clause == "S5"
+    assert failure.sentence == CLAUSES["S5"]
+    assert "after_seq" in failure.message
+    assert failure.seed == report.seed == 1
+    assert not failure.intermittent
+    assert failure.examples >= 1
+    assert [result.clause for result in report.passed] == ["S4"]
+    assert [(result.clause, result.reason) for result in report.skipped] == [
+        ("S13", "the store is not durable")
+    ]
+    assert [result.clause for result in report.results()] == ["S4", "S5", "S13"]
+    with pytest.raises(ConformanceError) as caught:
+        report.raise_if_failed()
+    assert caught.value.report is report
+    assert failure.example in str(caught.value)
+    assert failure.message in str(caught.value)
+    assert " S5  FAILED" in str(report)
+
+
+@pytest.mark.parametrize("name", ["inclusive cursor", "last write wins", "case-insensitive", "1.0 is 1"])
+def test_an_example_is_small(name):
+    """One or two appends, and a query."""
+    broken = BY_NAME[name]
+
+    (failure,) = check(broken.open_store, broken.clause, max_examples=100).failures
+
+    body = failure.example.partition("async with open_store")[2]
+    assert 2 <= body.count("await store.") <= 3, failure.example
+    assert body.count("PersistedEvent(") <= 3, failure.example
+
+
+RUNNABLE = [
+    "idempotent only between batches",
+    "last write wins",
+    "a taken seq is overwritten",
+    "aborted for ever by a conflict",
+    "limit before filter",
+    "hidden page size of 1,000",
+    "case-insensitive",
+    "text cut at NUL",
+    "gives its own objects",
+    "last_seq is a count",
+    "last batch lost on close",
+    "last batch lost on a kill",
+    "an empty batch is no checkpoint",
+    "lock within the process",
+    "lock of the process",
+    "ids shared",
+    "lock kept after an error",
+]
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_an_example_runs_and_shows_the_failure(name, tmp_path):
+    """As an implementer would: paste it into a file, and run it."""
+    broken = BY_NAME[name]
+    (failure,) = check(
+        broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0, max_examples=100
+    ).failures
+    path = tmp_path / "example.py"
+    path.write_text(failure.example)
+
+    result = subprocess.run(
+        [sys.executable, path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    assert result.returncode == 1, failure.example
+    last = result.stderr.strip().splitlines()[-1]
+    assert re.match(r"(\S+\.)?(AssertionError|StoreError|SequenceConflict|LogBusy)\b", last), result.stderr
+    assert failure.example.isascii()
+
+
+def test_the_same_seed_finds_the_same_example():
+    broken = BY_NAME["prefixes match"]
+
+    examples = {check(broken.open_store, "S6", seed=7).failures[0].example for _ in range(2)}
+
+    assert len(examples) == 1
+
+
+def test_without_a_seed_the_report_has_a_new_one():
+    seeds = {check(open_memory, "S9", seed=None, max_examples=1).seed for _ in range(2)}
+
+    assert len(seeds) == 2
+
+
+class NowAndThen(CorrectMemoryStore):
+    """Forgets the last event of one result, ever."""
+
+    results = 0
+
+    async def query(self, query):
+        found = await super().query(query)
+        NowAndThen.results += bool(found)
+        return found[:-1] if found and NowAndThen.results == 10 else found
+
+
+def test_a_failure_that_does_not_repeat_is_intermittent():
+    """Its example is what happened in the run that failed."""
+    NowAndThen.results = 0
+
+    report = check(partial(opened_memory, NowAndThen), "S10", max_examples=40)
+
+    (failure,) = report.failures
+    assert failure.intermittent
+    assert "await store.append_batch" in failure.example
+    assert "intermittent" in str(failure)
+
+
+# --- locations ------------------------------------------------------------------------------------
+
+
+def test_locations_are_fresh_and_dropped():
+    opened, dropped = [], []
+
+    @asynccontextmanager
+    async def open_store(location):
+        assert location.is_dir()
+        assert list(location.iterdir()) == []
+        opened.append(location)
+        yield MemoryStore()
+
+    async def drop_store(location):
+        await trio.lowlevel.checkpoint()
+        assert location.is_dir()
+        dropped.append(location)
+
+    report = check(open_store, "S1", "S14", drop_store=drop_store)
+
+    report.raise_if_failed()
+    assert all(re.fullmatch("te_[0-9a-f]{20}", location.name) for location in opened)
+    assert len({location.parent for location in opened}) == 1
+    assert sorted(opened) == sorted(dropped)
+    assert len(set(opened)) == len(opened)
+    assert not any(location.exists() for location in opened)
+    assert not opened[0].parent.exists()
+
+
+def test_what_drop_store_raises_comes_out():
+    async def drop_store(location):
+        await trio.lowlevel.checkpoint()
+        msg = "no such schema"
+        raise LookupError(msg)
+
+    with pytest.raises(LookupError, match="no such schema"):
+        check(open_memory, "S1", drop_store=drop_store)
+
+
+# --- what a store declares, or lacks --------------------------------------------------------------
+
+
+def test_no_batch_is_larger_than_the_store_declares():
+    sizes = []
+
+    class Small(MemoryStore):
+        max_batch = 3
+
+        async def append_batch(self, events):
+            sizes.append(len(events))
+            return await super().append_batch(events)
+
+    @asynccontextmanager
+    async def open_store(location):
+        yield Small()
+
+    report = check(open_store)
+
+    report.raise_if_failed()
+    assert max(sizes) == 3
+
+
+class Unlocked(CorrectMemoryStore):
+    has_lock = False
+
+
+def test_a_store_that_declares_to_have_no_lock():
+    report = check(partial(opened_memory, Unlocked), "S13", durable=True)
+
+    assert [result.reason for result in report.skipped] == ["the store declares that it has no lock"]
+
+
+def test_a_store_that_no_child_process_can_import():
+    """Kills are left out, and the report says why; the rest is checked."""
+
+    def open_store(location):
+        return open_file(location)
+
+    report = check(open_store, "S10", "S13", durable=True)
+
+    report.raise_if_failed()
+    reason = "a child process cannot import open_store: it must be a function of a module"
+    assert {result.clause: result.left_out for result in report.passed} == {
+        "S10": (f"a process that is killed: {reason}", "readers: no open_reader was given"),
+        "S13": (
+            f"a second appender in another process: {reason}",
+            f"an appender that is killed: {reason}",
+        ),
+    }
+
+
+# --- budget ---------------------------------------------------------------------------------------
+
+
+class Slow(CorrectMemoryStore):
+    async def _commit(self, batch):
+        await trio.sleep(0.05)
+        return await super()._commit(batch)
+
+
+def test_a_slow_store_is_checked_too():
+    """Few examples of each clause then, but one at least."""
+    report = check(partial(opened_memory, Slow), budget=0.01, max_examples=100)
+
+    report.raise_if_failed()
+    assert len(report.passed) == 14
+    checks = Counter(check.clause for check in CHECKS)
+    assert all(1 <= result.examples <= checks[result.clause] for result in report.passed), str(report)
+
+
+def test_results_are_told_as_they_come():
+    told = []
+
+    report = check(open_memory, "S9", "S2", "S13", on_result=told.append)
+
+    assert tuple(told) == report.results()
+    assert [result.clause for result in told] == ["S2", "S9", "S13"]
+
+
+# --- stores that take the process along, if they can ----------------------------------------------
+
+
+class BlocksForEver(CorrectMemoryStore):
+    async def last_seq(self):
+        time.sleep(3_600)  # noqa: ASYNC251 - that is the defect
+
+
+class SwallowsForEver(CorrectMemoryStore):
+    async def last_seq(self):
+        # Until the test is over: the thread that is left behind would slow down all tests after it.
+        while not over:
+            with suppress(trio.Cancelled):
+                await trio.sleep_forever()
+
+
+over = []
+
+
+@pytest.mark.parametrize("kind", [BlocksForEver, SwallowsForEver])
+def test_a_store_that_never_comes_back(kind, request):
+    """Its thread is left behind; the report says what it was doing."""
+    over.clear()
+    request.addfinalizer(lambda: over.append(True))
+    report = check(partial(opened_memory, kind), "S9", op_timeout=0.2)
+
+    (failure,) = report.failures
+    assert failure.message.startswith("last_seq: for ")
+    assert "neither an end nor a reaction to being cancelled" in failure.message
+    assert "await store.last_seq()" in failure.example
+
+
+class Hangs(CorrectMemoryStore):
+    async def query(self, query):
+        await trio.sleep_forever()
+
+
+def test_a_store_that_hangs():
+    (failure,) = check(partial(opened_memory, Hangs), "S5", op_timeout=0.1).failures
+
+    assert failure.message == "query took longer than 0.1 s"
+
+
+def test_a_store_that_cannot_be_left():
+    @asynccontextmanager
+    async def open_store(location):
+        yield MemoryStore()
+        if opened:
+            await trio.sleep_forever()
+        opened.append(location)
+
+    opened = []
+    (failure,) = check(open_store, "S9", op_timeout=0.1).failures
+
+    assert failure.message == "opening or leaving the store took longer than 0.1 s"
+
+
+class Garbage(CorrectMemoryStore):
+    async def query(self, query):
+        await super().query(query)
+        return "nothing"
+
+
+def test_a_store_that_returns_garbage():
+    (failure,) = check(partial(opened_memory, Garbage), "S10").failures
+
+    assert failure.message == "EventQuery() returned str, expected a list of PersistedEvent"
+
+
+class Crashes(CorrectMemoryStore):
+    async def query(self, query):
+        await trio.lowlevel.checkpoint()
+        raise ZeroDivisionError
+
+
+def test_a_store_with_a_bug():
+    (failure,) = check(partial(opened_memory, Crashes), "S10").failures
+
+    assert failure.message == "query raised ZeroDivisionError()"
+
+
+def test_a_background_task_that_crashes():
+    """Its error comes out of the store in a group, around the Cancelled of the example."""
+
+    @asynccontextmanager
+    async def open_store(location):
+        async def crash():
+            await trio.sleep(0.01)
+            raise ZeroDivisionError
+
+        async with trio.open_nursery() as nursery:
+            if opened:
+                nursery.start_soon(crash)
+            opened.append(location)
+            yield MemoryStore()
+
+    opened = []
+    (failure,) = check(open_store, "S4", "S10").failures[:1]
+
+    assert "ZeroDivisionError()" in failure.message

@@ -1,0 +1,1 @@
+"""What decides: order, cap, losses, schedule. Pure: no Trio, no clock. Floor 1."""

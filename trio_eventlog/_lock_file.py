@@ -1,0 +1,191 @@
+"""The lock that lets one program write to something on disk at a time. Floor 0: the standard library only.
+
+A side file locked with ``flock``, not what it guards: POSIX locks do not exclude the same process, and a
+process loses all of them on a file when it closes any handle of it. All functions here block for a moment
+and belong in a worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from typing import Final
+
+from trio_eventlog._model._errors import LogBusy, StoreUnusable
+
+
+class FileLock:
+    """A lock that is held; it ends with :meth:`release` or with the process."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path: Final = path
+        self._fd = fd
+
+    @classmethod
+    def acquire(cls, path: str, what: str, mode: int = 0o600, guarded: str | None = None) -> FileLock:
+        """Take the lock.
+
+        Args:
+          path: of the lock file, a real path; it is made if it is not there.
+          what: what it guards, for messages.
+          mode: permissions of the lock file. Whoever may write to what it guards may lock it, as with
+            SQLite's own side files.
+          guarded: path of what it guards, whose owner and group it gets; by default its own without the
+            ``.lock`` at the end.
+
+        Raises:
+          LogBusy: somebody holds it, in this process or another.
+          StoreUnusable: this platform or file system has no such locks.
+          OSError: the lock file cannot be made.
+        """
+        try:
+            import fcntl  # noqa: PLC0415 - not there on Windows
+        except ImportError as exc:  # pragma: no cover - Windows
+            msg = f"{what} cannot be written: this platform does not have flock"
+            raise StoreUnusable(msg) from exc
+        with _registry.mutex:
+            if path in _registry.held:
+                msg = f"{what} is open for writing already, in this process"
+                raise LogBusy(msg)
+            fd = _open(path, mode, path.removesuffix(".lock") if guarded is None else guarded)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                by = _holder(fd)
+                os.close(fd)
+                msg = f"{what} is open for writing elsewhere{by}"
+                raise LogBusy(msg) from None
+            except OSError as exc:
+                os.close(fd)
+                if exc.errno == errno.ENOMEM:
+                    raise
+                msg = f"{path} cannot be locked: {exc.strerror}"
+                raise StoreUnusable(msg) from exc
+            # For people; the lock is held without it.
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, 0)
+                os.write(fd, f"{os.getpid()}\n".encode())
+            _registry.held[path] = fd
+        return cls(path, fd)
+
+    def release(self) -> None:
+        """Let the next appender in. Safe to call again, and in a child that inherited the object.
+
+        The file stays: removing it would let somebody lock a file that no longer has a name.
+        """
+        with _registry.mutex:
+            if _registry.held.get(self.path) == self._fd:
+                del _registry.held[self.path]
+                _unlock(self._fd)
+                # It is closed whatever is said.
+                with contextlib.suppress(OSError):
+                    os.close(self._fd)
+
+
+def lock_open_file(fd: int) -> None:
+    """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
+
+    For a file that is never opened by anybody else while it is locked, save to find that out.
+
+    Raises:
+      BlockingIOError: it is locked by somebody else, in this process or another.
+      OSError: it cannot be locked.
+    """
+    import fcntl  # noqa: PLC0415 - not there on Windows
+
+    _registry.files.add(fd)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def let_go(fd: int) -> None:
+    """Close ``fd``, and with it its lock if it has one. It is closed whatever the system says."""
+    if fd in _registry.files:
+        _registry.files.discard(fd)
+        _unlock(fd)
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def _unlock(fd: int) -> None:
+    """Give the lock back at once: a process that was forked off just now may not have closed its copy yet."""
+    import fcntl  # noqa: PLC0415 - not there on Windows
+
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def _open(path: str, mode: int, guarded: str) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:
+        return os.open(path, flags)
+    # Not every file system has modes.
+    with contextlib.suppress(OSError):
+        # The umask has taken from the mode what the database has.
+        os.fchmod(fd, mode)
+    give_to_owner(fd, guarded)
+    return fd
+
+
+def give_to_owner(fd: int, beside: str) -> None:
+    """Give a new file owner and group of the file that it stands beside, as far as the system allows.
+
+    Otherwise what root does once would lock out the owner. SQLite does the same with its own side files.
+
+    Args:
+      fd: the new file.
+      beside: path of the file beside it, or of the new file; if there is no other, its directory counts.
+    """
+    new = os.fstat(fd)
+    for path in (beside, os.path.dirname(beside)):  # noqa: PTH120 - str all along
+        with contextlib.suppress(OSError):
+            owner = os.stat(path)  # noqa: PTH116 - str all along
+            if not os.path.samestat(owner, new):
+                break
+    else:  # pragma: no cover - a directory that is gone
+        return
+    # Only root may give a file away. Others may give it to a group of theirs.
+    for uid in (owner.st_uid, -1):
+        with contextlib.suppress(OSError):
+            os.fchown(fd, uid, owner.st_gid)
+            return
+
+
+def _holder(fd: int) -> str:
+    with contextlib.suppress(OSError):
+        holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
+        if holder.isdigit():
+            return f" (process {holder})"
+    return ""
+
+
+class _Registry:
+    """The locks of this process, lock file to descriptor.
+
+    flock belongs to the open file, which a fork shares: a child would keep the lock alive after its
+    parent died. So a child closes its copies, which leaves the parent's lock alone.
+    """
+
+    def __init__(self) -> None:
+        self.mutex = threading.Lock()
+        self.held: dict[str, int] = {}
+        self.files: set[int] = set()
+        """What is locked itself."""
+
+    def forget(self) -> None:
+        # Another thread of the parent may have held the mutex; here there is no such thread.
+        self.mutex = threading.Lock()
+        held, self.held = self.held, {}
+        files, self.files = self.files, set()
+        for fd in (*held.values(), *files):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+_registry: Final = _Registry()
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
+    os.register_at_fork(after_in_child=_registry.forget)

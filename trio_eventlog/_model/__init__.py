@@ -1,0 +1,1 @@
+"""Values and their wire form. Floor 0: attrs and the codecs."""

@@ -1,0 +1,1 @@
+"""How a log is read: subscriptions, tails, merges."""

@@ -1,0 +1,247 @@
+"""A store in the memory of the process."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Sequence
+
+import attrs
+import trio
+
+from trio_eventlog._model._codec import reseal
+from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._reports import StoreDescription
+from trio_eventlog.stores._common._arguments import check_criteria, checked_top
+from trio_eventlog.stores._common._batches import Steps, sealed_copies
+from trio_eventlog.stores._common._statistics import Census, Gaps
+
+
+class MemoryStore:
+    """One log in the memory of the process, gone with it.
+
+    For tests, and for programs that want to look at their latest events without keeping them. Keeps
+    every clause of :class:`trio_eventlog.abc.EventStore` except those about durability and about
+    opening and closing (S10 in part, S13, S15); there is nothing to open, and the store lives as long
+    as the object.
+
+    Events are kept as encoded text and decoded anew for every reader. Nothing is removed but by
+    :meth:`prune`, which a program that runs for long should call every so often.
+    """
+
+    survives: str = "power"
+    """What it says an append survives, since it takes the place of a durable store in tests.
+
+    In truth an append survives nothing but the log, and no copy in a spill file would help: what it had, the
+    next one lacks anyway.
+    """
+
+    def __init__(self) -> None:
+        # Ascending by seq. Appends at the end extend these lists in place, everything else replaces
+        # them: so a scan that remembers list and length sees a consistent log meanwhile.
+        self._events: list[PersistedEvent] = []
+        self._seqs: list[int] = []
+        self._seq_of: dict[str, int] = {}
+        self._highest = self._pruned = 0
+        self._went_back_from: int | None = None  # and the next append is to say so
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore with {len(self._events)} events>"
+
+    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
+        """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
+
+        A checkpoint, also for an empty batch. Cancelled, it has stored nothing.
+
+        Raises:
+          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is
+            not JSON, or a text has a lone surrogate. Names all such events; nothing was stored.
+          SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+          StoreWentBack: once after each :meth:`go_back`; nothing was stored.
+        """
+        copies = await sealed_copies(events)
+        # From here on without a checkpoint: nobody sees a part of the batch.
+        if copies and self._went_back_from is not None:
+            went_back = StoreWentBack(self._highest, self._went_back_from)
+            self._went_back_from = None
+            raise went_back
+        fresh: dict[str, PersistedEvent] = {}
+        elsewhere: list[int] = []
+        for event in copies:
+            held = fresh[event.id].seq if event.id in fresh else self._seq_of.get(event.id)
+            if held is None:
+                fresh[event.id] = event
+            elif held != event.seq:
+                elsewhere.append(event.seq)
+        added = sorted(fresh.values(), key=lambda event: event.seq)
+        self._refuse_taken_seqs(added)
+        self._insert(added)
+        return tuple(elsewhere)
+
+    def _refuse_taken_seqs(self, added: list[PersistedEvent]) -> None:
+        taken = {
+            event.seq
+            for previous, event in zip([None, *added], added, strict=False)
+            if self._holds(event.seq) or (previous is not None and previous.seq == event.seq)
+        }
+        if taken:
+            raise SequenceConflict(sorted(taken))
+
+    def _holds(self, seq: int) -> bool:
+        index = bisect_right(self._seqs, seq)
+        return index > 0 and self._seqs[index - 1] == seq
+
+    @trio.lowlevel.enable_ki_protection
+    def _insert(self, added: list[PersistedEvent]) -> None:
+        if not added:
+            return
+        if not self._seqs or added[0].seq > self._seqs[-1]:
+            self._events.extend(added)
+            self._seqs.extend(event.seq for event in added)
+        else:
+            events: list[PersistedEvent] = []
+            seqs: list[int] = []
+            done = 0
+            for event in added:
+                index = bisect_left(self._seqs, event.seq, done)
+                events += self._events[done:index]
+                seqs += self._seqs[done:index]
+                events.append(event)
+                seqs.append(event.seq)
+                done = index
+            self._events = events + self._events[done:]
+            self._seqs = seqs + self._seqs[done:]
+        self._highest = max(self._highest, self._seqs[-1])
+        self._seq_of.update((event.id, event.seq) for event in added)
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
+
+        Reads the log as it is when the call begins. A checkpoint at the start and then as often as it
+        takes not to block the loop. ``after_seq`` is found at once; every other filter is a scan.
+        """
+        await trio.lowlevel.checkpoint()
+        found: list[PersistedEvent] = []
+        limit = len(self._events) if query.limit is None else query.limit
+        if limit == 0:
+            return found
+        scoped = any(getattr(query, scope) is not None for scope in SCOPES)
+        # There may be thousands of types, to be looked for once an event.
+        types = frozenset(query.event_types)
+        others = attrs.evolve(query, event_types=())
+        events, stop = self._events, len(self._events)
+        start = 0 if query.after_seq is None else bisect_right(self._seqs, query.after_seq)
+        steps = Steps()
+        for index in range(start, stop):
+            if steps.is_over():
+                await steps.rest()
+            if types and events[index].event.event_type not in types:
+                continue
+            # A filter for a scope decodes the payload, and an event remembers what it has decoded: let
+            # that be the reader's copy.
+            event = reseal(events[index]) if scoped else events[index]
+            if others.matches(event):
+                found.append(event if scoped else reseal(event))
+                if len(found) == limit:
+                    break
+        return found
+
+    async def last_seq(self) -> int:
+        """The highest seq ever stored, 0 before the first. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return self._highest
+
+    async def prune(
+        self, *, before_ms: int | None = None, keep: int | None = None, dry_run: bool = False
+    ) -> int:
+        """Take old events out, for good. ``last_seq`` stays what it was.
+
+        A checkpoint. Cancelled, it has done nothing.
+
+        Args:
+          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
+          keep: all but this many events, those with the highest seqs, go; 0 or more.
+          dry_run: only count them.
+
+        Returns:
+          How many events went, or would go.
+
+        Raises:
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+        """
+        check_criteria(before_ms, keep)
+        await trio.lowlevel.checkpoint()
+        if keep is not None:
+            old = self._events[: max(len(self._events) - keep, 0)]
+        else:
+            assert before_ms is not None, "one of them is given"
+            old = [event for event in self._events if event.timestamp_ms < before_ms]
+        if old and not dry_run:
+            self._remove(old)
+            self._pruned = max(self._pruned, old[-1].seq)
+        return len(old)
+
+    async def pruned_seq(self) -> int:
+        """The highest seq of all events that were ever pruned, 0 if none was. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        return self._pruned
+
+    @trio.lowlevel.enable_ki_protection
+    def go_back(self, last_seq: int) -> None:
+        """Be as a store that was restored from a backup: without any event above ``last_seq``. For tests.
+
+        The next append says so, as the contract has it. Readers are told nothing. Does nothing if there is no
+        such event.
+
+        Args:
+          last_seq: the last seq of the backup, 0 or more.
+
+        Raises:
+          TypeError: it is not an integer.
+          ValueError: it is negative.
+        """
+        if type(last_seq) is not int:
+            msg = f"last_seq: expected a seq, got {type(last_seq).__name__}"
+            raise TypeError(msg)
+        if not 0 <= last_seq <= MAX_STORED:
+            msg = f"last_seq: expected 0 to 2**63 - 1, got {last_seq}"
+            raise ValueError(msg)
+        if last_seq >= self._highest:
+            return
+        if self._went_back_from is None:
+            self._went_back_from = self._highest
+        self._remove(self._events[bisect_right(self._seqs, last_seq) :])
+        self._highest = last_seq
+        self._pruned = min(self._pruned, last_seq)
+
+    def _remove(self, events: list[PersistedEvent]) -> None:
+        gone = {event.id for event in events}
+        self._events = [event for event in self._events if event.id not in gone]
+        self._seqs = [event.seq for event in self._events]
+        for event_id in gone:
+            del self._seq_of[event_id]
+
+    async def describe(self, *, top: int = 10) -> StoreDescription:
+        """What the log holds, in numbers.
+
+        A checkpoint at the start and then as often as it takes not to block the loop.
+
+        Args:
+          top: how many event types and members to name, the most frequent first; 0 or more.
+
+        Raises:
+          TypeError: ``top`` is no integer.
+          ValueError: ``top`` is negative.
+        """
+        top = checked_top(top)
+        await trio.lowlevel.checkpoint()
+        events, stop, highest = self._events, len(self._events), self._highest
+        steps = Steps()
+        census, gaps = Census(), Gaps()
+        for index in range(stop):
+            if steps.is_over():
+                await steps.rest()
+            census.add(events[index])
+            gaps.add(events[index].seq)
+        return census.describe(gaps, top, highest_seq=highest, size_bytes=None, schema_version=None)

@@ -1,0 +1,5 @@
+"""Tables in a PostgreSQL database."""
+
+from trio_eventlog.stores.postgres._store import PostgresStore as PostgresStore
+
+__all__ = ["PostgresStore"]

@@ -1,0 +1,175 @@
+"""How a query becomes SQL for PostgreSQL, version 2 of the layout. Knows no driver.
+
+PostgreSQL chooses how to read by what it believes about the data. Where that goes wrong for a log, it is left
+no choice: its planner takes time stamps for independent of seqs, and would look for "everything since
+yesterday" from the first event on. Statements contain names from this library alone; every value is a
+parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog.stores.postgres import _schema as schema
+from trio_eventlog.stores.postgres._schema import READ, bytea_array, int8, key_of
+
+_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
+"""Filters for one text, the one that as a rule leaves the fewest events first."""
+
+_MERGED_TYPES: Final = 32
+"""Up to so many event types are read each from the index and merged; if there are more, they are checked."""
+
+
+_OVERHEAD: Final = 100
+"""Bytes of an event beside these columns, roughly."""
+
+_LONGEST: Final = ("payload", "actor", "long")
+"""Columns whose length is not bounded."""
+
+
+@attrs.frozen
+class Select:
+    """A query as SQL, with ``:s`` for the schema."""
+
+    sql: str
+    parameters: tuple[bytes, ...]
+
+
+class _Terms:
+    """Conditions, joined by AND, and all parameters of a statement."""
+
+    def __init__(self, log: int) -> None:
+        self.parameters: list[bytes] = []
+        self._terms = [f"log = {self.value(int8(log))}::bigint"]
+
+    def value(self, value: bytes) -> str:
+        """A parameter."""
+        self.parameters.append(value)
+        return f"${len(self.parameters)}"
+
+    def add(self, term: str, value: bytes) -> None:
+        """A condition, with ``?`` for the value."""
+        self._terms.append(term.replace("?", self.value(value)))
+
+    def __str__(self) -> str:
+        return " and ".join(self._terms)
+
+
+def select(query: EventQuery, log: int) -> Select | None:
+    """How to read what ``query`` asks for; None if nothing can match."""
+    after = query.after_seq or 0
+    since = query.since_ms or 0
+    # Bounds beyond what can be stored match everything or nothing, and a bigint could not hold them.
+    until = None if query.until_ms is None or query.until_ms > MAX_STORED else query.until_ms
+    limit = None if query.limit is None or query.limit > MAX_STORED else query.limit
+    if limit == 0 or after >= MAX_STORED or since > MAX_STORED or (until is not None and until <= since):
+        return None
+    types = tuple(dict.fromkeys(query.event_types))
+    terms = _Terms(log)
+    found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
+    if (since or until is not None) and not (after or types or found_by_text):
+        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each is
+        # looked up. Nothing here depends on how many there are believed to be.
+        _add_time(terms, "timestamp_ms", since, until)
+        sql = f"""
+with found as materialized (select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)})
+select event.* from found, lateral (
+    select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0
+) as event order by found.seq
+"""  # noqa: S608 - no values
+        return Select(sql, tuple(terms.parameters))
+    for name in _EQUALITIES:
+        text = getattr(query, name)
+        if text is not None:
+            terms.add(f"{name} = ?::bytea", key_of(text.encode()))
+    if after:
+        terms.add("seq > ?::bigint", int8(after))
+    # Not by their index, since seq comes first: see above.
+    _add_time(terms, "timestamp_ms + 0", since, until)
+    one = f"select {READ} from :s.events where {terms}"  # noqa: S608 - no values
+    keys = [key_of(event_type.encode()) for event_type in types]
+    if len(keys) == 1:
+        one += f" and event_type = {terms.value(keys.pop())}::bytea"
+    elif keys and (found_by_text or len(keys) > _MERGED_TYPES):
+        one += f" and event_type = any({terms.value(bytea_array(keys))}::bytea[])"
+        keys = []
+    end = f" order by seq{_limit(terms, limit)}"
+    # Each type comes in the order of seq, and is merged with the others without sorting.
+    arms = [f"({one} and event_type = {terms.value(key)}::bytea{end})" for key in keys]
+    return Select((" union all ".join(arms) or one) + end, tuple(terms.parameters))
+
+
+def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:
+    """The same until it weighs ``max_bytes``.
+
+    And one event more, if there is one, which a column at the end marks. PostgreSQL knows the length of a
+    text without reading it.
+    """
+    plan = select(query, log)
+    if plan is None:
+        return None
+    most = f"${len(plan.parameters) + 1}::bigint"
+    lengths = " + ".join(f"coalesce(octet_length({column}), 0)" for column in _LONGEST)
+    before = "rows between unbounded preceding and"
+    sql = f"""
+with page as materialized ({plan.sql}), weighed as (
+    select seq, sum(weight) over (order by seq {before} 1 preceding) as weight,
+        sum(weight) over (order by seq {before} 2 preceding) as weight_before
+    from (select seq, {_OVERHEAD} + {lengths} as weight from page) as events
+)
+select {READ}, coalesce(weight, 0) >= {most} from page join weighed using (seq)
+where coalesce(weight_before, 0) < {most} order by seq
+"""  # noqa: S608 - no values
+    return Select(sql, (*plan.parameters, int8(min(max_bytes, MAX_STORED))))
+
+
+def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:
+    if since:
+        terms.add(f"{column} >= ?::bigint", int8(since))
+    if until is not None:
+        terms.add(f"{column} < ?::bigint", int8(until))
+
+
+def _limit(terms: _Terms, limit: int | None) -> str:
+    return "" if limit is None else f" limit {terms.value(int8(limit))}::bigint"
+
+
+# --- what the log holds, in numbers ---------------------------------------------------------------
+
+TOTALS: Final = """
+select count(*), min(seq), max(seq), min(timestamp_ms), max(timestamp_ms)
+from :s.events where log = $1::bigint
+"""
+
+HIGHEST: Final = f"select {schema.HIGHEST} from :s.logs where log = $1::bigint"  # noqa: S608 - no values
+
+PRUNED: Final = "select pruned_seq from :s.logs where log = $1::bigint"
+
+SIZE: Final = """
+select coalesce(sum(pg_total_relation_size(oid)), 0)::bigint from pg_class
+where relnamespace = to_regnamespace(quote_ident($1::text)) and relkind = 'r'
+"""
+
+GAPS: Final = """
+select before + 1, seq - 1, count(*) over ()
+from (select lag(seq) over (order by seq) as before, seq from :s.events where log = $1::bigint) as neighbours
+where seq > before + 1 order by seq limit $2::bigint
+"""
+
+
+def frequencies(column: str) -> str:
+    """The statement for the most frequent values of a column: each key, its number, and how many keys."""
+    return f"""
+select {column}, count(*) as events, count(*) over () from :s.events
+where log = $1::bigint and {column} is not null
+group by {column} order by events desc, {column} limit $2::bigint
+"""  # noqa: S608 - the name of a column of ours
+
+
+def whole(column: str) -> str:
+    """The statement for the whole text behind a key."""
+    return f"select long from :s.events where log = $1::bigint and {column} = $2::bytea limit 1"  # noqa: S608 - as above

@@ -1,0 +1,248 @@
+"""How a query becomes SQL, version 1 of the layout.
+
+Of the filters that a query has, exactly one finds the rows: the one that as a rule leaves the fewest. Its
+index is prescribed, all others are merely checked. So the plan of a query never depends on what SQLite's
+planner believes about the data; left alone, it reads a whole log from the start for "everything since
+yesterday". Statements contain names from this library alone; every value is a parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from typing import Any, Final, cast
+
+import apsw
+import attrs
+
+from trio_eventlog._model._codec import size_of
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription
+from trio_eventlog.abc import EventPage
+from trio_eventlog.stores.sqlite._schema import (
+    READ,
+    SCHEMA_VERSION,
+    damaged,
+    event_of,
+    first_row,
+    last_seq,
+    table_of,
+)
+
+_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
+"""Filters for one text."""
+
+_RANKS: Final = ("step_id", "run_id", "identity", "member_id", "event_types", "mob_id", "time")
+"""Which filter finds the rows, the first that is there. If none is, the log is read from ``after_seq`` on."""
+
+_MERGED_TYPES: Final = 32
+"""Up to so many event types are read each from the index and merged; if there are more, they are checked."""
+
+_BOUND_TYPES: Final = 10_000
+"""Up to so many event types fit into a statement, which takes 32,766 parameters."""
+
+
+_OVERHEAD: Final = 100
+"""Bytes of an event beside its payload, roughly."""
+
+
+@attrs.frozen
+class Select:
+    """A query as SQL."""
+
+    sql: str
+    bindings: tuple[str | int, ...]
+
+    types: frozenset[str] | None = None
+    """Event types to check in Python, because they do not fit into a statement."""
+
+    limit: int = -1
+    """Most events to take then; -1 for all."""
+
+
+class _Terms:
+    """Conditions, joined by AND, and their values."""
+
+    def __init__(self) -> None:
+        self._terms: list[str] = []
+        self.bindings: list[str | int] = []
+
+    def add(self, term: str, *values: str | int) -> None:
+        self._terms.append(term)
+        self.bindings += values
+
+    def __str__(self) -> str:
+        return f" WHERE {' AND '.join(self._terms)}" if self._terms else ""
+
+
+def select(query: EventQuery, log_id: int) -> Select | None:
+    """How to read what ``query`` asks for; None if nothing can match."""
+    after = query.after_seq or 0
+    since = query.since_ms or 0
+    # Bounds beyond what can be stored match everything or nothing, and SQLite could not bind them.
+    until = None if query.until_ms is None or query.until_ms > MAX_STORED else query.until_ms
+    limit = -1 if query.limit is None or query.limit > MAX_STORED else query.limit
+    if limit == 0 or after >= MAX_STORED or since > MAX_STORED or (until is not None and until <= since):
+        return None
+    types = tuple(dict.fromkeys(query.event_types))
+    driver = _driver(query, types, timed=bool(since or until is not None) and not after)
+    table = table_of(log_id)
+
+    if driver == "time":
+        window = _Terms()
+        _add_time(window, since, until)
+        inner = f"SELECT seq FROM {table} INDEXED BY {table}_timestamp_ms{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
+        sql = f"SELECT {READ} FROM {table} WHERE seq IN ({inner}) ORDER BY seq"  # noqa: S608 - no values
+        return Select(sql, (*window.bindings, limit))
+
+    terms = _Terms()
+    if driver == "event_types":
+        terms.add("event_type = ?", types[0])
+    elif driver is not None:
+        terms.add(f"{driver} = ?", getattr(query, driver))
+    if after:
+        terms.add("seq > ?", after)
+    _add_time(terms, since, until)
+    for name in _EQUALITIES:
+        if name != driver and getattr(query, name) is not None:
+            terms.add(f"{name} = ?", getattr(query, name))
+    unbound = len(types) > _BOUND_TYPES
+    if types and driver != "event_types" and not unbound:
+        terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
+    # Not indexed means not by another index than seq itself.
+    column = "event_type" if driver == "event_types" else driver
+    access = "NOT INDEXED" if column is None else f"INDEXED BY {table}_{column}"
+    one = f"SELECT {READ} FROM {table} {access}{terms}"  # noqa: S608 - no values
+    if unbound:
+        return Select(f"{one} ORDER BY seq", tuple(terms.bindings), frozenset(types), limit)
+    if driver != "event_types":
+        return Select(f"{one} ORDER BY seq LIMIT ?", (*terms.bindings, limit))
+    # Each of these comes in the order of seq, and SQLite merges them without sorting.
+    merged = " UNION ALL ".join([one] * len(types))
+    bindings = [value for name in types for value in (name, *terms.bindings[1:])]
+    return Select(f"{merged} ORDER BY seq LIMIT ?", (*bindings, limit))
+
+
+def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | None:
+    for name in _RANKS:
+        if name == "event_types":
+            applies = 1 <= len(types) <= _MERGED_TYPES
+        elif name == "time":
+            # The index knows nothing of the order of seq: what it finds is sorted by it first. So it serves
+            # for a window alone; with a cursor, or with types to check, the log is read in order.
+            applies = timed and not types
+        else:
+            applies = getattr(query, name) is not None
+        if applies:
+            return name
+    return None
+
+
+def _add_time(terms: _Terms, since: int, until: int | None) -> None:
+    if since:
+        terms.add("timestamp_ms >= ?", since)
+    if until is not None:
+        terms.add("timestamp_ms < ?", until)
+
+
+def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
+    payload = row[-1]
+    if payload is not None and type(payload) is not str:
+        # Only a damaged file has that, and whoever reads the payload could make nothing of it.
+        raise damaged(db, f"the payload of seq {row[0]!r:.50} is no text")
+    return event_of(row)
+
+
+def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedEvent]:
+    """The events that match, ascending by seq."""
+    plan = select(query, log_id)
+    if plan is None:
+        return []
+    if plan.types is None:
+        with closing(db.execute(plan.sql, plan.bindings)) as rows:
+            return [_event(db, row) for row in rows]
+    return _read_some(db, plan, math.inf).events
+
+
+def read_page(db: apsw.Connection, query: EventQuery, log_id: int, max_bytes: int) -> EventPage:
+    """The same until they weigh ``max_bytes``."""
+    plan = select(query, log_id)
+    return EventPage([], is_complete=True) if plan is None else _read_some(db, plan, max_bytes)
+
+
+def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage:
+    found: list[PersistedEvent] = []
+    weight = 0
+    # A statement that does not come to its end would go on reading, and keep the write-ahead log, for as long
+    # as somebody keeps an error.
+    with closing(db.execute(plan.sql, plan.bindings)) as rows:
+        for row in rows:
+            if weight >= max_bytes:
+                return EventPage(found, is_complete=False)
+            event = _event(db, row)
+            if plan.types is None or event.event.event_type in plan.types:
+                found.append(event)
+                weight += _OVERHEAD + size_of(event)
+                if len(found) == plan.limit:
+                    break
+    return EventPage(found, is_complete=True)
+
+
+# --- what the log holds, in numbers ---------------------------------------------------------------
+
+
+def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int, wal_bytes: int) -> StoreDescription:
+    """See :meth:`SqliteStore.describe`; within a transaction, so that all numbers are of one moment."""
+    table = table_of(log_id)
+    (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
+    first, last = first_row(db, f"SELECT (SELECT min(seq) FROM {table}), (SELECT max(seq) FROM {table})")  # noqa: S608 - no values
+    earliest, latest = first_row(
+        db,
+        f"SELECT (SELECT min(timestamp_ms) FROM {table}), (SELECT max(timestamp_ms) FROM {table})",  # noqa: S608 - no values
+    )
+    distinct_types, types = _frequencies(db, table, "event_type", top)
+    distinct_members, members = _frequencies(db, table, "member_id", top)
+    missing = 0 if events == 0 else last - first + 1 - events
+    gaps, shown = _gaps(db, table) if missing else (0, ())
+    return StoreDescription(
+        events=events,
+        first_seq=first,
+        last_seq=last,
+        highest_seq=last_seq(db, log_id),
+        first_timestamp_ms=earliest,
+        last_timestamp_ms=latest,
+        distinct_event_types=distinct_types,
+        event_types=types,
+        distinct_members=distinct_members,
+        members=members,
+        gaps=gaps,
+        missing=missing,
+        first_gaps=shown,
+        size_bytes=size_bytes,
+        wal_bytes=wal_bytes,
+        schema_version=SCHEMA_VERSION,
+    )
+
+
+def _frequencies(
+    db: apsw.Connection, table: str, column: str, top: int
+) -> tuple[int, tuple[tuple[str, int], ...]]:
+    counts = (
+        f"SELECT {column} AS value, count(*) AS events FROM {table} WHERE {column} IS NOT NULL GROUP BY 1"  # noqa: S608 - no values
+    )
+    (distinct,) = first_row(db, f"SELECT count(*) FROM ({counts})")  # noqa: S608 - no values
+    ranked = db.execute(f"{counts} ORDER BY events DESC, value LIMIT ?", (top,)).fetchall()
+    return distinct, tuple(cast("list[tuple[str, int]]", ranked))
+
+
+def _gaps(db: apsw.Connection, table: str) -> tuple[int, tuple[tuple[int, int], ...]]:
+    neighbours = f"SELECT lag(seq) OVER (ORDER BY seq) AS previous, seq FROM {table}"  # noqa: S608 - no values
+    gaps = f"SELECT previous + 1, seq - 1 FROM ({neighbours}) WHERE seq > previous + 1"  # noqa: S608 - no values
+    shown: list[tuple[int, int]] = []
+    count = 0
+    for row in db.execute(gaps):
+        count += 1
+        if count <= GAPS_SHOWN:
+            shown.append(cast("tuple[int, int]", row))
+    return count, tuple(shown)
