@@ -103,10 +103,16 @@ def adopt_public_names(namespace: dict[str, Any]) -> None:
     for name in namespace["__all__"]:
         value = namespace.get(name)
         if isinstance(value, type | FunctionType) and "._" in value.__module__:
-            if "__annotations__" in vars(value):
-                # As strings they would be looked up in the new module, which does not know every name.
-                value.__annotations__ = get_annotations(value, eval_str=True)
-            value.__module__ = namespace["__name__"]
+            adopt(namespace["__name__"], value)
+
+
+def adopt(module: str, *values: type | FunctionType) -> None:
+    """Let classes and functions say that they are imported from ``module``."""
+    for value in values:
+        if "__annotations__" in vars(value):
+            # As strings they would be looked up in the new module, which does not know every name.
+            value.__annotations__ = get_annotations(value, eval_str=True)
+        value.__module__ = module
 
 
 _CLI: Final = ("cyclopts>=5", "rich>=13.6")

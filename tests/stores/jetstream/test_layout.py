@@ -168,7 +168,7 @@ def test_secrets_stay_out_of_reprs():
         ({"stream": 1}, TypeError, "stream must be text"),
         ({"log": ""}, ValueError, "1 to 512 bytes"),
         ({"log": "\ud800"}, ValueError, "lone surrogate"),
-        ({"log": 1}, TypeError, "log must be text"),
+        ({"log": 1}, TypeError, "log must be a string"),
         ({"replicas": 6}, ValueError, "replicas: expected an integer of 1 to 5"),
         ({"replicas": True}, ValueError, "replicas"),
         ({"max_age": 0}, ValueError, "max_age: expected seconds"),

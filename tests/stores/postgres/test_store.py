@@ -479,7 +479,7 @@ async def test_tables_of_another_program(place):
         ({"log": ""}, ValueError, "a log name has 1 to 512 bytes, got 0"),
         ({"log": "x" * 513}, ValueError, "a log name has 1 to 512 bytes, got 513"),
         ({"log": "\ud800"}, ValueError, "log name .* has a lone surrogate"),
-        ({"log": None}, TypeError, "log must be text, got NoneType"),
+        ({"log": None}, TypeError, "log must be a string, got NoneType"),
         ({"schema": "x" * 64}, ValueError, "a schema name has 1 to 63 bytes, got 64"),
         ({"schema": "pg_mine"}, ValueError, "no name begins with pg_"),
         ({"schema": "a\0"}, ValueError, "NUL"),

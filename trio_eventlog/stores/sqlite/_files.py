@@ -11,27 +11,23 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 import apsw
-import trio
 
-from trio_eventlog._handover import giving_way
 from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 
-T = TypeVar("T")
-
-PASSING_ERRNOS: Final = frozenset(
+TRANSIENT_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 )
 """What the system refuses now and may grant later. To SQLite, all of these are "unable to open"."""
 
-_STAYING: Final = frozenset(
+PERMANENT_ERRNOS: Final = frozenset(
     {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM, errno.EROFS}
 )
+"""What the system will go on refusing."""
 
 _LONGEST_PATH: Final = int(apsw.vfs_details()[0]["mxPathname"]) - len("-journal")
 """Bytes; SQLite wants room for the names of its side files."""
@@ -53,15 +49,15 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
-    """``path`` as text that names a file.
+    """Check that ``path`` can name a database file, and return it as a string.
 
     Raises:
-      TypeError: it is no text.
-      ValueError: it can be no name of a database.
+      TypeError: it is not a string.
+      ValueError: it cannot.
     """
     name = os.fspath(path)
     if not isinstance(name, str):
-        msg = f"path must be text, got {type(name).__name__}"
+        msg = f"path must be a string, got {type(name).__name__}"
         raise TypeError(msg)
     if name in ("", ":memory:"):
         msg = f"{name!r} names no file; for a log in memory use MemoryStore"
@@ -86,25 +82,6 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-async def in_thread(path: str, work: Callable[[], T]) -> T:
-    """Run ``work``, with the errors of the system as errors of a store. Not cancelled once it runs."""
-    # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
-    try:
-        with giving_way():
-            return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        msg = f"{path}: no such file or directory"
-        raise StoreUnusable(msg) from exc
-    except OSError as exc:
-        other = f" ({exc.filename})" if exc.filename not in (None, path) else ""
-        msg = f"{path}: {exc.strerror}{other}"
-        raise (StoreUnusable if exc.errno in _STAYING else StoreError)(msg) from exc
-    except RuntimeError as exc:
-        # No thread is to be had.
-        msg = f"{path}: {exc}"
-        raise StoreError(msg) from exc
-
-
 def existing(path: str) -> Place:
     """Find a database that is there."""
     with _creating:
@@ -113,7 +90,7 @@ def existing(path: str) -> Place:
         return Place(real)
 
 
-def claim(path: str, log: str) -> tuple[Place, FileLock]:
+def acquire(path: str, log: str) -> tuple[Place, FileLock]:
     """Lock ``log`` for writing in a database, which is created if it is not there."""
     real = _real(path)
     with _creating:
