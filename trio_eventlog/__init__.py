@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from trio_eventlog._engine._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._log._event_log import EventLog as EventLog
-from trio_eventlog._log._event_log import open_event_log as open_event_log
+from trio_eventlog._log._open import open_event_log as open_event_log
 from trio_eventlog._model._codec import from_json as from_json
 from trio_eventlog._model._codec import to_json as to_json
 from trio_eventlog._model._errors import CodecError as CodecError
