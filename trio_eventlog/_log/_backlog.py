@@ -8,8 +8,8 @@ from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._waiting import FlushQueue, RoomQueue
+from trio_eventlog._model._errors import LossReason
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import LossReason
 
 __all__ = ["Backlog", "Ingress"]
 

@@ -19,13 +19,15 @@ from trio_eventlog._log._spiller import Spiller
 from trio_eventlog._log._syncer import split_cancelled
 from trio_eventlog._model._errors import (
     EventRejected,
+    LossReason,
     SequenceConflict,
     StoreError,
     StoreUnusable,
     StoreWentBack,
 )
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import AppendFailureReport, LogState, LossReason, RevertReport
+from trio_eventlog._model._reports import AppendFailureReport, RevertReport
+from trio_eventlog._model._statistics import LogState
 from trio_eventlog.abc import EventStore
 
 __all__ = ["BatchSender"]

@@ -23,7 +23,7 @@ from trio_eventlog._log._spiller import Spiller
 from trio_eventlog._log._syncer import Syncer
 from trio_eventlog._log._tasks import Tasks
 from trio_eventlog._log._writer import Writer
-from trio_eventlog._model._reports import LossReason
+from trio_eventlog._model._errors import LossReason
 from trio_eventlog._reading._subscription import Feed
 from trio_eventlog.abc import EventStore
 

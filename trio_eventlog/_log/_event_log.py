@@ -29,7 +29,7 @@ from trio_eventlog._model._events import (
     wall_clock_ms,
 )
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._model._reports import LogStatistics
+from trio_eventlog._model._statistics import LogStatistics
 from trio_eventlog._reading._subscription import Subscription, checked_start
 from trio_eventlog._util import NoPublicConstructor, fork_count
 from trio_eventlog.abc import EventStore

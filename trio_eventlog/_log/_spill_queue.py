@@ -13,15 +13,9 @@ from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._spill_file import Keep, SpillFile
 from trio_eventlog._log._threads import DISK_TIMEOUT, in_thread
-from trio_eventlog._model._errors import SpillError
+from trio_eventlog._model._errors import LossReason, SpillError
 from trio_eventlog._model._events import MAX_STORED
-from trio_eventlog._model._reports import (
-    LossReason,
-    RevertReport,
-    SpillDamageReport,
-    SpillFailureReport,
-    SpillReport,
-)
+from trio_eventlog._model._reports import RevertReport, SpillDamageReport, SpillFailureReport, SpillReport
 
 __all__ = ["SpillQueue", "open_spill_file"]
 
@@ -219,7 +213,7 @@ class SpillQueue:
         is_exact = not self._is_read_given_up
         again = self._buffer.again if is_exact else ()
         read = self._buffer.read if self._buffer.spilled else None
-        with trio.move_on_after(DISK_TIMEOUT, shield=True) as scope:
+        with trio.move_on_after(DISK_TIMEOUT, shield=True) as scope:  # noqa: ASYNC912 - in_thread is one
             try:
                 await in_thread(partial(self._file.close, read, again=again, is_exact=is_exact))
             except DISK_ERRORS as exc:

@@ -15,7 +15,7 @@ from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spiller import Spiller
-from trio_eventlog._model._reports import LossReason
+from trio_eventlog._model._errors import LossReason
 
 __all__ = ["Writer"]
 
