@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from trio_eventlog._engine._policy import RetryPolicy as RetryPolicy
 from trio_eventlog._log._event_log import EventLog as EventLog
 from trio_eventlog._log._event_log import open_event_log as open_event_log
-from trio_eventlog._model._codec import from_json as from_json
-from trio_eventlog._model._codec import to_json as to_json
 from trio_eventlog._model._descriptions import Finding as Finding
 from trio_eventlog._model._descriptions import StoreDescription as StoreDescription
 from trio_eventlog._model._descriptions import StoreVerification as StoreVerification
@@ -51,6 +49,8 @@ from trio_eventlog._model._reports import SpillFailureReport as SpillFailureRepo
 from trio_eventlog._model._reports import SpillReport as SpillReport
 from trio_eventlog._model._statistics import LogState as LogState
 from trio_eventlog._model._statistics import LogStatistics as LogStatistics
+from trio_eventlog._model._wire import from_json as from_json
+from trio_eventlog._model._wire import to_json as to_json
 from trio_eventlog._reading._subscription import EventStream as EventStream
 from trio_eventlog._reading._subscription import Subscription as Subscription
 from trio_eventlog._reading._subscription import iter_events as iter_events

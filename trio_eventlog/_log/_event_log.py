@@ -42,7 +42,7 @@ from functools import partial, wraps
 from itertools import count
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -64,7 +64,6 @@ from trio_eventlog._log._settings import (
     check_settings,
 )
 from trio_eventlog._log._spill_file import Keep, SpillFile
-from trio_eventlog._model._codec import check_envelope, give_seq, prepare_event, too_large
 from trio_eventlog._model._errors import (
     CodecError,
     EventLogBroken,
@@ -89,6 +88,7 @@ from trio_eventlog._model._events import (
     new_event_id,
     wall_clock_ms,
 )
+from trio_eventlog._model._payload import too_large
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import (
     AppendFailureReport,
@@ -101,6 +101,7 @@ from trio_eventlog._model._reports import (
     SpillFailureReport,
     SpillReport,
 )
+from trio_eventlog._model._sealed import check_envelope, event_size, seal_event
 from trio_eventlog._reading._subscription import Feed, Subscription, checked_start
 from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work, fork_count
 from trio_eventlog.abc import EventStore
@@ -136,13 +137,16 @@ _UNSYNCED_BYTES: Final = 4 * 1024 * 1024
 ``max_spill_bytes`` if that is less."""
 
 
+_Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
+"""What an event is accepted with: id, timestamp, the sealed event, and its size in bytes."""
+
+
 @attrs.define(eq=False)
 class _Waiter:
     """A task in ``ingest_wait``, and what it waits to hand in."""
 
     task: trio.lowlevel.Task
-    event: PersistedEvent
-    size: int
+    prepared: _Prepared
     seq: int | None = None
     error: Exception | None = None
 
@@ -211,7 +215,7 @@ class EventLog(metaclass=NoPublicConstructor):
         self._appends = self._failed_appends = self._peak_batch = 0
 
         self._capacity = max(4 * settings.batch_size, 4)
-        self._send, self._receive = trio.open_memory_channel[tuple[PersistedEvent, int]](self._capacity)
+        self._send, self._receive = trio.open_memory_channel[PersistedEvent](self._capacity)
         self._staged = self._staged_bytes = 0  # events in the channel
         # So many events in the channel, or bytes, are a reason to look up.
         self._attention = self._attention_bytes = 1
@@ -364,7 +368,7 @@ class EventLog(metaclass=NoPublicConstructor):
         if prepared is None:
             await trio.lowlevel.checkpoint()
             return None
-        return await self._accept_when_there_is_room(*prepared)
+        return await self._accept_when_there_is_room(prepared)
 
     @trio.lowlevel.enable_ki_protection
     async def flush(self, through: int | None = None) -> None:
@@ -523,7 +527,7 @@ class EventLog(metaclass=NoPublicConstructor):
 
     # --- from the caller to the buffer ------------------------------------------------------------
 
-    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> tuple[PersistedEvent, int] | None:
+    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> _Prepared | None:
         """Filter, check, seal and weigh; the seq comes later. The filter runs in the frame of the caller."""
         # This runs for every event: questions are asked here, and answered at length only if need be.
         if self._is_closed or fork_count() != self._forks or get_ident() != self._thread:
@@ -542,19 +546,18 @@ class EventLog(metaclass=NoPublicConstructor):
             self._filtered += 1
             return None
         if envelope is None:
-            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare, "", settings.max_event_bytes)
+            event_id, timestamp_ms, prefix = new_event_id(), wall_clock_ms(), ""
         else:
             check_envelope(envelope)
-            prepared = prepare_event(
-                envelope.event_id, envelope.timestamp_ms, bare, "event.", settings.max_event_bytes
-            )
-        size = prepared[1]
+            event_id, timestamp_ms, prefix = envelope.event_id, envelope.timestamp_ms, "event."
+        sealed = seal_event(bare, prefix, settings.max_event_bytes)
+        size = event_size(event_id, sealed)
         if size > settings.max_event_bytes:
             raise CodecError("event", too_large(settings.max_event_bytes, size=size))
-        return prepared
+        return event_id, timestamp_ms, sealed, size
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, event: PersistedEvent, size: int) -> int:
+    def _accept(self, event_id: str, timestamp_ms: int, sealed: UnifiedEvent, size: int) -> int:
         """Give out the next seq and hand the event over."""
         if self._is_closed:
             self._require_open()
@@ -565,13 +568,14 @@ class EventLog(metaclass=NoPublicConstructor):
         if seq > MAX_STORED:
             msg = f"the log has given out its last seq, {MAX_STORED}"
             raise EventLogError(msg)
-        give_seq(event, seq)
+        member_id = sealed.agent_id if type(sealed) is AgentEvent else None
+        event = PersistedEvent(event_id, seq, timestamp_ms, member_id, sealed)
         self._last_seq = seq
         if self._doom is not None:
             self._buffer.refuse(event, self._doom)
             self._note_losses()
             return seq
-        self._send.send_nowait((event, size))
+        self._send.send_nowait(event)
         self._staged += 1
         self._staged_bytes += size
         if self._staged >= self._attention or self._staged_bytes >= self._attention_bytes:
@@ -600,7 +604,7 @@ class EventLog(metaclass=NoPublicConstructor):
         """Move the content of the channel into the buffer, where the cap is kept."""
         if self._staged:
             receive = self._receive.receive_nowait
-            self._buffer.put([receive() for _ in range(self._staged)])
+            self._buffer.put([receive() for _ in range(self._staged)], self._staged_bytes)
         self._staged = self._staged_bytes = 0
         self._attention = self._attention_bytes = 1
         if self._buffer.unreported:
@@ -608,13 +612,13 @@ class EventLog(metaclass=NoPublicConstructor):
             self._note_losses()
 
     @trio.lowlevel.enable_ki_protection
-    async def _accept_when_there_is_room(self, prepared: PersistedEvent, size: int) -> int:
+    async def _accept_when_there_is_room(self, prepared: _Prepared) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._waiters and self._has_room(size):
-            seq = self._accept(prepared, size)
+        if not self._waiters and self._has_room(prepared):
+            seq = self._accept(*prepared)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return seq
-        waiter = _Waiter(trio.lowlevel.current_task(), prepared, size)
+        waiter = _Waiter(trio.lowlevel.current_task(), prepared)
         self._waiters[waiter] = None
 
         # Who is cancelled leaves the queue at that moment, and not when its task runs again: in between it
@@ -631,9 +635,10 @@ class EventLog(metaclass=NoPublicConstructor):
             raise trio.ClosedResourceError(msg)
         return waiter.seq
 
-    def _has_room(self, size: int) -> bool:
+    def _has_room(self, prepared: _Prepared) -> bool:
         if self._doom is not None:
             return True
+        *_, size = prepared
         size_then = self._staged_bytes + self._buffer.unfiled_bytes + size
         return (
             self._staged + self._buffer.unfiled < self._settings.retry_buffer_cap
@@ -641,10 +646,10 @@ class EventLog(metaclass=NoPublicConstructor):
         )
 
     def _serve_waiters(self) -> None:
-        while self._waiters and self._has_room(next(iter(self._waiters)).size):
+        while self._waiters and self._has_room(next(iter(self._waiters)).prepared):
             waiter, _ = self._waiters.popitem(last=False)
             try:
-                waiter.seq = self._accept(waiter.event, waiter.size)
+                waiter.seq = self._accept(*waiter.prepared)
             except EventLogError as exc:  # no seq is left; its caller is to know
                 waiter.error = exc
             trio.lowlevel.reschedule(waiter.task)
