@@ -18,9 +18,8 @@ class Ingress:
     """The memory channel that events enter by.
 
     ``ingest`` sends into it. The flush task takes everything out when it has reason to run, as does a burst
-    that fills the channel: see :meth:`Backlog.take_in`. No task waits in ``receive``, since then every event
-      would
-    wake it.
+    that fills the channel: see :meth:`Backlog.take_in`. No task waits in ``receive``, since every event would
+    then wake it.
 
     Args:
       capacity: of the channel.
@@ -28,7 +27,7 @@ class Ingress:
     """
 
     def __init__(self, capacity: int, last_seq: int) -> None:
-        self._send, self._receive = trio.open_memory_channel[tuple[PersistedEvent, int]](capacity)
+        self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
         self._capacity = capacity
         self.last_seq = last_seq
         """The last seq given out."""
@@ -46,15 +45,15 @@ class Ingress:
 
     def put(self, event: PersistedEvent, size: int) -> bool:
         """Send an event. Returns whether there may be something to do."""
-        self._send.send_nowait((event, size))
+        self._send.send_nowait(event)
         self.count += 1
         self.size += size
         return self.count >= self.check_count or self.size >= self.check_size
 
-    def take_all(self) -> list[tuple[PersistedEvent, int]]:
-        """Receive everything."""
+    def take_all(self) -> tuple[list[PersistedEvent], int]:
+        """Receive everything. Returns the events, and their bytes."""
         receive = self._receive.receive_nowait
-        arrivals = [receive() for _ in range(self.count)]
+        arrivals = [receive() for _ in range(self.count)], self.size
         self.count = self.size = 0
         self.check_count = self.check_size = 1
         return arrivals
@@ -112,7 +111,7 @@ class Backlog:
     def take_in(self) -> None:
         """Move the content of the channel into the buffer, which keeps the limits."""
         if self.ingress.count:
-            self.buffer.put(self.ingress.take_all())
+            self.buffer.put(*self.ingress.take_all())
             if self.buffer.unreported:
                 self.flushes.settle()
                 self._reporter.note_losses()
