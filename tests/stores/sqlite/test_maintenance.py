@@ -12,8 +12,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests._helpers.events import agent
 from tests._helpers.fakes import Reports, numbered
-from tests.stores.test_stores import agent
 from trio_eventlog import (
     CodecError,
     EventQuery,
