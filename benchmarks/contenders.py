@@ -217,7 +217,9 @@ def parts(count: int, _directory: Path) -> Figures:
         wall_clock_ms()
 
     return {
-        "checking the payload": per_event(lambda value: _payload._check_fast((value,), 0, 1 << 20, 0), payloads),
+        "checking the payload": per_event(
+            lambda value: _payload._check_fast((value,), 0, 1 << 20, 0), payloads
+        ),
         "encoding it": per_event(encode, payloads),
         "two objects": per_event(objects, encoded),
         "id and wall clock": per_event(id_and_clock, encoded),
