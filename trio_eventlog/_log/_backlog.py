@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from trio_eventlog._engine._retry_buffer import RetryBuffer
@@ -28,7 +30,8 @@ class Ingress:
 
     def __init__(self, capacity: int, last_seq: int) -> None:
         self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
-        self._capacity = capacity
+        self.capacity: Final = capacity
+        """How many events the channel can hold."""
         self.last_seq = last_seq
         """The last seq given out."""
         self.count = 0
@@ -37,11 +40,6 @@ class Ingress:
         """Their bytes."""
         self.check_count = self.check_size = 1
         """The count, or the bytes, from which on there may be something to do about them."""
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another event."""
-        return self.count >= self._capacity
 
     def put(self, event: PersistedEvent, size: int) -> bool:
         """Send an event. Returns whether there may be something to do."""
