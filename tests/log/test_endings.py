@@ -382,7 +382,7 @@ async def test_what_a_thread_made_before_it_was_given_up_is_discarded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once, and before the cancellation goes on."""
-    is_made, discarded = threading.Event(), list[str]()
+    goes_on, is_made, discarded = threading.Event(), threading.Event(), list[str]()
     run = _threads._Handover.run
 
     def run_and_tell(handover: Any) -> Any:
@@ -393,12 +393,17 @@ async def test_what_a_thread_made_before_it_was_given_up_is_discarded(
     monkeypatch.setattr(_threads._Handover, "run", run_and_tell)
     async with trio.open_nursery() as nursery:
 
+        def work() -> str:
+            assert goes_on.wait(10)
+            return "made"
+
         async def make() -> None:
-            await in_thread(lambda: "made", discard=discarded.append)
+            await in_thread(work, discard=discarded.append)
             pytest.fail("not cancelled")
 
         nursery.start_soon(make)
-        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        goes_on.set()
         # The loop stands still, so that what the thread made cannot be handed over any more.
         assert is_made.wait(10)
         nursery.cancel_scope.cancel(reason="test")
