@@ -3,7 +3,6 @@
 As in test_spill, the work of threads is done inline.
 """
 
-# ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
 import math
@@ -16,7 +15,7 @@ import trio
 import trio.testing
 
 from tests._helpers.fakes import FakeStore, Reports, fail, numbered, take
-from tests.log.test_spill import Disk, disk, ingest, path  # noqa: F401 - fixtures among them
+from tests._helpers.spill import ingest
 from trio_eventlog import (
     EventEnvelope,
     EventQuery,
