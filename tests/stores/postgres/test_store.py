@@ -38,6 +38,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _connection as connection
+from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 
@@ -214,7 +215,7 @@ async def test_5000_events_at_once(log):
 
 async def test_a_batch_for_which_one_statement_is_too_small(log, monkeypatch):
     """It goes in several, in one transaction: all of it or nothing."""
-    monkeypatch.setattr(schema, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(rows, "MAX_CHUNK_BYTES", 10_000)
     async with PostgresStore.open(url(), log=log) as store:
         batch = [event(seq, "x" * 1_500) for seq in range(1, 31)]
         assert await store.append_batch(batch) == ()
@@ -233,7 +234,7 @@ async def test_a_batch_for_which_one_statement_is_too_small(log, monkeypatch):
 
 
 async def test_an_event_that_is_too_large(log, monkeypatch):
-    monkeypatch.setattr(schema, "MOST_EVENT_BYTES", 10_000_000)
+    monkeypatch.setattr(rows, "MAX_EVENT_BYTES", 10_000_000)
     async with PostgresStore.open(url(), log=log) as store:
         large, fine = event(1, "x" * 10_000_001), event(2, "x" * 9_000_000)
         with pytest.raises(EventRejected, match="larger than 9 MiB") as refused:
@@ -633,8 +634,10 @@ def test_every_sqlstate_is_sorted():
     }
     assert len(states) > 200
     for state in sorted(states):
-        failure = connection.ServerError(state, "")
-        on_opening, later = (type(failure.as_store_error("x", opening=opening)) for opening in (True, False))
+        error = psycopg.errors.lookup(state)("")
+        on_opening, later = (
+            type(connection.store_error(error, "x", opening=opening)) for opening in (True, False)
+        )
         repairable = state in _WITH_AN_OPERATOR or state[:2] in _WITH_AN_OPERATOR
         passes = not repairable and (state in _PASSES or state[:2] in _PASSES)
         assert later is (StoreError if repairable or passes else StoreUnusable), state

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
 from trio_eventlog._handover import giving_way
+from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
@@ -26,25 +27,32 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import Steps, sealed_copies
 from trio_eventlog.stores._common._statistics import Findings
-from trio_eventlog.stores.postgres import _maintenance as upkeep
-from trio_eventlog.stores.postgres import _schema as schema
+from trio_eventlog.stores.postgres import _maintenance as maintenance
+from trio_eventlog.stores.postgres import _rows as rows
+from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres import _select as queries
-from trio_eventlog.stores.postgres._schema import Names, int8, number
+from trio_eventlog.stores.postgres._schema import Names
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from trio_eventlog.stores.postgres._connection import Session
-    from trio_eventlog.stores.postgres._pool import Connections
+    from trio_eventlog.stores.postgres._appender import Appender
+    from trio_eventlog.stores.postgres._connection import TrioConnection
+    from trio_eventlog.stores.postgres._pool import Pool
+
+__all__ = ["PostgresStore"]
 
 DEFAULT_SCHEMA: Final = "trio_eventlog"
 
 LOCK_TIMEOUT: Final = 15.0
 """See :attr:`PostgresStore.lock_timeout`."""
 
-_MOST_SCHEMA_NAME_BYTES: Final = 63
-_MOST_READERS: Final = 100
-_MOST_PARTITIONS: Final = 1024
+_MAX_SCHEMA_NAME_BYTES: Final = 63
+_MAX_READERS: Final = 100
+_MAX_PARTITIONS: Final = 1024
+
+_ROWS_AT_ONCE: Final = 100
+"""Rows that are taken from a result between two looks at the clock."""
 
 
 class PostgresStore(metaclass=NoPublicConstructor):
@@ -54,65 +62,60 @@ class PostgresStore(metaclass=NoPublicConstructor):
     open for writing once at a time, in any number of processes on any number of hosts. Keeps all clauses of
     :class:`trio_eventlog.abc.EventStore`, and states:
 
-    * **Cancellation** takes up to 0.75 seconds: the server is asked to stop what runs, and that is awaited. A
-      connection on which it does not stop is dropped.
+    * **Cancellation** takes up to 0.75 seconds: the server is asked to stop the statement, and its end is
+      awaited. A connection on which it does not end is dropped.
     * **A lost connection** is made again by the next call. What was under way raises :class:`StoreError`, and
-      so does an appender until its lost session is gone, which it sees to itself. If somebody else has opened
-      the log in between it raises :class:`LogBusy`.
+      so does an appender until its lost session is gone, which it ends itself. If another appender has opened
+      the log in between, it raises :class:`LogBusy`.
     * **Durability** is the server's: with its defaults, an append that has returned survives a loss of power
       there.
-    * **Limits**: texts and payload of an event have at most 64 MiB together; beyond that it is rejected.
+    * **Limits**: the strings and the payload of an event have at most 64 MiB together; beyond that it is
+      rejected.
     * **Connections**: one for writing in an appender, and up to ``readers`` for reading, opened when they are
       needed. :meth:`prune`, :meth:`watch_changes` and :meth:`logs` have one of their own while they last.
-    * **Threads**: none, but for looking up host names, and for loading the driver.
+    * **Threads**: none, except to look up host names and to load the driver.
     """
 
     lock_timeout: Final[float] = LOCK_TIMEOUT
-    """Seconds within which the lock of an appender that has died is free. If its process was killed that
-    takes milliseconds, or about a second if a statement of it was waiting; if its host or the network has
-    vanished, until the server notices."""
+    """Seconds within which the lock of a dead appender is free. If its process was killed that takes
+    milliseconds, or about a second if one of its statements was waiting; if its host or the network has
+    vanished, it takes until the server notices."""
 
     log_id: Final[str | None]
-    """Tells this log from all others, in this database and others; None in a store that is read-only."""
+    """Identifies this log among all others, in this database and elsewhere; None in a read-only store."""
 
     survives: Final[str]
     """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
 
     Only ``"process"``, the kill of the server's processes, if the server has ``fsync`` off, or the options of
-    the connection set ``synchronous_commit`` to ``off``. Whether ``full_page_writes`` is off is not looked
-    at, which is for file systems that write a page as a whole.
+    the connection set ``synchronous_commit`` to ``off``. ``full_page_writes``, which may be off on file
+    systems that write a page as a whole, is not checked.
     """
 
     def __init__(
-        self,
-        connections: Connections,
-        log: str,
-        *,
-        found: int,
-        notify: bool,
+        self, pool: Pool, appender: Appender | None, names: Names, log: str, *, found: int, notify: bool
     ) -> None:
-        self._connections = connections
-        self._label = connections.label
-        self._names = connections.names
-        self._writer = connections.writer
+        self._pool = pool
+        self._appender = appender
+        self._names = names
         self._log = log
-        self._notify = notify
         self._found = found
-        self.log_id = None if self._writer is None else self._writer.unique_id
-        self.survives = "power" if self._writer is None else self._writer.survives
+        self._notify = notify
+        self.log_id = None if appender is None else appender.unique_id
+        self.survives = "power" if appender is None else appender.survives
 
     @property
     def read_only(self) -> bool:
         """Whether it was opened for reading only."""
-        return self._writer is None
+        return self._appender is None
 
     def __repr__(self) -> str:
         mode = "read-only" if self.read_only else "writing"
-        return f"<PostgresStore {self._label} schema={self._names.schema!r} log={self._log!r} {mode}>"
+        return f"<PostgresStore {self._pool.label} schema={self._names.schema!r} log={self._log!r} {mode}>"
 
     @staticmethod
+    @ki_protected
     @asynccontextmanager
-    @trio.lowlevel.enable_ki_protection  # not of the body of the block
     async def open(
         conninfo: str = "",
         *,
@@ -125,12 +128,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[PostgresStore]:
         """Open a log for the length of an ``async with`` block, creating schema and log if need be.
 
-        Leaving the block frees lock and connections. It waits for an append that is still running, not for
+        Leaving the block releases lock and connections. It waits for an append that is still running, not for
         queries; after 10 seconds it gives up with a warning to the logger ``trio_eventlog``, and the lock is
         free once the server notices.
 
-        Entering is a checkpoint and can be cancelled; leaving waits in spite of a cancellation, for as long
-        as said above.
+        Entering is a checkpoint and can be cancelled; leaving waits despite a cancellation, for up to those
+        10 seconds.
 
         Args:
           conninfo: the database, as libpq takes it:
@@ -142,16 +145,16 @@ class PostgresStore(metaclass=NoPublicConstructor):
           log: name of the log, 1 to 512 bytes in UTF-8.
           schema: the schema of the database in which the tables are, 1 to 63 bytes in UTF-8. It is created if
             it is not there, which takes the permission to create schemas in the database.
-          read_only: do not write. Needs no lock, and only the permission to read.
-          notify: tell other stores after each append, for their :meth:`watch_changes`.
-          readers: most connections for reading, 1 to 100.
-          partitions: when the tables are made, spread the events over so many of them, by their log; 0 for a
-            single table, at most 1,024. Of no consequence once they are there.
+          read_only: do not append. Takes no lock, and only the permission to read.
+          notify: notify other stores after each append, for their :meth:`watch_changes`.
+          readers: maximum number of connections for reading, 1 to 100.
+          partitions: when the tables are made, spread the events over this many, by their log; 0 for a single
+            table, at most 1,024. Ignored once they are there.
 
         Raises:
           ValueError: an argument is not as described.
           TypeError: an argument is of the wrong type.
-          LogBusy: somebody else has the log open for writing.
+          LogBusy: the log is open for writing elsewhere.
           LogNotFound: with ``read_only``, there is no such log, or no table yet.
           StoreUnusable: the database is not there, or may not be opened; the schema belongs to another
             program, or to a newer version of this library; or the driver is not installed.
@@ -161,16 +164,13 @@ class PostgresStore(metaclass=NoPublicConstructor):
         driver = await _load_driver()
         async with driver.open_connections(
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
-        ) as connections:
-            if connections.writer is not None:
-                found = connections.writer.number
-            else:
-                found = (await connections.find_logs([log]))[log]
-            yield PostgresStore._create(connections, log, found=found, notify=notify)
+        ) as (pool, appender):
+            found = {} if appender is not None else await _find_logs(pool, names, [log])
+            yield PostgresStore._create(pool, appender, names, log, found=found.get(log, 0), notify=notify)
 
     @staticmethod
+    @ki_protected
     @asynccontextmanager
-    @trio.lowlevel.enable_ki_protection  # as above
     async def open_readers(
         conninfo: str = "",
         *,
@@ -187,7 +187,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           conninfo: the database.
           logs: their names; by default all that are in the schema now.
           schema: where the tables are.
-          readers: most connections, 1 to 100.
+          readers: maximum number of connections, 1 to 100.
 
         Raises:
           ValueError, TypeError, LogNotFound, StoreUnusable, StoreError: as :meth:`open`.
@@ -195,14 +195,15 @@ class PostgresStore(metaclass=NoPublicConstructor):
         wanted = checked_log_names(logs)
         names = _checked(conninfo, "default", schema, readers, 0)
         driver = await _load_driver()
-        async with driver.open_connections(
-            conninfo, names, log=None, readers=readers, partitions=0
-        ) as connections:
+        async with driver.open_connections(conninfo, names, log=None, readers=readers, partitions=0) as (
+            pool,
+            _,
+        ):
             if wanted is None:
-                wanted = await connections.log_names()
-            found = await connections.find_logs(wanted)
+                wanted = await _log_names(pool, names)
+            found = await _find_logs(pool, names, wanted)
             yield {
-                name: PostgresStore._create(connections, name, found=found[name], notify=False)
+                name: PostgresStore._create(pool, None, names, name, found=found[name], notify=False)
                 for name in wanted
             }
 
@@ -225,15 +226,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the log is gone,
             or another one has its name; or the tables are not those that were made.
         """
-        await self._check_open()
-        if self._writer is None:
-            msg = f"{self._label}: the store was opened read-only"
-            raise StoreUnusable(msg)
-        copies = await sealed_copies(events)
-        if not copies:
+        appender = await self._require_appender()
+        batch = await sealed_copies(events)
+        if not batch:
             return ()
         channel = self._names.channel(self._log) if self._notify else None
-        return await self._connections.append(copies, channel)
+        return await appender.append(batch, channel)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
@@ -250,9 +248,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; the log is gone; or the tables are damaged, or not those that
             were made.
         """
-        await self._check_open()
-        plan = queries.select(query, self._number)
-        found, _ = await self._connections.read(lambda session: self._read(session, plan))
+        await self._require_open()
+        found, _ = await self._select(queries.select(query, self._number))
         return found
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
@@ -266,35 +263,42 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError, StoreUnusable: as :meth:`query`.
         """
         check_max_bytes(max_bytes)
-        await self._check_open()
-        plan = queries.select_page(query, self._number, max_bytes)
-        found, is_cut = await self._connections.read(lambda session: self._read(session, plan))
+        await self._require_open()
+        found, is_cut = await self._select(queries.select_page(query, self._number, max_bytes))
         return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
 
-    async def _read(self, session: Session, plan: queries.Select | None) -> tuple[list[PersistedEvent], bool]:
-        """The events of a plan, and whether the last of them is beyond what was asked for."""
+    async def _select(self, plan: queries.Select | None) -> tuple[list[PersistedEvent], bool]:
+        """The events of a plan, and whether the last of them is beyond what was asked for. A checkpoint."""
         if plan is None:
             await trio.lowlevel.checkpoint()
             return [], False
-        result = await session.execute(self._names.sql(plan.sql), plan.parameters)
-        if not result.ntuples:
-            await self._connections.check_there(session, self._log, self._number)
-        found: list[PersistedEvent] = []
-        steps = Steps()
-        for row in schema.rows_of(result.get_value, result.ntuples):
-            try:
-                found.append(schema.event_of(row))
-            except ValueError as exc:
-                msg = f"{self._label}: damaged: seq {row[0]} of log {self._log!r}: {exc}"
-                raise StoreUnusable(msg) from exc
-            if steps.is_over():
-                await steps.rest()
-        is_cut = (
-            result.nfields > schema.READ_COLUMNS
-            and bool(found)
-            and (result.get_value(result.ntuples - 1, schema.READ_COLUMNS) == b"\1")
-        )
-        return found, is_cut
+        statement, parameters = self._names.sql(plan.sql), plan.parameters
+
+        async def read(connection: TrioConnection) -> tuple[list[PersistedEvent], bool]:
+            cursor = await connection.open_cursor(statement, *parameters)
+            if not cursor.rowcount:
+                await self._check_still_there(connection)
+            found: list[PersistedEvent] = []
+            is_cut = False
+            steps = Steps()
+            while some := await cursor.fetchmany(_ROWS_AT_ONCE):
+                found += map(self._event_of, some)
+                is_cut = len(some[-1]) > rows.READ_COLUMNS and some[-1][-1]
+                if steps.is_over():
+                    await steps.rest()
+            if cursor.rowcount > _ROWS_AT_ONCE:
+                connection.free_memory()
+            return found, is_cut
+
+        return await self._pool.read(read)
+
+    def _event_of(self, row: tuple[object, ...]) -> PersistedEvent:
+        try:
+            return rows.event_of(cast("rows.Row", row[: rows.READ_COLUMNS]))
+        except ValueError as exc:
+            raise StoreUnusable(
+                f"{self._pool.label}: damaged: seq {row[0]} of log {self._log!r}: {exc}"
+            ) from exc
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first.
@@ -307,27 +311,29 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
           StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
         """
-        await self._check_open()
-        if self._writer is not None:
-            return await self._writer.run(self._last_seq)
-        return await self._connections.read(self._last_seq)
+        await self._require_open()
+        if self._appender is not None:
+            return await self._appender.run(self._last_seq)
+        return await self._pool.read(self._last_seq)
 
-    async def _last_seq(self, session: Session) -> int:
-        return await self._number_of(session, queries.HIGHEST)
+    async def _last_seq(self, connection: TrioConnection) -> int:
+        return await self._ask(connection, queries.HIGHEST)
 
-    async def _number_of(self, session: Session, statement: str) -> int:
-        """What a statement about the row of the log returns."""
-        found = await session.execute(self._names.sql(statement), [int8(self._number)])
-        if not found.ntuples:
-            await self._connections.check_there(session, self._log, self._number)
-            msg = f"{self._label}: log {self._log!r} was put back just now"
-            raise StoreError(msg)
-        return number(found.get_value(0, 0))
+    async def _ask(self, connection: TrioConnection, statement: str) -> int:
+        """The number that a statement about the row of the log returns."""
+        found = await connection.fetch(self._names.sql(statement), self._number)
+        if not found:
+            await self._check_still_there(connection)
+            raise StoreError(f"{self._pool.label}: log {self._log!r} was put back just now")
+        return int(found[0][0])
+
+    async def _check_still_there(self, connection: TrioConnection) -> None:
+        await tables.check_still_there(connection, self._names, self._log, self._number, self._pool.label)
 
     @property
     def _number(self) -> int:
-        # An appender sees to it that it is that of its own log.
-        return self._found if self._writer is None else self._writer.number
+        # An appender checks that it is that of its own log.
+        return self._found if self._appender is None else self._appender.number
 
     async def sync(self) -> None:
         """Return once all that ``append_batch`` returned from before survives a loss of power at the server.
@@ -343,11 +349,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now, or has ``fsync`` off.
           StoreUnusable: the store is closed or read-only.
         """
-        await self._check_open()
-        if self._writer is None:
-            msg = f"{self._label}: the store was opened read-only"
-            raise StoreUnusable(msg)
-        await self._connections.sync()
+        await (await self._require_appender()).sync()
 
     async def pruned_seq(self) -> int:
         """The highest seq of all events that were ever pruned from this log, 0 if none was.
@@ -358,13 +360,25 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
           StoreUnusable: the store is closed; or the log is gone.
         """
-        await self._check_open()
-        return await self._connections.read(lambda session: self._number_of(session, queries.PRUNED))
+        await self._require_open()
+        return await self._pool.read(lambda connection: self._ask(connection, queries.PRUNED))
 
-    async def _check_open(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._connections.check_open()
+    async def _require_open(self) -> None:
+        # A checkpoint only if it raises: a call on an open store has one of its own.
+        try:
+            self._pool.check_open()
+        except StoreUnusable:
+            await trio.lowlevel.checkpoint()
+            raise
 
+    async def _require_appender(self) -> Appender:
+        await self._require_open()
+        if self._appender is None:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnusable(f"{self._pool.label}: the store was opened read-only")
+        return self._appender
+
+    @ki_protected
     @asynccontextmanager
     async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
         """Watch for appends to this log, for the length of an ``async with`` block.
@@ -380,8 +394,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be reached now.
           StoreUnusable: the store is closed; or the server refuses the connection.
         """
-        await self._check_open()
-        watch = await self._connections.open_watch(self._names.channel(self._log))
+        await self._require_open()
+        watch = await self._pool.open_watch(self._names.channel(self._log))
         try:
             yield watch
         finally:
@@ -403,13 +417,13 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
         """
         top = checked_top(top)
-        await self._check_open()
+        await self._require_open()
 
-        async def work(session: Session) -> StoreDescription:
-            await self._number_of(session, queries.PRUNED)
-            return await upkeep.describe(session, self._names, self._number, top)
+        async def work(connection: TrioConnection) -> StoreDescription:
+            await self._ask(connection, queries.PRUNED)
+            return await maintenance.describe(connection, self._names, self._number, top)
 
-        return await self._connections.read(work)
+        return await self._pool.read(work)
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
@@ -430,14 +444,14 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
           StoreUnusable: the store is closed; or the tables are not those that were made.
         """
-        await self._check_open()
-        verifier = upkeep.Verifier(self._names, self._number, Findings(most_findings))
-        await self._connections.read(verifier.check_structure)
-        while (seq := await self._connections.read(verifier.check_page)) is not None:
+        await self._require_open()
+        verifier = maintenance.Verifier(self._names, self._number, Findings(most_findings))
+        await self._pool.read(verifier.check_structure)
+        while (seq := await self._pool.read(verifier.check_page)) is not None:
             if on_progress is not None:
                 on_progress(seq)
-        await self._connections.read(verifier.check_ids)
-        await self._connections.read(verifier.check_end)
+        await self._pool.read(verifier.check_ids)
+        await self._pool.read(verifier.check_end)
         return verifier.result()
 
     async def prune(
@@ -474,14 +488,14 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
         """
         check_criteria(before_ms, keep)
-        await self._check_open()
+        await self._require_open()
         gone = 0
-        async with self._connections.session() as session:
-            await self._number_of(session, queries.PRUNED)
-            cut, total = await upkeep.plan_cut(session, self._names, self._number, before_ms, keep)
+        async with self._pool.connection() as connection:
+            await self._ask(connection, queries.PRUNED)
+            cut, total = await maintenance.plan_cut(connection, self._names, self._number, before_ms, keep)
             if dry_run:
                 return total
-            while (some := await cut.prune_some(session, self._names)) is not None:
+            while (some := await cut.prune_some(connection, self._names)) is not None:
                 gone += some
                 if on_progress is not None:
                     on_progress(gone, total)
@@ -496,8 +510,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the server cannot be asked now.
           StoreUnusable: the store is closed; or there are no tables, or not those that were made.
         """
-        await self._check_open()
-        return await self._connections.log_names()
+        await self._require_open()
+        return await _log_names(self._pool, self._names)
 
     @staticmethod
     async def logs(conninfo: str = "", *, schema: str = DEFAULT_SCHEMA) -> list[str]:
@@ -511,12 +525,23 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """
         names = _checked(conninfo, "default", schema, 1, 0)
         driver = await _load_driver()
-        async with driver.open_connections(conninfo, names, log=None, readers=1, partitions=0) as connections:
-            found: list[str] = await connections.log_names()
-            return found
+        async with driver.open_connections(conninfo, names, log=None, readers=1, partitions=0) as (pool, _):
+            return await _log_names(pool, names)
 
 
-# --- the driver ---------------------------------------------------------------------------------------
+async def _log_names(pool: Pool, names: Names) -> list[str]:
+    return await pool.read(lambda connection: tables.log_names(connection, names, pool.label))
+
+
+async def _find_logs(pool: Pool, names: Names, logs: Sequence[str]) -> dict[str, int]:
+    if not logs:
+        return {}
+    return await pool.read(
+        lambda connection: tables.find_readable_logs(connection, names, logs, pool.label), opening=True
+    )
+
+
+# --- the driver -----------------------------------------------------------------------------------
 
 
 async def _load_driver() -> ModuleType:
@@ -530,12 +555,10 @@ async def _load_driver() -> ModuleType:
                 limiter=trio.CapacityLimiter(1),
             )
     except ImportError as exc:
-        msg = f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})"
-        raise StoreUnusable(msg) from exc
+        raise StoreUnusable(f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})") from exc
     except RuntimeError as exc:
-        # No thread is to be had.
-        msg = f"PostgresStore: {exc}"
-        raise StoreError(msg) from exc
+        # There is no thread to be had.
+        raise StoreError(f"PostgresStore: {exc}") from exc
 
 
 # --- arguments ------------------------------------------------------------------------------------
@@ -543,21 +566,19 @@ async def _load_driver() -> ModuleType:
 
 def _checked(conninfo: object, log: str, schema_name: str, readers: object, partitions: object) -> Names:
     if not isinstance(conninfo, str):
-        msg = f"conninfo must be text, got {type(conninfo).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"conninfo must be text, got {type(conninfo).__name__}")
     check_log_name(log)
-    check_name("schema", schema_name, _MOST_SCHEMA_NAME_BYTES)
+    check_name("schema", schema_name, _MAX_SCHEMA_NAME_BYTES)
     if "\0" in schema_name or schema_name.startswith("pg_"):
-        msg = f"schema: PostgreSQL does not take {schema_name!a}: no name begins with pg_, or has NUL in it"
-        raise ValueError(msg)
+        raise ValueError(
+            f"schema: PostgreSQL does not take {schema_name!a}: no name begins with pg_, or has NUL in it"
+        )
     for name, value, least, most in (
-        ("readers", readers, 1, _MOST_READERS),
-        ("partitions", partitions, 0, _MOST_PARTITIONS),
+        ("readers", readers, 1, _MAX_READERS),
+        ("partitions", partitions, 0, _MAX_PARTITIONS),
     ):
         if type(value) is not int:
-            msg = f"{name}: expected an integer, got {type(value).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
         if not least <= value <= most:
-            msg = f"{name}: expected {least} to {most}, got {value}"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: expected {least} to {most}, got {value}")
     return Names(schema_name)
