@@ -449,7 +449,7 @@ async def test_s11_a_cancelled_transaction_is_not_in_the_way_of_the_next_query(s
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
 
-            patch.setattr(maintenance, "_frequencies", cancelled)
+            patch.setattr(maintenance, "_ranking", cancelled)
             await store.describe()
         assert scope.cancelled_caught
         # What that transaction saw is over.

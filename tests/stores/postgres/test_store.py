@@ -476,11 +476,11 @@ async def test_tables_of_another_program(place):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"conninfo": 5}, TypeError, "conninfo must be text, got int"),
+        ({"conninfo": 5}, TypeError, "conninfo must be a string, got int"),
         ({"log": ""}, ValueError, "a log name has 1 to 512 bytes, got 0"),
         ({"log": "x" * 513}, ValueError, "a log name has 1 to 512 bytes, got 513"),
         ({"log": "\ud800"}, ValueError, "log name .* has a lone surrogate"),
-        ({"log": None}, TypeError, "log must be text, got NoneType"),
+        ({"log": None}, TypeError, "log must be a string, got NoneType"),
         ({"schema": "x" * 64}, ValueError, "a schema name has 1 to 63 bytes, got 64"),
         ({"schema": "pg_mine"}, ValueError, "no name begins with pg_"),
         ({"schema": "a\0"}, ValueError, "NUL"),
@@ -527,7 +527,7 @@ async def test_the_scheme_may_be_in_capitals(server, log):
 
 
 async def test_bad_arguments_of_readers(server):
-    with pytest.raises(TypeError, match="logs: expected names, got a single text"):
+    with pytest.raises(TypeError, match="logs: expected names, got a single string"):
         async with PostgresStore.open_readers(url(), logs="a"):
             pytest.fail("opened")  # pragma: no cover
     with pytest.raises(ValueError, match="a log name has 1 to 512 bytes, got 0"):

@@ -21,9 +21,8 @@ import logging
 import os
 import secrets
 import socket
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 import attrs
 import psycopg
@@ -37,6 +36,8 @@ from trio_eventlog._model._errors import (
     StoreWentBack,
 )
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog.stores._common._closing import Closing, closed_error
+from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._connection import TrioConnection, needs_new_connection, translated_errors
 from trio_eventlog.stores.postgres._rows import ByteaArray, Chunk, Int8Array, encoded_chunks, key_of
@@ -47,12 +48,8 @@ T = TypeVar("T")
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
-CLOSED: Final = "{}: the store is closed"
-
 _CLOSE_TIMEOUT: Final = 10.0
 """Seconds for an append that is still running, and for releasing the lock."""
-
-_CLOSE_ATTEMPTS: Final = 3
 
 _END_TIMEOUT: Final = 2_000
 """Milliseconds for a lost session of ours to end, once the server was told."""
@@ -199,7 +196,7 @@ class Appender:
         """
         async with self._turn:
             if self._closed:
-                raise StoreUnusable(CLOSED.format(self._target.label))
+                raise closed_error(self._target.label)
             with translated_errors(self._target.label):
                 connection = await self._ready()
                 try:
@@ -211,7 +208,7 @@ class Appender:
                 except StoreError as exc:
                     if self._closed and type(exc) is StoreError:
                         # Closing gave up waiting for this.
-                        raise StoreUnusable(CLOSED.format(self._target.label)) from exc
+                        raise closed_error(self._target.label) from exc
                     raise
                 finally:
                     if not connection.is_idle():
@@ -333,19 +330,8 @@ class Appender:
         A KeyboardInterrupt that arrives meanwhile is raised at the end.
         """
         self._closed = True
-        released = False
-        interrupts: list[KeyboardInterrupt] = []
-        deadline = trio.current_time() + _CLOSE_TIMEOUT
-        for _ in range(_CLOSE_ATTEMPTS):
-            try:
-                with trio.CancelScope(deadline=deadline, shield=True):
-                    async with self._turn:
-                        released = await self._release()
-            except KeyboardInterrupt as exc:
-                # No shield keeps it out, and the next opening shall not find the log locked.
-                interrupts.append(exc)
-            else:
-                break
+        closing = Closing(trio.current_time() + _CLOSE_TIMEOUT)
+        released = await closing.run(self._release_in_turn)
         if self._connection is not None:
             self._connection.drop()
         if not released and (self._lost or self._connection is not None):
@@ -355,8 +341,11 @@ class Appender:
                 self._what,
                 _CLOSE_TIMEOUT,
             )
-        if interrupts:
-            raise interrupts[0]
+        closing.raise_interrupt()
+
+    async def _release_in_turn(self) -> bool:
+        async with self._turn:
+            return await self._release()
 
     async def _release(self) -> bool:
         connection = self._connection
@@ -412,26 +401,34 @@ class _Append:
 
     async def run(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> Collection[int]:
         """Store the events. Returns the seqs of those whose id is held under another one."""
+        failure: StoreWentBack | psycopg.errors.UniqueViolation | None = None
+        added = highest = 0
         try:
             added, highest = await self._insert_all(connection, chunks)
-        except StoreWentBack as exc:
-            await _roll_back(connection)
-            # Nothing that can be cancelled comes after this: it is said once, and certainly.
-            self._appender.expected_seq = exc.last_seq
-            raise
-        except psycopg.errors.UniqueViolation as exc:
-            await _roll_back(connection)
-            conflicts = await self._conflicts(connection)
-            if not conflicts:
-                raise
-            raise SequenceConflict(conflicts) from exc
+        except (StoreWentBack, psycopg.errors.UniqueViolation) as exc:
+            failure = exc
+        if failure is not None:
+            await self._fail(connection, failure)
         self._appender.expected_seq = highest
         if self._channel is not None and added:
             connection.post(schema.NOTIFY, self._channel)
         if added == len(self._events):
             return ()
-        held = await self._held(connection)
-        return tuple(event.seq for event in self._events if held.get(event.id, event.seq) != event.seq)
+        return duplicate_seqs(self._events, await self._held(connection))
+
+    async def _fail(
+        self, connection: TrioConnection, failure: StoreWentBack | psycopg.errors.UniqueViolation
+    ) -> NoReturn:
+        if not connection.is_idle():
+            await connection.run(b"rollback")
+        if isinstance(failure, StoreWentBack):
+            # Nothing that can be cancelled comes after this: it is said once, and certainly.
+            self._appender.expected_seq = failure.last_seq
+            raise failure
+        conflicts = await self._conflicts(connection)
+        if not conflicts:
+            raise failure
+        raise SequenceConflict(conflicts) from failure
 
     async def _insert_all(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> tuple[int, int]:
         """Store the events in one transaction. Returns how many are new, and the log's highest seq then."""
@@ -477,16 +474,6 @@ class _Append:
 
     async def _conflicts(self, connection: TrioConnection) -> list[int]:
         """The seqs of new events that are taken, by others or by another of the batch."""
-        known = set(await self._held(connection))
-        seqs: list[int] = []
-        for event in self._events:
-            if event.id not in known:
-                known.add(event.id)
-                seqs.append(event.seq)
+        seqs = new_seqs(self._events, await self._held(connection))
         taken = await connection.fetch(self._names.sql(_TAKEN), self._appender.number, Int8Array(seqs))
-        return sorted({seq for (seq,) in taken} | {seq for seq, times in Counter(seqs).items() if times > 1})
-
-
-async def _roll_back(connection: TrioConnection) -> None:
-    if not connection.is_idle():
-        await connection.run(b"rollback")
+        return conflicting_seqs(seqs, (seq for (seq,) in taken))

@@ -23,7 +23,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.waiting import Ready, Wait
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
-from trio_eventlog._util import fork_count
+from trio_eventlog.stores._common._closing import OwningProcess
 from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         self.add_notice_handler(self._look_at_notice)
         self._label = label
         self._cursor: psycopg.AsyncCursor[TupleRow] | None = None
-        self._forks = fork_count()
+        self._process = OwningProcess()
         self._has_posted = False
         self._stopped_waiting = False
         self.backend: tuple[int, int | None] = (pgconn.backend_pid, None)
@@ -198,9 +198,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         """
         pgconn = pq.PGconn.connect_start(conninfo.encode())
         try:
-            if not await _poll(pgconn.connect_poll, lambda: pgconn.socket):
-                raise psycopg.OperationalError(" ".join(pgconn.get_error_message().split()))
-            pgconn.nonblocking = 1
+            await _finish_connecting(pgconn)
             connection = cls(pgconn, label)
             await connection.set_autocommit(True)
         except BaseException:
@@ -229,7 +227,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 
     def drop(self) -> None:
         """Close the connection, now. A task that waits for it gets an error."""
-        if fork_count() != self._forks:
+        if not self._process.is_current():
             # It is the parent's: anything sent to the server would end the parent's session.
             return
         self._has_posted = False
@@ -396,9 +394,15 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             raise StoreError(f"{self._label}: the connection was lost: {first_line(exc)}") from exc
 
 
+async def _finish_connecting(pgconn: pq.abc.PGconn) -> None:
+    if not await _poll(pgconn.connect_poll, lambda: pgconn.socket):
+        raise psycopg.OperationalError(" ".join(pgconn.get_error_message().split()))
+    pgconn.nonblocking = 1
+
+
 async def _poll(poll: Callable[[], pq.PollingStatus | int], socket: Callable[[], int]) -> bool:
     """Poll, and wait for what that says, as libpq's manual has it. Returns whether it worked."""
-    while True:
+    while True:  # noqa: ASYNC913 - each turn but the last waits
         status = poll()
         if status == pq.PollingStatus.READING:
             await trio.lowlevel.wait_readable(socket())

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trio_eventlog._model._codec import from_json, scopes_of, to_json
-from trio_eventlog._model._errors import CodecError
-from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._model._query import SCOPES
-from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription, StoreVerification
-from trio_eventlog.stores._common._batches import Steps
-from trio_eventlog.stores._common._statistics import Findings, Gaps
+from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription
+from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan
+from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
+from trio_eventlog.stores._common._verify import Verifier, problem_of_row
 from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres import _select as queries
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 _PAGE_SIZE: Final = 1000
 """Events that are looked at in one statement."""
 
-PRUNE_BATCH_SIZE: Final = 1000
-"""Events that go in one transaction."""
-
 
 # --- describe -------------------------------------------------------------------------------------
 
@@ -36,35 +32,25 @@ async def describe(connection: TrioConnection, names: Names, log: int, top: int)
     """See :meth:`PostgresStore.describe`. All numbers are of one moment."""
     await connection.run(b"begin isolation level repeatable read read only")
     ((size_bytes,),) = await connection.fetch(queries.SIZE, names.schema)
-    ((events, first, last, earliest, latest),) = await connection.fetch(names.sql(queries.TOTALS), log)
+    (counted,) = await connection.fetch(names.sql(queries.TOTALS), log)
+    totals = Totals(*counted)
     highest = await connection.fetch(names.sql(queries.HIGHEST), log)
-    distinct_types, types = await _frequencies(connection, names, log, "event_type", top)
-    distinct_members, members = await _frequencies(connection, names, log, "member_id", top)
-    missing = 0 if first is None else last - first + 1 - events
-    gaps, shown = await _gaps(connection, names, log) if missing else (0, ())
+    types = await _ranking(connection, names, log, "event_type", top)
+    members = await _ranking(connection, names, log, "member_id", top)
+    gaps = await _gaps(connection, names, log, totals.missing) if totals.missing else SeqGaps()
     await connection.run(b"rollback")
-    return StoreDescription(
-        events=events,
-        first_seq=first,
-        last_seq=last,
+    return description(
+        totals,
+        types,
+        members,
+        gaps,
         highest_seq=highest[0][0] if highest else 0,
-        first_timestamp_ms=earliest,
-        last_timestamp_ms=latest,
-        distinct_event_types=distinct_types,
-        event_types=types,
-        distinct_members=distinct_members,
-        members=members,
-        gaps=gaps,
-        missing=missing,
-        first_gaps=shown,
         size_bytes=size_bytes,
         schema_version=schema.SCHEMA_VERSION,
     )
 
 
-async def _frequencies(
-    connection: TrioConnection, names: Names, log: int, column: str, top: int
-) -> tuple[int, tuple[tuple[str, int], ...]]:
+async def _ranking(connection: TrioConnection, names: Names, log: int, column: str, top: int) -> Ranking:
     # One at least: it brings how many there are.
     found = await connection.fetch(names.sql(queries.frequencies(column)), log, max(top, 1))
     ranked: list[tuple[str, int]] = []
@@ -73,14 +59,17 @@ async def _frequencies(
         if rows.is_cut(key):
             ((long,),) = await connection.fetch(names.sql(queries.whole(column)), log, key)
         ranked.append((rows.whole_text(column, key, long), events))
-    return found[0][2] if found else 0, tuple(ranked)
+    return Ranking(found[0][2] if found else 0, tuple(ranked))
 
 
-async def _gaps(
-    connection: TrioConnection, names: Names, log: int
-) -> tuple[int, tuple[tuple[int, int], ...]]:
+async def _gaps(connection: TrioConnection, names: Names, log: int, missing: int) -> SeqGaps:
     found = await connection.fetch(names.sql(queries.GAPS), log, GAPS_SHOWN)
-    return found[0][2] if found else 0, tuple((first, last) for first, last, _ in found)
+    gaps = SeqGaps()
+    for first, last, _ in found:
+        gaps.add_gap(first, last)
+    # These were the lowest.
+    gaps.count, gaps.missing = found[0][2] if found else 0, missing
+    return gaps
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -123,14 +112,12 @@ set local enable_bitmapscan = off
 
 
 @attrs.define
-class Verifier:
-    """Collects what is wrong with a log, page by page."""
+class LogCheck:
+    """Checks a log, page by page."""
 
     names: Names
     log: int
-    findings: Findings
-    events: int = 0
-    gaps: Gaps = attrs.Factory(Gaps)
+    verifier: Verifier
 
     async def check_structure(self, connection: TrioConnection) -> None:
         """No index is missing, and every event belongs to a log."""
@@ -138,36 +125,42 @@ class Verifier:
         there = {index: (unique, valid) for index, unique, valid in found}
         for index, unique in schema.INDEXES.items() if there else ():
             if index not in there:
-                self.findings.add(f"{index}: the index is missing")
+                self.verifier.add_problem(f"{index}: the index is missing")
             elif not there[index][1]:
-                self.findings.add(f"{index}: the index is not valid, PostgreSQL does not use it; run REINDEX")
+                self.verifier.add_problem(
+                    f"{index}: the index is not valid, PostgreSQL does not use it; run REINDEX"
+                )
             elif unique and not there[index][0]:
-                self.findings.add(f"{index}: the index lets a value stand twice")
+                self.verifier.add_problem(f"{index}: the index lets a value stand twice")
         if there:
             for (log,) in await connection.fetch(self.names.sql(_LOST_LOGS)):
-                self.findings.add(f"log {log}: its events are there, and its name is gone")
+                self.verifier.add_problem(f"log {log}: its events are there, and its name is gone")
 
     async def check_page(self, connection: TrioConnection) -> int | None:
         """Check the next events. Returns the last seq that was checked, None at the end."""
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
-        after = -(2**63) if self.gaps.last_seq is None else self.gaps.last_seq
+        last_seq = self.verifier.gaps.last_seq
+        after = -(2**63) if last_seq is None else last_seq
         if after == MAX_STORED:
             return None
         found = await connection.fetch(self.names.sql(_CHECKED_PAGE), self.log, after)
-        steps = Steps()
+        time_slice = TimeSlice()
         for row in found:
-            if steps.is_over():
-                await steps.rest()
-            self._check_row(row[: rows.READ_COLUMNS], row[rows.READ_COLUMNS :])
-        return self.gaps.last_seq if found else None
-
-    def _check_row(self, row: rows.Row, scopes: Sequence[bytes | None]) -> None:
-        seq = row[0]
-        self.events += 1
-        self.gaps.add(seq)
-        problem = _flaw(row, scopes)
-        if problem is not None:
-            self.findings.add(problem, seq)
+            await time_slice.checkpoint_if_over()
+            seq, timestamp_ms, kind, *_ = row
+            self.verifier.add_event(
+                seq,
+                "timestamp_ms: expected 0 to 2**63 - 1"
+                if timestamp_ms < 0
+                else problem_of_row(
+                    seq,
+                    kind,
+                    partial(rows.event_of, row[: rows.READ_COLUMNS]),
+                    row[rows.READ_COLUMNS :],
+                    rows.key_of,
+                ),
+            )
+        return self.verifier.gaps.last_seq if found else None
 
     async def check_ids(self, connection: TrioConnection) -> None:
         """Each id is there once."""
@@ -176,42 +169,12 @@ class Verifier:
         await connection.run(b"rollback")
         for key, times, seq in found:
             event_id = key.decode(errors="backslashreplace")
-            self.findings.add(f"id {event_id!a} stands {times} times", seq)
+            self.verifier.add_problem(f"id {event_id!a} stands {times} times", seq)
 
     async def check_end(self, connection: TrioConnection) -> None:
         """The row of the log is there."""
         if not await connection.fetch(self.names.sql(queries.PRUNED), self.log):
-            self.findings.add("logs: the row of the log is gone")
-
-    def result(self) -> StoreVerification:
-        """All that was found."""
-        return self.findings.report(self.events, self.gaps)
-
-
-def _flaw(row: rows.Row, columns: Sequence[bytes | None]) -> str | None:
-    """What keeps a row from being the event that was stored there."""
-    seq, timestamp_ms, kind, *_, payload, _long = row
-    if seq < 1:
-        return "seq: expected 1 to 2**63 - 1"
-    if timestamp_ms < 0:
-        return "timestamp_ms: expected 0 to 2**63 - 1"
-    if kind not in (rows.AGENT, rows.MODULE):
-        return f"kind is {kind}, neither 0 nor 1"
-    try:
-        event = rows.event_of(row)
-        from_json(to_json(event), PersistedEvent)
-        found = scopes_of(b"null" if payload is None else payload)
-    except UnicodeDecodeError as exc:
-        return f"a text is not UTF-8: {exc.reason}"
-    except CodecError as exc:
-        return str(exc)
-    except ValueError as exc:
-        return str(exc)
-    for name, column, value in zip(SCOPES, columns, found, strict=True):
-        if column != (None if value is None else rows.key_of(value.encode())):
-            shown = None if column is None else column.decode(errors="backslashreplace")
-            return f"{name} is {value!a:.100} in the payload and {shown!a:.100} in its column"
-    return None
+            self.verifier.add_problem("logs: the row of the log is gone")
 
 
 # --- prune ----------------------------------------------------------------------------------------
@@ -258,7 +221,7 @@ order by timestamp_ms, seq
 
 def _prune(oldest: str, order: str) -> str:
     statement = _PRUNE.replace(":oldest", oldest.strip()).replace(":order", order)
-    return statement.replace(":limit", str(PRUNE_BATCH_SIZE))
+    return statement.replace(":limit", str(CHUNK_EVENTS))
 
 
 _PRUNE_BY_SEQ: Final = _prune(_OLDEST_BY_SEQ, "seq desc")
@@ -266,53 +229,52 @@ _PRUNE_BY_TIME: Final = _prune(_OLDEST_BY_TIME, "timestamp_ms desc, seq desc")
 
 
 @attrs.define
-class Cut:
-    """Which events go: those up to a seq, and of these the ones before a time, if one is given."""
+class Pruner:
+    """Deletes the events of a plan, the oldest first, in transactions of up to 1,000."""
 
+    connection: TrioConnection
+    names: Names
     log: int
-    through_seq: int
-    before_ms: int | None
-    after_seq: int = -1
-    """Where the last ones that went ended."""
+    plan: PrunePlan
+    _after_seq: int = -1
+    """Where the last transaction ended."""
+    _after_ms: int = -1
 
-    after_ms: int = -1
-
-    async def count(self, connection: TrioConnection, names: Names) -> int:
+    async def count(self) -> int:
         """How many events are to go."""
-        if self.before_ms is None:
-            found = await connection.fetch(names.sql(_COUNT_BY_SEQ), self.log, self.through_seq)
+        parameters = (self.log, self.plan.through_seq)
+        if self.plan.before_ms is None:
+            found = await self.connection.fetch(self.names.sql(_COUNT_BY_SEQ), *parameters)
         else:
-            found = await connection.fetch(
-                names.sql(_COUNT_BY_TIME), self.log, self.through_seq, self.before_ms
-            )
+            statement = self.names.sql(_COUNT_BY_TIME)
+            found = await self.connection.fetch(statement, *parameters, self.plan.before_ms)
         return int(found[0][0])
 
-    async def prune_some(self, connection: TrioConnection, names: Names) -> int | None:
+    async def delete_some(self) -> int | None:
         """Delete the oldest of them, in one transaction. Returns how many; None when none is left.
 
         It may be none also while some are left, if another pruning took those that were found.
         """
-        parameters = (self.log, self.through_seq, self.after_seq)
-        if self.before_ms is None:
-            found = await connection.fetch(names.sql(_PRUNE_BY_SEQ), *parameters)
+        parameters = (self.log, self.plan.through_seq, self._after_seq)
+        if self.plan.before_ms is None:
+            found = await self.connection.fetch(self.names.sql(_PRUNE_BY_SEQ), *parameters)
         else:
-            statement = names.sql(_PRUNE_BY_TIME)
-            found = await connection.fetch(statement, *parameters, self.after_ms, self.before_ms)
+            statement = self.names.sql(_PRUNE_BY_TIME)
+            found = await self.connection.fetch(statement, *parameters, self._after_ms, self.plan.before_ms)
         if not found:
             return None
-        gone, self.after_seq, *after_ms = found[0]
+        gone, self._after_seq, *after_ms = found[0]
         if after_ms:
-            (self.after_ms,) = after_ms
+            (self._after_ms,) = after_ms
         return int(gone)
 
 
-async def plan_cut(
-    connection: TrioConnection, names: Names, log: int, before_ms: int | None, keep: int | None
-) -> tuple[Cut, int]:
-    """What is to go, and how many events that are. What comes later stays in any case."""
+async def plan_prune(
+    connection: TrioConnection, names: Names, log: int, *, before_ms: int | None, keep: int | None
+) -> PrunePlan:
+    """What is to go."""
     if keep is None:
         found = await connection.fetch(names.sql(queries.HIGHEST), log)
     else:
         found = await connection.fetch(names.sql(_KEPT_FROM), log, keep)
-    cut = Cut(log, found[0][0] if found else 0, before_ms)
-    return cut, await cut.count(connection, names)
+    return PrunePlan(found[0][0] if found else 0, before_ms)

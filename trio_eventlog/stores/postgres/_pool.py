@@ -10,9 +10,9 @@ import psycopg
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._errors import StoreError, StoreUnusable
-from trio_eventlog._util import fork_count
-from trio_eventlog.stores.postgres._appender import CLOSED, Appender
+from trio_eventlog._model._errors import StoreError
+from trio_eventlog.stores._common._closing import OwningProcess, closed_error
+from trio_eventlog.stores.postgres._appender import Appender
 from trio_eventlog.stores.postgres._connection import TrioConnection, store_error
 from trio_eventlog.stores.postgres._schema import Names, is_initialized
 from trio_eventlog.stores.postgres._target import Target
@@ -28,7 +28,7 @@ class Pool:
     def __init__(self, target: Target, max_readers: int) -> None:
         self.label: Final = target.label
         self._target = target
-        self._forks = fork_count()
+        self.process: Final = OwningProcess()
         self._slots = trio.Semaphore(max_readers)
         self._idle: list[TrioConnection] = []
         self._open: set[TrioConnection] = set()
@@ -40,12 +40,15 @@ class Pool:
         Raises:
           StoreUnusable: it may not.
         """
-        if fork_count() != self._forks:
-            raise StoreUnusable(
-                f"{self.label}: the store belongs to the process that forked this one; open it anew"
-            )
+        self.process.check(self.label)
         if self._closed:
-            raise StoreUnusable(CLOSED.format(self.label))
+            raise closed_error(self.label)
+
+    async def require_open(self) -> None:
+        """The same, and a checkpoint if it raises: a call on an open store has checkpoints of its own."""
+        if self._closed or not self.process.is_current():
+            await trio.lowlevel.checkpoint()
+            self.check_open()
 
     @trio.lowlevel.enable_ki_protection  # between taking a slot or a connection and giving it back
     async def read(self, work: Callable[[TrioConnection], Awaitable[T]], *, opening: bool = False) -> T:
@@ -70,7 +73,7 @@ class Pool:
             yield
         except (psycopg.Error, StoreError) as exc:
             if self._closed:
-                raise StoreUnusable(CLOSED.format(self.label)) from exc
+                raise closed_error(self.label) from exc
             if isinstance(exc, StoreError):
                 raise
             raise store_error(exc, self.label, opening=opening) from exc
@@ -88,7 +91,7 @@ class Pool:
         connection = await self._target.connect(settings=settings)
         if self._closed:
             connection.drop()
-            raise StoreUnusable(CLOSED.format(self.label))
+            raise closed_error(self.label)
         self._open.add(connection)
         return connection
 
@@ -194,7 +197,7 @@ class Watch:
 
 @asynccontextmanager
 async def open_connections(
-    conninfo: str, names: Names, *, log: str | None, readers: int, partitions: int
+    conninfo: str, names: Names, *, readers: int, log: str | None = None, partitions: int = 0
 ) -> AsyncIterator[tuple[Pool, Appender | None]]:
     """The connections of a store for the length of the block; with an appender for ``log``, if one is named.
 
@@ -205,7 +208,6 @@ async def open_connections(
     target = Target(conninfo, writes=log is not None)
     pool = Pool(target, readers)
     appender = None if log is None else Appender(target, names, log)
-    forks = fork_count()
     try:
         if appender is not None:
             await appender.open(partitions)
@@ -215,7 +217,7 @@ async def open_connections(
         yield pool, appender
     finally:
         # In a forked child, the connections are the parent's.
-        if fork_count() == forks:
+        if pool.process.is_current():
             try:
                 if appender is not None:
                     await appender.aclose()  # noqa: ASYNC102 - shielded, with a deadline, inside

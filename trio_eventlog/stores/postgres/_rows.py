@@ -20,25 +20,17 @@ import attrs
 import msgspec
 import trio
 
-from trio_eventlog._model._codec import (
-    encoded_payload,
-    persisted_event,
-    scopes_of,
-    sealed_agent_event,
-    sealed_module_event,
-)
 from trio_eventlog._model._errors import EventRejected
-from trio_eventlog._model._events import AgentEvent, PersistedEvent
-from trio_eventlog.stores._common._batches import Steps
+from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores._common._columns import columns_of
+from trio_eventlog.stores._common._columns import event_of as event_of_columns
 
 MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 """Of all strings and the payload of an event together."""
 
 MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
 """Of the events of one statement, unless a single one is larger. Sending them takes milliseconds."""
-
-AGENT: Final = 0
-MODULE: Final = 1
 
 _KEY_BYTES: Final = 1024
 _KEY_PREFIX_BYTES: Final = 992
@@ -95,30 +87,27 @@ _decode_long: Final = msgspec.json.Decoder(_Long).decode
 
 def row_of(event: PersistedEvent) -> StoredRow:
     """The row of a sealed event."""
-    content = event.event
-    encoded = encoded_payload(content)
-    payload = encoded.encode() if isinstance(encoded, str) else encoded
-    if isinstance(content, AgentEvent):
-        kind, actor = AGENT, content.agent_id.encode()
-    else:
-        kind, actor = MODULE, content.module.encode()
-    event_id = event.id.encode()
-    event_type = content.event_type.encode()
-    member_id = None if event.member_id is None else event.member_id.encode()
+    columns = columns_of(event)
+    event_id = columns.id.encode()
+    event_type = columns.event_type.encode()
+    member_id = None if columns.member_id is None else columns.member_id.encode()
     long: bytes | None = None
     if max(len(event_id), len(event_type), len(member_id or b"")) >= _KEY_BYTES:
         long = _encode_long(
             _Long(
-                id=event.id if is_cut(event_id) else None,
-                event_type=content.event_type if is_cut(event_type) else None,
-                member_id=event.member_id if is_cut(member_id or b"") else None,
+                id=columns.id if is_cut(event_id) else None,
+                event_type=columns.event_type if is_cut(event_type) else None,
+                member_id=columns.member_id if is_cut(member_id or b"") else None,
             )
         )
         event_id, event_type = key_of(event_id), key_of(event_type)
         member_id = None if member_id is None else key_of(member_id)
-    scopes = (None if text is None else key_of(text.encode()) for text in scopes_of(encoded))
-    head = (event.seq, event.timestamp_ms, kind, event_id, actor, event_type, member_id)
-    return (*head, *scopes, None if payload == b"null" else payload, long)
+    scopes = (
+        None if text is None else key_of(text.encode())
+        for text in (columns.identity, columns.mob_id, columns.run_id, columns.step_id)
+    )
+    head = (columns.seq, columns.timestamp_ms, columns.kind, event_id, columns.actor.encode(), event_type)
+    return (*head, member_id, *scopes, columns.payload, long)
 
 
 def size_of(row: StoredRow) -> int:
@@ -147,18 +136,17 @@ def event_of(row: Row) -> PersistedEvent:
       ValueError: the row is damaged.
     """
     seq, timestamp_ms, kind, event_id, actor, event_type, member_id, payload, long = row
-    make = sealed_agent_event if kind == AGENT else sealed_module_event
-    content = b"null" if payload is None else payload
-    if long is None and not (is_cut(event_id) or is_cut(event_type) or is_cut(member_id or b"")):
-        event = make(actor.decode(), event_type.decode(), content)
-        member = None if member_id is None else member_id.decode()
-        return persisted_event(event_id.decode(), seq, timestamp_ms, member, event)
-    return persisted_event(
-        whole_text("id", event_id, long),
-        seq,
-        timestamp_ms,
-        None if member_id is None else whole_text("member_id", member_id, long),
-        make(actor.decode(), whole_text("event_type", event_type, long), content),
+    return event_of_columns(
+        (
+            seq,
+            whole_text("id", event_id, long),
+            timestamp_ms,
+            kind,
+            actor.decode(),
+            whole_text("event_type", event_type, long),
+            None if member_id is None else whole_text("member_id", member_id, long),
+            payload,
+        )
     )
 
 
@@ -189,10 +177,9 @@ async def encoded_chunks(events: Sequence[PersistedEvent]) -> list[Chunk]:
     seen: set[str] = set()
     too_large: list[PersistedEvent] = []
     chunks = [Chunk()]
-    steps = Steps()
+    time_slice = TimeSlice()
     for event in events:
-        if steps.is_over():
-            await steps.rest()
+        await time_slice.checkpoint_if_over()
         # The first one wins, and PostgreSQL promises no order in which it inserts them.
         if event.id in seen:
             continue

@@ -14,6 +14,7 @@ import attrs
 
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._rows import READ, ByteaArray, key_of
 
@@ -60,22 +61,19 @@ class _Terms:
 
 def select(query: EventQuery, log: int) -> Select | None:
     """How to read what ``query`` asks for; None if nothing can match."""
-    after = query.after_seq or 0
-    since = query.since_ms or 0
-    # Bounds beyond what can be stored match everything or nothing, and a bigint could not hold them.
-    until = None if query.until_ms is None or query.until_ms > MAX_STORED else query.until_ms
-    limit = None if query.limit is None or query.limit > MAX_STORED else query.limit
-    if limit == 0 or after >= MAX_STORED or since > MAX_STORED or (until is not None and until <= since):
+    bounds = Bounds.of(query)
+    if bounds is None:
         return None
     types = tuple(dict.fromkeys(query.event_types))
     terms = _Terms(log)
     found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
-    if (since or until is not None) and not (after or types or found_by_text):
+    if bounds.is_timed and not (bounds.after or types or found_by_text):
         # A window alone. Its index gives the seqs, which are sorted in a way that no index offers; then each
         # is looked up. Nothing here depends on how many the planner expects.
-        _add_time(terms, "timestamp_ms", since, until)
+        _add_time(terms, "timestamp_ms", bounds)
+        first = _limit(terms, bounds.limit)
         sql = f"""
-with found as materialized (select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)})
+with found as materialized (select seq from :s.events where {terms} order by seq + 0{first})
 select event.* from found, lateral (
     select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0
 ) as event order by found.seq
@@ -85,10 +83,10 @@ select event.* from found, lateral (
         text = getattr(query, name)
         if text is not None:
             terms.add(f"{name} = ?::bytea", key_of(text.encode()))
-    if after:
-        terms.add("seq > ?::bigint", after)
+    if bounds.after:
+        terms.add("seq > ?::bigint", bounds.after)
     # Not by their index, since seq comes first: see above.
-    _add_time(terms, "timestamp_ms + 0", since, until)
+    _add_time(terms, "timestamp_ms + 0", bounds)
     one = f"select {READ} from :s.events where {terms}"  # noqa: S608 - no values
     keys = [key_of(event_type.encode()) for event_type in types]
     if len(keys) == 1:
@@ -96,7 +94,7 @@ select event.* from found, lateral (
     elif keys and (found_by_text or len(keys) > _MAX_MERGED_TYPES):
         one += f" and event_type = any({terms.value(ByteaArray(keys))}::bytea[])"
         keys = []
-    end = f" order by seq{_limit(terms, limit)}"
+    end = f" order by seq{_limit(terms, bounds.limit)}"
     # Each type comes in the order of seq, and is merged with the others without sorting.
     arms = [f"({one} and event_type = {terms.value(key)}::bytea{end})" for key in keys]
     return Select((" union all ".join(arms) or one) + end, tuple(terms.parameters))
@@ -125,11 +123,11 @@ where coalesce(weight_before, 0) < {most} order by seq
     return Select(sql, (*plan.parameters, min(max_bytes, MAX_STORED)))
 
 
-def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:
-    if since:
-        terms.add(f"{column} >= ?::bigint", since)
-    if until is not None:
-        terms.add(f"{column} < ?::bigint", until)
+def _add_time(terms: _Terms, column: str, bounds: Bounds) -> None:
+    if bounds.since_ms:
+        terms.add(f"{column} >= ?::bigint", bounds.since_ms)
+    if bounds.until_ms is not None:
+        terms.add(f"{column} < ?::bigint", bounds.until_ms)
 
 
 def _limit(terms: _Terms, limit: int | None) -> str:

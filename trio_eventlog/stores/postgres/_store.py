@@ -5,39 +5,38 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trio_eventlog._handover import giving_way
 from trio_eventlog._ki import ki_protected
+from trio_eventlog._model._codec import is_sealed
+from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
-    check_criteria,
     check_log_name,
     check_max_bytes,
     check_name,
+    check_prune,
     checked_log_names,
     checked_top,
 )
-from trio_eventlog.stores._common._batches import Steps, sealed_copies
-from trio_eventlog.stores._common._statistics import Findings
-from trio_eventlog.stores.postgres import _maintenance as maintenance
-from trio_eventlog.stores.postgres import _rows as rows
+from trio_eventlog.stores._common._batches import sealed_batch
+from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres import _select as queries
+from trio_eventlog.stores.postgres._reader import LogReader
 from trio_eventlog.stores.postgres._schema import Names
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from trio_eventlog.stores.postgres._appender import Appender
-    from trio_eventlog.stores.postgres._connection import TrioConnection
     from trio_eventlog.stores.postgres._pool import Pool
 
 __all__ = ["PostgresStore"]
@@ -51,16 +50,13 @@ _MAX_SCHEMA_NAME_BYTES: Final = 63
 _MAX_READERS: Final = 100
 _MAX_PARTITIONS: Final = 1024
 
-_ROWS_AT_ONCE: Final = 100
-"""Rows that are taken from a result between two looks at the clock."""
-
 
 class PostgresStore(metaclass=NoPublicConstructor):
     """One log in a PostgreSQL database, version 14 or newer; made by :meth:`open`.
 
     A schema of the database holds any number of logs in one table, each with its own ids and seqs, and each
     open for writing once at a time, in any number of processes on any number of hosts. Keeps all clauses of
-    :class:`trio_eventlog.abc.EventStore`, and states:
+    :class:`trio_eventlog.abc.EventStore`.
 
     * **Cancellation** takes up to 0.75 seconds: the server is asked to stop the statement, and its end is
       awaited. A connection on which it does not end is dropped.
@@ -92,14 +88,11 @@ class PostgresStore(metaclass=NoPublicConstructor):
     systems that write a page as a whole, is not checked.
     """
 
-    def __init__(
-        self, pool: Pool, appender: Appender | None, names: Names, log: str, *, found: int, notify: bool
-    ) -> None:
-        self._pool = pool
+    def __init__(self, reader: LogReader, appender: Appender | None, *, notify: bool) -> None:
+        self._reader = reader
+        self._pool = reader.pool
         self._appender = appender
-        self._names = names
-        self._log = log
-        self._found = found
+        self._channel = reader.names.channel(reader.log)
         self._notify = notify
         self.log_id = None if appender is None else appender.unique_id
         self.survives = "power" if appender is None else appender.survives
@@ -111,7 +104,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
     def __repr__(self) -> str:
         mode = "read-only" if self.read_only else "writing"
-        return f"<PostgresStore {self._pool.label} schema={self._names.schema!r} log={self._log!r} {mode}>"
+        log = self._reader
+        return f"<PostgresStore {self._pool.label} schema={log.names.schema!r} log={log.log!r} {mode}>"
 
     @staticmethod
     @ki_protected
@@ -166,7 +160,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
         ) as (pool, appender):
             found = {} if appender is not None else await _find_logs(pool, names, [log])
-            yield PostgresStore._create(pool, appender, names, log, found=found.get(log, 0), notify=notify)
+            reader = LogReader(pool, names, log, found.get(log, 0), appender)
+            yield PostgresStore._create(reader, appender, notify=notify)
 
     @staticmethod
     @ki_protected
@@ -196,264 +191,136 @@ class PostgresStore(metaclass=NoPublicConstructor):
         wanted = checked_log_names(logs)
         names = _checked(conninfo, "default", schema, readers, 0)
         driver = await _load_driver()
-        async with driver.open_connections(conninfo, names, log=None, readers=readers, partitions=0) as (
-            pool,
-            _,
-        ):
+        async with driver.open_connections(conninfo, names, readers=readers) as (pool, _):
             if wanted is None:
                 wanted = await _log_names(pool, names)
             found = await _find_logs(pool, names, wanted)
-            yield {
-                name: PostgresStore._create(pool, None, names, name, found=found[name], notify=False)
-                for name in wanted
-            }
+            readings = (LogReader(pool, names, name, found[name]) for name in wanted)
+            yield {reader.log: PostgresStore._create(reader, None, notify=False) for reader in readings}
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
-        """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
+        """See :meth:`trio_eventlog.abc.EventStore.append_batch`.
 
-        In one round trip, unless the batch has more than 16 MiB. A checkpoint, also for an empty batch.
-        Cancelled, it is stopped, and raises within a second; whether the batch was stored is unknown.
+        In one round trip, unless the batch has more than 16 MiB. Cancelled, it is stopped at the server.
 
         Raises:
-          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not
-            JSON, a text has a lone surrogate, or an event has more than 64 MiB. Names all such events;
-            nothing was stored.
-          SequenceConflict: an event of another id already sits on a seq; nothing was stored.
-          StoreWentBack: the log does not go as far as it did: the server was restored to an older state, or a
-            standby that lagged took over. Once; nothing was stored, and the next append goes on from there.
-          LogBusy: somebody else has opened the log while the connection was lost.
-          StoreError: the connection was lost, or is lost yet; the server is busy, full or shutting down,
+          EventRejected: also if an event has more than 64 MiB.
+          StoreWentBack: the server was restored to an older state, or a standby that lagged took over.
+          LogBusy: another appender has opened the log while the connection was lost.
+          StoreError: the connection was lost, and may still be; the server is busy, full or shutting down,
             takes no writes, or refuses what it allowed before; or it stopped waiting for its standby.
           StoreUnusable: the store is closed, read-only, or the parent's in a forked child; the log is gone,
             or another one has its name; or the tables are not those that were made.
         """
         appender = await self._require_appender()
-        batch = await sealed_copies(events)
+        # The events of a log are sealed already, and the append itself is a checkpoint.
+        batch = list(events)
+        if not (batch and all(map(is_sealed, batch))):
+            batch = await sealed_batch(events)
         if not batch:
             return ()
-        channel = self._names.channel(self._log) if self._notify else None
-        return await appender.append(batch, channel)
+        return await appender.append(batch, self._channel if self._notify else None)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
-        """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
+        """See :meth:`trio_eventlog.abc.EventStore.query`.
 
         Fast with any filter, alone or with others: each has an index. Time together with ``after_seq`` or
         ``event_types`` reads on from there. The whole result is in memory: page through a long one with
         :func:`trio_eventlog.reading.iter_events`.
 
-        A checkpoint. Cancelled, it is stopped, and raises within a second. Up to ``readers`` queries run at
-        once, beside appends.
+        Cancelled, it is stopped at the server. Up to ``readers`` queries run at once, along with appends.
 
         Raises:
-          StoreError: the query failed and may succeed later.
           StoreUnusable: the store is closed; the log is gone; or the tables are damaged, or not those that
             were made.
         """
-        await self._require_open()
-        found, _ = await self._select(queries.select(query, self._number))
+        await self._pool.require_open()
+        found, _ = await self._reader.select(queries.select(query, self._reader.number))
         return found
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
-        """What :meth:`query` returns, cut off once it weighs ``max_bytes``; see
-        :meth:`trio_eventlog.abc.PagedStore.query_page`. The server sends no more than that, and one event.
+        """See :meth:`trio_eventlog.abc.PagedStore.query_page`.
 
-        A checkpoint, and cancelled as :meth:`query` is.
-
-        Raises:
-          TypeError, ValueError: ``max_bytes`` is not an integer of 1 or more.
-          StoreError, StoreUnusable: as :meth:`query`.
+        The server sends at most that many bytes and one more event.
         """
         check_max_bytes(max_bytes)
-        await self._require_open()
-        found, is_cut = await self._select(queries.select_page(query, self._number, max_bytes))
+        await self._pool.require_open()
+        plan = queries.select_page(query, self._reader.number, max_bytes)
+        found, is_cut = await self._reader.select(plan)
         return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
 
-    async def _select(self, plan: queries.Select | None) -> tuple[list[PersistedEvent], bool]:
-        """The events of a plan, and whether the last of them is beyond what was asked for. A checkpoint."""
-        if plan is None:
-            await trio.lowlevel.checkpoint()
-            return [], False
-        statement, parameters = self._names.sql(plan.sql), plan.parameters
-
-        async def read(connection: TrioConnection) -> tuple[list[PersistedEvent], bool]:
-            cursor = await connection.open_cursor(statement, *parameters)
-            if not cursor.rowcount:
-                await self._check_still_there(connection)
-            found: list[PersistedEvent] = []
-            is_cut = False
-            steps = Steps()
-            while some := await cursor.fetchmany(_ROWS_AT_ONCE):
-                found += map(self._event_of, some)
-                is_cut = len(some[-1]) > rows.READ_COLUMNS and some[-1][-1]
-                if steps.is_over():
-                    await steps.rest()
-            if cursor.rowcount > _ROWS_AT_ONCE:
-                connection.free_memory()
-            return found, is_cut
-
-        return await self._pool.read(read)
-
-    def _event_of(self, row: tuple[object, ...]) -> PersistedEvent:
-        try:
-            return rows.event_of(cast("rows.Row", row[: rows.READ_COLUMNS]))
-        except ValueError as exc:
-            raise StoreUnusable(
-                f"{self._pool.label}: damaged: seq {row[0]} of log {self._log!r}: {exc}"
-            ) from exc
-
     async def last_seq(self) -> int:
-        """The highest seq ever stored, 0 before the first.
+        """See :meth:`trio_eventlog.abc.EventStore.last_seq`.
 
-        A checkpoint; cancelled, it raises within a second. In an appender it comes after every append that
-        began before, also one that was cancelled.
+        In an appender it comes after every append that began before, even one that was cancelled.
 
         Raises:
-          LogBusy: somebody else has opened the log while the connection was lost.
-          StoreError: the server cannot be asked now.
-          StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
+          LogBusy: another appender has opened the log while the connection was lost.
         """
-        await self._require_open()
-        if self._appender is not None:
-            return await self._appender.run(self._last_seq)
-        return await self._pool.read(self._last_seq)
-
-    async def _last_seq(self, connection: TrioConnection) -> int:
-        return await self._ask(connection, queries.HIGHEST)
-
-    async def _ask(self, connection: TrioConnection, statement: str) -> int:
-        """The number that a statement about the row of the log returns."""
-        found = await connection.fetch(self._names.sql(statement), self._number)
-        if not found:
-            await self._check_still_there(connection)
-            raise StoreError(f"{self._pool.label}: log {self._log!r} was put back just now")
-        return int(found[0][0])
-
-    async def _check_still_there(self, connection: TrioConnection) -> None:
-        await tables.check_still_there(connection, self._names, self._log, self._number, self._pool.label)
-
-    @property
-    def _number(self) -> int:
-        # An appender checks that it is that of its own log.
-        return self._found if self._appender is None else self._appender.number
+        await self._pool.require_open()
+        run = self._pool.read if self._appender is None else self._appender.run
+        return await run(self._reader.highest_seq)
 
     async def sync(self) -> None:
-        """Return once all that ``append_batch`` returned from before survives a loss of power at the server.
+        """See :meth:`trio_eventlog.abc.SyncableStore.sync`.
 
-        Also what other processes wrote before. Only where ``survives`` is ``"process"`` is
-        there anything to do. It takes its turn with appends; with synchronous replication, it waits for the
-        standby, too.
-
-        A checkpoint. Cancelled, it raises within a second.
+        Takes its turn with appends. With synchronous replication, it waits for the standby, too. Only where
+        ``survives`` is ``"process"`` is there anything to do.
 
         Raises:
-          LogBusy: somebody else has opened the log while the connection was lost.
-          StoreError: the server cannot be asked now, or has ``fsync`` off.
-          StoreUnusable: the store is closed or read-only.
+          LogBusy: another appender has opened the log while the connection was lost.
+          StoreError: also if the server has ``fsync`` off.
         """
         await (await self._require_appender()).sync()
 
     async def pruned_seq(self) -> int:
-        """The highest seq of all events that were ever pruned from this log, 0 if none was.
-
-        A checkpoint; cancelled, it raises within a second.
-
-        Raises:
-          StoreError: the server cannot be asked now.
-          StoreUnusable: the store is closed; or the log is gone.
-        """
-        await self._require_open()
-        return await self._pool.read(lambda connection: self._ask(connection, queries.PRUNED))
-
-    async def _require_open(self) -> None:
-        # A checkpoint only if it raises: a call on an open store has one of its own.
-        try:
-            self._pool.check_open()
-        except StoreUnusable:
-            await trio.lowlevel.checkpoint()
-            raise
+        """See :meth:`trio_eventlog.abc.PrunedStore.pruned_seq`."""
+        await self._pool.require_open()
+        return await self._pool.read(self._reader.pruned_seq)
 
     async def _require_appender(self) -> Appender:
-        await self._require_open()
+        await self._pool.require_open()
         if self._appender is None:
             await trio.lowlevel.checkpoint()
-            raise StoreUnusable(f"{self._pool.label}: the store was opened read-only")
+            raise read_only_error(self._pool.label)
         return self._appender
 
     @ki_protected
     @asynccontextmanager
     async def watch_changes(self) -> AsyncIterator[ChangeWatch]:
-        """Watch for appends to this log, for the length of an ``async with`` block.
+        """See :meth:`trio_eventlog.abc.WatchableStore.watch_changes`.
 
-        Has a connection of its own, on which the server tells of appends by stores that were opened with
+        Has a connection of its own, on which the server notifies of appends by stores that were opened with
         ``notify``, this one included. Costs nothing while there are none. If that connection is lost,
         ``wait`` raises :class:`StoreError`; the next call makes a new one, and returns once, since it may
         have missed something.
-
-        Entering is a checkpoint.
-
-        Raises:
-          StoreError: the server cannot be reached now.
-          StoreUnusable: the store is closed; or the server refuses the connection.
         """
-        await self._require_open()
-        watch = await self._pool.open_watch(self._names.channel(self._log))
+        await self._pool.require_open()
+        watch = await self._pool.open_watch(self._channel)
         try:
             yield watch
         finally:
             watch.close()
 
     async def describe(self, *, top: int = 10) -> StoreDescription:
-        """What the log holds, in numbers, all of one moment.
+        """See :meth:`trio_eventlog.abc.DescribableStore.describe`.
 
-        ``size_bytes`` is that of all tables and indexes of the schema. Takes time in proportion to the log. A
-        checkpoint; cancelled, it is stopped.
-
-        Args:
-          top: how many event types and members to name, the most frequent first; 0 or more.
-
-        Raises:
-          TypeError: ``top`` is no integer.
-          ValueError: ``top`` is negative.
-          StoreError: the server cannot be asked now.
-          StoreUnusable: the store is closed; or the tables are damaged, or not those that were made.
+        ``size_bytes`` is that of all tables and indexes of the schema.
         """
         top = checked_top(top)
-        await self._require_open()
-
-        async def work(connection: TrioConnection) -> StoreDescription:
-            await self._ask(connection, queries.PRUNED)
-            return await maintenance.describe(connection, self._names, self._number, top)
-
-        return await self._pool.read(work)
+        await self._pool.require_open()
+        return await self._pool.read(lambda connection: self._reader.describe(connection, top))
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
     ) -> StoreVerification:
-        """Look the log over: does it hold what was stored, and nothing else?
+        """See :meth:`trio_eventlog.abc.VerifiableStore.verify`.
 
-        No index is missing or invalid; each event can be read, its columns agree with its payload, seqs
-        ascend, and ids stand once. No log of the schema has lost its name. A program may write meanwhile.
-        PostgreSQL's own structures are not looked into: ``pg_amcheck`` does that.
-
-        A checkpoint. Cancelled, what runs is stopped.
-
-        Args:
-          most_findings: most problems that are named, 0 or more; all are counted.
-          on_progress: called with a seq now and then; all up to it were looked at.
-
-        Raises:
-          StoreError: the server cannot be asked now.
-          StoreUnusable: the store is closed; or the tables are not those that were made.
+        Includes that no index is missing or invalid, and that no log of the schema has lost its name.
+        PostgreSQL's own structures are not checked: ``pg_amcheck`` does that.
         """
-        await self._require_open()
-        verifier = maintenance.Verifier(self._names, self._number, Findings(most_findings))
-        await self._pool.read(verifier.check_structure)
-        while (seq := await self._pool.read(verifier.check_page)) is not None:
-            if on_progress is not None:
-                on_progress(seq)
-        await self._pool.read(verifier.check_ids)
-        await self._pool.read(verifier.check_end)
-        return verifier.result()
+        await self._pool.require_open()
+        return await self._reader.verify(most_findings, on_progress)
 
     async def prune(
         self,
@@ -463,56 +330,20 @@ class PostgresStore(metaclass=NoPublicConstructor):
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
-        """Take old events out of a log, for good. ``last_seq`` stays what it was.
+        """See :meth:`trio_eventlog.abc.PrunableStore.prune`.
 
-        In transactions of 1,000 events, through a connection of its own, beside whoever writes to the log.
-        Events that come meanwhile stay. The tables do not shrink; once PostgreSQL's autovacuum was there, new
-        events take the room. Also in a store that was opened read-only, which means that it does not append.
-        :meth:`pruned_seq` then tells how far it went.
-
-        A checkpoint. Cancelled, it stops between two transactions, or in the midst of one, of which nothing
-        is left then; what is gone is gone, and calling it again goes on.
-
-        Args:
-          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
-          keep: all but so many events, those with the highest seqs, go; 0 or more.
-          dry_run: only count them.
-          on_progress: called with how many are gone, and how many there were, after each transaction.
-
-        Returns:
-          How many events went, or would go.
-
-        Raises:
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
-          StoreUnusable: the store is closed; the role may not delete; the server takes no writes; the log is
-            gone; or the tables are not those that were made.
-          StoreError: the server cannot be asked now.
+        In transactions of 1,000 events, through a connection of its own, while others may append. Nothing is
+        left of a transaction that is cancelled. The tables do not shrink; new events take the room once
+        PostgreSQL's autovacuum has run.
         """
-        check_criteria(before_ms, keep)
-        await self._require_open()
-        gone = 0
-        async with self._pool.connection() as connection:
-            await self._ask(connection, queries.PRUNED)
-            cut, total = await maintenance.plan_cut(connection, self._names, self._number, before_ms, keep)
-            if dry_run:
-                return total
-            while (some := await cut.prune_some(connection, self._names)) is not None:
-                gone += some
-                if on_progress is not None:
-                    on_progress(gone, total)
-        return gone
+        check_prune(before_ms, keep)
+        await self._pool.require_open()
+        return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
 
     async def log_names(self) -> list[str]:
-        """The names of all logs in the schema, ascending by code point.
-
-        A checkpoint. Cancelled, it is stopped.
-
-        Raises:
-          StoreError: the server cannot be asked now.
-          StoreUnusable: the store is closed; or there are no tables, or not those that were made.
-        """
-        await self._require_open()
-        return await _log_names(self._pool, self._names)
+        """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
+        await self._pool.require_open()
+        return await _log_names(self._pool, self._reader.names)
 
     @staticmethod
     async def logs(conninfo: str = "", *, schema: str = DEFAULT_SCHEMA) -> list[str]:
@@ -526,7 +357,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """
         names = _checked(conninfo, "default", schema, 1, 0)
         driver = await _load_driver()
-        async with driver.open_connections(conninfo, names, log=None, readers=1, partitions=0) as (pool, _):
+        async with driver.open_connections(conninfo, names, readers=1) as (pool, _):
             return await _log_names(pool, names)
 
 
@@ -567,7 +398,7 @@ async def _load_driver() -> ModuleType:
 
 def _checked(conninfo: object, log: str, schema_name: str, readers: object, partitions: object) -> Names:
     if not isinstance(conninfo, str):
-        raise TypeError(f"conninfo must be text, got {type(conninfo).__name__}")
+        raise TypeError(f"conninfo must be a string, got {type(conninfo).__name__}")
     check_log_name(log)
     check_name("schema", schema_name, _MAX_SCHEMA_NAME_BYTES)
     if "\0" in schema_name or schema_name.startswith("pg_"):
