@@ -102,7 +102,8 @@ from trio_eventlog._model._reports import (
     SpillFailureReport,
     SpillReport,
 )
-from trio_eventlog._reading._subscription import Feed, Subscription, checked_start
+from trio_eventlog._reading._pages import checked_start
+from trio_eventlog._reading._subscription import Feed, Subscription
 from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work, fork_count
 from trio_eventlog.abc import EventStore
 
