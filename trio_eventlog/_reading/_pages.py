@@ -6,10 +6,10 @@ from typing import Final, Protocol
 
 import attrs
 
-from trio_eventlog._model._codec import size_of
 from trio_eventlog._model._errors import CodecError, StoreError
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
 
 __all__ = ["Gap", "LiveSource", "Page", "PageReader", "Source", "checked_start"]
