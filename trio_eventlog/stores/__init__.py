@@ -43,7 +43,8 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *LAZY})
+    # What is imported for the module's own use is not offered by completion.
+    return __all__
 
 
 adopt(__name__, MemoryStore, NullStore)

@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from trio_eventlog._handover import giving_way
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._util import NoPublicConstructor, fork_count
 from trio_eventlog.stores.jetstream._access import Access
@@ -104,7 +103,7 @@ class Inbox:
         await trio.lowlevel.checkpoint()
         if not self._messages and self._lost is None and self._denied is None:
             self._wake = trio.Event()
-            with trio.move_on_after(seconds), giving_way():
+            with trio.move_on_after(seconds):
                 await self._wake.wait()
         if self._messages:
             messages = list(self._messages)
@@ -379,8 +378,7 @@ class Link(metaclass=NoPublicConstructor):
 
     async def start(self) -> None:
         """Wait for the first connection, to whichever server answers first in the order given."""
-        with giving_way():
-            await self._has_begun.wait()
+        await self._has_begun.wait()
         if self._refusal is not None:
             raise self._refusal
 
@@ -390,7 +388,7 @@ class Link(metaclass=NoPublicConstructor):
         self._driver.stop()
         self._scope.deadline = trio.current_time() + CLOSE_SECONDS
         # The deadline above bounds it; this one is for the case that even that does not end it.
-        with trio.move_on_after(2 * CLOSE_SECONDS, shield=True), giving_way():
+        with trio.move_on_after(2 * CLOSE_SECONDS, shield=True):
             await self._has_ended.wait()
 
 

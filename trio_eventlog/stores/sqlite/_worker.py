@@ -93,19 +93,18 @@ async def in_thread(path: str, work: Callable[[], T], undo: Callable[[T], object
             run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1), thread_name=_THREAD_NAME
         )
         return results.pop()
-    except BaseException as exc:
+    except (apsw.Error, MemoryError) as exc:
+        raise store_error(path, exc) from exc
+    except OSError as exc:
+        raise _system_error(path, exc) from exc
+    except RuntimeError as exc:
+        # No thread can be started.
+        raise StoreError(f"{path}: {exc}") from exc
+    finally:
         with mutex:
             is_abandoned = True
         if results and undo is not None:
             undo(results.pop())
-        if isinstance(exc, apsw.Error | MemoryError):
-            raise store_error(path, exc) from exc
-        if isinstance(exc, OSError):
-            raise _system_error(path, exc) from exc
-        if isinstance(exc, RuntimeError):
-            # No thread can be started.
-            raise StoreError(f"{path}: {exc}") from exc
-        raise
 
 
 def _system_error(path: str, exc: OSError) -> StoreError:
