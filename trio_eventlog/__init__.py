@@ -4,7 +4,7 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 
 * 0, values (attrs, the codecs and the standard library): ``_util _model _lock_file``
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_engine``
-* 2, the contract: ``abc _declared``
+* 2, the contract: ``abc _declared``, and what every Trio part needs: ``_ki``
 * 3, what reads (Trio): ``_handover _reading``, and the stores, which know neither each other nor the log:
   ``stores``, in which ``open_store`` alone knows them all
 * 4, the log, the only place that awaits ``append_batch``: ``_log``
@@ -18,6 +18,9 @@ from trio_eventlog._log._event_log import EventLog as EventLog
 from trio_eventlog._log._event_log import open_event_log as open_event_log
 from trio_eventlog._model._codec import from_json as from_json
 from trio_eventlog._model._codec import to_json as to_json
+from trio_eventlog._model._descriptions import Finding as Finding
+from trio_eventlog._model._descriptions import StoreDescription as StoreDescription
+from trio_eventlog._model._descriptions import StoreVerification as StoreVerification
 from trio_eventlog._model._errors import CodecError as CodecError
 from trio_eventlog._model._errors import EventLogBroken as EventLogBroken
 from trio_eventlog._model._errors import EventLogError as EventLogError
@@ -26,6 +29,7 @@ from trio_eventlog._model._errors import EventsLost as EventsLost
 from trio_eventlog._model._errors import EventsPruned as EventsPruned
 from trio_eventlog._model._errors import LogBusy as LogBusy
 from trio_eventlog._model._errors import LogNotFound as LogNotFound
+from trio_eventlog._model._errors import LossReason as LossReason
 from trio_eventlog._model._errors import SequenceConflict as SequenceConflict
 from trio_eventlog._model._errors import SpillError as SpillError
 from trio_eventlog._model._errors import StaleCursor as StaleCursor
@@ -39,18 +43,14 @@ from trio_eventlog._model._events import PersistedEvent as PersistedEvent
 from trio_eventlog._model._events import UnifiedEvent as UnifiedEvent
 from trio_eventlog._model._query import EventQuery as EventQuery
 from trio_eventlog._model._reports import AppendFailureReport as AppendFailureReport
-from trio_eventlog._model._reports import Finding as Finding
-from trio_eventlog._model._reports import LogState as LogState
-from trio_eventlog._model._reports import LogStatistics as LogStatistics
-from trio_eventlog._model._reports import LossReason as LossReason
 from trio_eventlog._model._reports import LossReport as LossReport
 from trio_eventlog._model._reports import Report as Report
 from trio_eventlog._model._reports import RevertReport as RevertReport
 from trio_eventlog._model._reports import SpillDamageReport as SpillDamageReport
 from trio_eventlog._model._reports import SpillFailureReport as SpillFailureReport
 from trio_eventlog._model._reports import SpillReport as SpillReport
-from trio_eventlog._model._reports import StoreDescription as StoreDescription
-from trio_eventlog._model._reports import StoreVerification as StoreVerification
+from trio_eventlog._model._statistics import LogState as LogState
+from trio_eventlog._model._statistics import LogStatistics as LogStatistics
 from trio_eventlog._reading._subscription import EventStream as EventStream
 from trio_eventlog._reading._subscription import Subscription as Subscription
 from trio_eventlog._reading._subscription import iter_events as iter_events
