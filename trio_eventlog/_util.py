@@ -58,20 +58,20 @@ class NoPublicConstructor(type):
 
 
 def adopt_public_names(namespace: dict[str, Any]) -> None:
-    """Let the public names of a package say where they are imported from.
+    """Let the public names of a module say that they are imported from there.
 
     In tracebacks, reprs, pickles and the docs.
 
     Args:
-      namespace: what ``globals()`` is in the package.
+      namespace: ``globals()`` of the module, with ``__all__``.
     """
-    package: str = namespace["__name__"]
-    for value in namespace.values():
-        if isinstance(value, type | FunctionType) and value.__module__.startswith(f"{package}._"):
+    for name in namespace["__all__"]:
+        value = namespace.get(name)
+        if isinstance(value, type | FunctionType) and "._" in value.__module__:
             if "__annotations__" in vars(value):
-                # As text they would be looked up in the new module, which does not know every name.
+                # As strings they would be looked up in the new module, which does not know every name.
                 value.__annotations__ = get_annotations(value, eval_str=True)
-            value.__module__ = package
+            value.__module__ = namespace["__name__"]
 
 
 _CLI: Final = ("cyclopts>=5", "rich>=13.6")

@@ -146,8 +146,10 @@ def test_a_durable_store_with_readers(check_process, tmp_path):
     [
         (
             ["my_stores"],
-            "'my_stores' does not name a function; write MODULE:NAME, for example"
-            " mypackage.stores:open_store",
+            (
+                "'my_stores' does not name a function; write MODULE:NAME, for example"
+                " mypackage.stores:open_store"
+            ),
         ),
         (["my_stores:"], "'my_stores:' does not name a function"),
         (

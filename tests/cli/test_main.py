@@ -32,7 +32,7 @@ from trio_eventlog.cli import (
     main,
 )
 from trio_eventlog.cli._terminal import CommandError
-from trio_eventlog.stores import MemoryStore
+from trio_eventlog.stores import MemoryStore, NullStore
 
 
 @pytest.mark.parametrize("module", ["trio_eventlog", "trio_eventlog.cli"])
@@ -203,17 +203,29 @@ SECRET_URL = "postgresql://me:secret@db/app?log=a"  # noqa: S105 - opens nothing
 
 
 @pytest.mark.parametrize(
-    ("arguments", "shown"),
+    ("store", "arguments", "shown"),
     [
-        (["stats"], "store             postgresql://***@db/app?log=a"),
-        (["stats", "--json"], '{"store": "postgresql://***@db/app?log=a"'),
-        (["verify"], "trio-eventlog: postgresql://***@db/app?log=a: stores of this kind cannot be verified"),
-        (["prune", "--keep", 1], "postgresql://***@db/app?log=a: stores of this kind cannot be pruned"),
-        (["demo", "--seconds", 0.2], "they log to postgresql://***@db/app?log=a, which fails for a while"),
+        (MemoryStore, ["stats"], "store             postgresql://***@db/app?log=a"),
+        (MemoryStore, ["stats", "--json"], '{"store": "postgresql://***@db/app?log=a"'),
+        (
+            MemoryStore,
+            ["verify"],
+            "trio-eventlog: postgresql://***@db/app?log=a: stores of this kind cannot be verified",
+        ),
+        (
+            NullStore,
+            ["prune", "--keep", 1],
+            "postgresql://***@db/app?log=a: stores of this kind cannot be pruned",
+        ),
+        (
+            MemoryStore,
+            ["demo", "--seconds", 0.2],
+            "they log to postgresql://***@db/app?log=a, which fails for a while",
+        ),
     ],
 )
-def test_secrets_are_not_shown(cli, use_store, arguments, shown):
-    use_store(MemoryStore())
+def test_secrets_are_not_shown(cli, use_store, store, arguments, shown):
+    use_store(store())
     done = cli(*arguments, "--store", SECRET_URL)
     assert shown in done.out + done.err
     assert "secret@" not in done.out + done.err

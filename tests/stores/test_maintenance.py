@@ -17,7 +17,6 @@ from tests.stores.test_stores import agent
 from trio_eventlog import (
     CodecError,
     EventQuery,
-    Finding,
     LogNotFound,
     ModuleEvent,
     PersistedEvent,
@@ -25,6 +24,7 @@ from trio_eventlog import (
     StoreUnusable,
     open_event_log,
 )
+from trio_eventlog.abc import Finding
 from trio_eventlog.stores import SqliteStore
 from trio_eventlog.stores.sqlite import _maintenance as _sqlite_upkeep
 

@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: the arguments after the name of the program; by default, those of the process.
 
     Raises:
-      SystemExit: always. The status is 0 for success; 1 if the command failed or could not do everything; 2 if
-        the command line was invalid; 128 plus the number of the signal if a signal ended it.
+      SystemExit: always. The status is 0 for success; 1 if the command failed or could not do everything;
+        2 if the command line was invalid; 128 plus the number of the signal if a signal ended it.
     """
     open_standard_streams()
     with ending_like_ctrl_c() as ending:

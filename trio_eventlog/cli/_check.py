@@ -25,7 +25,7 @@ _Function: TypeAlias = Annotated[str | None, Parameter(metavar="MODULE:NAME")]
 _Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))]
 
 _ARGUMENTS: Final = ("open_store:", "clauses:", "max_batch:", "lock_timeout:")
-"""How errors of :func:`check_store <trio_eventlog.testing.check_store>` begin that are about its arguments."""
+"""How the errors of :func:`~trio_eventlog.testing.check_store` about its arguments begin."""
 
 
 def check(

@@ -123,10 +123,11 @@ class _OutputFile:
         try:
             if resume:
                 self._find_end()
-        except BaseException as exc:
+        except OSError as exc:
             os.close(self._fd)
-            if isinstance(exc, OSError):
-                raise self._error(exc) from exc
+            raise self._error(exc) from exc
+        except BaseException:
+            os.close(self._fd)
             raise
 
     def _error(self, exc: OSError) -> CommandError:

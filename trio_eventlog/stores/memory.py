@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 import trio
@@ -153,7 +153,12 @@ class MemoryStore:
         return self._highest
 
     async def prune(
-        self, *, before_ms: int | None = None, keep: int | None = None, dry_run: bool = False
+        self,
+        *,
+        before_ms: int | None = None,
+        keep: int | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
         """Take old events out, for good. ``last_seq`` stays what it was.
 
@@ -163,6 +168,7 @@ class MemoryStore:
           before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
           keep: all but this many events, those with the highest seqs, go; 0 or more.
           dry_run: only count them.
+          on_progress: called once they are gone, with their number as both arguments.
 
         Returns:
           How many events went, or would go.
@@ -180,6 +186,8 @@ class MemoryStore:
         if old and not dry_run:
             self._remove(old)
             self._pruned = max(self._pruned, old[-1].seq)
+            if on_progress is not None:
+                on_progress(len(old), len(old))
         return len(old)
 
     async def pruned_seq(self) -> int:

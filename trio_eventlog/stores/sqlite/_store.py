@@ -462,7 +462,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """Open logs of one file for reading, for the length of an ``async with`` block.
 
         However many they are, they share one connection and one thread, in which their queries run one after
-        another. For :func:`trio_eventlog.merge_events`, for example. Entering and leaving are as with
+        another. For :func:`trio_eventlog.reading.merge_events`, for example. Entering and leaving are as with
         :meth:`open`.
 
         Args:

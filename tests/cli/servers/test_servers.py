@@ -1,5 +1,7 @@
 """The command line on PostgreSQL and JetStream, and between them and SQLite."""
 
+# ruff: noqa: PLR0917 - there are many fixtures
+
 from __future__ import annotations
 
 import itertools
@@ -15,26 +17,26 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from tests.cli.test_cli import (  # noqa: F401 - fixtures
+
+from tests._helpers.cli import (
     SECONDS,
     Done,
-    cli,
     envelope,
     feeding,
     finish,
+    interrupt_at,
     lines,
     many,
     process,
+    read_lines,
+    start,
     wait_for_line,
 )
-from tests.cli.test_cli_operations import interrupt_at, small_pages  # noqa: F401 - fixtures
-from tests.cli.test_cli_reading import read_lines, start
-
 from tests._helpers.nats_server import Node, free_ports, running_server
 from tests._helpers.postgres_server import ESCAPED_PASSWORD, PASSWORD, PostgresServer, postgres_server
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog._util import how_to_install
-from trio_eventlog.cli import _transfer
+from trio_eventlog.cli import _copy
 from trio_eventlog.stores import SqliteStore, open_readers, open_store
 from trio_eventlog.testing import assert_same_events
 
@@ -338,7 +340,7 @@ def test_copy_makes_no_difference(told, postgres, nats, tmp_path):
 
 def test_copy_is_interrupted_and_goes_on(cli, told, filled, tmp_path, monkeypatch, small_pages):
     arguments = ("copy", "--from", filled.url("a"), "--to", filled.url("copy"))
-    interrupt_at(monkeypatch, _transfer, "_append", 5)
+    interrupt_at(monkeypatch, _copy, "_append", 5)
 
     done = cli(*arguments)
     assert done.status == 130
@@ -352,9 +354,9 @@ def test_copy_is_interrupted_and_goes_on(cli, told, filled, tmp_path, monkeypatc
 WAIT_IN_THE_MIDDLE = """
     import sys
     import trio
-    from trio_eventlog.cli import _transfer
+    from trio_eventlog.cli import _copy
 
-    append, calls = _transfer._append, 0
+    append, calls = _copy._append, 0
 
     async def waiting(*arguments):
         global calls
@@ -365,7 +367,7 @@ WAIT_IN_THE_MIDDLE = """
             await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
         await append(*arguments)
 
-    _transfer._append, _transfer._PAGE = waiting, 100
+    _copy._append, _copy._BATCH_SIZE = waiting, 100
 """
 
 
