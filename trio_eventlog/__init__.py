@@ -14,7 +14,8 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from trio_eventlog._engine._policy import RetryPolicy
-from trio_eventlog._log._event_log import EventLog, open_event_log
+from trio_eventlog._log._event_log import EventLog
+from trio_eventlog._log._open import open_event_log
 from trio_eventlog._log._settings import Filter, OnFailure
 from trio_eventlog._model._codec import from_json, to_json
 from trio_eventlog._model._errors import (

@@ -74,4 +74,4 @@ def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small enough for there to be a middle that can be interrupted."""
     monkeypatch.setattr(_copy, "_BATCH_SIZE", 100)
     monkeypatch.setattr(_export, "_PAGE_SIZE", 100)
-    monkeypatch.setattr(_sqlite_maintenance, "PRUNED_TOGETHER", 100)
+    monkeypatch.setattr(_sqlite_maintenance, "CHUNK_EVENTS", 100)

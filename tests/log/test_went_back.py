@@ -32,7 +32,7 @@ from trio_eventlog import (
     Subscription,
     open_event_log,
 )
-from trio_eventlog._log import _event_log as _log
+from trio_eventlog._log import _spill_queue
 from trio_eventlog._reading import _subscription
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.testing import (
@@ -433,9 +433,9 @@ class Inline:
     def __init__(self) -> None:
         self.is_full = False
 
-    async def __call__(self, work: Any, *, abandon: bool = True) -> Any:
+    async def __call__(self, work: Any, *, discard: object = None) -> Any:
         await trio.lowlevel.checkpoint()
-        if self.is_full and work.func.__name__ != "close" and abandon:
+        if self.is_full and work.func.__name__ != "close" and discard is None:
             msg = "full"
             raise OSError(msg)
         return work()
@@ -444,7 +444,7 @@ class Inline:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Inline:
     disk = Inline()
-    monkeypatch.setattr(_log, "_in_thread", disk)
+    monkeypatch.setattr(_spill_queue, "in_thread", disk)
     return disk
 
 
@@ -759,7 +759,7 @@ async def test_a_memory_store_goes_back(autojump_clock: Clock) -> None:
     assert await seqs_in(store) == []
     assert await store.append_batch(events[2:]) == ()
     assert await seqs_in(store) == [3, 4, 5]
-    with pytest.raises(TypeError, match="last_seq: expected a seq, got bool"):
+    with pytest.raises(TypeError, match="last_seq: expected an integer, got bool"):
         store.go_back(True)
     with pytest.raises(ValueError, match="last_seq: expected 0 to"):
         store.go_back(-1)

@@ -97,7 +97,7 @@ async def test_a_log_that_has_lost_its_name(path):
 
 
 async def test_a_log_of_many_pages_while_others_write(path, monkeypatch):
-    monkeypatch.setattr(_sqlite_upkeep, "_PAGE", 10)
+    monkeypatch.setattr(_sqlite_upkeep, "_PAGE_SIZE", 10)
     seen = []
     async with SqliteStore.open(path) as store:
         await store.append_batch([agent(seq) for seq in range(1, 101)])

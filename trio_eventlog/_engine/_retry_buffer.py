@@ -30,8 +30,9 @@ import attrs
 
 from trio_eventlog._engine._durable_seqs import DurableSeqs, Span
 from trio_eventlog._model._codec import reseal, size_of
+from trio_eventlog._model._errors import LossReason
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import LossReason, LossReport
+from trio_eventlog._model._reports import LossReport
 
 MAX_RANGES: Final = 1024
 """Most ranges of lost seqs that are kept for a flush to raise. Beyond it the oldest are merged, and what is
