@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from trio_eventlog.reading import LogEvent
 
 from tests._helpers.cli import (
-    PROGRAM,
     SECONDS,
     STYLE,
     add,
     lines,
+    on_terminal,
     read_lines,
     start,
 )
@@ -37,6 +33,7 @@ from trio_eventlog.cli import (
 )
 from trio_eventlog.cli._reading import next_merged
 from trio_eventlog.cli._terminal import error_console
+from trio_eventlog.reading import LogEvent
 from trio_eventlog.stores import MemoryStore
 
 
@@ -76,23 +73,11 @@ def test_query_all_logs(cli, workers):
     assert places(done.out) == [("b", 1)]
 
 
-@pytest.mark.parametrize("columns", ["80", "110"])
+@pytest.mark.parametrize("columns", [80, 110])
 def test_query_all_logs_on_a_terminal(workers, columns):
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": columns}
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*PROGRAM, "query", "--store", workers, "--all-logs"], stdout=theirs, env=environment
-    ) as child:
-        os.close(theirs)
-        printed = b""
-        try:
-            while part := os.read(ours, 65536):
-                printed += part
-        except OSError:
-            pass
-        os.close(ours)
-        assert child.wait(SECONDS) == 0
-    rows = [line.split() for line in STYLE.sub("", printed.decode()).splitlines()]
+    done = on_terminal("query", "--store", workers, "--all-logs", columns=columns)
+    assert done.status == 0
+    rows = [line.split() for line in STYLE.sub("", done.out).splitlines()]
     assert rows[0][:2] == ["log", "seq"]
     assert rows[1][:2] == ["a", "1"]
     assert rows[3][:2] == ["c\\x1b[1m", "1"]

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number as InRange
 
 from trio_eventlog._util import how_to_install
-from trio_eventlog.cli._options import USAGE_STATUS, Flag
+from trio_eventlog.cli._options import USAGE_STATUS, Flag, Texts
 from trio_eventlog.cli._terminal import CommandError, error_console, write
 
 EXAMPLES: Final = """
@@ -35,9 +35,7 @@ def check(
     in_memory: Flag = False,
     reader: _Function = None,
     drop: _Function = None,
-    clause: Annotated[
-        tuple[str, ...], Parameter(metavar="CLAUSE", negative=(), show_default=False, consume_multiple=False)
-    ] = (),
+    clause: Annotated[Texts, Parameter(metavar="CLAUSE")] = (),
     budget: _Seconds = 45.0,
     op_timeout: _Seconds = 5.0,
     max_examples: Annotated[int, Parameter(metavar="N", validator=InRange(gte=1))] = 100,
