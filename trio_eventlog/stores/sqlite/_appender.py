@@ -174,5 +174,4 @@ def _raise_rejected(
     finally:
         schema.roll_back(db)
     if too_big:
-        msg = "larger than SQLite can hold"
-        raise EventRejected(too_big, msg) from exc
+        raise EventRejected(too_big, "larger than SQLite can hold") from exc

@@ -57,20 +57,15 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(path)
     if not isinstance(name, str):
-        msg = f"path must be a string, got {type(name).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"path must be a string, got {type(name).__name__}")
     if name in ("", ":memory:"):
-        msg = f"{name!r} names no file; for a log in memory use MemoryStore"
-        raise ValueError(msg)
+        raise ValueError(f"{name!r} names no file; for a log in memory use MemoryStore")
     if "\0" in name:
-        msg = f"path {name!r} has a NUL character"
-        raise ValueError(msg)
+        raise ValueError(f"path {name!r} has a NUL character")
     if os.path.basename(name) in ("", os.curdir, os.pardir):  # noqa: PTH119 - str all along
-        msg = f"path {name!r} names a directory, not a file"
-        raise ValueError(msg)
+        raise ValueError(f"path {name!r} names a directory, not a file")
     if not _is_utf8(name):
-        msg = f"path {name!a} is not UTF-8, which SQLite needs"
-        raise ValueError(msg)
+        raise ValueError(f"path {name!a} is not UTF-8, which SQLite needs")
     return name
 
 
@@ -105,8 +100,9 @@ def acquire(path: str, log: str) -> tuple[Place, FileLock]:
                 lock_path, f"log {log!r} in {real}", 0o600 if mode is None else mode, real
             )
         except FileNotFoundError as exc:
-            msg = f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
-            raise StoreUnusable(msg) from exc
+            raise StoreUnusable(
+                f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
+            ) from exc
         try:
             if mode is None:
                 # Unless by another process, for another log, just now.
@@ -121,20 +117,19 @@ def acquire(path: str, log: str) -> tuple[Place, FileLock]:
 def _real(path: str, *, strict: bool = False) -> str:
     real = os.path.realpath(path, strict=strict)
     if not _is_utf8(real):
-        msg = f"{path} stands for {real!a}, which is not UTF-8, as SQLite needs it"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{path} stands for {real!a}, which is not UTF-8, as SQLite needs it")
     size = len(real.encode())
     if size > _LONGEST_PATH:
-        msg = f"{path}: too long a path for SQLite: {size} bytes, links followed; it takes {_LONGEST_PATH}"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(
+            f"{path}: too long a path for SQLite: {size} bytes, links followed; it takes {_LONGEST_PATH}"
+        )
     return real
 
 
 def _require_file(path: str, access: int) -> int:
     mode = os.stat(path).st_mode  # noqa: PTH116 - str all along
     if not stat.S_ISREG(mode):
-        msg = f"{path} is no regular file"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{path} is no regular file")
     # SQLite does not say why it could not open a file.
     if not os.access(path, access, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -188,8 +183,7 @@ class Place:
     def _check(self, name: str) -> os.stat_result:
         found = _stat(name)
         if found is None or (found.st_dev, found.st_ino) != self._known.get(name):
-            msg = f"{name} was moved, removed or replaced while the store was open"
-            raise StoreUnusable(msg)
+            raise StoreUnusable(f"{name} was moved, removed or replaced while the store was open")
         return found
 
     def _note(self, name: str) -> None:
@@ -205,8 +199,7 @@ def _stat(path: str) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
-        msg = f"{path}: {exc.strerror}"
-        raise StoreError(msg) from exc
+        raise StoreError(f"{path}: {exc.strerror}") from exc
 
 
 _HEADER: Final = 100
@@ -268,8 +261,7 @@ class Content:
         except OSError as exc:
             # Who may not read a directory cannot sync it, nor can everybody who may. SQLite does not insist.
             if exc.errno not in (errno.EACCES, errno.EINVAL):
-                msg = f"{name}: {exc.strerror}"
-                raise StoreError(msg) from exc
+                raise StoreError(f"{name}: {exc.strerror}") from exc
 
     def has_changed(self, found: os.stat_result) -> bool:
         """Whether the database file was written to, or the write-ahead log begun anew, since :meth:`note`.
@@ -293,8 +285,9 @@ class Content:
                 now = _stat(self._path)
                 if now is None or _changed(now) == changed:
                     raise self._overwritten(self._path)
-                msg = f"{self._path}: another process has been writing to it for more than {_SETTLE} seconds"
-                raise StoreError(msg)
+                raise StoreError(
+                    f"{self._path}: another process has been writing to it for more than {_SETTLE} seconds"
+                )
             time.sleep(0.01)
         return True
 
@@ -364,8 +357,7 @@ def _open(path: str, kind: int) -> apsw.VFSFile:
         return apsw.VFSFile("", path, [kind | apsw.SQLITE_OPEN_READWRITE, 0])
     except apsw.CantOpenError as exc:
         # The connection could, just before: there may be too many open files.
-        msg = f"{path}: {exc}"
-        raise StoreError(msg) from exc
+        raise StoreError(f"{path}: {exc}") from exc
 
 
 def _number(header: bytes, place: int) -> int:

@@ -104,14 +104,12 @@ def is_initialised(db: apsw.Connection) -> bool:
     if application_id == 0 and version == 0 and tables == 0:
         return False
     if application_id != APPLICATION_ID:
-        msg = f"{db.filename}: a SQLite database of another program, not an event log"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{db.filename}: a SQLite database of another program, not an event log")
     if version > SCHEMA_VERSION:
-        msg = (
+        raise StoreUnusable(
             f"{db.filename}: written by a newer trio_eventlog (layout {version}, this one knows"
             f" {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
         )
-        raise StoreUnusable(msg)
     return True
 
 
@@ -172,8 +170,9 @@ def _use_wal(db: apsw.Connection) -> None:
                 raise
             time.sleep(0.01)
     if mode != "wal":
-        msg = f"{db.filename}: this file system does not carry SQLite's write-ahead log (mode {mode})"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(
+            f"{db.filename}: this file system does not carry SQLite's write-ahead log (mode {mode})"
+        )
 
 
 @attrs.frozen
@@ -234,8 +233,7 @@ def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
     if found is None:
         raise damaged(db, f"a row is missing: log {log!r} is not there any more{_RESTORED}")
     if unique_id not in (None, found.unique_id):
-        msg = f"{db.filename}: log {log!r} is another one than before{_RESTORED}; open it anew"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{db.filename}: log {log!r} is another one than before{_RESTORED}; open it anew")
     return found
 
 

@@ -149,28 +149,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
             raise ValueError(
                 f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
             )
-        opened: list[SerialWorker] = []
-        lock: FileLock | None = None
+        parts = _Parts()
         try:
-            if read_only:
-                place = await workers.in_thread(path, partial(files.existing, path))
-                reader = await _start_reader(place, opened)
-                found = await reader.run(partial(schema.require_log, log=log))
-                log_reader = LogReader(place, log, found.unique_id, has_writer=False)
-                store = SqliteStore._create(log_reader, reader, survives=survives(synchronous))
-            else:
-                place, acquired = await workers.in_thread(path, partial(files.acquire, path, log), _give_back)
-                lock = acquired
-                appender = Appender(place, acquired, log, synchronous)
-                writer = await _start(
-                    place, opened, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end
-                )
-                reader = await _start_reader(place, opened)
-                log_reader = LogReader(place, log, appender.unique_id, has_writer=True)
-                store = SqliteStore._create(log_reader, reader, writer, appender, survives(synchronous))
-            yield store
+            yield await _opened(path, log, parts, read_only=read_only, synchronous=synchronous)
         finally:
-            await _close(opened, lock)  # noqa: ASYNC102 - shielded, with a bound, inside
+            await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
 
     @staticmethod
     @ki_protected
@@ -193,10 +176,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         path = files.checked_path(path)
         names = checked_log_names(logs)
-        opened: list[SerialWorker] = []
+        parts = _Parts()
         try:
             place = await workers.in_thread(path, partial(files.existing, path))
-            reader = await _start_reader(place, opened)
+            reader = await _start_reader(place, parts)
             if names is None:
                 names = await reader.run(schema.log_names)
             found = [await reader.run(partial(schema.require_log, log=name)) for name in names]
@@ -205,7 +188,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
                 for name, log in zip(names, found, strict=True)
             }
         finally:
-            await _close(opened, None)  # noqa: ASYNC102 - shielded, with a bound, inside
+            await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
 
     @staticmethod
     async def logs(path: str | os.PathLike[str]) -> list[str]:
@@ -358,14 +341,14 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if dry_run:
             return total
         pruner = Pruner(self._log_reader, plan, PruneProgress(total, on_progress))
-        opened: list[SerialWorker] = []
+        parts = _Parts()
         try:
-            worker = await _start(self._log_reader.place, opened, schema.harden, apsw.SQLITE_OPEN_READWRITE)
+            worker = await _start(self._log_reader.place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
             while await worker.run(pruner.prune_some):
                 pruner.progress.report()
             return pruner.progress.gone
         finally:
-            await _close(opened, None)  # noqa: ASYNC102 - shielded, with a bound, inside
+            await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
             # A transaction that outlived its caller was not reported yet.
             pruner.progress.report()
 
@@ -393,13 +376,47 @@ class _Watch:
 # --- opening and closing --------------------------------------------------------------------------
 
 
-def _give_back(claimed: tuple[files.Place, FileLock]) -> None:
-    claimed[1].release()
+@attrs.define(eq=False)
+class _Parts:
+    """What is to be closed of a store, however far it was opened."""
+
+    workers: list[SerialWorker] = attrs.Factory(list)
+    lock: FileLock | None = None
+
+    async def aclose(self) -> None:
+        """Close all of them, whatever another raises, within one bound for all."""
+        if self.lock is not None and not self.workers:
+            self.lock.release()
+        deadline = trio.current_time() + workers.CLOSE_SECONDS
+        # The reader first: SQLite folds its log into the file when the last connection that may write goes.
+        async with AsyncExitStack() as stack:
+            for worker in self.workers:
+                stack.push_async_callback(worker.aclose, deadline)
+
+
+async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchronous: str) -> SqliteStore:
+    if read_only:
+        place = await workers.in_thread(path, partial(files.existing, path))
+        reader = await _start_reader(place, parts)
+        found = await reader.run(partial(schema.require_log, log=log))
+        log_reader = LogReader(place, log, found.unique_id, has_writer=False)
+        return SqliteStore._create(log_reader, reader, survives=survives(synchronous))
+    place, lock = await workers.in_thread(path, partial(files.acquire, path, log), _give_back)
+    parts.lock = lock
+    appender = Appender(place, lock, log, synchronous)
+    writer = await _start(place, parts, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end)
+    reader = await _start_reader(place, parts)
+    log_reader = LogReader(place, log, appender.unique_id, has_writer=True)
+    return SqliteStore._create(log_reader, reader, writer, appender, survives(synchronous))
+
+
+def _give_back(acquired: tuple[files.Place, FileLock]) -> None:
+    acquired[1].release()
 
 
 async def _start(
     place: files.Place,
-    opened: list[SerialWorker],
+    parts: _Parts,
     prepare: Callable[[apsw.Connection], object],
     flags: int,
     *,
@@ -408,7 +425,7 @@ async def _start(
 ) -> SerialWorker:
     """Open a connection, add it to those that are to be closed, and make it ready."""
     worker = await SerialWorker.start(place.path, flags, is_interruptible=is_interruptible, at_end=at_end)
-    opened.append(worker)
+    parts.workers.append(worker)
 
     def first_job(db: apsw.Connection) -> None:
         try:
@@ -423,19 +440,8 @@ async def _start(
     return worker
 
 
-async def _start_reader(place: files.Place, opened: list[SerialWorker]) -> SerialWorker:
-    return await _start(place, opened, prepare_reader, apsw.SQLITE_OPEN_READONLY, is_interruptible=True)
-
-
-async def _close(opened: Sequence[SerialWorker], lock: FileLock | None) -> None:
-    """Close all of them, whatever another raises, within one bound for all."""
-    if lock is not None and not opened:
-        lock.release()
-    deadline = trio.current_time() + workers.CLOSE_SECONDS
-    # The reader first: SQLite folds its log into the file when the last connection that may write goes.
-    async with AsyncExitStack() as stack:
-        for worker in opened:
-            stack.push_async_callback(worker.aclose, deadline)
+async def _start_reader(place: files.Place, parts: _Parts) -> SerialWorker:
+    return await _start(place, parts, prepare_reader, apsw.SQLITE_OPEN_READONLY, is_interruptible=True)
 
 
 def _nothing(_db: apsw.Connection) -> tuple[int, ...]:
