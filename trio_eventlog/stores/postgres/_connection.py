@@ -279,7 +279,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     def post(self, statement: bytes, *parameters: bytes) -> None:
         """Send a statement, and do not wait for it or its errors. The next one comes after it."""
         try:
-            self.pgconn.send_query_params(statement, parameters)
+            self.pgconn.send_query_params(statement, list(parameters))
             self.pgconn.flush()
         except psycopg.Error:
             self.drop()
