@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from trio_eventlog._engine._retry_buffer import RetryBuffer
@@ -19,8 +21,7 @@ class Ingress:
 
     ``ingest`` sends into it. The flush task takes everything out when it has reason to run, as does a burst
     that fills the channel: see :meth:`Backlog.take_in`. No task waits in ``receive``, since then every event
-      would
-    wake it.
+    would wake it.
 
     Args:
       capacity: of the channel.
@@ -28,8 +29,9 @@ class Ingress:
     """
 
     def __init__(self, capacity: int, last_seq: int) -> None:
-        self._send, self._receive = trio.open_memory_channel[tuple[PersistedEvent, int]](capacity)
-        self._capacity = capacity
+        self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
+        self.capacity: Final = capacity
+        """How many events the channel can hold."""
         self.last_seq = last_seq
         """The last seq given out."""
         self.count = 0
@@ -39,19 +41,14 @@ class Ingress:
         self.check_count = self.check_size = 1
         """The count, or the bytes, from which on there may be something to do about them."""
 
-    @property
-    def is_full(self) -> bool:
-        """Whether there is no room for another event."""
-        return self.count >= self._capacity
-
     def put(self, event: PersistedEvent, size: int) -> bool:
         """Send an event. Returns whether there may be something to do."""
-        self._send.send_nowait((event, size))
+        self._send.send_nowait(event)
         self.count += 1
         self.size += size
         return self.count >= self.check_count or self.size >= self.check_size
 
-    def take_all(self) -> list[tuple[PersistedEvent, int]]:
+    def take_all(self) -> list[PersistedEvent]:
         """Receive everything."""
         receive = self._receive.receive_nowait
         arrivals = [receive() for _ in range(self.count)]
@@ -112,7 +109,8 @@ class Backlog:
     def take_in(self) -> None:
         """Move the content of the channel into the buffer, which keeps the limits."""
         if self.ingress.count:
-            self.buffer.put(self.ingress.take_all())
+            size = self.ingress.size
+            self.buffer.put(self.ingress.take_all(), size)
             if self.buffer.unreported:
                 self.flushes.settle()
                 self._reporter.note_losses()
