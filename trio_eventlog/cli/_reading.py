@@ -62,18 +62,12 @@ async def next_page(events: EventStream, pruned: PruneReporter) -> list[Persiste
     Raises:
       StoreError: the store failed. The next call returns what this one would have returned.
     """
-    page: list[PersistedEvent] = []
-    while not page:
+    pages = events.pages()
+    while True:
         try:
-            async for event in events:
-                page.append(event)
-                if not events.at_hand:
-                    break
-            else:
-                break
+            return await anext(pages, [])
         except EventsPruned as exc:
             pruned.report(exc)
-    return page
 
 
 async def next_merged(events: MergedEvents, pruned: PruneReporter) -> list[LogEvent]:
