@@ -100,6 +100,10 @@ class Node:
         self.configure(old, new)
         self._process.send_signal(signal.SIGHUP)
 
+    def warn(self):
+        """Have it tell its clients that it is about to shut down, and then do so."""
+        subprocess.run([binary(), "--signal", f"ldm={self._process.pid}"], check=True)
+
     def greeting(self):
         """What it tells of itself to whoever connects."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import logging
 import os
 import re
 import ssl
@@ -43,8 +44,9 @@ from trio_eventlog import (
 )
 from trio_eventlog._util import _Forks
 from trio_eventlog.stores import JetStreamStore, open_store
-from trio_eventlog.stores.jetstream._link import Inbox, Link, decode
-from trio_eventlog.stores.jetstream._stream import Pull
+from trio_eventlog.stores.jetstream._api import Pull, drop_consumer
+from trio_eventlog.stores.jetstream._connection import Connection, decode
+from trio_eventlog.stores.jetstream._inbox import Inbox
 
 PATIENCE = 30.0
 
@@ -133,7 +135,7 @@ async def test_a_stream_that_is_none_of_ours(server):
                 "update trio-eventlog",
             ),
         ):
-            message = await stream.link.request(
+            message = await stream.connection.request(
                 f"$JS.API.STREAM.CREATE.{name}", json.dumps({"name": name, **config}).encode()
             )
             assert b'"error"' not in message.data
@@ -151,7 +153,7 @@ async def test_more_replicas_than_servers(server):
 async def test_a_stream_that_is_removed(server):
     async with JetStreamStore.open(server.url, stream="GONE") as store:
         await store.append_batch(events(1, 2))
-        await store._stream._ask("STREAM.DELETE", {})
+        await store._stream.ask("STREAM.DELETE", {})
         for call in (store.append_batch(events(3, 1)), store.last_seq(), store.query(EventQuery())):
             with pytest.raises(StoreError) as caught:
                 await call
@@ -354,7 +356,7 @@ async def test_a_long_scan_whose_consumer_is_lost(server, monkeypatch):
             used.append(self)
             found = await original(self, most)
             if len(used) == 1:
-                self._stream.drop_consumer(self._name)
+                drop_consumer(self._stream, self._name)
             return found
 
         monkeypatch.setattr(Pull, "page", page)
@@ -367,14 +369,14 @@ async def test_a_long_scan_that_misses_a_message(server, monkeypatch, pulls):
     async with JetStreamStore.open(server.url, stream="MISSED") as store:
         held = long_events(1, 4_000)
         await append_all(store, held)
-        original = Inbox.put
+        original = Inbox.on_message
         count = itertools.count()
 
         def put(self, message):
             if not message.reply.startswith("$JS.ACK.") or next(count) != 5:
                 original(self, message)
 
-        monkeypatch.setattr(Inbox, "put", put)
+        monkeypatch.setattr(Inbox, "on_message", put)
         assert await store.query(EventQuery()) == held
         assert next(count) > 100
 
@@ -397,7 +399,7 @@ async def test_several_logs_through_one_connection(server):
             await store.append_batch([event(1, timestamp_ms=100 + number)])
     async with JetStreamStore.open_readers(server.url, stream="SEVERAL") as readers:
         assert list(readers) == ["drei und vier", "one", "two"]
-        assert len({id(reader._stream.link) for reader in readers.values()}) == 1
+        assert len({id(reader._stream.connection) for reader in readers.values()}) == 1
         merged = [(one.log, one.event.timestamp_ms) async for one in merge_events(readers)]
         assert merged == [("one", 100), ("two", 101), ("drei und vier", 102)]
     async with JetStreamStore.open_readers(server.url, stream="SEVERAL", logs=["two"]) as readers:
@@ -459,7 +461,7 @@ async def test_a_watch_outlives_its_server(log_name):
 
 
 async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(server, log_name, monkeypatch):
-    send = Link.send
+    send = Connection.send
     asked_for = 0
     async with JetStreamStore.open(server.url, log=log_name) as store:
         with monkeypatch.context() as patch, trio.CancelScope() as scope:
@@ -471,7 +473,7 @@ async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(serv
                     asked_for += 1
                     scope.cancel()
 
-            patch.setattr(Link, "send", send_and_cancel)
+            patch.setattr(Connection, "send", send_and_cancel)
             async with store.watch_changes():
                 pytest.fail("not cancelled")  # pragma: no cover
         assert scope.cancelled_caught
@@ -481,7 +483,7 @@ async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(serv
         question = f"$JS.API.CONSUMER.NAMES.{stream.name}"
         # By itself the server would forget it after 30 seconds.
         with trio.fail_after(10):
-            while decode(await stream.link.request(question))["total"]:  # noqa: ASYNC110 - the server changes it
+            while decode(await stream.connection.request(question))["total"]:  # noqa: ASYNC110 - the server changes it
                 await trio.sleep(0.02)
 
 
@@ -675,7 +677,8 @@ async def test_a_user_that_may_only_read_takes_no_lock(caplog):
     assert not caplog.records
 
 
-async def test_the_permissions_that_are_documented_suffice(pulls):
+async def test_the_permissions_that_are_documented_suffice(pulls, caplog):
+    caplog.set_level(logging.DEBUG, "trio_eventlog")
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "jetstream.md").read_text()
     paragraph = page[page.index("A user needs these permissions") :].partition("\n\n")[0]
     subjects = re.findall(r"`([$_a-z][\w$.>]+\.[\w>]+)`", paragraph)
@@ -698,8 +701,8 @@ async def test_the_permissions_that_are_documented_suffice(pulls):
             await append_all(store, long_events(21, 3_000))
             assert len(await store.query(EventQuery())) == 3_005
             assert sum(pulls) > 100
-            assert not store._stream.link._complaint
         assert await JetStreamStore.logs(node.url, **options) == ["default"]
+    assert "the server says" not in caplog.text
 
 
 def jwt(claims, signer, subject):

@@ -16,19 +16,20 @@ from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog.stores._common._batches import Steps
 from trio_eventlog.stores._common._statistics import Census, Findings, Gaps
-from trio_eventlog.stores.jetstream import _layout as layout
-from trio_eventlog.stores.jetstream._layout import Head
+from trio_eventlog.stores.jetstream._api import Stream, WrongPosition
+from trio_eventlog.stores.jetstream._head import SCHEMA_VERSION, Head, decode_head
+from trio_eventlog.stores.jetstream._messages import event_of, flaw, head_fields
 from trio_eventlog.stores.jetstream._reader import Reader, Scan
-from trio_eventlog.stores.jetstream._stream import Stream, WrongPosition
+from trio_eventlog.stores.jetstream._subjects import root, seq_of
 
 _PAGE: Final = 5_000
 
-_PRUNED_TOGETHER: Final = 1_000
+_PURGE_SIZE: Final = 1_000
 
-_DELETED_TOGETHER: Final = 500
+_DELETE_SIZE: Final = 500
 """Between two calls of ``on_progress``."""
 
-_SUBJECTS_TOGETHER: Final = 100_000
+_MAX_SUBJECTS: Final = 100_000
 """As many as a server names at once."""
 
 
@@ -37,14 +38,14 @@ async def log_names(stream: Stream) -> list[str]:
     names: list[str] = []
     offset = 0
     while True:
-        info = await stream.info(f"{layout.root(stream.name)}.*.head", offset)
+        info = await stream.info(f"{root(stream.name)}.*.head", offset)
         if info is None:
             raise StoreError(f"{stream}: there is no such stream any more")
         subjects = list(info["state"].get("subjects") or ())
         heads = await stream.lasts(subjects)
-        names += [layout.head_of(found.data, found.position).log for found in heads]
+        names += [decode_head(found.data, found.position).log for found in heads]
         offset += len(subjects)
-        if len(subjects) < _SUBJECTS_TOGETHER:
+        if len(subjects) < _MAX_SUBJECTS:
             return sorted(names)
 
 
@@ -66,7 +67,7 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
                 for message in messages:
                     if steps.is_over():
                         await steps.rest()
-                    event = layout.event_of(message.data)
+                    event = event_of(message.data)
                     seqs.append(event.seq)
                     census.add(event)
     return census.describe(
@@ -74,7 +75,7 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
         top,
         highest_seq=0 if head is None else head.last_seq,
         size_bytes=info["state"]["bytes"],
-        schema_version=layout.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
     )
 
 
@@ -103,9 +104,9 @@ class _Verifier:
     previous: int = 0
 
     def look(self, position: int, subject: str, data: bytes) -> None:
-        problem = layout.flaw(self.reader.subjects, subject, data)
+        problem = flaw(self.reader.subjects, subject, data)
         try:
-            seq = layout.seq_of(subject)
+            seq = seq_of(subject)
         except StoreUnusable as exc:
             self.findings.add(f"position {position}: {exc}")
             return
@@ -140,7 +141,7 @@ async def verify(
         head = await reader.head()
     except StoreUnusable as exc:
         # Without a head that can be read, all messages that are there now are looked at.
-        reader.stream.link.check_open()
+        reader.stream.connection.check_open()
         head, problem = None, str(exc)
     if head is None:
         last = await reader.stream.last(subjects.all_events)
@@ -186,7 +187,7 @@ async def prune(
     on_progress: Callable[[int, int], object] | None,
 ) -> int:
     """See :meth:`JetStreamStore.prune`."""
-    reader.stream.link.check_open()
+    reader.stream.connection.check_open()
     head = await reader.head()
     if head is None:
         return 0
@@ -199,8 +200,8 @@ async def prune(
             for message in messages:
                 if steps.is_over():
                     await steps.rest()
-                places.append((message.position, layout.seq_of(message.subject)))
-                goes.append(before_ms is not None and layout.event_of(message.data).timestamp_ms < before_ms)
+                places.append((message.position, seq_of(message.subject)))
+                goes.append(before_ms is not None and event_of(message.data).timestamp_ms < before_ms)
     if keep is not None:
         ranked = sorted(seq for _, seq in places)
         through = ranked[-keep - 1] if keep < len(ranked) else 0
@@ -211,8 +212,8 @@ async def prune(
     leading = goes.index(False) if False in goes else total
     gone = 0
     # The first ones, with which a log begins, in one request for many.
-    for start in range(0, leading, _PRUNED_TOGETHER):
-        end = min(start + _PRUNED_TOGETHER, leading)
+    for start in range(0, leading, _PURGE_SIZE):
+        end = min(start + _PURGE_SIZE, leading)
         gone += await reader.stream.purge(reader.subjects.all_events, places[end - 1][0] + 1)
         if on_progress is not None:
             on_progress(gone, total)
@@ -220,8 +221,8 @@ async def prune(
     if rest:
         await _note_pruned(reader, max(seq for _, seq in rest))
     others = [position for position, _ in rest]
-    for start in range(0, len(others), _DELETED_TOGETHER):
-        some = others[start : start + _DELETED_TOGETHER]
+    for start in range(0, len(others), _DELETE_SIZE):
+        some = others[start : start + _DELETE_SIZE]
         gone += await reader.stream.delete(some)
         if on_progress is not None:
             on_progress(gone, total)
@@ -246,7 +247,7 @@ async def pruned_seq(reader: Reader) -> int:
         if not head.is_void(first.position):
             break
         position = first.position + 1
-    seq = layout.seq_of(first.subject)
+    seq = seq_of(first.subject)
     if seq == (head.first_seq or 1):
         return noted
     return max(noted, head.mixed_seq if first.position <= head.mixed_through else seq - 1)
@@ -259,7 +260,7 @@ async def _noted(reader: Reader) -> tuple[int, int]:
         return 0, 0
     try:
         return found.position, msgspec.json.decode(found.data, type=_Note).seq
-    except msgspec.MsgspecError as exc:
+    except ValueError as exc:
         raise StoreUnusable(f"damaged: the note of what was pruned cannot be read: {exc}") from exc
 
 
@@ -270,7 +271,7 @@ async def _note_pruned(reader: Reader, seq: int) -> None:
             return
         try:
             await reader.stream.publish(
-                reader.subjects.pruned, msgspec.json.encode(_Note(seq)), layout.head_fields(position)
+                reader.subjects.pruned, msgspec.json.encode(_Note(seq)), head_fields(position)
             )
         except WrongPosition:
             continue  # somebody else has just noted something
