@@ -8,7 +8,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -104,35 +105,30 @@ class Dialer:
         """Connect to one of the addresses of a server, whichever answers first.
 
         They are tried one after the other, with little delay. As :func:`trio.open_tcp_stream` does; that one
-        shares its threads with the program, though, and does not say why an attempt has failed.
+        shares its threads with the program, though, and wraps a KeyboardInterrupt into a group.
         """
         addresses = await self._look_up(server)
-        errors: list[OSError] = []
-        connected: list[trio.socket.SocketType] = []
-
-        @trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is for the program, not for these tasks
-        async def attempt(index: int, has_failed: trio.Event) -> None:
+        error: BaseException | None = None
+        send, receive = trio.open_memory_channel[trio.socket.SocketType | OSError](len(addresses))
+        sock: trio.socket.SocketType | None = None
+        async with trio.open_nursery() as nursery:
             try:
-                connected.append(await _connected(*addresses[index]))
-            except OSError as exc:
-                errors.append(exc)
-                has_failed.set()
-            else:
-                nursery.cancel_scope.cancel(reason="an address has answered")
-
+                sock = await _first_to_answer(nursery, addresses, send, receive)
+            except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, outside of the nursery
+                error = exc
+            nursery.cancel_scope.cancel(reason="an address has answered")
+        with suppress(trio.WouldBlock):
+            while True:
+                late = receive.receive_nowait()
+                if not isinstance(late, OSError):
+                    late.close()
         try:
-            async with trio.open_nursery() as nursery:
-                for index in range(len(addresses)):
-                    has_failed = trio.Event()
-                    nursery.start_soon(attempt, index, has_failed)
-                    with trio.move_on_after(_NEXT_ADDRESS_DELAY):
-                        await has_failed.wait()
-            if not connected:
-                raise errors[0]
-            return trio.SocketStream(connected.pop())
+            if error is not None:
+                raise error
         finally:
-            for sock in connected:
-                sock.close()
+            del error
+        assert sock is not None
+        return trio.SocketStream(sock)
 
     async def _look_up(self, server: Server) -> list[Any]:
         look_up = partial(socket.getaddrinfo, server.host, server.port, type=socket.SOCK_STREAM)
@@ -222,16 +218,42 @@ class Dialer:
         return {}
 
 
-async def _connected(
-    family: int, kind: int, protocol: int, _name: str, address: Any
+async def _first_to_answer(
+    nursery: trio.Nursery,
+    addresses: Sequence[Any],
+    send: trio.MemorySendChannel[trio.socket.SocketType | OSError],
+    receive: trio.MemoryReceiveChannel[trio.socket.SocketType | OSError],
 ) -> trio.socket.SocketType:
-    sock = trio.socket.socket(family, kind, protocol)
+    waiting = deque(addresses)
+    errors: list[OSError] = []
+    while len(errors) < len(addresses):
+        if waiting:
+            nursery.start_soon(_attempt, waiting.popleft(), send)
+        with trio.move_on_after(_NEXT_ADDRESS_DELAY if waiting else math.inf):
+            outcome = await receive.receive()
+            if not isinstance(outcome, OSError):
+                return outcome
+            errors.append(outcome)
+    raise errors[0]
+
+
+@trio.lowlevel.enable_ki_protection  # a KeyboardInterrupt is for the program, not for these tasks
+async def _attempt(address: Any, send: trio.MemorySendChannel[trio.socket.SocketType | OSError]) -> None:
+    family, kind, protocol, _, where = address
+    sock: trio.socket.SocketType | None = None
     try:
-        await sock.connect(address)
+        sock = trio.socket.socket(family, kind, protocol)
+        await sock.connect(where)
+    except OSError as exc:
+        if sock is not None:
+            sock.close()
+        send.send_nowait(exc)
     except BaseException:
+        assert sock is not None
         sock.close()
         raise
-    return sock
+    else:
+        send.send_nowait(sock)
 
 
 def _refusal(server: Server, text: str) -> StoreError:

@@ -176,7 +176,7 @@ class Inboxes:
         if found is None:
             return
         what, subject = found.groups()
-        if (what.lower(), subject.lower()) == ("subscription", f"{self._prefix}.*"):
+        if (what.lower(), subject.lower()) == ("subscription", f"{self._prefix}.*".lower()):
             self._deaf = text
         for inbox in self._by_reply.values():
             inbox.on_denied(None if self._deaf else subject, text)
