@@ -16,7 +16,7 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.stores import JetStreamStore, open_store
-from trio_eventlog.stores._common._batches import sealed_copies
+from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores.jetstream._access import Server, access
 from trio_eventlog.stores.jetstream._api import PERMANENT_ERRORS, PERMANENT_ON_OPENING
 from trio_eventlog.stores.jetstream._head import decode_head
@@ -32,7 +32,7 @@ SUBJECTS = Subjects("EVENTLOG", "default")
 def persisted(event, seq=7):
     member = event.agent_id if isinstance(event, AgentEvent) else None
     original = PersistedEvent("id-1", seq, 1_000, member, event)
-    (copy,) = trio.run(partial(sealed_copies, [original]))
+    (copy,) = trio.run(partial(sealed_batch, [original]))
     return original, copy
 
 
@@ -166,10 +166,10 @@ def test_secrets_stay_out_of_reprs():
     ("options", "error", "words"),
     [
         ({"stream": "a.b"}, ValueError, "a stream is named by"),
-        ({"stream": 1}, TypeError, "stream must be text"),
+        ({"stream": 1}, TypeError, "stream must be a string"),
         ({"log": ""}, ValueError, "1 to 512 bytes"),
         ({"log": "\ud800"}, ValueError, "lone surrogate"),
-        ({"log": 1}, TypeError, "log must be text"),
+        ({"log": 1}, TypeError, "log must be a string"),
         ({"replicas": 6}, ValueError, "replicas: expected an integer of 1 to 5"),
         ({"replicas": True}, ValueError, "replicas"),
         ({"max_age": 0}, ValueError, "max_age: expected seconds"),

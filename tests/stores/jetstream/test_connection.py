@@ -5,9 +5,8 @@ import os
 import signal
 import socket
 import ssl
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 import trio
@@ -17,6 +16,7 @@ import trustme
 from tests._helpers.eventually import InterruptedTurn
 from tests._helpers.longest_step import measured_steps
 from tests._helpers.nats_server import Node, free_ports, running_server
+from tests._helpers.sockets import sockets
 from tests._helpers.tcp_proxy import open_proxy
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
 from trio_eventlog.stores import JetStreamStore, open_store
@@ -43,15 +43,6 @@ def log_name():
 
 def event(seq, payload=None):
     return PersistedEvent(f"id-{seq}", seq, 1_000 + seq, None, ModuleEvent("m", "t", payload))
-
-
-def sockets():
-    """How many this process has open."""
-    found = 0
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):
-            found += str(descriptor.readlink()).startswith("socket:")
-    return found
 
 
 @asynccontextmanager

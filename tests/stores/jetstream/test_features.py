@@ -37,12 +37,10 @@ from trio_eventlog import (
     StoreError,
     StoreUnusable,
     from_json,
-    iter_events,
-    merge_events,
     open_event_log,
-    tail,
 )
 from trio_eventlog._util import _Forks
+from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores.jetstream._api import Pull, drop_consumer
 from trio_eventlog.stores.jetstream._connection import Connection, decode
@@ -404,7 +402,7 @@ async def test_several_logs_through_one_connection(server):
         assert merged == [("one", 100), ("two", 101), ("drei und vier", 102)]
     async with JetStreamStore.open_readers(server.url, stream="SEVERAL", logs=["two"]) as readers:
         assert seqs(await readers["two"].query(EventQuery())) == [1]
-    with pytest.raises(TypeError, match="single text"):
+    with pytest.raises(TypeError, match="single string"):
         async with JetStreamStore.open_readers(server.url, logs="two"):
             pass
 

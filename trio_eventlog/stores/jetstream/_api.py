@@ -14,7 +14,7 @@ import trio
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import new_event_id
-from trio_eventlog.stores._common._batches import Steps
+from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores.jetstream._connection import ANSWER_TIMEOUT, Connection, decode
 from trio_eventlog.stores.jetstream._inbox import PermissionDenied
 from trio_eventlog.stores.jetstream._protocol import Message, Publish
@@ -266,7 +266,7 @@ class Stream:
         size = sent = 0
         at_once = _FIRST_REQUESTS
         subject = f"$JS.API.{operation}.{self.name}"
-        steps = Steps()
+        time_slice = TimeSlice()
         with self.connection.expecting() as inbox:
             while len(taken) < (len(requests) if size < max_bytes else sent):
                 some = requests[sent : len(taken) + at_once] if size < max_bytes else ()
@@ -279,8 +279,7 @@ class Stream:
                         ]
                     )
                 for message in await inbox.wait(ANSWER_TIMEOUT):
-                    if steps.is_over():
-                        await steps.rest()
+                    await time_slice.checkpoint_if_over()
                     taken.append(take(self.connection.checked(message)))
                     size += len(message.data)
                 # The first ones may all be small.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import trio
 
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent, new_event_id
-from trio_eventlog.stores._common._batches import Steps
+from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores._common._closing import Closing, closed_error
+from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs
 from trio_eventlog.stores.jetstream._api import TOO_LARGE_BATCH, Refused, Stream, WrongPosition, retrying
 from trio_eventlog.stores.jetstream._config import misfit
 from trio_eventlog.stores.jetstream._connection import ANSWER_TIMEOUT, decode
@@ -37,7 +39,6 @@ _BYTES_PER_SECOND: Final = 4 * 1024 * 1024
 """The answer to a batch may take one second longer for each of these."""
 
 _CLOSE_TIMEOUT: Final = 5.0
-_CLOSE_ATTEMPTS: Final = 3
 
 _MAX_OFFERS: Final = 5
 """How often a batch is sent within one append."""
@@ -220,19 +221,8 @@ class Appender:
           KeyboardInterrupt: one has arrived meanwhile; raised at the end.
         """
         self._is_leaving = True
-        is_done = False
-        interrupts: list[KeyboardInterrupt] = []
-        deadline = trio.current_time() + _CLOSE_TIMEOUT
-        for _ in range(_CLOSE_ATTEMPTS):
-            try:
-                with trio.CancelScope(deadline=deadline, shield=True), suppress(StoreError):
-                    await self._give_back(deadline)
-                    is_done = True
-            except KeyboardInterrupt as exc:
-                # No shield keeps it out, and the next program that opens the log must not find it locked.
-                interrupts.append(exc)
-            else:
-                break
+        closing = Closing(trio.current_time() + _CLOSE_TIMEOUT)
+        is_done = await closing.run(partial(self._give_back, closing.deadline))
         self._is_released = True
         if not is_done:
             _logger.warning(
@@ -241,23 +231,25 @@ class Appender:
                 self,
                 self._lock_seconds + 1,
             )
-        if interrupts:
-            raise interrupts[0]
+        closing.raise_interrupt()
 
-    async def _give_back(self, deadline: float) -> None:
+    async def _give_back(self, deadline: float) -> bool:
         if self._fence.is_up:
             async with self._turn:
                 with suppress(StoreError):
                     await self._fence.settle()
         async with self._lock.turn:
             self._is_released = True
-            await retrying(deadline, self._lock.release)
+            with suppress(StoreError):
+                await retrying(deadline, self._lock.release)
+                return True
+        return False
 
     def _check(self) -> None:
         self._connection.check_open()
         if self._is_leaving:
             # What waits for its turn must neither hold up the lock nor be sent once it is given back.
-            raise StoreUnusable(f"{self._connection}: the store is closed")
+            raise closed_error(str(self._connection))
         self._fence.check()
 
     # --- the contract -----------------------------------------------------------------------------
@@ -341,17 +333,14 @@ class Appender:
             if not known:
                 await trio.sleep(RETRY_PAUSE)
             held |= known
-        return tuple(
-            event.seq for event in events if held.get(event.id, drafts[event.id].event.seq) != event.seq
-        )
+        return duplicate_seqs(events, {event_id: item.event.seq for event_id, item in drafts.items()} | held)
 
     async def _drafts(self, events: Iterable[PersistedEvent]) -> dict[str, Draft]:
         """The first event of each id."""
         drafts: dict[str, Draft] = {}
-        steps = Steps()
+        time_slice = TimeSlice()
         for event in events:
-            if steps.is_over():
-                await steps.rest()
+            await time_slice.checkpoint_if_over()
             if event.id not in drafts:
                 drafts[event.id] = draft(self._subjects, event)
         return drafts
@@ -374,14 +363,13 @@ class Appender:
         }
 
     async def _refuse_taken_seqs(self, fresh: Sequence[Draft]) -> None:
-        counts = Counter(item.event.seq for item in fresh)
-        taken = {seq for seq, times in counts.items() if times > 1}
-        low = [seq for seq in counts if seq <= self._fence.head.last_seq]
-        if low:
+        seqs = [item.event.seq for item in fresh]
+        taken: list[int] = []
+        if low := [seq for seq in dict.fromkeys(seqs) if seq <= self._fence.head.last_seq]:
             found = await self._stream.lasts([self._subjects.seq_filter(seq) for seq in low])
-            taken.update(seq_of(message.subject) for message in found)
-        if taken:
-            raise SequenceConflict(sorted(taken))
+            taken = [seq_of(message.subject) for message in found]
+        if conflicts := conflicting_seqs(seqs, taken):
+            raise SequenceConflict(conflicts)
 
     async def _offer(self, fresh: Sequence[Draft]) -> WrongPosition | None:
         """Send a batch, ascending by seq, and wait until it is stored.

@@ -16,7 +16,8 @@ import trio
 
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._model._errors import StoreError, StoreUnusable
-from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work, fork_count
+from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work
+from trio_eventlog.stores._common._closing import OwningProcess, closed_error
 from trio_eventlog.stores.jetstream._access import Access, Server
 from trio_eventlog.stores.jetstream._dial import Dialer
 from trio_eventlog.stores.jetstream._inbox import Inbox, Inboxes, NoResponders
@@ -59,7 +60,7 @@ class Connection(metaclass=NoPublicConstructor):
         self._dialer = Dialer(access)
         self._servers = Servers(access.servers)
         self._inboxes = Inboxes(self)
-        self._forks = fork_count()
+        self._process = OwningProcess()
         self._wire: Wire | None = None
         self._down_reason = "no server was asked yet"
         self._not_served_since: float | None = None
@@ -90,14 +91,11 @@ class Connection(metaclass=NoPublicConstructor):
           StoreUnusable: the connection was closed, has failed because of a bug, or belongs to the process
             that forked this one.
         """
-        if self._forks != fork_count():
-            raise StoreUnusable(
-                f"{self}: the store belongs to the process that forked this one; open it anew"
-            )
+        self._process.check(str(self))
         if self.bug is not None:
             raise self.failure() from self.bug
         if self._is_closed:
-            raise StoreUnusable(f"{self}: the store is closed")
+            raise closed_error(str(self))
 
     def check_connected(self) -> Wire:
         """Check whether something can be sent now.
@@ -125,8 +123,7 @@ class Connection(metaclass=NoPublicConstructor):
     def expecting(self, *, is_server_asked: bool = True) -> Iterator[Inbox]:
         """An inbox for answers, for the length of the block.
 
-        Args:
-          is_server_asked: whether the server of this connection is to blame if none arrives.
+        If none arrives, the server of this connection is to blame, unless ``is_server_asked`` is False.
         """
         inbox = self.open_inbox(is_server_asked=is_server_asked)
         try:
@@ -143,9 +140,7 @@ class Connection(metaclass=NoPublicConstructor):
         self._inboxes.close(inbox)
 
     def subscribe(self) -> Inbox:
-        """An inbox for what is pushed to its ``reply``, also under other subjects.
-
-        A later connection does not have the subscription.
+        """An inbox for what is pushed to its ``reply``, under any subject, until the connection is lost.
 
         Raises:
           StoreError: as :meth:`check_connected`.

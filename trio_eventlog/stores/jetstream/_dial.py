@@ -117,11 +117,10 @@ class Dialer:
             except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, outside of the nursery
                 error = exc
             nursery.cancel_scope.cancel(reason="an address has answered")
-        with suppress(trio.WouldBlock):
-            while True:
-                late = receive.receive_nowait()
-                if not isinstance(late, OSError):
-                    late.close()
+        while receive.statistics().current_buffer_used:
+            late = receive.receive_nowait()
+            if not isinstance(late, OSError):
+                late.close()
         try:
             if error is not None:
                 raise error

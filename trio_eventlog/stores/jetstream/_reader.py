@@ -15,7 +15,7 @@ from trio_eventlog._model._errors import StoreError, StoreUnusable, StoreWentBac
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.abc import EventPage
-from trio_eventlog.stores._common._batches import Steps
+from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores.jetstream._api import MessagePage, Pull, StoredMessage, Stream, read_page
 from trio_eventlog.stores.jetstream._connection import ANSWER_TIMEOUT
 from trio_eventlog.stores.jetstream._head import Head, decode_head
@@ -173,7 +173,7 @@ class Reader:
         found: list[PersistedEvent] = []
         weight = read = read_bytes = 0
         size = _FIRST_PAGE
-        steps = Steps()
+        time_slice = TimeSlice()
         while most is None or len(found) < most:
             if most is None:
                 size = _MAX_PAGE
@@ -186,8 +186,7 @@ class Reader:
             read += len(messages)
             read_bytes += sum(len(message.data) for message in messages)
             for message in messages:
-                if steps.is_over():
-                    await steps.rest()
+                await time_slice.checkpoint_if_over()
                 event = event_of(message.data)
                 if query.matches(event):
                     if weight >= max_bytes:
@@ -211,11 +210,10 @@ class Reader:
         after = query.after_seq or 0
         most = math.inf if query.limit is None else query.limit
         through = math.inf
-        steps = Steps()
+        time_slice = TimeSlice()
         while (messages := await scan.read(_MAX_PAGE)) is not None:
             for message in messages:
-                if steps.is_over():
-                    await steps.rest()
+                await time_slice.checkpoint_if_over()
                 # Most are passed over for their seqs, and need not be decoded for that.
                 if not after < seq_of(message.subject) <= through:
                     continue

@@ -11,20 +11,20 @@ from typing import Final
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
-    check_criteria,
     check_log_name,
     check_max_bytes,
+    check_prune,
     checked_log_names,
     checked_top,
 )
-from trio_eventlog.stores._common._batches import sealed_copies
+from trio_eventlog.stores._common._batches import sealed_batch
+from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.jetstream import _maintenance as maintenance
 from trio_eventlog.stores.jetstream._access import access
 from trio_eventlog.stores.jetstream._appender import Appender
@@ -47,12 +47,11 @@ _MAX_SYNC_INTERVAL: Final = 86_400.0
 class JetStreamStore(metaclass=NoPublicConstructor):
     """One log in a stream of NATS JetStream; made by :meth:`open`.
 
-    A stream is replicated by its servers, and holds many logs, each with its own ids and seqs, and each open
-    for writing once at a time, by any process on any machine. Needs servers of version 2.14.4 or newer. Keeps
-    all clauses of :class:`trio_eventlog.abc.EventStore`, and states:
+    A stream is replicated by its servers, and holds many logs, each open for writing once at a time, by any
+    process on any machine. Needs servers of version 2.14.4 or newer. Keeps all clauses of
+    :class:`trio_eventlog.abc.EventStore`, and states:
 
-    * **Cancellation** is prompt. An append that was cancelled may still be stored afterwards; the next call
-      finds out, or makes sure that it will not be, before it does anything else.
+    * **Cancellation** is prompt. What became of an append that was cancelled, the next call finds out first.
     * **Connection**: a lost one is made anew, with another server of the cluster if need be. Until then all
       methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may take 5
       seconds, that to a batch one more for each 4 MiB. A server that gives none for that long, or says that
@@ -60,20 +59,20 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives
       a kill of servers. A server syncs its files every ``sync_interval``, two minutes by default; if it loses
       power, what it has acknowledged since then is gone. So ``survives`` is ``"process"``, and :meth:`sync`
-      waits for that long. If the servers have ``sync_interval: always``, say so with ``sync_interval=0``:
-      then ``survives`` is ``"power"``. Several replicas make a loss less likely and change no promise.
+      waits for that long. For servers with ``sync_interval: always``, give ``sync_interval=0``: then
+      ``survives`` is ``"power"``.
     * **A store that went back**, since the stream was purged, restored or made anew, or a replica that lagged
       took over: the next append raises :class:`StoreWentBack`, once, and then goes on from what there is. A
       read-only store raises it, too, from whichever method notices it: at once where the stream has one
       replica, otherwise once no server has contradicted for 20 seconds.
     * **Limits**: a batch has at most 999 events, or fewer if ``limits.batch.max_msgs`` of the server says so.
-      An event with its headers has to fit into the server's ``max_payload`` (1 MiB by default) and the
-      stream's ``max_msg_size``, and is rejected beyond that.
+      An event with its headers that does not fit into the server's ``max_payload`` (1 MiB by default) or the
+      stream's ``max_msg_size`` is rejected.
     * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout``
       seconds of its process being killed or cut off. An appender whose lock expired goes on if no other one
       has opened the log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
-    * **Tasks**: the connection, and what renews the lock, run in a nursery within the ``async with`` block.
-      With Trio's ``autojump_clock``, time jumps while servers work; use the real clock in tests.
+    * **Tasks** of its own run within the ``async with`` block. With Trio's ``autojump_clock``, time jumps
+      while servers work; use the real clock in tests.
     """
 
     max_batch: int | None = MAX_BATCH
@@ -86,7 +85,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     """Seconds within which the lock of a process that was killed is gone."""
 
     log_id: Final[str | None]
-    """Tells this log from all others, in this stream and others; None in a read-only store."""
+    """Tells this log from all others, everywhere; None in a read-only store."""
 
     def __init__(
         self,
@@ -95,8 +94,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         lock_timeout: float = 0.0,
         sync_interval: float = _SYNC_INTERVAL,
     ) -> None:
-        self._reader = reader
-        self._stream = reader.stream
+        self._reader, self._stream = reader, reader.stream
         self._appender = appender
         self._sync_interval = sync_interval
         self.lock_timeout = lock_timeout
@@ -137,9 +135,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         """Open a log for the length of an ``async with`` block, creating stream and log if need be.
 
         Entering is a checkpoint and can be cancelled. It retries for 10 seconds while the servers that answer
-        are not ready, and raises at once if none answers. Leaving waits, also if cancelled, for 5 seconds at
-        most, for the outcome of an append and until the lock is given back. If no server answers meanwhile,
-        there is a warning to the logger ``trio_eventlog``, and the lock expires by itself.
+        are not ready, and raises at once if none answers. Leaving waits up to 5 seconds, also if cancelled,
+        for the outcome of an append and to give the lock back. If that fails, it warns; the lock expires.
 
         Args:
           servers: where the cluster is: ``"nats://host:4222,host2:4222"`` or a sequence of such strings. The
@@ -150,8 +147,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           replicas: how many servers keep a copy, 1 to 5. This and the next two are used if the stream is
             created now; an existing one is left as it is.
           max_age: seconds after which the server removes events; None for never.
-          max_bytes: how large the stream may get, 1 or more; None for no limit. A full one refuses. Some
-            accounts require a limit.
+          max_bytes: how large the stream may get, 1 or more; None for no limit. Some accounts require one.
           lock_timeout: seconds within which the lock is gone once this process was killed, 2 to 3600.
           sync_interval: that of the servers, in seconds, 0 to 86,400; 0 for ``always``. Servers do not tell
             it. Give a few seconds more if their disks are slow.
@@ -166,9 +162,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           TypeError, ValueError: an argument is not as described; secrets do not appear in the message.
           LogBusy: another program has the log open for writing.
           LogNotFound: with ``read_only``, there is no such stream, or no such log in it.
-          StoreUnusable: the server is older than 2.14.4, does not accept the user, or has no JetStream; the
-            stream is not one of this library, of a newer version of it, or has settings with which it cannot
-            hold logs.
+          StoreUnusable: the server is too old, does not accept the user, or has no JetStream; or the stream
+            is of a newer version of this library, was made for something else, or cannot hold logs.
           StoreError: now no server can be reached, JetStream does not answer, or the stream has no leader.
         """
         check_log_name(log)
@@ -206,23 +201,11 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[dict[str, JetStreamStore]]:
         """Open logs of one stream for reading, for the length of an ``async with`` block.
 
-        They share one connection. For :func:`trio_eventlog.merge_events`, for example. Entering, leaving, the
-        other arguments and errors are as with :meth:`open`.
-
-        Args:
-          servers: where the cluster is.
-          stream: name of the stream.
-          logs: their names; by default all that are in the stream now.
-          user: as with :meth:`open`, and so on.
-          password: of that user.
-          token: in place of a user.
-          credentials: in their place.
-          tls: how to check certificates.
+        They share one connection. ``logs`` are their names, by default all that are in the stream now. The
+        rest is as with :meth:`open`.
 
         Raises:
           LogNotFound: one of ``logs`` is not there.
-          StoreUnusable: the stream is missing, and further as :meth:`open`.
-          ValueError, TypeError, StoreError: as :meth:`open`.
         """
         names = checked_log_names(logs)
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
@@ -244,15 +227,10 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         credentials: str | os.PathLike[str] | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> list[str]:
-        """The names of the logs in a stream, ascending by code point.
-
-        A checkpoint; connects and disconnects. Arguments and errors are those of :meth:`open_readers`.
-        """
+        """The names of the logs in a stream, ascending. A checkpoint; see :meth:`open_readers`."""
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
         async with open_stream(to, stream, None, None) as found:
             return await maintenance.log_names(found)
-
-    # --- the contract -----------------------------------------------------------------------------
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
@@ -261,31 +239,25 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         stored before, the server searches all its subjects, and cursors below it are slow from then on.
 
         Raises:
-          EventRejected: also of events that do not fit into a message of the server.
+          EventRejected: also for events that do not fit into a message of the server.
           StoreError: also if the stream is full, missing, or was changed so that it cannot be relied on.
-          LogBusy: another appender has opened the log, after this one was cut off.
-          SequenceConflict, StoreWentBack, StoreUnusable: as in the contract.
         """
         if self._appender is None:
             await trio.lowlevel.checkpoint()
-            raise StoreUnusable(f"{self._stream}: the store was opened read-only")
-        return await self._appender.append(await sealed_copies(events))
+            raise read_only_error(str(self._stream))
+        return await self._appender.append(await sealed_batch(events))
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
 
-        The server filters by ``member_id``, ``event_types`` (up to 8 of them), ``identity``, ``mob_id``,
-        ``run_id`` and ``step_id``; by time, the rest is filtered here. ``after_seq`` is found in a few steps.
-        A replica may answer, and the leader is asked whether that was all.
+        The server filters, except by time, and by at most 8 ``event_types``. ``after_seq`` is found in a few
+        steps. A replica may answer, and the leader is asked whether that was all.
         """
         await self._check_open()
         return await self._reader.query(query)
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
-        """What :meth:`query` returns, cut off at ``max_bytes``; see :class:`trio_eventlog.abc.PagedStore`.
-
-        All events are read for each page of a log whose events were not appended in the order of their seqs.
-        """
+        """What :meth:`query` returns, cut off at ``max_bytes``; see :class:`trio_eventlog.abc.PagedStore`."""
         check_max_bytes(max_bytes)
         await self._check_open()
         return await self._reader.query_page(query, max_bytes)
@@ -305,15 +277,12 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         await trio.lowlevel.checkpoint()
         self._stream.connection.check_open()
 
-    # --- abilities --------------------------------------------------------------------------------
-
     async def sync(self) -> None:
         """Wait until what was acknowledged survives power loss; see :class:`trio_eventlog.abc.SyncableStore`.
 
         No request makes a server sync. So this waits until ``sync_interval`` has passed since the last append
-        that has returned, and then asks whether the log is still what it was. Servers that were killed and
-        started again meanwhile leave what is not synced to their systems, which usually take half a minute.
-        Returns at once where ``survives`` is ``"power"``.
+        that has returned, and then asks whether the log is still what it was. Where ``survives`` is
+        ``"power"``, it returns at once.
         """
         if self._appender is not None:
             await self._appender.sync(self._sync_interval)
@@ -323,9 +292,8 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     async def pruned_seq(self) -> int:
         """The highest seq that was ever pruned, 0 if none; see :class:`trio_eventlog.abc.PrunableStore`.
 
-        By :meth:`prune`, by the server (``max_age``), or by a purge. What is missing at the beginning of the
-        log counts as pruned up to the first event that is there; if events were appended behind later ones,
-        up to the highest of those.
+        By :meth:`prune`, by the server (``max_age``), or by a purge. Too high, perhaps, if events were
+        appended behind later ones.
         """
         await self._check_open()
         return await maintenance.pruned_seq(self._reader)
@@ -336,24 +304,13 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         return await maintenance.log_names(self._stream)
 
     def watch_changes(self) -> AbstractAsyncContextManager[ChangeWatch]:
-        """Watch for new batches; see :class:`trio_eventlog.abc.WatchableStore`.
-
-        The server tells of each, through a consumer that exists for as long as the block. If that is lost,
-        with its server, another one is made, and the log may have changed.
-        """
+        """Watch for new batches; see :class:`trio_eventlog.abc.WatchableStore`. The server tells of each."""
         return watch_head(self._stream, self._reader.subjects.head)
 
     async def describe(self, *, top: int = 10) -> StoreDescription:
-        """What the log holds, in numbers, all of one moment; ``size_bytes`` is that of the stream.
+        """What the log holds, in numbers; see :class:`trio_eventlog.abc.DescribableStore`.
 
-        Reads the whole log. A checkpoint. Cancelled, it raises at once.
-
-        Args:
-          top: how many event types and members to name, the most frequent first; 0 or more.
-
-        Raises:
-          TypeError, ValueError: ``top`` is not an integer, or is negative.
-          StoreError, StoreUnusable: as :meth:`query`.
+        Reads the whole log. ``size_bytes`` is that of the stream.
         """
         top = checked_top(top)
         await self._check_open()
@@ -362,20 +319,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
     ) -> StoreVerification:
-        """Check the integrity of the log.
+        """Check the integrity of the log; see :class:`trio_eventlog.abc.VerifiableStore`.
 
-        Each event can be read, its subject agrees with it, seqs ascend where the log says that they do, ids
-        and seqs are unique, and the log's highest seq is not below that of an event. A program may write
-        meanwhile. Reads the whole log, and remembers some 100 bytes of each event.
-
-        A checkpoint. Cancelled, it raises at once.
-
-        Args:
-          most_findings: most problems that are named, 0 or more; all are counted.
-          on_progress: called with a seq now and then; all up to it were checked.
-
-        Raises:
-          StoreError, StoreUnusable: as :meth:`query`.
+        Reads the whole log, and remembers some 100 bytes of each event.
         """
         await self._check_open()
         return await maintenance.verify(self._reader, most_findings, on_progress)
@@ -388,27 +334,11 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
-        """Delete old events permanently. ``last_seq`` stays what it was.
+        """Delete old events permanently; see :class:`trio_eventlog.abc.PrunableStore`.
 
-        Reads the log first, to see which. Those at its beginning go 1,000 at a time, others one by one.
-        Events that come meanwhile stay. Also in a read-only store, which means that it does not append.
-
-        A checkpoint. Cancelled, it stops; what is gone is gone, and calling it again goes on.
-
-        Args:
-          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
-          keep: all but this many events, those with the highest seqs, go; 0 or more.
-          dry_run: only count them.
-          on_progress: called now and then with how many are gone, and how many will be.
-
-        Returns:
-          How many events went, or would go.
-
-        Raises:
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
-          StoreError, StoreUnusable: as :meth:`query`.
+        Those at the beginning of the log go 1,000 at a time, others one by one. Also in a read-only store.
         """
-        check_criteria(before_ms, keep)
+        check_prune(before_ms, keep)
         await self._check_open()
         return await maintenance.prune(
             self._reader, before_ms=before_ms, keep=keep, dry_run=dry_run, on_progress=on_progress

@@ -43,7 +43,7 @@ def check_stream_name(stream: str) -> None:
       ValueError: it is malformed.
     """
     if not isinstance(stream, str):
-        raise TypeError(f"stream must be text, got {type(stream).__name__}")
+        raise TypeError(f"stream must be a string, got {type(stream).__name__}")
     if not _STREAM_NAME.fullmatch(stream):
         raise ValueError(f"a stream is named by 1 to 64 of A-Z, a-z, 0-9, _ and -, got {stream!a:.80}")
 
