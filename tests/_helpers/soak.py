@@ -25,7 +25,7 @@ async def soak(cluster, *, rounds, seed, stream="SOAK", log_name="soak"):
     async with (
         JetStreamStore.open(cluster.url, replicas=len(cluster.nodes), **options) as store,
         JetStreamStore.open(cluster.url, read_only=True, **options) as reader,
-        open_event_log(store, retry=EAGER, max_pending_events=1_000_000, grace_period=60) as log,
+        open_event_log(store, retry=EAGER, retry_buffer_cap=1_000_000, grace_period=60) as log,
     ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_produce, log, number)
