@@ -32,7 +32,7 @@ from trio_eventlog import (
     Subscription,
     open_event_log,
 )
-from trio_eventlog._log import _event_log as _log
+from trio_eventlog._log import _spill_queue
 from trio_eventlog._reading import _subscription
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.testing import (
@@ -77,7 +77,7 @@ async def seqs_in(store: Any) -> list[int]:
 
 def at_hand(count: int) -> Any:
     """Let a log keep so few stored events."""
-    return mock.patch.object(_subscription, "_RECENT_EVENTS", count)
+    return mock.patch.object(_subscription, "_MAX_RECENT_EVENTS", count)
 
 
 # --- what becomes of the events -------------------------------------------------------------------
@@ -156,7 +156,7 @@ async def test_what_is_not_at_hand_is_lost_and_counted(autojump_clock: Clock) ->
 async def test_what_is_at_hand_is_bounded_in_bytes(autojump_clock: Clock) -> None:
     """However few events that are."""
     store, reports = MemoryStore(), Reports()
-    with mock.patch.object(_subscription, "_RECENT_BYTES", 5_000):
+    with mock.patch.object(_subscription, "_MAX_RECENT_BYTES", 5_000):
         async with open_event_log(store, batch_size=1, on_failure=reports) as log:
             for number in range(10):
                 log.ingest(numbered(number).__class__("worker", "step", "x" * 1_000))
@@ -433,9 +433,9 @@ class Inline:
     def __init__(self) -> None:
         self.is_full = False
 
-    async def __call__(self, work: Any, *, abandon: bool = True) -> Any:
+    async def __call__(self, work: Any, *, discard: object = None) -> Any:
         await trio.lowlevel.checkpoint()
-        if self.is_full and work.func.__name__ != "close" and abandon:
+        if self.is_full and work.func.__name__ != "close" and discard is None:
             msg = "full"
             raise OSError(msg)
         return work()
@@ -444,7 +444,7 @@ class Inline:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Inline:
     disk = Inline()
-    monkeypatch.setattr(_log, "_in_thread", disk)
+    monkeypatch.setattr(_spill_queue, "in_thread", disk)
     return disk
 
 
@@ -734,7 +734,7 @@ def test_the_accounts_are_right_whatever_happens(
 
     with (
         at_hand(kept),
-        mock.patch.object(_subscription, "_PAGE", page),
+        mock.patch.object(_subscription, "_PAGE_SIZE", page),
     ):
         run_in_virtual_time(main)
 

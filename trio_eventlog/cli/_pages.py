@@ -70,18 +70,12 @@ async def next_page(events: EventStream, pruned: Pruned) -> list[PersistedEvent]
     Raises:
       StoreError: the store failed.
     """
-    page: list[PersistedEvent] = []
-    while not page:
+    pages = events.pages()
+    while True:
         try:
-            async for event in events:
-                page.append(event)
-                if not events.at_hand:
-                    break
-            else:
-                break
+            return await anext(pages, [])
         except EventsPruned as exc:
             pruned.tell(exc)
-    return page  # noqa: ASYNC910 - as the iterator has it
 
 
 async def next_merged(events: MergedEvents, pruned: Pruned) -> list[LogEvent]:
