@@ -212,6 +212,20 @@ async def test_a_program_that_blocks_the_loop_keeps_its_connection(monkeypatch):
         assert connection.generation == 1
 
 
+async def test_news_of_the_cluster_leave_the_rest_as_it_was():
+    """Some servers say no more than what has changed."""
+
+    async def behave(peer):
+        await peer.stream.send_all(greeting())
+        await peer.until(b"SUB")
+        await peer.stream.send_all(b'INFO {"connect_urls":["10.0.0.5:4222"]}\r\n')
+        await peer.serve()
+
+    async with fake_server(behave) as url, open_connection(access(url)) as connection:
+        await until(lambda: len(connection._servers) == 2)
+        assert connection.info.max_payload == 1048576
+
+
 async def test_a_server_that_is_about_to_shut_down_is_left():
     """If another one is known."""
     lame = []
@@ -234,6 +248,7 @@ async def test_a_server_that_is_about_to_shut_down_is_left():
         lame.clear()
         async with open_connection(access(one)) as connection:
             await until(lambda: connection.info.ldm)
+            assert connection.info.max_payload == 1048576
             connection.check_connected()
             assert connection.generation == 1
 
@@ -355,23 +370,30 @@ async def test_leaving_sends_what_was_given_to_it():
     assert received[0].endswith(b"x\r\n")
 
 
-def test_ctrl_c_while_it_is_left(monkeypatch):
+@pytest.mark.parametrize("methods", [["finish"], ["finish", "_next_chunk"]], ids=["once", "twice"])
+def test_ctrl_c_while_it_is_left(monkeypatch, methods):
     """It comes out bare, once the connection has ended."""
-    finish = Wire.finish
 
-    def interrupt_and_finish(wire):
-        signal.raise_signal(signal.SIGINT)
-        finish(wire)
+    def interrupting(method):
+        original = getattr(Wire, method)
+
+        def call(wire):
+            signal.raise_signal(signal.SIGINT)
+            return original(wire)
+
+        return call
 
     async def main():
         async with fake_server(ordinary) as url:
             with pytest.raises(KeyboardInterrupt):
                 async with ki_protected(open_connection)(access(url)) as connection:
                     wire = connection._wire
+                    connection.send([Publish("a", b"x" * 10_000_000)])
+                    for method in methods:
+                        monkeypatch.setattr(Wire, method, interrupting(method))
             assert wire.stream.socket.fileno() == -1
             await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(Wire, "finish", interrupt_and_finish)
     trio.run(main)
 
 

@@ -5,6 +5,7 @@ import re
 import ssl
 import sys
 from contextlib import ExitStack
+from functools import partial
 
 import nkeys
 import pytest
@@ -59,6 +60,31 @@ async def test_tls_that_a_server_offers_and_does_not_require(certificate):
         for tls in (None, context):
             async with open_connection(access(node.url, tls=tls)) as connection:
                 assert isinstance(connection._wire.stream, trio.SSLStream) == (tls is not None)
+
+
+async def test_what_is_slipped_in_before_the_handshake_is_dropped(tmp_path):
+    """It did not come from the server that the certificate belongs to."""
+    authority = trustme.CA()
+    served, context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    authority.configure_trust(context)
+
+    async def serve(stream):
+        info = b'INFO {"version":"2.15.1","max_payload":1048576,"tls_required":true}\r\n'
+        await stream.send_all(info + b"-ERR 'Authorization Violation'\r\n")
+        secure = trio.SSLStream(stream, served, server_side=True, https_compatible=True)
+        received = b""
+        while data := await secure.receive_some():
+            received += data
+            if received.endswith(b"PING\r\n"):
+                await secure.send_all(b"PONG\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with open_connection(access(f"tls://127.0.0.1:{port}", tls=context)) as connection:
+            connection.check_connected()
+        nursery.cancel_scope.cancel()
 
 
 def key_pair():

@@ -220,7 +220,8 @@ class Connection(metaclass=NoPublicConstructor):
     def on_info(self, info: ServerInfo) -> None:
         """The server has news about itself or its cluster."""
         assert self._wire is not None
-        self.info = info
+        if info.max_payload:  # otherwise it tells of the cluster alone
+            self.info = info
         self._warn(self._servers.learn(self._wire.server, info.connect_urls))
         if info.ldm:
             self._leave("it is about to shut down")
