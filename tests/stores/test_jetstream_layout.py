@@ -79,7 +79,13 @@ def test_an_event_is_read_as_it_was_written(event):
     assert SUBJECTS.id_filter_of(item.subject) == item.id_filter
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"id":1}', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{}", b"[]", b'{"id":1}', b"\xff"),
+        b'{"id":"\xff","seq":1,"timestamp_ms":1,"event":{"kind":"module","module":"m","event_type":"t"}}',
+    ],
+)
 def test_what_is_no_event_is_damage(body):
     with pytest.raises(StoreUnusable, match="damaged"):
         event_of(body)
@@ -95,6 +101,8 @@ def test_a_head_of_a_newer_version_is_refused():
         )
     with pytest.raises(StoreUnusable, match="damaged"):
         decode_head(b"{}", 5)
+    with pytest.raises(StoreUnusable, match="damaged"):
+        decode_head(b'{"format":1,"log":"\xff"}', 5)
 
 
 def test_a_head_does_not_grow_with_each_opening():

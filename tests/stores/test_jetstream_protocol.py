@@ -92,6 +92,7 @@ def test_headers_that_a_publisher_has_made_up(block, headers, status):
         b"INFO\r\n",
         b"INFO []\r\n",
         b'INFO {"max_payload":"much"}\r\n',
+        b'INFO {"version":"2\xff"}\r\n',
         b"MSG\r\n",
         b"MSG a 1\r\n",
         b"MSG a b c d 1\r\n",

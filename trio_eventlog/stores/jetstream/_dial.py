@@ -279,7 +279,7 @@ def _signed(path: Path, nonce: str) -> dict[str, str]:
     except ImportError as exc:
         raise StoreUnusable(f"credentials need the package nkeys: {how_to_install('nats')}") from exc
     try:
-        keys = nkeys.from_seed(seed[1].encode())
+        keys: Any = nkeys.from_seed(seed[1].encode())
         signature = base64.urlsafe_b64encode(keys.sign(nonce.encode())).rstrip(b"=").decode()
         user = {"jwt": jwt[1]} if jwt is not None else {"nkey": keys.public_key.decode()}
     except Exception:  # noqa: BLE001 - its errors, which have other names in each release, and those of PyNaCl

@@ -50,7 +50,7 @@ class Inbox:
     reply: str
     sid: int
     _owner: Owner
-    _is_server_asked: bool
+    is_server_asked: bool
     """Whether it is the server of the connection that has to answer."""
     _messages: deque[Message] = attrs.field(factory=deque, init=False)
     _has_news: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -105,7 +105,7 @@ class Inbox:
             raise StoreError(self._lost)
         if self._denied is not None:
             raise PermissionDenied(f"{self._owner}: {self._denied}")
-        if self._is_server_asked:
+        if self.is_server_asked:
             self._owner.not_served(seconds)
         raise NoAnswer(f"{self._owner}: no answer within {seconds:.1f} seconds")
 
