@@ -72,6 +72,7 @@ def fits(pattern, tokens):
 def test_an_event_is_read_as_it_was_written(event):
     original, copy = persisted(event)
     item = draft(SUBJECTS, copy)
+    assert item.body == to_json(original)
     found = event_of(item.body)
     assert to_json(found) == to_json(original)
     assert flaw(SUBJECTS, item.subject, item.body) is None

@@ -7,15 +7,10 @@ from typing import Final
 import attrs
 import msgspec
 
-from trio_eventlog._model._codec import (
-    from_json,
-    persisted_event,
-    sealed_agent_event,
-    sealed_module_event,
-    to_json,
-)
 from trio_eventlog._model._errors import CodecError, StoreUnusable
-from trio_eventlog._model._events import PersistedEvent, UnifiedEvent
+from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent, UnifiedEvent, sealed
+from trio_eventlog._model._sealed import encoded_payload
+from trio_eventlog._model._wire import from_json
 from trio_eventlog.stores.jetstream._head import Head
 from trio_eventlog.stores.jetstream._protocol import Publish
 from trio_eventlog.stores.jetstream._subjects import Subjects
@@ -32,6 +27,33 @@ _TTL: Final = "Nats-TTL"
 
 _HEADERS_SIZE: Final = 256
 """Bytes of the headers of an event except for its id filter, rounded up."""
+
+
+# --- the wire form --------------------------------------------------------------------------------
+
+
+class _Agent(msgspec.Struct, tag_field="kind", tag="agent", omit_defaults=True):
+    agent_id: str
+    event_type: str
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Module(msgspec.Struct, tag_field="kind", tag="module"):
+    module: str
+    event_type: str
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    id: str
+    seq: int
+    timestamp_ms: int
+    member_id: str | None = None
+    event: _Agent | _Module
+
+
+_encode_body: Final = msgspec.json.Encoder().encode
+_decode_body: Final = msgspec.json.Decoder(_Body).decode
 
 
 # --- in -------------------------------------------------------------------------------------------
@@ -55,7 +77,29 @@ class Draft:
 def draft(subjects: Subjects, event: PersistedEvent) -> Draft:
     """Prepare a sealed event."""
     id_filter = subjects.id_filter(event.id)
-    return Draft(event, subjects.of_event(event, id_filter), id_filter, to_json(event))
+    return Draft(event, subjects.of_event(event, id_filter), id_filter, _body_of(event))
+
+
+def _body_of(event: PersistedEvent) -> bytes:
+    """What ``to_json`` returns, for an event that was checked when it was sealed."""
+    content = event.event
+    encoded = encoded_payload(content)
+    payload = msgspec.Raw(encoded)
+    inner: _Agent | _Module
+    if isinstance(content, AgentEvent):
+        is_absent = encoded in ("null", b"null")
+        inner = _Agent(content.agent_id, content.event_type, msgspec.UNSET if is_absent else payload)
+    else:
+        inner = _Module(content.module, content.event_type, payload)
+    return _encode_body(
+        _Body(
+            id=event.id,
+            seq=event.seq,
+            timestamp_ms=event.timestamp_ms,
+            member_id=event.member_id,
+            event=inner,
+        )
+    )
 
 
 def batch_piece(item: Draft, batch: str, number: int) -> Publish:
@@ -94,29 +138,6 @@ def lock_fields(after: int, seconds: int) -> dict[str, str]:
 # --- out ------------------------------------------------------------------------------------------
 
 
-class _Agent(msgspec.Struct, tag_field="kind", tag="agent"):
-    agent_id: str
-    event_type: str
-    payload: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Module(msgspec.Struct, tag_field="kind", tag="module"):
-    module: str
-    event_type: str
-    payload: msgspec.Raw = msgspec.Raw(b"null")
-
-
-class _Body(msgspec.Struct):
-    id: str
-    seq: int
-    timestamp_ms: int
-    event: _Agent | _Module
-    member_id: str | None = None
-
-
-_decode_body: Final = msgspec.json.Decoder(_Body).decode
-
-
 def event_of(body: bytes) -> PersistedEvent:
     """The event in a message. Its payload is decoded when it is first read.
 
@@ -129,12 +150,12 @@ def event_of(body: bytes) -> PersistedEvent:
         raise StoreUnusable(f"damaged: a message holds no event: {exc}: {body[:60]!r}") from exc
     inner = found.event
     event: UnifiedEvent
-    if type(inner) is _Agent:
-        event = sealed_agent_event(inner.agent_id, inner.event_type, bytes(inner.payload))
+    if isinstance(inner, _Agent):
+        payload = b"null" if isinstance(inner.payload, msgspec.UnsetType) else bytes(inner.payload)
+        event = sealed(AgentEvent, inner.agent_id, inner.event_type, payload)
     else:
-        assert type(inner) is _Module
-        event = sealed_module_event(inner.module, inner.event_type, bytes(inner.payload))
-    return persisted_event(found.id, found.seq, found.timestamp_ms, found.member_id, event)
+        event = sealed(ModuleEvent, inner.module, inner.event_type, bytes(inner.payload))
+    return PersistedEvent(found.id, found.seq, found.timestamp_ms, found.member_id, event)
 
 
 def flaw(subjects: Subjects, subject: str, body: bytes) -> str | None:

@@ -10,10 +10,10 @@ from typing import Final
 import attrs
 import trio
 
-from trio_eventlog._model._codec import size_of
 from trio_eventlog._model._errors import StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores.jetstream._api import MessagePage, Pull, StoredMessage, Stream, read_page

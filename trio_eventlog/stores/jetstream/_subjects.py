@@ -22,10 +22,10 @@ from typing import Final
 
 import attrs
 
-from trio_eventlog._model._codec import encoded_payload, scopes_of
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._sealed import scopes_of_event
 
 _STREAM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,24}")
@@ -126,7 +126,7 @@ class Subjects:
     def of_event(self, event: PersistedEvent, id_filter: str) -> str:
         """The subject of an event, given the :meth:`id_filter` of its id."""
         tokens = [str(event.seq), _token(event.member_id), _name_token(event.event.event_type)]
-        tokens += map(_token, scopes_of(encoded_payload(event.event)))
+        tokens += map(_token, scopes_of_event(event.event))
         return id_filter[:-1] + ".".join(tokens)
 
     def filters(self, query: EventQuery) -> list[str]:
