@@ -82,20 +82,3 @@ def _sealed(event: PersistedEvent) -> PersistedEvent:
     if sealed.timestamp_ms > MAX_STORED:
         raise CodecError("timestamp_ms", f"expected 0 to 2**63 - 1, got {sealed.timestamp_ms}")
     return sealed
-
-
-# The names below go once the network stores use those above.
-sealed_copies = sealed_batch
-
-
-class Steps(TimeSlice):
-    """See :class:`TimeSlice`."""
-
-    def is_over(self) -> bool:
-        """Whether it is time for :meth:`rest`."""
-        return perf_counter() >= self._end
-
-    async def rest(self) -> None:
-        """A checkpoint, and the beginning of the next slice."""
-        await trio.lowlevel.checkpoint()
-        self._end = perf_counter() + _SLICE_SECONDS

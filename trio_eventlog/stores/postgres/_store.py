@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._codec import is_sealed
+from trio_eventlog._model._sealed import is_sealed
 from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import apsw
 import attrs
 
-from trio_eventlog._model._codec import size_of
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
