@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import apsw
 
-from trio_eventlog._model._sealed import encoded_payload
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._sealed import encoded_payload
 from trio_eventlog.stores._common._columns import Columns, columns_of
 from trio_eventlog.stores.sqlite._schema import table_of
 

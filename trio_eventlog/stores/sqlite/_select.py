@@ -16,10 +16,10 @@ from typing import Any, Final, cast
 import apsw
 import attrs
 
-from trio_eventlog._model._sealed import size_of
 from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores._common._columns import event_of
