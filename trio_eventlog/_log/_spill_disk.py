@@ -1,4 +1,4 @@
-"""What a spill file does with descriptors and paths. Blocking."""
+"""System calls of the spill file, and the search for lines in it. Blocking, no Trio."""
 
 # ruff: noqa: PTH116, PTH108 - its tests let each system call fail, and so have to see it
 from __future__ import annotations
@@ -24,19 +24,20 @@ MAX_LAST_LINE: Final = 16 * 1024 * 1024
 
 @attrs.frozen
 class Survey:
-    """What there is in a file from the header on."""
+    """What is in a file after its header."""
 
     lines: int
-    """Lines with an event, be it damaged."""
+    """Lines with an event, damaged ones included."""
 
     end: int
     """Where the last line ends."""
 
     durable_seq: int
-    """The highest of the marks; 0 without one."""
+    """The highest seq of a mark; 0 if there is none."""
 
 
 def open_file(path: Path, more_flags: int = 0) -> int:
+    """Open a regular file for reading and writing, creating it if necessary. Returns the descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | more_flags
     fd = os.open(path, flags, 0o600)
     try:
@@ -52,6 +53,7 @@ def open_file(path: Path, more_flags: int = 0) -> int:
 
 
 def is_at(path: Path, fd: int) -> bool:
+    """Whether ``path`` is the name of the open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except FileNotFoundError:
@@ -59,7 +61,7 @@ def is_at(path: Path, fd: int) -> bool:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file was being written anew when its process ended. One of somebody else is left alone."""
+    """Whether ``path`` is a replacement that a process was writing when it ended, and not a foreign file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -67,7 +69,7 @@ def is_leftover(path: Path) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return False
-        # Its process, or the power, may have ended at any moment.
+        # The process, or the power, may have ended at any moment.
         begin = os.pread(fd, len(PREFIX), 0).partition(b"\0")[0]
         return PREFIX.startswith(begin)
     finally:
@@ -76,6 +78,7 @@ def is_leftover(path: Path) -> bool:
 
 
 def read_at(fd: int, start: int, end: int) -> bytes:
+    """The bytes from ``start`` to ``end``."""
     parts: list[bytes] = []
     while start < end:
         block = os.pread(fd, end - start, start)
@@ -87,6 +90,7 @@ def read_at(fd: int, start: int, end: int) -> bytes:
 
 
 def write_at(fd: int, data: bytes, position: int) -> None:
+    """Write all of ``data``."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, position)
@@ -97,6 +101,7 @@ def write_at(fd: int, data: bytes, position: int) -> None:
 
 
 def copy_range(fd: int, start: int, end: int, to_fd: int, position: int) -> None:
+    """Copy the bytes from ``start`` to ``end`` to ``position`` of another file."""
     while start < end:
         block = read_at(fd, start, min(start + BLOCK_SIZE, end))
         write_at(to_fd, block, position)
@@ -105,6 +110,7 @@ def copy_range(fd: int, start: int, end: int, to_fd: int, position: int) -> None
 
 
 def copy_file(path: Path, to_path: str) -> None:
+    """Copy a file to a new one, durably."""
     fd = open_file(path)
     try:
         to_fd = open_file(Path(to_path), os.O_EXCL)
@@ -122,21 +128,22 @@ def copy_file(path: Path, to_path: str) -> None:
 
 
 def cut_off(size: int, expected: int) -> OSError:
+    """The error for a file that is shorter than it was."""
     return OSError(errno.EIO, f"it ends at byte {size}, and should have {expected}")
 
 
 def reason_of(exc: OSError, path: Path) -> str:
-    """What the system says, and of which file if that is another one beside it."""
+    """The message of the system, with the file it is about if that is another one."""
     what = exc.strerror or str(exc)
     is_of_another = exc.filename not in {None, str(path), path} and exc.errno != errno.ENOENT
     return f"{exc.filename}: {what}" if is_of_another else what
 
 
-# --- where lines begin and end ---
+# --- where lines begin and end --------------------------------------------------------------------
 
 
 def survey(fd: int, start: int) -> Survey:
-    """Look over what a file has from byte ``start`` on, where a line begins."""
+    """Survey a file from byte ``start`` on, where a line begins."""
     lines, end, durable_seq, last_mark = 0, start, 0, -1
     position, before = start, b"\n"
     while block := os.pread(fd, BLOCK_SIZE, position):
@@ -160,8 +167,8 @@ def find_line(fd: int) -> int | None:
     """Where to read a file that has no header: the first byte of an intact event or mark.
 
     Returns:
-      The end of the file if it has nothing but zeros and the beginning of a header, and None if it has
-      something else and none of these.
+      The end of the file if it has only zeros and the beginning of a header; None if it has something else
+      and neither event nor mark.
     """
     position, before, is_nothing = 0, b"", True
     while block := os.pread(fd, BLOCK_SIZE, position):
@@ -180,6 +187,7 @@ def find_line(fd: int) -> int | None:
 
 
 def line_at(fd: int, position: int) -> bytes:
+    """The line that begins at ``position``, without zeros and its line break."""
     parts: list[bytes] = []
     while len(parts) < MAX_LAST_LINE // BLOCK_SIZE and (block := os.pread(fd, BLOCK_SIZE, position)):
         line, end, _ = block.partition(b"\n")

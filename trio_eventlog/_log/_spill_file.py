@@ -1,4 +1,4 @@
-"""A file for events that memory cannot hold any longer. Floor 3, beside the log; blocking, no Trio.
+"""A file for events that memory can no longer hold. Blocking, no Trio.
 
 Layout: lines of UTF-8. The first is a header in JSON. Each of the others is one event, the CRC-32 of its
 JSON in eight hexadecimal digits, a blank, and the JSON (:func:`to_json` never writes a line break), or a
@@ -8,21 +8,21 @@ mark, which says up to which seq the store had acknowledged events when it was w
     {"trio_eventlog": "spill", "durable_seq": 16, "crc": "8a0b4d3e"}
     1c291ca3 {"id": "…", "seq": 17, …}
 
-A line that is damaged costs itself and no other. A last line without its line break was being written when
-the process ended; it was never acknowledged, and goes. Zeros, as file systems leave them after a loss of
-power, are nothing.
+A damaged line costs itself and no other. A last line without its line break was being written when the
+process ended; it was never acknowledged, and is cut off. Zeros, as file systems leave them after a loss of
+power, are ignored.
 
 The file is a queue. Its oldest events are read as a batch, which counts as settled when the next is asked
 for. What is settled and survives in the store what it survives here is *dead*, and goes when all is dead,
 when the dead outweigh the living, when there is no room, and at the end. A process that is killed leaves
 dead events behind: they are delivered again, and the store knows them.
 
-Positions count every byte that ever was in the file, so that none comes twice, whatever goes in between.
+Positions count every byte that was ever in the file, so that no position is used twice.
 
-A system call that fails leaves the object as it was. Where the file may then have more than the object knows
-of, or its name may not be on the disk, that is remembered, and mended before anything else is written.
+A system call that fails leaves the object as it was. If the file may then have more than the object knows of,
+or its name may not be on the disk, that is remembered, and mended before anything else is written.
 
-Each method takes the lock of the object, so that a thread which was given up on does not meet the next.
+Each method takes the lock of the object, because a thread that was abandoned may still be running.
 """
 
 # ruff: noqa: PTH105, PTH108, PTH118 - its tests let each system call fail, and so have to see it
@@ -198,8 +198,9 @@ class SpillFile:
         try:
             lock_open_file(self._fd)
         except BlockingIOError:
-            msg = f"the spill file {self.path} is open for writing already, perhaps under another name"
-            raise LogBusy(msg) from None
+            raise LogBusy(
+                f"the spill file {self.path} is open for writing already, perhaps under another name"
+            ) from None
 
     def _take_up_leftover(self) -> None:
         """What a killed process was writing anew: it is of use only if the file itself is gone."""
@@ -237,11 +238,11 @@ class SpillFile:
             start = len(self._top)
         found = survey(self._fd, start)
         if is_anothers and found.lines:
-            msg = (
+            raise SpillError(
+                self.path,
                 f"it has events of another log ({log_id}, not {self._log_id}); open that log with it once, or"
-                " move it away"
+                " move it away",
             )
-            raise SpillError(self.path, msg)
         self.known_seq = max(found.durable_seq, self._top_seq)
         is_stale = header != self._header and not found.lines
         if is_anothers or (is_header and not found.lines and not self.known_seq):
@@ -281,8 +282,10 @@ class SpillFile:
         except (ValueError, KeyError, TypeError, RecursionError):
             return False, None
         if is_ours and version != VERSION:
-            msg = f"written by another version of trio_eventlog (layout {version}, this one knows {VERSION})"
-            raise SpillError(self.path, msg)
+            raise SpillError(
+                self.path,
+                f"written by another version of trio_eventlog (layout {version}, this one knows {VERSION})",
+            )
         return is_ours, log_id if is_ours else None
 
     def _find_last_seq(self) -> int:
@@ -369,11 +372,11 @@ class SpillFile:
             data = self._news() + lines
             size = self._end - self._shift
             if size + len(data) > self._max_bytes:
-                msg = (
+                raise SpillFull(
+                    errno.EFBIG,
                     f"max_spill_bytes is {self._max_bytes}; the file has {size} bytes, and"
-                    f" {len(data)} more do not fit"
+                    f" {len(data)} more do not fit",
                 )
-                raise SpillFull(errno.EFBIG, msg)
             self._put(data)
 
     def _news(self) -> bytes:
@@ -694,5 +697,6 @@ class SpillFile:
     def _require_room(self, lines: Sequence[PersistedEvent], start: int) -> None:
         size = len(self._header) + sum(len(line_of(event)) for event in lines) + self._end - start
         if size > max(self._max_bytes, self._end - self._shift):
-            msg = f"max_spill_bytes is {self._max_bytes}; {len(lines)} more events do not fit"
-            raise SpillFull(errno.EFBIG, msg)
+            raise SpillFull(
+                errno.EFBIG, f"max_spill_bytes is {self._max_bytes}; {len(lines)} more events do not fit"
+            )

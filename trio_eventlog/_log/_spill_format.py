@@ -66,20 +66,20 @@ def line_of(event: PersistedEvent) -> bytes:
 
 
 def event_in(line: bytes) -> tuple[PersistedEvent | None, bool]:
-    """The event of a line, if one is intact, and whether the whole line is.
+    """The event in a line, if one is intact, and whether the whole line is.
 
-    A line whose first event is damaged is searched for another: it may have lost its line break.
+    A line whose first event is damaged is searched for another one: it may have lost its line break.
     """
     for found in islice(_EVENT_START.finditer(line), _MAX_SEARCHED):
         checksum, text = line[found.start() :][:8], line[found.start() + 9 :]
         if zlib.crc32(text) == int(checksum, 16):
             with contextlib.suppress(CodecError):
-                # Sealed: its payload stays text, and what a store does to it changes nothing here.
+                # Sealed: its payload stays text, and a store that changes it changes nothing here.
                 return seal_persisted(from_json(text, PersistedEvent)), found.start() == 0
     return None, False
 
 
 def is_beginning(text: bytes) -> bool:
-    """Whether this can be what is left of a header that was being written; zeros, if nothing."""
+    """Whether ``text`` can be a header of which only the beginning was written; zeros count as nothing."""
     text = text.rstrip(b"\0")
     return b"\n" not in text and (text.startswith(PREFIX) or PREFIX.startswith(text))
