@@ -1,4 +1,4 @@
-"""What a store says of itself, checked. Floor 2, beside the contract."""
+"""What a store declares about itself, checked. Floor 2, next to the contract."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ from trio_eventlog.abc import (
     SyncableStore,
 )
 
+__all__ = [
+    "awaitable",
+    "check_count",
+    "check_methods",
+    "check_store",
+    "log_id_of",
+    "max_batch_of",
+    "survives_of",
+    "sync_of",
+]
+
 T = TypeVar("T")
 
 _MAX_BATCH: Final = 4096
@@ -27,11 +38,9 @@ _MAX_BATCH: Final = 4096
 
 def check_count(name: str, value: object, minimum: int, unit: str = "events") -> int:
     if type(value) is not int:
-        msg = f"{name}: expected a number of {unit} as an int, got {type(value).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"{name}: expected a number of {unit} as an int, got {type(value).__name__}")
     if value < minimum:
-        msg = f"{name}: expected {minimum} or more {unit}, got {value}"
-        raise ValueError(msg)
+        raise ValueError(f"{name}: expected {minimum} or more {unit}, got {value}")
     return value
 
 
@@ -39,7 +48,7 @@ _METHODS: Final = ("append_batch", "query", "last_seq")
 
 
 def check_store(store: object) -> None:
-    """Whether ``store`` is a store, and not what one is made of.
+    """Check that ``store`` is an open store, and not something that one is made from.
 
     Raises:
       TypeError: it is not; the message says what to write instead.
@@ -54,7 +63,7 @@ def check_store(store: object) -> None:
     elif isinstance(store, EventStore):
         return
     elif isinstance(store, str | bytes | os.PathLike):
-        # Not the text itself: a URL may have a password in it.
+        # Not the string itself: a URL can contain a password.
         found = f"{type(store).__name__}; open it first: async with open_store(url) as store"
     elif hasattr(type(store), "__aenter__"):
         found = "an async context manager that was not entered; write: async with … as store"
@@ -63,45 +72,46 @@ def check_store(store: object) -> None:
     else:
         missing = ", ".join(method for method in _METHODS if not hasattr(store, method))
         found = f"{type(store).__name__}, which has no {missing}"
-    msg = f"store: expected an open store, an object with append_batch, query and last_seq, got {found}"
-    raise TypeError(msg)
+    raise TypeError(
+        f"store: expected an open store, an object with append_batch, query and last_seq, got {found}"
+    )
 
 
-async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - the checkpoint is the store's
-    """Whether the log can append to ``store``.
+async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - not a checkpoint in itself
+    """Check that a log can append to ``store``.
 
     Raises:
       StoreUnusable: it is read-only.
       TypeError: a method of it is not async.
     """
     if isinstance(store, ReadOnlyCapableStore) and store.read_only is True:
-        msg = f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(
+            f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"
+        )
     for name, nothing in (("append_batch", ()), ("query", EventQuery(limit=0))):
         method: Any = getattr(store, name)
         is_plain = isinstance(method, FunctionType | MethodType) and not inspect.iscoroutinefunction(method)
         if is_plain:
-            # It may hand on to one that is async: ask it for nothing.
+            # It can call an async method and return what that returns. Try it with nothing to do.
             await awaitable(store, name, method(nothing))
 
 
 def awaitable(store: object, method: str, returned: T) -> T:
-    """``returned``, which a method of ``store`` returned and which must be awaited.
+    """Return ``returned``, which a method of ``store`` returned.
 
     Raises:
-      TypeError: it cannot be.
+      TypeError: it cannot be awaited.
     """
     if inspect.isawaitable(returned):
         return returned
-    msg = (
+    raise TypeError(
         f"store: {method} of {type(store).__name__} returned {type(returned).__name__} and nothing to await;"
         f" append_batch, query and last_seq must be async: async def {method}(…)"
     )
-    raise TypeError(msg)
 
 
 def max_batch_of(store: object) -> int:
-    """Returns the most events of one append."""
+    """The most events of one append."""
     check_store(store)
     max_batch: object = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is None:
@@ -110,37 +120,33 @@ def max_batch_of(store: object) -> int:
 
 
 def log_id_of(store: object) -> str | None:
-    """Returns what tells the log of ``store`` from all others; None if the store does not say."""
+    """What identifies the log of ``store``; None if the store does not say."""
     log_id: object = store.log_id if isinstance(store, IdentifiedStore) else None
     if log_id is not None and not isinstance(log_id, str):
-        msg = f"log_id of the store: expected a str, got {type(log_id).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"log_id of the store: expected a str, got {type(log_id).__name__}")
     return log_id
 
 
 def survives_of(store: object) -> str:
-    """Returns what an acknowledged append of ``store`` survives: ``"process"`` or ``"power"``."""
-    # Of one that does not say, such as one around another that hands nothing on, the least: copies too many
-    # cost room, copies too few cost events.
+    """What an acknowledged append of ``store`` survives: ``"process"`` or ``"power"``."""
+    # If a store does not say, for example one that wraps another, assume the least: needless copies cost
+    # space, missing copies cost events.
     survives: object = store.survives if isinstance(store, DurableStore) else "process"
     if not isinstance(survives, str):
-        msg = f"survives of the store: expected a str, got {type(survives).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"survives of the store: expected a str, got {type(survives).__name__}")
     if survives not in {"process", "power"}:
-        msg = f"survives of the store: expected 'process' or 'power', got {survives!r}"
-        raise ValueError(msg)
+        raise ValueError(f"survives of the store: expected 'process' or 'power', got {survives!r}")
     return survives
 
 
 def sync_of(store: object) -> Callable[[], Awaitable[object]] | None:
-    """Returns ``sync`` of a store whose appends do not survive a loss of power; None if it has none."""
+    """``sync`` of a store whose appends alone do not survive a loss of power; None if it has none."""
     if survives_of(store) == "power" or not isinstance(store, SyncableStore):
         return None
     sync: object = store.sync
-    # One around another that cannot sync may have None in place of the method.
+    # A store that wraps one without the method can have None in its place.
     if sync is None:
         return None
     if not callable(sync):
-        msg = f"sync of the store: expected an async method, got {type(sync).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"sync of the store: expected an async method, got {type(sync).__name__}")
     return cast("Callable[[], Awaitable[object]]", sync)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import attrs
 import trio
+import trio.testing
 
 from trio_eventlog import (
     AgentEvent,
+    EventLog,
     EventQuery,
+    EventRejected,
     PersistedEvent,
+    RetryPolicy,
     StoreError,
 )
 from trio_eventlog.testing import FailureReports
+
+Clock = trio.testing.MockClock
+
+STEADY = RetryPolicy(initial=1.0, maximum=8.0, multiplier=2.0, jitter=0)
 
 Behaviour = Callable[["FakeStore", Sequence[PersistedEvent]], Awaitable[Collection[int]]]
 
@@ -131,3 +140,39 @@ class Reports(FailureReports):
 def numbered(number: int) -> AgentEvent:
     """An event that can be told from others."""
     return AgentEvent("worker", "step", {"number": number})
+
+
+def burst(log: EventLog, count: int) -> list[int | None]:
+    """Ingest ``count`` events without a checkpoint."""
+    return [log.ingest(numbered(n)) for n in range(count)]
+
+
+async def reject_even(store: FakeStore, events: Sequence[PersistedEvent]) -> Any:
+    """What a store does that cannot hold some events."""
+    bad = [e for e in events if e.event.payload["number"] % 2 == 0 and e.id not in store.held]
+    if bad:
+        raise EventRejected(bad, "even")
+    return store.keep(events)
+
+
+async def break_the_contract(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Any:
+    """What a store does that lets the errors of its driver through."""
+    msg = "of a driver"
+    raise ValueError(msg)
+
+
+BEHAVIOURS: dict[str, Behaviour] = {
+    "take": take,
+    "fail": fail,
+    "take and fail": take_and_fail,
+    "hang": hang,
+    "slow": delay(0.7),
+    "slow, then fail": delay(3.0, fail),
+    "slow, take and fail": delay(0.2, take_and_fail),
+    "reject": reject_even,
+    "foreign": break_the_contract,
+}
+
+
+def event_at(seq: int) -> PersistedEvent:
+    return PersistedEvent("of the test", seq, 0, None, numbered(0))

@@ -8,7 +8,6 @@ checked after every step and at the end, by id.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import trio
@@ -17,53 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.fakes import (
-    Behaviour,
+    BEHAVIOURS,
     FakeStore,
     Reports,
-    delay,
     fail,
-    hang,
     numbered,
     take,
-    take_and_fail,
 )
 from trio_eventlog import (
     EventEnvelope,
     EventLog,
-    EventRejected,
     EventsLost,
     LossReason,
-    PersistedEvent,
     RetryPolicy,
     open_event_log,
 )
-
-
-async def reject_even(store: FakeStore, events: Sequence[PersistedEvent]) -> Any:
-    """What a store does that cannot hold some events."""
-    bad = [e for e in events if e.event.payload["number"] % 2 == 0 and e.id not in store.held]
-    if bad:
-        raise EventRejected(bad, "even")
-    return store.keep(events)
-
-
-async def break_the_contract(_store: FakeStore, _events: Sequence[PersistedEvent]) -> Any:
-    """What a store does that lets the errors of its driver through."""
-    msg = "of a driver"
-    raise ValueError(msg)
-
-
-BEHAVIOURS: dict[str, Behaviour] = {
-    "take": take,
-    "fail": fail,
-    "take and fail": take_and_fail,
-    "hang": hang,
-    "slow": delay(0.7),
-    "slow, then fail": delay(3.0, fail),
-    "slow, take and fail": delay(0.2, take_and_fail),
-    "reject": reject_even,
-    "foreign": break_the_contract,
-}
 
 BEHAVIOUR_NAMES = st.sampled_from(list(BEHAVIOURS))
 

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import math
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,18 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests._helpers.fakes import FakeStore, Reports, fail, fail_with, hang, numbered, take, take_and_fail
-from tests.log.test_log_properties import BEHAVIOUR_NAMES, BEHAVIOURS
+from tests._helpers.fakes import (
+    BEHAVIOURS,
+    FakeStore,
+    Reports,
+    fail,
+    fail_with,
+    hang,
+    numbered,
+    take,
+    take_and_fail,
+)
+from tests._helpers.spill import Disk, ingest
 from trio_eventlog import (
     EventEnvelope,
     EventLog,
@@ -40,54 +49,11 @@ from trio_eventlog._log import _spill_queue
 
 STEADY = RetryPolicy(jitter=0)
 
-
-class Disk:
-    """Does what a thread would do, taking so many seconds before and after each call."""
-
-    def __init__(self) -> None:
-        self.before = self.after = 0.0
-        self.error: OSError | None = None
-        self.fail_once = ""  # the name of a method
-        self.calls = 0
-
-    async def __call__(self, work: Callable[[], Any], *, discard: object = None) -> Any:
-        self.calls += 1
-        await trio.lowlevel.checkpoint()
-        # Opening and closing leave a lock, which a disk that fails does not keep them from.
-        if discard is not None or work.func.__name__ == "close":  # type: ignore[attr-defined]
-            return work()
-        await trio.sleep(self.before)
-        if self.error is not None:
-            raise self.error
-        if work.func.__name__ == self.fail_once:  # type: ignore[attr-defined]
-            self.fail_once = ""
-            raise OSError(errno.EIO, "broken")
-        result = work()
-        await trio.sleep(self.after)
-        return result
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk = Disk()
-    monkeypatch.setattr(_spill_queue, "in_thread", disk)
-    return disk
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "log.spill"
+BEHAVIOUR_NAMES = st.sampled_from(list(BEHAVIOURS))
 
 
 def numbers(store: FakeStore) -> list[int]:
     return [event.event.payload["number"] for event in store.held.values()]
-
-
-async def ingest(log: EventLog, first: int, last: int) -> None:
-    """With a checkpoint after each, as tasks do."""
-    for number in range(first, last + 1):
-        log.ingest(numbered(number))
-        await trio.sleep(0.001)
 
 
 def balanced(log: EventLog) -> bool:

@@ -3,7 +3,6 @@
 As in test_spill, the work of threads is done inline.
 """
 
-# ruff: noqa: F811 - fixtures are imported
 from __future__ import annotations
 
 import math
@@ -16,7 +15,7 @@ import trio
 import trio.testing
 
 from tests._helpers.fakes import FakeStore, Reports, fail, numbered, take
-from tests.log.test_spill import Disk, disk, ingest, path  # noqa: F401 - fixtures among them
+from tests._helpers.spill import ingest
 from trio_eventlog import (
     EventEnvelope,
     EventQuery,
@@ -391,7 +390,7 @@ async def test_copies_of_what_is_not_at_hand_stay_for_the_next_run(
     in_run, disk, path, autojump_clock, monkeypatch
 ):
     """The store lost them with its power, and they are no longer among the newest events of the log."""
-    monkeypatch.setattr(_subscription, "_RECENT_EVENTS", 5)
+    monkeypatch.setattr(_subscription, "_MAX_RECENT_EVENTS", 5)
     store, reports = RestoredStore(), Reports()
     store.error = StoreError("busy")
     for run in range(1, in_run + 1):

@@ -32,7 +32,8 @@ from trio_eventlog._model._payload import too_large
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import check_envelope, event_size, seal_event
 from trio_eventlog._model._statistics import LogStatistics
-from trio_eventlog._reading._subscription import Subscription, checked_start
+from trio_eventlog._reading._pages import checked_start
+from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import NoPublicConstructor, fork_count
 from trio_eventlog.abc import EventStore
 

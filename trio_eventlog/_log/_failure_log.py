@@ -1,4 +1,4 @@
-"""Reports as log records, for a log without ``on_failure``. Floor 3; time is an argument."""
+"""Reports as log records, for a log without ``on_failure``. Floor 4; time is an argument."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from trio_eventlog._model._reports import (
     SpillReport,
 )
 
+__all__ = ["INTERVAL", "FailureLog", "logger", "write_record"]
+
 logger: Final = logging.getLogger("trio_eventlog")
 
 INTERVAL: Final = 30.0
@@ -28,8 +30,8 @@ INTERVAL: Final = 30.0
 def write_record(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
     """Write a log record; a handler that raises changes nothing.
 
-    Handlers are foreign code, and the books of the log must not depend on it. What they raise goes where
-    ``logging`` itself sends such errors.
+    Handlers are code of the program, and the books of the log must not depend on it. What they raise goes
+    where ``logging`` itself sends such errors.
     """
     try:
         logger.log(level, message, *args, exc_info=error)
@@ -42,10 +44,9 @@ def write_record(level: int, message: str, *args: object, error: BaseException |
 class FailureLog:
     """Writes the first report of each kind at once, then at most one record per :data:`INTERVAL`.
 
-    Kinds are a failure and a final failure, of the store and of the spill file, and a loss for each of the
-    reasons. What there is once, at the end or when damage is found, is always written.
-
-    What comes in between is counted; the count goes with the next record, or with the summary at the end.
+    The kinds are failures and final failures, of the store and of the spill file, and losses for each reason.
+    Reports that come once, at the end or when damage is found, are always written. What comes in between is
+    counted. The count goes with the next record, or with the summary at the end.
     """
 
     def __init__(self) -> None:
@@ -57,104 +58,104 @@ class FailureLog:
 
     def note(self, report: Report, now: float) -> None:
         """Write ``report``, or count it."""
-        if isinstance(report, SpillReport):
-            write_record(
-                logging.WARNING,
-                "%d events are left in the spill file %s; the next log with this file delivers them",
-                report.events,
-                report.path,
-            )
+        if isinstance(report, SpillReport | SpillDamageReport | RevertReport):
+            message, args = _rare(report)
+            level = logging.WARNING if isinstance(report, SpillReport) else logging.ERROR
+            write_record(level, message, *args)
             return
-        if isinstance(report, SpillDamageReport) and not report.events:
-            write_record(
-                logging.ERROR,
-                "the spill file %s did not begin as one; it is kept aside, and what can be read is delivered",
-                report.path,
-            )
-            return
-        if isinstance(report, SpillDamageReport):
-            write_record(
-                logging.ERROR,
-                "lost %d events (about seq %d to %d): their lines in the spill file %s are damaged",
-                report.events,
-                report.first_seq,
-                report.last_seq,
-                report.path,
-            )
-            return
-        if isinstance(report, RevertReport):
-            write_record(
-                logging.ERROR,
-                "the store went back from seq %d to %d: %d events of this run are kept, %d lost%s",
-                report.expected_seq,
-                report.last_seq,
-                report.again,
-                report.lost,
-                _gone(report.earlier),
-            )
-            return
-        kind = (
-            report.reason if isinstance(report, LossReport) else (type(report), math.isinf(report.retry_in))
-        )
+        kind: object
+        if isinstance(report, LossReport):
+            kind = report.reason
+        else:
+            kind = type(report), math.isinf(report.retry_in)
         if now < self._next_at and kind in self._kinds_seen:
-            if isinstance(report, AppendFailureReport):
-                self._failures += 1
-            elif isinstance(report, SpillFailureReport):
-                self._spill_failures += 1
-            else:
-                self._lost += report.count
+            self._count(report)
             return
         self._kinds_seen.add(kind)
         self._next_at = now + INTERVAL
-        unwritten = self._unwritten()
-        since = f" ({unwritten})" if unwritten else ""
-        if isinstance(report, AppendFailureReport):
-            # Losses are errors, also those that come with this record.
-            write_record(
-                logging.ERROR if self._lost else logging.WARNING,
-                "append of %d events (seq %d to %d) failed, failure %d in a row, %s: %r%s",
-                report.events,
-                report.first_seq,
-                report.last_seq,
-                report.failures,
-                _next_attempt(report.retry_in),
-                report.error,
-                since,
-            )
-        elif isinstance(report, SpillFailureReport):
-            write_record(
-                logging.ERROR if self._lost else logging.WARNING,
-                "the spill file %s failed, %s: %r%s",
-                report.path,
-                _next_attempt(report.retry_in),
-                report.error,
-                since,
-            )
-        else:
-            write_record(
-                logging.ERROR,
-                "lost %d events (seq %d to %d, reason: %s%s)%s",
-                report.count,
-                report.first_seq,
-                report.last_seq,
-                report.reason,
-                "; they may be stored all the same" if report.in_doubt else "",
-                since,
-            )
-        self._failures = self._spill_failures = self._lost = 0
+        # Losses are errors, and so is a record that comes with some.
+        level = logging.ERROR if self._lost or isinstance(report, LossReport) else logging.WARNING
+        unwritten = self._take_unwritten()
+        message, args = _frequent(report)
+        write_record(level, f"{message}%s", *args, f" ({unwritten})" if unwritten else "")
 
     def close(self) -> None:
         """Write what was counted since the last record, if anything."""
-        if unwritten := self._unwritten():
-            level = logging.ERROR if self._lost else logging.WARNING
+        level = logging.ERROR if self._lost else logging.WARNING
+        if unwritten := self._take_unwritten():
             write_record(level, "until the log closed: %s", unwritten)
-            self._failures = self._spill_failures = self._lost = 0
 
-    def _unwritten(self) -> str:
+    def _count(self, report: AppendFailureReport | SpillFailureReport | LossReport) -> None:
+        if isinstance(report, AppendFailureReport):
+            self._failures += 1
+        elif isinstance(report, SpillFailureReport):
+            self._spill_failures += 1
+        else:
+            self._lost += report.count
+
+    def _take_unwritten(self) -> str:
+        """What was counted, in words, which is forgotten with that."""
         if not (self._failures or self._spill_failures or self._lost):
             return ""
         spill = f" {self._spill_failures} failures of the spill file," if self._spill_failures else ""
-        return f"not logged since: {self._failures} failed appends,{spill} {self._lost} lost events"
+        unwritten = f"not logged since: {self._failures} failed appends,{spill} {self._lost} lost events"
+        self._failures = self._spill_failures = self._lost = 0
+        return unwritten
+
+
+def _frequent(
+    report: AppendFailureReport | SpillFailureReport | LossReport,
+) -> tuple[str, tuple[object, ...]]:
+    """The message of a record, and its arguments."""
+    if isinstance(report, AppendFailureReport):
+        return "append of %d events (seq %d to %d) failed, failure %d in a row, %s: %r", (
+            report.events,
+            report.first_seq,
+            report.last_seq,
+            report.failures,
+            _next_attempt(report.retry_in),
+            report.error,
+        )
+    if isinstance(report, SpillFailureReport):
+        return "the spill file %s failed, %s: %r", (
+            report.path,
+            _next_attempt(report.retry_in),
+            report.error,
+        )
+    return "lost %d events (seq %d to %d, reason: %s%s)", (
+        report.count,
+        report.first_seq,
+        report.last_seq,
+        report.reason,
+        "; they may be stored all the same" if report.in_doubt else "",
+    )
+
+
+def _rare(report: SpillReport | SpillDamageReport | RevertReport) -> tuple[str, tuple[object, ...]]:
+    if isinstance(report, SpillReport):
+        return "%d events are left in the spill file %s; the next log with this file delivers them", (
+            report.events,
+            report.path,
+        )
+    if isinstance(report, RevertReport):
+        return "the store went back from seq %d to %d: %d events of this run are kept, %d lost%s", (
+            report.expected_seq,
+            report.last_seq,
+            report.again,
+            report.lost,
+            _gone(report.earlier),
+        )
+    if not report.events:
+        return (
+            "the spill file %s did not begin as one; it is kept aside, and what can be read is delivered",
+            (report.path,),
+        )
+    return "lost %d events (about seq %d to %d): their lines in the spill file %s are damaged", (
+        report.events,
+        report.first_seq,
+        report.last_seq,
+        report.path,
+    )
 
 
 def _next_attempt(retry_in: float) -> str:
