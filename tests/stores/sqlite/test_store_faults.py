@@ -317,7 +317,7 @@ AS_ROOT = """
     import os, pathlib, sys
     import trio
     from trio_eventlog import _lock_file as _lockfile
-    from trio_eventlog._log import _spill_file
+    from trio_eventlog._log import _spill_disk, _spill_file
     from trio_eventlog.stores import SqliteStore
 
     directory = pathlib.Path(sys.argv[1])
@@ -343,7 +343,7 @@ AS_ROOT = """
     child = os.fork()
     if child == 0:
         trio.run(use, "second")
-        os.close(_spill_file._open(pathlib.Path(f"{spill}-second.new")))
+        os.close(_spill_disk.open_file(pathlib.Path(f"{spill}-second.new")))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     os.unlink(f"{spill}-second.new")
