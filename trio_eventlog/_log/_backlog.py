@@ -29,7 +29,7 @@ class Ingress:
     """
 
     def __init__(self, capacity: int, last_seq: int) -> None:
-        self._send, self._receive = trio.open_memory_channel[tuple[PersistedEvent, int]](capacity)
+        self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
         self._send_nowait = self._send.send_nowait  # looked up once, not for each event
         self.capacity: Final = capacity
         """Most events in the channel."""
@@ -46,15 +46,15 @@ class Ingress:
 
     def put(self, event: PersistedEvent, size: int) -> bool:
         """Send an event. Returns whether there may be something to do."""
-        self._send_nowait((event, size))
+        self._send_nowait(event)
         self.count += 1
         self.size += size
         return self.count >= self.check_count or self.size >= self.check_size
 
-    def take_all(self) -> list[tuple[PersistedEvent, int]]:
-        """Receive everything."""
+    def take_all(self) -> tuple[list[PersistedEvent], int]:
+        """Receive everything. Returns the events, and their bytes."""
         receive = self._receive.receive_nowait
-        arrivals = [receive() for _ in range(self.count)]
+        arrivals = [receive() for _ in range(self.count)], self.size
         self.count = self.size = 0
         self.check_count = self.check_size = 1
         return arrivals
@@ -115,7 +115,7 @@ class Backlog:
     def take_in(self) -> None:
         """Move the content of the channel into the buffer, which keeps the limits."""
         if self.ingress.count:
-            self.buffer.put(self.ingress.take_all())
+            self.buffer.put(*self.ingress.take_all())
             if self.buffer.unreported:
                 self.flushes.settle()
                 self._reporter.note_losses()

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from threading import get_ident
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -16,7 +16,6 @@ from trio_eventlog._log._core import Core
 from trio_eventlog._log._outcome import events_lost, renewed
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_file import SpillFile
-from trio_eventlog._model._codec import check_envelope, give_seq, prepare_event, too_large
 from trio_eventlog._model._errors import CodecError, EventLogError, StaleCursor
 from trio_eventlog._model._events import (
     MAX_STORED,
@@ -28,7 +27,9 @@ from trio_eventlog._model._events import (
     new_event_id,
     wall_clock_ms,
 )
+from trio_eventlog._model._payload import too_large
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import check_envelope, event_size, seal_event
 from trio_eventlog._model._statistics import LogStatistics
 from trio_eventlog._reading._subscription import Subscription, checked_start
 from trio_eventlog._util import NoPublicConstructor, fork_count
@@ -37,6 +38,9 @@ from trio_eventlog.abc import EventStore
 __all__ = ["EventLog"]
 
 _EVENTS: Final = (AgentEvent, ModuleEvent)
+
+_Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
+"""What an event is accepted with: id, timestamp, the sealed event, and its size in bytes."""
 
 
 class EventLog(metaclass=NoPublicConstructor):
@@ -136,7 +140,7 @@ class EventLog(metaclass=NoPublicConstructor):
         if prepared is None:
             await trio.lowlevel.checkpoint()
             return None
-        return await self._accept_when_there_is_room(*prepared)
+        return await self._accept_when_there_is_room(prepared)
 
     @trio.lowlevel.enable_ki_protection
     async def flush(self, through: int | None = None) -> None:
@@ -266,7 +270,7 @@ class EventLog(metaclass=NoPublicConstructor):
 
     # --- accepting events -------------------------------------------------------------------------
 
-    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> tuple[PersistedEvent, int] | None:
+    def _prepare(self, event: EventEnvelope | UnifiedEvent) -> _Prepared | None:
         """Filter, check, encode and measure; the seq comes later. Errors are raised in the caller's frame."""
         # For speed, the common case is one condition.
         if self._is_closed or fork_count() != self._forks or get_ident() != self._thread:
@@ -282,19 +286,18 @@ class EventLog(metaclass=NoPublicConstructor):
             self._filtered += 1
             return None
         if envelope is None:
-            prepared = prepare_event(new_event_id(), wall_clock_ms(), bare, "", settings.max_event_bytes)
+            event_id, timestamp_ms, prefix = new_event_id(), wall_clock_ms(), ""
         else:
             check_envelope(envelope)
-            prepared = prepare_event(
-                envelope.event_id, envelope.timestamp_ms, bare, "event.", settings.max_event_bytes
-            )
-        size = prepared[1]
+            event_id, timestamp_ms, prefix = envelope.event_id, envelope.timestamp_ms, "event."
+        sealed = seal_event(bare, prefix, settings.max_event_bytes)
+        size = event_size(event_id, sealed)
         if size > settings.max_event_bytes:
             raise CodecError("event", too_large(settings.max_event_bytes, size=size))
-        return prepared
+        return event_id, timestamp_ms, sealed, size
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, event: PersistedEvent, size: int) -> int:
+    def _accept(self, event_id: str, timestamp_ms: int, sealed: UnifiedEvent, size: int) -> int:
         """Give out the next seq, and send the event on its way."""
         if self._is_closed:
             self._require_open()
@@ -305,7 +308,8 @@ class EventLog(metaclass=NoPublicConstructor):
         seq = ingress.last_seq + 1
         if seq > MAX_STORED:
             raise EventLogError(f"the log has given out its last seq, {MAX_STORED}")
-        give_seq(event, seq)
+        member_id = sealed.agent_id if type(sealed) is AgentEvent else None
+        event = PersistedEvent(event_id, seq, timestamp_ms, member_id, sealed)
         ingress.last_seq = seq
         if ingress.lost_from_now_on is not None:
             self._core.backlog.refuse(event, ingress.lost_from_now_on)
@@ -314,14 +318,15 @@ class EventLog(metaclass=NoPublicConstructor):
         return seq
 
     @trio.lowlevel.enable_ki_protection
-    async def _accept_when_there_is_room(self, event: PersistedEvent, size: int) -> int:
+    async def _accept_when_there_is_room(self, prepared: _Prepared) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
         room = self._core.backlog.room
+        *_, size = prepared
         if room.is_free(size):
-            seq = self._accept(event, size)
+            seq = self._accept(*prepared)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return seq
-        return await room.wait(size, partial(self._accept, event, size), self._core.writer.wake)
+        return await room.wait(size, partial(self._accept, *prepared), self._core.writer.wake)
 
     def _close(self) -> LossAccount:
         """The body has ended; see :meth:`Core.close`."""
