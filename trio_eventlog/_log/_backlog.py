@@ -20,8 +20,8 @@ class Ingress:
     """The memory channel that events enter by.
 
     ``ingest`` sends into it. The flush task takes everything out when it has reason to run, as does a burst
-    that fills the channel: see :meth:`Backlog.take_in`. No task waits in ``receive``, since then every event
-    would wake it.
+    that fills the channel: see :meth:`Backlog.take_in`. No task waits in ``receive``, since then every
+    event would wake it.
 
     Args:
       capacity: of the channel.
@@ -30,8 +30,9 @@ class Ingress:
 
     def __init__(self, capacity: int, last_seq: int) -> None:
         self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
+        self._send_nowait = self._send.send_nowait  # looked up once, not for each event
         self.capacity: Final = capacity
-        """How many events the channel can hold."""
+        """Most events in the channel."""
         self.last_seq = last_seq
         """The last seq given out."""
         self.count = 0
@@ -40,10 +41,12 @@ class Ingress:
         """Their bytes."""
         self.check_count = self.check_size = 1
         """The count, or the bytes, from which on there may be something to do about them."""
+        self.lost_from_now_on: LossReason | None = None
+        """Why every further event is lost, if it is."""
 
     def put(self, event: PersistedEvent, size: int) -> bool:
         """Send an event. Returns whether there may be something to do."""
-        self._send.send_nowait(event)
+        self._send_nowait(event)
         self.count += 1
         self.size += size
         return self.count >= self.check_count or self.size >= self.check_size
@@ -56,9 +59,14 @@ class Ingress:
         self.check_count = self.check_size = 1
         return arrivals
 
-    def close(self) -> None:
+    def close_sending(self) -> None:
         """Send nothing more."""
         self._send.close()
+
+    def close(self) -> None:
+        """Neither send nor receive any more."""
+        self._send.close()
+        self._receive.close()
 
 
 class Backlog:
@@ -72,8 +80,6 @@ class Backlog:
         self.buffer = buffer
         self.flushes = FlushQueue(buffer)
         self.room = RoomQueue(self._has_room)
-        self.lost_from_now_on: LossReason | None = None
-        """Why every further event is lost, if it is."""
         self.is_sending = False
         """Whether an append is under way."""
         self._reporter = reporter
@@ -135,14 +141,14 @@ class Backlog:
           reason: why; an earlier reason stays for what still comes.
           in_doubt: whether the store may hold the batch in flight.
         """
-        self.lost_from_now_on = self.lost_from_now_on or reason
+        self.ingress.lost_from_now_on = self.ingress.lost_from_now_on or reason
         self.take_in()
         self.buffer.abandon(reason, in_doubt=in_doubt, keep_again=self._has_spill_file)
         self.flushes.settle()
         self.room.serve()
 
     def _has_room(self, size: int) -> bool:
-        if self.lost_from_now_on is not None:
+        if self.ingress.lost_from_now_on is not None:
             return True
         return (
             self.ingress.count + self.buffer.unfiled < self._max_events

@@ -124,7 +124,7 @@ class Core:
     def close(self) -> LossAccount:
         """The body has ended: take no more events. Returns the account of what is lost from now on."""
         account = self.backlog.buffer.open_final_account()
-        self.backlog.ingress.close()
+        self.backlog.ingress.close_sending()
         self.backlog.room.close()
         self.outcome.close()
         self.writer.close()
@@ -140,6 +140,7 @@ class Core:
 
     def conclude(self) -> None:
         """Nothing runs any more: report what is left to report."""
+        self.backlog.ingress.close()
         self.reporter.close()
         self.outcome.conclude()
 

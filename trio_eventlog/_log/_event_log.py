@@ -165,7 +165,7 @@ class EventLog(metaclass=NoPublicConstructor):
             result of the drain, or this error if some of those events are left in the spill file.
           StoreUnusable: with a spill file, the store can no longer take those events; they are spilled.
         """
-        through = self._ingress.last_seq if through is None else self._checked_through(through)
+        through = _checked_through(through, self._ingress.last_seq)
         self._require_running("flush")
         await trio.lowlevel.checkpoint_if_cancelled()
         ticket = await self._core.writer.flush(through)
@@ -276,7 +276,7 @@ class EventLog(metaclass=NoPublicConstructor):
         """Filter, check, encode and measure; the seq comes later. Errors are raised in the caller's frame."""
         # For speed, the common case is one condition.
         if self._is_closed or fork_count() != self._forks or get_ident() != self._thread:
-            self._require_home("ingest")
+            _check_home(self._thread, self._forks, "ingest")
             self._require_open()
         settings = self._settings
         envelope = event if isinstance(event, EventEnvelope) else None
@@ -303,17 +303,17 @@ class EventLog(metaclass=NoPublicConstructor):
         """Give out the next seq, and send the event on its way."""
         if self._is_closed:
             self._require_open()
-        ingress, backlog = self._ingress, self._core.backlog
+        ingress = self._ingress
         # Before the seq is given out: this can call on_failure, which may ingest.
         while ingress.count >= ingress.capacity:
-            backlog.take_in()
+            self._core.backlog.take_in()
         seq = ingress.last_seq + 1
         if seq > MAX_STORED:
             raise EventLogError(f"the log has given out its last seq, {MAX_STORED}")
         event = persisted(event_id, seq, timestamp_ms, sealed)
         ingress.last_seq = seq
-        if backlog.lost_from_now_on is not None:
-            backlog.refuse(event, backlog.lost_from_now_on)
+        if ingress.lost_from_now_on is not None:
+            self._core.backlog.refuse(event, ingress.lost_from_now_on)
         elif ingress.put(event, size):
             self._core.writer.look()
         return seq
@@ -336,34 +336,35 @@ class EventLog(metaclass=NoPublicConstructor):
 
     # --- whether a call is allowed ----------------------------------------------------------------
 
-    def _checked_through(self, through: object) -> int:
-        if type(through) is not int:
-            raise TypeError(f"through: expected a seq, got {type(through).__name__}")
-        last_seq = self._ingress.last_seq
-        if not 0 <= through <= last_seq:
-            raise ValueError(
-                f"through: expected a seq of 0 to {last_seq}, the last one given out, got {through}"
-            )
-        return through
-
-    def _require_home(self, what: str) -> None:
-        if fork_count() != self._forks:
-            raise RuntimeError(
-                "an event log belongs to the process that opened it, and this one was forked from that: open"
-                " the store and the log anew in a trio.run of this process"
-            )
-        if get_ident() != self._thread:
-            how = "run_sync(log.ingest, event)" if what == "ingest" else f"run(log.{what})"
-            raise RuntimeError(
-                "an event log belongs to the thread that opened it; from another one call"
-                f" trio.from_thread.{how}"
-            )
-
     def _require_open(self) -> None:
         if self._is_closed:
             raise trio.ClosedResourceError("the event log is closed: the block of open_event_log has ended")
 
     def _require_running(self, what: str) -> None:
-        self._require_home(what)
+        _check_home(self._thread, self._forks, what)
         if self._core.is_done:
             raise trio.ClosedResourceError(f"{what}: the event log is closed")
+
+
+def _checked_through(through: object, last_seq: int) -> int:
+    if through is None:
+        return last_seq
+    if type(through) is not int:
+        raise TypeError(f"through: expected a seq, got {type(through).__name__}")
+    if not 0 <= through <= last_seq:
+        raise ValueError(f"through: expected a seq of 0 to {last_seq}, the last one given out, got {through}")
+    return through
+
+
+def _check_home(thread: int, forks: int, what: str) -> None:
+    """Check that the caller runs in the thread and the process of a log."""
+    if fork_count() != forks:
+        raise RuntimeError(
+            "an event log belongs to the process that opened it, and this one was forked from that: open"
+            " the store and the log anew in a trio.run of this process"
+        )
+    if get_ident() != thread:
+        how = "run_sync(log.ingest, event)" if what == "ingest" else f"run(log.{what})"
+        raise RuntimeError(
+            f"an event log belongs to the thread that opened it; from another one call trio.from_thread.{how}"
+        )

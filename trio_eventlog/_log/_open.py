@@ -64,8 +64,7 @@ async def open_event_log(
             log.ingest(AgentEvent("worker-7", "run_started", {"run_id": "r-1"}))
 
     Tasks: the log owns a nursery with two tasks. One writes to the store, one append at a time, in the order
-      of
-    seqs; the other reports losses. With ``spill``, a third writes to the spill file, and if the store's
+    of seqs; the other reports losses. With ``spill``, a third writes to the spill file, and if the store's
     appends alone do not survive a loss of power, a fourth calls its ``sync``. Like everything that owns a
     nursery, the block must not be yielded out of in an async generator (unless that is a context manager
     itself).
@@ -79,16 +78,14 @@ async def open_event_log(
     knows.
 
     Leaving drains: it goes on until all events are stored or ``grace_period`` is over, counted from the end
-      of
-    the body, shielded from cancellation outside. What is not stored by then is lost, and reported. With
+    of the body, shielded from cancellation outside. What is not stored by then is lost, and reported. With
     ``spill`` it is written to the spill file instead, which takes 5 s at most, together with a last ``sync``
     of the store, and up to 5 s more for closing the file.
 
     Error handling: an exception of the body leaves the block as it is, never in a group; what was lost is
-      added
-    as a note. A store that fails in passing is not an error here. Events lost in the drain are, and so is a
-    store that became unusable. KeyboardInterrupt ends the drain at once if Trio raises it in the task of the
-    block, which is so if that is the main task.
+    added as a note. A store that fails in passing is not an error here. Events lost in the drain are, and so
+    is a store that became unusable. KeyboardInterrupt ends the drain at once if Trio raises it in the task of
+    the block, which is so if that is the main task.
 
     Args:
       store: where events go. The log does not close it. One log at a time for each store.

@@ -157,4 +157,4 @@ class Spiller:
     async def close(self) -> None:
         """Leave the file to the next run, or remove it. Takes a bounded time."""
         self._backlog.flushes.release()
-        await self.queue.close(self._backlog.lost_from_now_on or LossReason.SHUTDOWN)
+        await self.queue.close(self._backlog.ingress.lost_from_now_on or LossReason.SHUTDOWN)
