@@ -319,7 +319,7 @@ async def test_logs_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"events\.db"):
         async with SqliteStore.open_readers(tmp_path / "events.db"):
             pass
-    with pytest.raises(TypeError, match="logs: expected names, got a single text"):
+    with pytest.raises(TypeError, match="logs: expected names, got a single string"):
         async with SqliteStore.open_readers(tmp_path / "events.db", logs="a"):
             pass
     with pytest.raises(ValueError, match="a log name has 1 to 512 bytes"):

@@ -180,7 +180,10 @@ class MergedEvents(metaclass=NoPublicConstructor):
             raise trio.BusyResourceError("another task waits for the next of these events")
         self._is_busy = True
         try:
-            if not (self._unknown and self._left):
+            if self._unknown and self._left:
+                # A cancelled step asks no store.
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
                 await trio.lowlevel.checkpoint()
             while self._unknown and self._left:
                 with suppress(StopAsyncIteration):
