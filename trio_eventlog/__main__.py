@@ -1,4 +1,4 @@
-"""``python -m trio_eventlog``: the command line."""
+"""``python -m trio_eventlog``."""
 
 from trio_eventlog.cli import main
 

@@ -243,6 +243,28 @@ async def test_reading(autojump_clock: trio.testing.MockClock) -> None:
             await entered_cancelled(live.wait_caught_up())
 
 
+async def test_each_step_of_reading(autojump_clock: trio.testing.MockClock) -> None:
+    """Of each way to read, also where the event is in memory already."""
+    store = MemoryStore()
+    await store.append_batch([event(seq) for seq in range(1, 41)])
+    async with (
+        open_event_log(store) as log,
+        log.subscribe(EventQuery(limit=40), after_seq=0) as live,
+        tail(store, EventQuery(limit=40), after_seq=0) as tailed,
+    ):
+        one, several = iter_events(store, page_size=30), merge_events({"a": store}, page_size=30)
+        for events in (live, tailed, one, several):
+            for _ in range(20):
+                await entered_cancelled(step(events))
+                await checked(step(events))
+        for pages in (live.pages(), tailed.pages(), one.pages(), several.pages()):
+            for _ in range(4):
+                await entered_cancelled(step(pages))
+                await checked(step(pages))
+            with pytest.raises(StopAsyncIteration):
+                await anext(pages)
+
+
 async def test_watching(tmp_path: Path) -> None:
     """Entering, and waiting for a change that has come already."""
     async with SqliteStore.open(tmp_path / "events.db") as store:

@@ -390,7 +390,7 @@ async def test_copies_of_what_is_not_at_hand_stay_for_the_next_run(
     in_run, disk, path, autojump_clock, monkeypatch
 ):
     """The store lost them with its power, and they are no longer among the newest events of the log."""
-    monkeypatch.setattr(_subscription, "_RECENT_EVENTS", 5)
+    monkeypatch.setattr(_subscription, "_MAX_RECENT_EVENTS", 5)
     store, reports = RestoredStore(), Reports()
     store.error = StoreError("busy")
     for run in range(1, in_run + 1):

@@ -77,7 +77,7 @@ async def seqs_in(store: Any) -> list[int]:
 
 def at_hand(count: int) -> Any:
     """Let a log keep so few stored events."""
-    return mock.patch.object(_subscription, "_RECENT_EVENTS", count)
+    return mock.patch.object(_subscription, "_MAX_RECENT_EVENTS", count)
 
 
 # --- what becomes of the events -------------------------------------------------------------------
@@ -156,7 +156,7 @@ async def test_what_is_not_at_hand_is_lost_and_counted(autojump_clock: Clock) ->
 async def test_what_is_at_hand_is_bounded_in_bytes(autojump_clock: Clock) -> None:
     """However few events that are."""
     store, reports = MemoryStore(), Reports()
-    with mock.patch.object(_subscription, "_RECENT_BYTES", 5_000):
+    with mock.patch.object(_subscription, "_MAX_RECENT_BYTES", 5_000):
         async with open_event_log(store, batch_size=1, on_failure=reports) as log:
             for number in range(10):
                 log.ingest(numbered(number).__class__("worker", "step", "x" * 1_000))
@@ -734,7 +734,7 @@ def test_the_accounts_are_right_whatever_happens(
 
     with (
         at_hand(kept),
-        mock.patch.object(_subscription, "_PAGE", page),
+        mock.patch.object(_subscription, "_PAGE_SIZE", page),
     ):
         run_in_virtual_time(main)
 

@@ -123,7 +123,6 @@ async def test_pruned_while_it_is_read() -> None:
     events = iter_events(store, page_size=3)
     assert await steps(events, 2) == [1, 2]
     await store.prune(keep=6)
-    assert events.at_hand == 1
     assert await steps(events, 3) == [3, (4, 6), 7]
 
     # Asked for after the page, so that what goes while it is read is not missed.
@@ -140,7 +139,6 @@ async def test_gaps_in_the_middle() -> None:
     events = iter_events(store, EventQuery(after_seq=1), page_size=10)
 
     assert await anext(events) == event(2, 10)
-    assert events.at_hand == 0
     assert await steps(events) == [(3, 3), 4, (5, 6), 7]
 
 
@@ -302,7 +300,7 @@ async def test_tail_of_a_store_that_goes_back(query: EventQuery, autojump_clock:
 async def test_tail_does_not_go_past_what_is_not_there(query: EventQuery, autojump_clock: Clock) -> None:
     """A reader that is behind goes on to the end that there is now, and gets what is stored again."""
     store = await store_with(range(1, 11))
-    with mock.patch.object(_subscription, "_PAGE", 3):
+    with mock.patch.object(_subscription, "_PAGE_SIZE", 3):
         async with tail(store, query, after_seq=0) as events:
             assert await steps(events, 3) == [1, 2, 3]
             store.go_back(5)
@@ -341,7 +339,7 @@ async def test_tail_of_a_store_that_is_pruned(autojump_clock: Clock) -> None:
 async def test_a_slow_subscriber_is_told(autojump_clock: Clock) -> None:
     """What is not at hand and was pruned; a quick one gets it from memory, and is told nothing."""
     store = MemoryStore()
-    with mock.patch.object(_subscription, "_RECENT_EVENTS", 2):
+    with mock.patch.object(_subscription, "_MAX_RECENT_EVENTS", 2):
         async with open_event_log(store, batch_size=1) as log, log.subscribe() as slow:
             for number in range(8):
                 log.ingest(numbered(number))
@@ -364,7 +362,7 @@ async def test_a_slow_subscriber_is_told(autojump_clock: Clock) -> None:
 
 async def test_a_slow_subscriber_of_a_store_that_keeps_nothing(autojump_clock: Clock) -> None:
     """What was appended was pruned at once."""
-    with mock.patch.object(_subscription, "_RECENT_EVENTS", 2):
+    with mock.patch.object(_subscription, "_MAX_RECENT_EVENTS", 2):
         async with open_event_log(NullStore(), batch_size=1) as log, log.subscribe() as events:
             for number in range(8):
                 log.ingest(numbered(number))
@@ -484,9 +482,9 @@ def test_each_event_comes_once_or_stands_in_one_range(  # noqa: PLR0917 - given 
                 await read(iter_events(store, attrs.evolve(query, after_seq=1), page_size=page), 1_000)
 
     with (
-        mock.patch.object(_subscription, "_PAGE", page),
-        mock.patch.object(_subscription, "_LOOKED_AT_TOGETHER", page),
-        mock.patch.object(_subscription, "_RECENT_EVENTS", kept),
+        mock.patch.object(_subscription, "_PAGE_SIZE", page),
+        mock.patch.object(_subscription, "_RECENT_PAGE_SIZE", page),
+        mock.patch.object(_subscription, "_MAX_RECENT_EVENTS", kept),
     ):
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     for one in stored:

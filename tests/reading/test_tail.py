@@ -160,7 +160,7 @@ def test_each_event_once_and_in_order(  # noqa: PLR0917 - given by name
             await events.wait_caught_up()
             nursery.cancel_scope.cancel(reason="all is read")
 
-    with mock.patch.object(_subscription, "_PAGE", page):
+    with mock.patch.object(_subscription, "_PAGE_SIZE", page):
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     expected = sorted(inner.held.values(), key=lambda event: event.seq)
 

@@ -51,10 +51,10 @@ class Ingress:
         self.size += size
         return self.count >= self.check_count or self.size >= self.check_size
 
-    def take_all(self) -> tuple[list[PersistedEvent], int]:
-        """Receive everything. Returns the events, and their bytes."""
+    def take_all(self) -> list[PersistedEvent]:
+        """Receive everything."""
         receive = self._receive.receive_nowait
-        arrivals = [receive() for _ in range(self.count)], self.size
+        arrivals = [receive() for _ in range(self.count)]
         self.count = self.size = 0
         self.check_count = self.check_size = 1
         return arrivals
@@ -115,7 +115,8 @@ class Backlog:
     def take_in(self) -> None:
         """Move the content of the channel into the buffer, which keeps the limits."""
         if self.ingress.count:
-            self.buffer.put(*self.ingress.take_all())
+            size = self.ingress.size
+            self.buffer.put(self.ingress.take_all(), size)
             if self.buffer.unreported:
                 self.flushes.settle()
                 self._reporter.note_losses()

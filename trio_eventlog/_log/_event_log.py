@@ -25,13 +25,15 @@ from trio_eventlog._model._events import (
     PersistedEvent,
     UnifiedEvent,
     new_event_id,
+    persisted,
     wall_clock_ms,
 )
 from trio_eventlog._model._payload import too_large
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import check_envelope, event_size, seal_event
 from trio_eventlog._model._statistics import LogStatistics
-from trio_eventlog._reading._subscription import Subscription, checked_start
+from trio_eventlog._reading._pages import checked_start
+from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import NoPublicConstructor, fork_count
 from trio_eventlog.abc import EventStore
 
@@ -40,7 +42,7 @@ __all__ = ["EventLog"]
 _EVENTS: Final = (AgentEvent, ModuleEvent)
 
 _Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
-"""What an event is accepted with: id, timestamp, the sealed event, and its size in bytes."""
+"""What :meth:`EventLog._accept` makes an event of: id, timestamp, the sealed event, and the size in bytes."""
 
 
 class EventLog(metaclass=NoPublicConstructor):
@@ -308,8 +310,7 @@ class EventLog(metaclass=NoPublicConstructor):
         seq = ingress.last_seq + 1
         if seq > MAX_STORED:
             raise EventLogError(f"the log has given out its last seq, {MAX_STORED}")
-        member_id = sealed.agent_id if type(sealed) is AgentEvent else None
-        event = PersistedEvent(event_id, seq, timestamp_ms, member_id, sealed)
+        event = persisted(event_id, seq, timestamp_ms, sealed)
         ingress.last_seq = seq
         if ingress.lost_from_now_on is not None:
             self._core.backlog.refuse(event, ingress.lost_from_now_on)

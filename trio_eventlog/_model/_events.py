@@ -50,10 +50,6 @@ class _SealedPayload:
     _size: int | None
     """Bytes of payload, agent or module, and type, as UTF-8; None if they are not known."""
 
-    def __attrs_post_init__(self) -> None:
-        # An unset slot would do, but finding that out takes as long as making the event.
-        _set_text(self, None)
-
     def __getattr__(self, name: str) -> Any:
         if name == "payload" and (text := self._text) is not None:
             try:
@@ -69,7 +65,12 @@ class _SealedPayload:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
-@attrs.frozen
+# The constructors of the events, and the two functions below, set slots by their descriptors; those of attrs
+# call object.__setattr__. Measured with CPython 3.11, where ingest takes 4.0 µs: theirs would add 0.25 µs for
+# an event (6 %) and 0.17 µs for its PersistedEvent (4 %).
+
+
+@attrs.frozen(init=False)
 class AgentEvent(_SealedPayload):
     """Something that an agent (a worker, a member of a group) did, or that happened to it.
 
@@ -83,8 +84,14 @@ class AgentEvent(_SealedPayload):
     event_type: str
     payload: Any = attrs.field(default=None, hash=False)
 
+    def __init__(self, agent_id: str, event_type: str, payload: Any = None) -> None:
+        _set_agent_id(self, agent_id)
+        _set_agent_type(self, event_type)
+        _set_agent_payload(self, payload)
+        _set_text(self, None)
 
-@attrs.frozen
+
+@attrs.frozen(init=False)
 class ModuleEvent(_SealedPayload):
     """Something that happened in a module of the program rather than to one agent.
 
@@ -98,6 +105,12 @@ class ModuleEvent(_SealedPayload):
     event_type: str
     payload: Any = attrs.field(default=None, hash=False)
 
+    def __init__(self, module: str, event_type: str, payload: Any = None) -> None:
+        _set_module(self, module)
+        _set_module_type(self, event_type)
+        _set_module_payload(self, payload)
+        _set_text(self, None)
+
 
 UnifiedEvent: TypeAlias = AgentEvent | ModuleEvent
 """Either kind of event. On the wire the field ``kind`` tells them apart."""
@@ -105,23 +118,23 @@ UnifiedEvent: TypeAlias = AgentEvent | ModuleEvent
 
 E = TypeVar("E", bound=UnifiedEvent)
 
-# The constructors would fill the payload slot, and object.__setattr__ takes twice as long as these.
 _new: Final = object.__new__
 _set_text: Final = cast("Any", _SealedPayload)._text.__set__
 _set_scopes: Final = cast("Any", _SealedPayload)._scopes.__set__
 _set_size: Final = cast("Any", _SealedPayload)._size.__set__
 _set_agent_id: Final = cast("Any", AgentEvent).agent_id.__set__
 _set_agent_type: Final = cast("Any", AgentEvent).event_type.__set__
+_set_agent_payload: Final = cast("Any", AgentEvent).payload.__set__
 _set_module: Final = cast("Any", ModuleEvent).module.__set__
 _set_module_type: Final = cast("Any", ModuleEvent).event_type.__set__
+_set_module_payload: Final = cast("Any", ModuleEvent).payload.__set__
 
 
-def sealed(
+def sealed(  # noqa: PLR0917 - by position, since it is called for every event
     kind: type[E],
     actor: str,
     event_type: str,
     text: bytes | str,
-    *,
     scopes: Scopes | None = None,
     size: int | None = None,
 ) -> E:
@@ -215,6 +228,24 @@ class PersistedEvent:
     timestamp_ms: int
     member_id: str | None
     event: UnifiedEvent
+
+
+_set_id: Final = cast("Any", PersistedEvent).id.__set__
+_set_seq: Final = cast("Any", PersistedEvent).seq.__set__
+_set_timestamp: Final = cast("Any", PersistedEvent).timestamp_ms.__set__
+_set_member: Final = cast("Any", PersistedEvent).member_id.__set__
+_set_event: Final = cast("Any", PersistedEvent).event.__set__
+
+
+def persisted(event_id: str, seq: int, timestamp_ms: int, event: UnifiedEvent) -> PersistedEvent:
+    """What the constructor of :class:`PersistedEvent` makes of these, faster. The member is the agent."""
+    numbered = _new(PersistedEvent)
+    _set_id(numbered, event_id)
+    _set_seq(numbered, seq)
+    _set_timestamp(numbered, timestamp_ms)
+    _set_member(numbered, event.agent_id if type(event) is AgentEvent else None)
+    _set_event(numbered, event)
+    return numbered
 
 
 def wall_clock_ms() -> int:

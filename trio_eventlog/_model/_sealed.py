@@ -55,10 +55,10 @@ def seal_event(event: UnifiedEvent, prefix: str = "", max_bytes: int = sys.maxsi
         size = _utf8_size(actor) + _utf8_size(event_type)
     text = event._text
     if text is not None:
-        return sealed(kind, actor, event_type, text, scopes=event._scopes, size=event._size)
+        return sealed(kind, actor, event_type, text, event._scopes, event._size)
     payload = event.payload
     text = encode_payload(payload, prefix, max_bytes)
-    return sealed(kind, actor, event_type, text, scopes=scopes_in(payload), size=size + len(text))
+    return sealed(kind, actor, event_type, text, scopes_in(payload), size + len(text))
 
 
 def check_persisted(event: PersistedEvent) -> None:
@@ -119,9 +119,13 @@ def check_envelope(envelope: EventEnvelope) -> None:
       CodecError: the id is not a string, the time is out of a store's range, or ``source`` does not agree
         with the event.
     """
-    require_string(envelope.event_id, "event_id")
-    require_integer(envelope.timestamp_ms, "timestamp_ms", MAX_STORED)
-    if envelope.source != (expected := source_of(envelope.event)):
+    event_id, timestamp_ms, expected = envelope.event_id, envelope.timestamp_ms, source_of(envelope.event)
+    # For speed, what usually holds is asked for here.
+    if not (type(event_id) is str and event_id.isascii()):
+        require_string(event_id, "event_id")
+    if not (type(timestamp_ms) is int and 0 <= timestamp_ms <= MAX_STORED):
+        require_integer(timestamp_ms, "timestamp_ms", MAX_STORED)
+    if envelope.source != expected:
         raise CodecError("source", f"expected {expected!r} for this event, got {shown(envelope.source)}")
 
 
@@ -149,7 +153,8 @@ def scopes_of_event(event: UnifiedEvent) -> Scopes:
 
 def event_size(event_id: str, event: UnifiedEvent) -> int:
     """Bytes of an event: payload, id, agent or module, and type, as UTF-8."""
-    if event._text is None or (size := event._size) is None:
+    size = None if event._text is None else event._size
+    if size is None:
         actor = event.agent_id if type(event) is AgentEvent else event.module
         size = _utf8_size(encoded_payload(event)) + _utf8_size(actor) + _utf8_size(event.event_type)
     return size + (len(event_id) if event_id.isascii() else len(event_id.encode()))

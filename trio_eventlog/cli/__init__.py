@@ -1,16 +1,14 @@
 """The command line: ``trio-eventlog``, or ``python -m trio_eventlog``.
 
-On the public API alone. Needs the extra ``cli``; this module itself does not, so that :func:`main` can say
-so. Beside it, one module for each subcommand, and what they share:
+Built on the public API. Needs the extra ``cli``; this module itself does not, so that :func:`main` can say
+so. There is one module for each subcommand, and these shared ones:
 
-* ``_app``: the commands, their options and help texts, and how errors become exit statuses
-* ``_options``: options that several commands have
-* ``_terminal``: writing to standard output and to terminals, safely
-* ``_pages``: reading page by page
-* ``_patience``: going on when a store has failed for a reason that may pass
-* ``_progress``: how far a command is, on a terminal
-* ``_process``: standard streams that are closed, and signals that end a process
-* ``_signals``: ending in good order when a signal asks for it
+* ``_app``: the list of commands, and how errors become exit statuses
+* ``_options``: options that several commands share
+* ``_terminal``: printing to standard output and to terminals, safely
+* ``_reading``: reading page by page
+* ``_running``: progress, stopping on signals, and retrying a store that fails
+* ``_process``: closed standard streams, and signals that end a process
 * ``_envelopes``: reading files of envelopes, in blocks, off the event loop
 """
 
@@ -21,7 +19,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from trio_eventlog._util import how_to_install
-from trio_eventlog.cli._process import ending_alike, open_standard_streams
+from trio_eventlog.cli._process import ending_like_ctrl_c, open_standard_streams
+
+__all__ = ["main"]
 
 _EXTRA: Final = ("cyclopts", "rich")
 
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Args:
-      arguments: what comes after the name of the program; by default, what the process was given.
+      arguments: the arguments after the name of the program; by default, those of the process.
 
     Raises:
-      SystemExit: always. The status is 0 for success; 1 if the command failed, or did less than it was asked
-        to; 2 if it was not understood; 128 and the number of the signal if a signal ended it.
+      SystemExit: always. The status is 0 for success; 1 if the command failed or could not do everything;
+        2 if the command line was invalid; 128 plus the number of the signal if a signal ended it.
     """
     open_standard_streams()
-    with ending_alike() as ending:
+    with ending_like_ctrl_c() as ending:
         try:
             status = _run(sys.argv[1:] if arguments is None else arguments)
         except KeyboardInterrupt:

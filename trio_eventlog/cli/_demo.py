@@ -1,4 +1,4 @@
-"""``trio-eventlog demo``: a small program that logs its work into a store that fails for a while."""
+"""``trio-eventlog demo``: a small program that logs its work to a store that fails for a while."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import quote
 
 import trio
-from rich.console import Console
+from cyclopts import Parameter
+from cyclopts.validators import Number as InRange
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -24,33 +25,52 @@ from trio_eventlog import (
     AgentEvent,
     EventLog,
     EventQuery,
-    EventStore,
     ModuleEvent,
     PersistedEvent,
     RetryPolicy,
     StoreError,
     open_event_log,
 )
-from trio_eventlog.cli._options import opened_store
-from trio_eventlog.cli._terminal import PROGRAM, CommandError, counted, output_console, write
+from trio_eventlog.abc import EventStore
+from trio_eventlog.cli._options import StoreUrl, opened_store
+from trio_eventlog.cli._terminal import PROGRAM, CommandError, console_for, counted, is_terminal, write
 from trio_eventlog.stores import without_secrets
+
+EXAMPLES: Final = """
+trio-eventlog demo
+trio-eventlog demo --store sqlite:demo.db --seconds 10
+"""
 
 _AGENTS: Final = 5
 _ATTEMPTS: Final = 3
 _FAILURE_RATE: Final = 0.08
-_LONGEST_OUTAGE: Final = 2.0
+_MAX_OUTAGE: Final = 2.0
 
-_REFRESH: Final = 0.1
-_LINE_EVERY: Final = 0.5
+_REFRESH_INTERVAL: Final = 0.1
+_LINE_INTERVAL: Final = 0.5
 
 _RETRY: Final = RetryPolicy(initial=0.05, maximum=0.4)
 
 
-# --- the program that is watched ------------------------------------------------------------------
+async def demo(
+    *,
+    store: Annotated[StoreUrl | None, Parameter(show_default=False)] = None,
+    seconds: Annotated[float, Parameter(metavar="N", validator=InRange(gt=0, lte=3600))] = 4.0,
+) -> int:
+    """Run a small program that logs its work to a store that fails for a while.
+
+    Args:
+      store: The log; by default a new file, `trio-eventlog-demo.db`, in the current directory.
+      seconds: How long the program runs.
+    """
+    return await run_demo(store, seconds=seconds)
+
+
+# --- the program ----------------------------------------------------------------------------------
 
 
 class _FlakyStore:
-    """Passes everything on to another store, but for one outage."""
+    """Another store with one outage."""
 
     def __init__(self, store: EventStore, *, begins: float, ends: float) -> None:
         self._store = store
@@ -63,24 +83,23 @@ class _FlakyStore:
         return self._begins <= trio.current_time() < self._ends
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
-        """Fails during the outage."""
+        """Append to the other store, or fail during the outage."""
         if self.is_down:
             await trio.lowlevel.checkpoint()
-            msg = "out of order, for this demo"
-            raise StoreError(msg)
+            raise StoreError("down, for this demo")
         return await self._store.append_batch(events)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
-        """As the other store."""
+        """Ask the other store."""
         return await self._store.query(query)
 
     async def last_seq(self) -> int:
-        """As the other store."""
+        """Ask the other store."""
         return await self._store.last_seq()
 
 
 async def _work(log: EventLog, seconds: float) -> None:
-    """Agents share out runs among themselves; a run has steps, which fail at times."""
+    """Agents take runs from a queue; a run has steps, which sometimes fail."""
     log.ingest(ModuleEvent("scheduler", "opened", {"agents": _AGENTS}))
     send, receive = trio.open_memory_channel[str](0)
     async with trio.open_nursery() as nursery:
@@ -132,29 +151,24 @@ async def _attempt(log: EventLog, name: str, run_id: str, attempt: int) -> bool:
 async def _step(log: EventLog, name: str, run_id: str, step: str) -> None:
     await trio.sleep(random.uniform(0.005, 0.05))  # noqa: S311 - nothing secret
     if random.random() < _FAILURE_RATE:  # noqa: S311 - nothing secret
-        msg = f"{step} went wrong"
-        raise RuntimeError(msg)
+        raise RuntimeError(f"{step} went wrong")
     log.ingest(AgentEvent(name, "step_done", {"run_id": run_id, "step_id": f"{run_id}/{step}"}))
 
 
-# --- and who watches ------------------------------------------------------------------------------
+# --- watching it ----------------------------------------------------------------------------------
 
 
 async def run_demo(url: str | None, *, seconds: float) -> int:
-    """Run the demo.
+    """Run the demo; return the exit status.
 
     Args:
-      url: URL of the store; None for a new file in the current directory.
-      seconds: how long the program works.
-
-    Returns:
-      The exit status.
+      url: URL of the log; None for a new file in the current directory.
+      seconds: how long the program runs.
 
     Raises:
       CommandError: the URL is malformed, or events were not stored.
       StoreError: the store cannot be opened or read.
     """
-    console = output_console()
     if url is None:
         url = f"sqlite:{quote(await trio.to_thread.run_sync(_new_file))}"
     async with opened_store(url) as store:
@@ -164,30 +178,29 @@ async def run_demo(url: str | None, *, seconds: float) -> int:
         )
         first_seq = await store.last_seq() + 1
         start = trio.current_time()
-        outage = min(0.25 * seconds, _LONGEST_OUTAGE)
+        outage = min(0.25 * seconds, _MAX_OUTAGE)
         flaky = _FlakyStore(store, begins=start + 0.35 * seconds, ends=start + 0.35 * seconds + outage)
-        watch = _watch_live if console.is_terminal else _watch_in_lines
+        watch = _watch_live if is_terminal(sys.stdout) else _watch_in_lines
         async with (
             open_event_log(
                 flaky,
                 flush_interval=0.1,
-                # What comes during the outage is to wait, not to fall.
+                # Large enough for the events of the outage.
                 retry_buffer_cap=100_000,
                 retry=_RETRY,
-                # The watcher shows failures; without this they would be logged.
+                # The numbers show failures, so do not log them.
                 on_failure=lambda _report: None,
             ) as log,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(watch, console, log, flaky)
+            nursery.start_soon(watch, log, flaky)
             await _work(log, seconds)
             await log.flush()
             nursery.cancel_scope.cancel(reason="the work is done")
-        await write(_books(log) + "\n")
+        await write(_numbers(log) + "\n")
         statistics = log.statistics()
         if statistics.persisted != statistics.ingested:
-            msg = f"only {statistics.persisted:,} of {statistics.ingested:,} events were stored"
-            raise CommandError(msg)
+            raise CommandError(f"only {statistics.persisted:,} of {statistics.ingested:,} events were stored")
         await write(_findings(await _read_back(store, first_seq)) + _further(url))
     return 0
 
@@ -198,39 +211,39 @@ def _new_file() -> str:
     return next(name for name in names if not Path(name).exists())
 
 
-def _books(log: EventLog) -> str:
-    books = log.statistics()
+def _numbers(log: EventLog) -> str:
+    statistics = log.statistics()
     return (
-        f"{books.ingested:,} ingested, {books.persisted:,} stored, {books.pending:,} waiting,"
-        f" {counted(books.failures, 'append')} failed and retried, {books.lost_total:,} lost"
+        f"{statistics.ingested:,} ingested, {statistics.persisted:,} stored, {statistics.pending:,} waiting,"
+        f" {counted(statistics.failures, 'append')} failed and retried, {statistics.lost_total:,} lost"
     )
 
 
-async def _watch_in_lines(_console: Console, log: EventLog, store: _FlakyStore) -> None:
+async def _watch_in_lines(log: EventLog, store: _FlakyStore) -> None:
     while True:
-        await write(f"{'store is down: ' if store.is_down else ''}{_books(log)}\n")
-        await trio.sleep(_LINE_EVERY)
+        await write(f"{'store is down: ' if store.is_down else ''}{_numbers(log)}\n")
+        await trio.sleep(_LINE_INTERVAL)
 
 
-async def _watch_live(console: Console, log: EventLog, store: _FlakyStore) -> None:
-    # Without its thread: it would draw while we do.
-    with Live(console=console, auto_refresh=False, transient=True) as live:
+async def _watch_live(log: EventLog, store: _FlakyStore) -> None:
+    # Its thread would write to the terminal at the same time as the main thread.
+    with Live(console=console_for(sys.stdout), auto_refresh=False, transient=True) as live:
         while True:
             live.update(_panel(log, store), refresh=True)
-            await trio.sleep(_REFRESH)
+            await trio.sleep(_REFRESH_INTERVAL)
 
 
 def _panel(log: EventLog, store: _FlakyStore) -> Panel:
-    books = log.statistics()
+    statistics = log.statistics()
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", style="bold")
     table.add_column()
     for number, meaning in (
-        (books.ingested, "ingested: numbered and taken over; nobody waits for the store"),
-        (books.persisted, "stored"),
-        (books.pending, "waiting in memory"),
-        (books.failures, "appends that failed; each is made again, later and later"),
-        (books.lost_total, "lost"),
+        (statistics.ingested, "ingested: numbered and accepted, without waiting for the store"),
+        (statistics.persisted, "stored"),
+        (statistics.pending, "waiting in memory"),
+        (statistics.failures, "appends that failed; each is retried after a growing wait"),
+        (statistics.lost_total, "lost"),
     ):
         table.add_row(f"{number:,}", meaning)
     state = Text("the store is down", "red") if store.is_down else Text("the store works", "green")
@@ -258,12 +271,12 @@ def _findings(events: Sequence[PersistedEvent]) -> str:
 
 def _further(url: str) -> str:
     if url.partition(":")[0].lower() in ("memory", "null"):
-        return "Nothing of it is left, for that store keeps nothing.\n"
+        return "Nothing is left to look at: that store keeps nothing.\n"
     shown = without_secrets(url)
     store, program = shlex.quote(shown), _program()
-    secrets = "" if shown == url else ", what is secret in the URL in place of ***"
+    secrets = "" if shown == url else " (replace *** in the URL by its secrets)"
     return (
-        f"Look further with{secrets}:\n\n"
+        f"To look further{secrets}:\n\n"
         f"  {program} query --store {store} --run-id run-1\n"
         f"  {program} query --store {store} --event-type run_failed --limit 10\n"
         f"  {program} stats --store {store}\n"
@@ -271,7 +284,7 @@ def _further(url: str) -> str:
 
 
 def _program() -> str:
-    """How to call the command line again from here, for a shell that may not have it on its path."""
+    """How to run the command line from this shell, which may not have it on its path."""
     if shutil.which(PROGRAM) is not None:
         return PROGRAM
     if Path(sys.argv[0]).name == PROGRAM:

@@ -1,7 +1,7 @@
-"""Files of envelopes, or of events as stores keep them, one JSON text a line, plain or gzipped.
+"""Files of envelopes or of persisted events, one JSON value per line, plain or gzipped.
 
-Everything here blocks, and is called in a thread, a block of lines at a time: a thread hop for each line
-would cost more than the line.
+Everything here blocks and is called in a thread, for a block of lines at a time: a thread hop for each line
+would cost more than reading it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from trio_eventlog import CodecError, EventEnvelope, PersistedEvent, from_json
 STDIN: Final = "-"
 
 MAX_LINE: Final = 16 * 2**20
-"""Most bytes of a line. A longer one is skipped, not loaded."""
+"""Bytes of a line at most. A longer one is skipped, not loaded."""
 
-_BLOCK: Final = 2**18
-"""Bytes, once decompressed, that are read and decoded in one go. Takes some 20 ms."""
+_BLOCK_SIZE: Final = 2**18
+"""Decompressed bytes that are read and decoded at once, which takes about 20 ms."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
@@ -39,10 +39,10 @@ class Line:
     """Counted from 1."""
 
     size: int
-    """Bytes, without the end of line; at most :data:`MAX_LINE` even if it was longer."""
+    """Bytes without the newline; :data:`MAX_LINE` if it was longer."""
 
     content: EventEnvelope | str
-    """What it says, or why it cannot be read."""
+    """The envelope, or why the line cannot be read."""
 
 
 @attrs.frozen
@@ -52,23 +52,23 @@ class Block:
     lines: list[Line]
 
     position: int
-    """Bytes of the file read so far, as they stand on the disk."""
+    """Bytes of the file, as stored on disk, that have been read so far."""
 
     problem: str | None = None
-    """Why the file cannot be read beyond these lines, if it cannot."""
+    """Why the file cannot be read beyond these lines; None if it can."""
 
     problem_line: int | None = None
-    """The line it happened in, if reading had begun."""
+    """The line with the problem, if reading had started."""
 
     is_last: bool = False
     """Whether the file ends here."""
 
 
 class _RawFile(io.RawIOBase):
-    """The bytes as they come, counted, after a look at the first of them.
+    """The bytes of a file, counted, after a look at the first ones.
 
-    Without a buffer: a thread that was left behind while it waits for a pipe must not hold a lock that
-    the interpreter wants when it ends.
+    Without a buffer: an abandoned thread that waits for a pipe must not hold a lock that the interpreter
+    needs to exit.
     """
 
     def __init__(self, file: io.FileIO) -> None:
@@ -110,7 +110,7 @@ class EnvelopeFile:
         self._raw: _RawFile | None = None
         self._stream: io.RawIOBase | gzip.GzipFile | None = None
         self._number = 0
-        # The beginning of a line whose end has not been read.
+        # The beginning of a line that continues in the next block.
         self._partial: list[bytes] = []
         self._partial_size = 0
         self._is_reading = False
@@ -124,24 +124,23 @@ class EnvelopeFile:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # If a thread still reads, because the reader was cancelled and the thread was left behind, then
-        # closing would pull the file away under it.
+        # An abandoned thread may still be reading; closing would pull the file away under it.
         if self._raw is not None and not self._is_reading:
             self._raw.close()
 
     @property
     def label(self) -> str:
-        """What to call it in messages."""
+        """Its name in messages."""
         return "standard input" if self.name == STDIN else self.name
 
     def size(self) -> int | None:
-        """Its size in bytes, as it stands on the disk; None if that says nothing about what will be read."""
+        """Its size on disk in bytes; None if that does not tell how much will be read."""
         if self.name == STDIN or not os.path.isfile(self.name):  # noqa: PTH113 - str all along
             return None
         return os.stat(self.name).st_size  # noqa: PTH116 - str all along
 
     def read_block(self) -> Block:
-        """Read on. Blocks; once it has said that a block is the last, it must not be called again."""
+        """Read the next block. Blocks. Must not be called again after the last one."""
         self._is_reading = True
         try:
             return self._read_block()
@@ -154,16 +153,16 @@ class EnvelopeFile:
         try:
             data = self._read()
         except OSError as exc:
-            # gzip.BadGzipFile is one, and has no strerror.
+            # gzip.BadGzipFile is an OSError without strerror.
             problem = exc.strerror or f"damaged gzip data: {exc}"
         except EOFError:
-            problem = "the gzip data ends in the middle: the file is truncated"
+            problem = "the gzip data ends early: the file is truncated"
         except zlib.error as exc:
             problem = f"damaged gzip data: {exc}"
         else:
             self._split(data, lines)
             return Block(lines, self._position, is_last=not data)
-        # What was read of the line before it broke off is part of the problem, not a line.
+        # The beginning of a line that breaks off is part of the problem, not a line.
         line = None if self._raw is None else self._number + 1
         return Block(lines, self._position, problem, line, is_last=True)
 
@@ -178,9 +177,9 @@ class EnvelopeFile:
             if self._raw.is_empty and self.name.endswith(".gz"):
                 raise EOFError
         if isinstance(self._stream, gzip.GzipFile):
-            # Bounded in what comes out, however much a few bytes may expand to.
-            return self._stream.read1(_BLOCK)
-        return self._stream.read(_BLOCK) or b""
+            # Bounds the output, however much a few bytes may expand to.
+            return self._stream.read1(_BLOCK_SIZE)
+        return self._stream.read(_BLOCK_SIZE) or b""
 
     def _split(self, data: bytes, lines: list[Line]) -> None:
         first, *others = data.split(b"\n")
@@ -189,7 +188,7 @@ class EnvelopeFile:
             self._end_line(lines)
             self._add_part(part)
         if not data and self._partial_size:
-            # The last line need not end like the others.
+            # The last line need not have a newline.
             self._end_line(lines)
 
     def _add_part(self, part: bytes) -> None:
@@ -222,16 +221,19 @@ _SPILLED: Final = re.compile(rb"([0-9a-f]{8}) (?=\{)")
 
 
 def _read(text: bytes) -> EventEnvelope | str:
-    """An envelope, also from an event as a store keeps it, bare or as in a spill file; or what is wrong."""
+    """The envelope in a line, or what is wrong with it.
+
+    The line may also hold a persisted event, either alone or with a checksum as in a spill file.
+    """
     spilled = _SPILLED.match(text)
     if spilled is not None:
         text = text[spilled.end() :]
         if zlib.crc32(text) != int(spilled[1], 16):
             return "damaged: its checksum does not match"
     try:
-        if spilled is not None or _is_kept(text):
-            kept = from_json(text, PersistedEvent)
-            return EventEnvelope.of(kept.event, event_id=kept.id, timestamp_ms=kept.timestamp_ms)
+        if spilled is not None or _is_persisted(text):
+            event = from_json(text, PersistedEvent)
+            return EventEnvelope.of(event.event, event_id=event.id, timestamp_ms=event.timestamp_ms)
         return from_json(text, EventEnvelope)
     except CodecError as exc:
         return str(exc)
@@ -240,10 +242,13 @@ def _read(text: bytes) -> EventEnvelope | str:
 _KEYS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def _is_kept(text: bytes) -> bool:
-    """Whether it is an event as a store keeps it: by its fields, in any order, with others beside them."""
+def _is_persisted(text: bytes) -> bool:
+    """Whether it has the fields of a persisted event, in any order and with others among them.
+
+    Asked first because it costs a twentieth of trying to read an exported line as an envelope.
+    """
     try:
         keys = _KEYS.decode(text).keys()
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return False  # whoever reads it says why
+    except (ValueError, RecursionError):
+        return False  # reading it will tell what is wrong
     return "event_id" not in keys and ("id" in keys or "seq" in keys)

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import attrs
 from cyclopts import Parameter, Token
+from cyclopts.validators import Number as InRange
 
 from trio_eventlog import EventQuery, EventStore
 from trio_eventlog.cli._terminal import CommandError
@@ -18,7 +19,7 @@ from trio_eventlog.stores import open_readers, open_store, without_secrets
 T = TypeVar("T")
 
 USAGE_STATUS: Final = 2
-"""Exit status for a command line that was not understood."""
+"""Exit status for an invalid command line."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -31,8 +32,8 @@ StoreUrl: TypeAlias = Annotated[
         name="--store",
         metavar="URL",
         help=(
-            "Which log: `sqlite:PATH`, `postgresql://HOST/DATABASE` or `nats://HOST/STREAM`; with `?log=NAME`"
-            " another one than `default`."
+            "URL of the log: `sqlite:PATH`, `postgresql://HOST/DATABASE` or `nats://HOST/STREAM`; add"
+            " `?log=NAME` for a log other than `default`."
         ),
     ),
 ]
@@ -41,7 +42,7 @@ StoreUrl: TypeAlias = Annotated[
 def opened_store(
     url: str, option: str = "--store", *, read_only: bool = False
 ) -> AbstractAsyncContextManager[EventStore]:
-    """Open the store of an option, for the length of an ``async with`` block.
+    """Open the store that an option names, for the length of an ``async with`` block.
 
     Raises:
       CommandError: the URL is malformed.
@@ -55,71 +56,61 @@ async def opened_readers(url: str) -> AsyncIterator[Mapping[str, EventStore]]:
     """Open all logs of the file, database or stream of ``--store`` for reading.
 
     Raises:
-      CommandError: the URL is malformed, or names one log; or there is none.
-      StoreError: they cannot be opened.
+      CommandError: the URL is malformed or names one log, or there is no log.
+      StoreError: the logs cannot be opened.
     """
     async with _opened(open_readers(url), "--store with --all-logs") as readers:
         if not readers:
-            msg = f"there is no log in {without_secrets(url)}"
-            raise CommandError(msg)
+            raise CommandError(f"there is no log in {without_secrets(url)}")
         yield readers
 
 
-@runtime_checkable
-class WithNeighbours(Protocol):
-    """A store that knows the names of all logs in its file, database or stream."""
-
-    async def log_names(self) -> list[str]: ...
-
-
 @asynccontextmanager
-async def _opened(what: AbstractAsyncContextManager[T], option: str) -> AsyncIterator[T]:
+async def _opened(store: AbstractAsyncContextManager[T], option: str) -> AsyncIterator[T]:
     async with AsyncExitStack() as stack:
         try:
-            opened = await stack.enter_async_context(what)
+            opened = await stack.enter_async_context(store)
         except ValueError as exc:
-            # Only from opening: a ValueError of the body is a bug, not a URL.
-            msg = f"{option}: {exc}"
-            raise CommandError(msg, USAGE_STATUS) from exc
+            # Only from opening: a ValueError in the block is a bug, not a malformed URL.
+            raise CommandError(f"{option}: {exc}", USAGE_STATUS) from exc
         yield opened
 
 
-# --- filters --------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def _time(_type: Any, tokens: Sequence[Token]) -> int:
-    """Milliseconds since 1970, from themselves or from an ISO 8601 time."""
+    """Milliseconds since 1970, from a number of them or an ISO 8601 time."""
     text = tokens[0].value.strip()
     if text.isascii() and text.isdecimal():
         if len(text) == _DIGITS_OF_A_DATE and _is_date(text):
-            msg = f"{text} may be a date or milliseconds; write {text[:4]}-{text[4:6]}-{text[6:]} or 0{text}"
-            raise ValueError(msg)
-        # An option that says so, or a 0 in front, means milliseconds.
+            raise ValueError(
+                f"{text} could be a date or milliseconds; write {text[:4]}-{text[4:6]}-{text[6:]} or 0{text}"
+            )
+        # An option that says so, or a leading 0, means milliseconds.
         if text[0] != "0" and not (tokens[0].keyword or "").endswith("-ms"):
             _refuse_other_units(text)
         return int(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        msg = (
-            f"{text!a} is no time; write milliseconds since 1970-01-01 UTC, or ISO 8601 such as"
+        raise ValueError(
+            f"{text!a} is not a time; write milliseconds since 1970-01-01 UTC, or ISO 8601 such as"
             " 2026-07-14T09:30:00Z, 2026-07-14T11:30+02:00 or 2026-07-14"
-        )
-        raise ValueError(msg) from None
+        ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     if moment < _EPOCH:
-        msg = f"{text} is before 1970, and so before every event"
-        raise ValueError(msg)
+        raise ValueError(f"{text} is before 1970, and so before every event")
     # Rounded up: events have whole milliseconds, and both bounds mean "from here on".
     return -((_EPOCH - moment) // timedelta(milliseconds=1))
 
 
 _OTHER_UNITS: Final = (("seconds", 10**3, 1), ("microseconds", 1, 10**3), ("nanoseconds", 1, 10**6))
-"""To milliseconds: times this, divided by that."""
+"""The factor and the divisor that give milliseconds."""
 
 _PLAUSIBLE: Final = range(10**11, 4 * 10**12)
-"""Milliseconds from 1973 to 2096: in another unit, a time of these years lies far outside of them."""
+"""Milliseconds from 1973 to 2096: in another unit, a time of these years lies far outside this range."""
 
 
 def _refuse_other_units(text: str) -> None:
@@ -127,11 +118,10 @@ def _refuse_other_units(text: str) -> None:
     for unit, factor, divisor in _OTHER_UNITS:
         milliseconds = number * factor // divisor
         if number not in _PLAUSIBLE and milliseconds in _PLAUSIBLE:
-            msg = (
-                f"{text} may be {unit}, but is taken as milliseconds since 1970; write {milliseconds}, or"
-                f" 0{text} if it is meant"
+            raise ValueError(
+                f"{text} looks like {unit}, not milliseconds since 1970; write {milliseconds}, or 0{text} if"
+                " you mean milliseconds"
             )
-            raise ValueError(msg)
 
 
 _DIGITS_OF_A_DATE: Final = 8
@@ -146,11 +136,10 @@ def _is_date(text: str) -> bool:
 
 
 def _number(_type: Any, tokens: Sequence[Token]) -> int:
-    # The usual conversion also takes 1.5 and 0x10.
+    # The conversion of cyclopts would also accept 1.5 and 0x10.
     text = tokens[0].value.strip()
     if not (text.isascii() and text.isdecimal()):
-        msg = f"{text!a} is no number of 0 or more"
-        raise ValueError(msg)
+        raise ValueError(f"{text!a} is not an integer of 0 or more")
     return int(text)
 
 
@@ -158,59 +147,68 @@ _AGE: Final = re.compile(r"(\d{1,9})([smhdw])")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
-def age(_type: Any, tokens: Sequence[Token]) -> int:
+def _age(_type: Any, tokens: Sequence[Token]) -> int:
     """Milliseconds, from a number and a unit."""
     found = _AGE.fullmatch(tokens[0].value.strip())
     if found is None:
-        msg = f"{tokens[0].value!a} is no age; write a number and s, m, h, d or w, such as 90m, 12h or 30d"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{tokens[0].value!a} is not an age; write a number and s, m, h, d or w, such as 90m, 12h or 30d"
+        )
     return int(found[1]) * _UNITS[found[2]] * 1000
 
 
 Time: TypeAlias = Annotated[int | None, Parameter(converter=_time, metavar="TIME")]
+Age: TypeAlias = Annotated[int | None, Parameter(converter=_age, metavar="AGE")]
 Number: TypeAlias = Annotated[int | None, Parameter(converter=_number, metavar="N")]
+Count: TypeAlias = Annotated[int, Parameter(metavar="N", validator=InRange(gte=0))]
+Flag: TypeAlias = Annotated[bool, Parameter(negative=(), show_default=False)]
+AsJson: TypeAlias = Annotated[Flag, Parameter(name="--json")]
+Texts: TypeAlias = Annotated[
+    tuple[str, ...], Parameter(metavar="TEXT", negative=(), show_default=False, consume_multiple=False)
+]
 _Text: TypeAlias = Annotated[str | None, Parameter(metavar="TEXT")]
+
+
+# --- filters --------------------------------------------------------------------------------------
 
 
 @Parameter(name="*")
 @attrs.frozen(kw_only=True)
 class Filters:
-    """The fields of :class:`EventQuery` as options; those given must all hold."""
+    """The fields of :class:`EventQuery` as options. An event must match all that are given."""
 
     since: Annotated[Time, Parameter(name=("--since", "--since-ms"))] = None
-    """Events of this time or later: milliseconds since 1970, or ISO 8601 (UTC unless it has an offset)."""
+    """Only events at or after this time: milliseconds since 1970, or ISO 8601 (by default in UTC)."""
 
     until: Annotated[Time, Parameter(name=("--until", "--until-ms"))] = None
-    """Events before this time."""
+    """Only events before this time."""
 
     member_id: _Text = None
-    """Events of this agent."""
+    """Only events of this agent."""
 
     identity: _Text = None
-    """Events whose payload has this `identity`."""
+    """Only events whose payload has this `identity`."""
 
     mob_id: _Text = None
-    """Events whose payload has this `mob_id`."""
+    """Only events whose payload has this `mob_id`."""
 
     run_id: _Text = None
-    """Events whose payload has this `run_id`."""
+    """Only events whose payload has this `run_id`."""
 
     step_id: _Text = None
-    """Events whose payload has this `step_id`."""
+    """Only events whose payload has this `step_id`."""
 
-    event_type: Annotated[
-        tuple[str, ...], Parameter(metavar="TEXT", negative=(), show_default=False, consume_multiple=False)
-    ] = ()
-    """Events of this type; give it several times for any of several types."""
+    event_type: Texts = ()
+    """Only events of this type; repeat the option for several types."""
 
     after_seq: Annotated[Number, Parameter(name=("--after-seq", "--after"))] = None
-    """Events with a higher seq: the cursor for reading on."""
+    """Only events with a higher seq: the cursor to continue from."""
 
     limit: Number = None
-    """At most so many events, those with the lowest seqs."""
+    """At most this many events, those with the lowest seqs."""
 
     def query(self) -> EventQuery:
-        """The same as a query.
+        """The query that the options describe.
 
         Raises:
           CommandError: a value is out of range.

@@ -1,6 +1,6 @@
-"""What the process was given, put in order before anything else: its standard streams and its signals.
+"""Standard streams that are closed, and signals that end a process.
 
-The standard library only: the extra may be missing.
+Uses the standard library only, since the extra may be missing.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ from typing import Final
 _ENDING: Final = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
 )  # Windows has no SIGHUP
-"""Signals that ask a process to end, beside SIGINT."""
+"""Signals other than SIGINT that ask a process to end."""
 
-_CLOSED: Final = ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))
-"""What stands for standard streams that are closed. Reading the first or writing the second fails."""
+_PLACEHOLDERS: Final = ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))
+"""How ``/dev/null`` is opened in place of closed streams, so that reading 0 or writing to 1 fails."""
 
 
 def open_standard_streams() -> None:
-    """Give standard streams that are closed their numbers back.
+    """Reserve the file descriptors of standard streams that are closed.
 
-    The next file would get the number, and then what is meant for the stream; and Python has None for them.
+    Otherwise the next file that is opened would get the number, and with it what is meant for the stream.
+    Python also has None instead of such a stream.
     """
-    for number, flags in _CLOSED:
+    for number, flags in _PLACEHOLDERS:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free: those below are taken by now.
+            # Gets the lowest free number, which is this one: those below are taken.
             os.set_inheritable(os.open(os.devnull, flags), True)
-    # Never closed: whoever has one in hand when the program ends may still use it.
+    # Never closed, since they may still be used while the interpreter exits.
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as above
     if sys.stdout is None:
@@ -43,46 +44,47 @@ def open_standard_streams() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - as above
 
 
-class Ending:
-    """Which signal has asked the process to end."""
+class EndingSignal:
+    """The signal that asked the process to end."""
 
     def __init__(self) -> None:
         self._number: int = signal.SIGINT
 
     @property
     def status(self) -> int:
-        """Exit status after a KeyboardInterrupt, as shells count them."""
+        """Exit status after a KeyboardInterrupt, by the convention of shells."""
         return 128 + self._number
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._number = number
-        # Trio's, while it runs: it knows where the exception may be raised.
+        # While Trio runs, this is its handler, which knows where the exception may be raised.
         handler = signal.getsignal(signal.SIGINT)
         if callable(handler):
             handler(signal.SIGINT, frame)
 
 
 @contextmanager
-def ending_alike() -> Iterator[Ending]:
-    """For the length of the block, let every signal that ends a process do what Ctrl-C does.
+def ending_like_ctrl_c() -> Iterator[EndingSignal]:
+    """Let every signal that ends a process do what Ctrl-C does, for the length of the block.
 
-    By itself it would end the process in the midst of anything; and not at all if that is number 1 of a
-    container. What is ignored, as by ``nohup``, stays ignored.
+    By default such a signal ends the process at any point, or has no effect on process 1 of a container.
+    Signals that are ignored, as under ``nohup``, stay ignored.
     """
-    ending = Ending()
+    ending = EndingSignal()
     if threading.current_thread() is not threading.main_thread():
         yield ending
         return
-    before: dict[int, object] = {}
+    replaced: list[int] = []
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and hasattr(signal, "pthread_sigmask"):
-        # As a job in the background of a script: it still needs what stands behind Ctrl-C.
+        # Shells start background jobs like this. Python's handler is still needed for the other signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in _ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
-            before[number] = signal.signal(number, ending._interrupt)
+            signal.signal(number, ending._interrupt)
+            replaced.append(number)
     try:
         yield ending
     finally:
-        for number in before:
+        for number in replaced:
             signal.signal(number, signal.SIG_DFL)

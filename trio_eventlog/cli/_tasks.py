@@ -1,26 +1,33 @@
-"""``trio-eventlog tasks``: the tasks of a recorded run, as a tree."""
+"""``trio-eventlog tasks``: the tasks of a recorded run as a tree."""
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import attrs
+from cyclopts import Parameter
 from rich.text import Text
 
-from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent
+from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent
+from trio_eventlog.abc import EventStore
+from trio_eventlog.cli._options import AsJson, StoreUrl, opened_store
 from trio_eventlog.cli._terminal import (
     CommandError,
     counted,
-    output_console,
+    json_line,
+    layout_width,
     rendered,
     time_text,
     visible,
-    visible_json,
     write,
 )
 from trio_eventlog.reading import iter_events
 from trio_eventlog.recorder import MODULE
+
+EXAMPLES: Final = """
+trio-eventlog tasks --store sqlite:events.db
+trio-eventlog tasks --store sqlite:events.db --run-id trio-2f6a --json | jq .name
+"""
 
 _TYPES: Final = (
     "recording_started",
@@ -30,6 +37,25 @@ _TYPES: Final = (
     "tasks_suppressed",
     "recording_stopped",
 )
+
+
+async def tasks(
+    *,
+    store: StoreUrl,
+    run_id: Annotated[str | None, Parameter(metavar="TEXT", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Print the tasks of a recorded run as a tree, with how long each of them lived.
+
+    Runs are recorded by `trio_eventlog.recorder.record_tasks`.
+
+    Args:
+      store: The log.
+      run_id: The run; by default the one that started last.
+      as_json: Print one JSON object per task.
+    """
+    async with opened_store(store, read_only=True) as opened:
+        return await print_tasks(opened, run_id, as_json=as_json)
 
 
 @attrs.define
@@ -56,7 +82,7 @@ class _Recording:
     is_stopped: bool = False
 
     def add(self, event: PersistedEvent) -> None:
-        """Learn from the next event."""
+        """Take in the next event."""
         payload: dict[str, Any] = event.event.payload
         match event.event.event_type:
             case "recording_started":
@@ -82,15 +108,12 @@ class _Recording:
 
 
 async def print_tasks(store: EventStore, run_id: str | None, *, as_json: bool) -> int:
-    """Print the tasks of a recorded run.
+    """Print the tasks of a recorded run; return the exit status.
 
     Args:
-      store: where it is recorded.
-      run_id: which run; None for the one that began last.
+      store: the log that the run is recorded in.
+      run_id: which run; None for the one that started last.
       as_json: print one JSON object per task.
-
-    Returns:
-      The exit status.
 
     Raises:
       StoreError: the store failed.
@@ -107,18 +130,16 @@ async def print_tasks(store: EventStore, run_id: str | None, *, as_json: bool) -
         try:
             recording.add(event)
         except (KeyError, TypeError, ValueError) as exc:
-            msg = f"event {event.seq} is no record of a task recorder: {type(exc).__name__}: {exc}"
-            raise CommandError(msg) from exc
+            raise CommandError(
+                f"event {event.seq} was not written by a task recorder: {type(exc).__name__}: {exc}"
+            ) from exc
     if not found:
-        msg = f"no run {run_id!r} is recorded here"
-        raise CommandError(msg)
-    console = output_console()
+        raise CommandError(f"no run {run_id!r} is recorded in this log")
     if as_json:
         for task in recording.tasks.values():
-            text = json.dumps({"run_id": run_id, **attrs.asdict(task)}, ensure_ascii=False)
-            await write((visible_json(text) if console.is_terminal else text) + "\n")
+            await write(json_line({"run_id": run_id, **attrs.asdict(task)}))
     else:
-        await write(rendered(console, *_tree(recording, console.width), soft_wrap=True))
+        await write(rendered(*_tree(recording, layout_width()), soft_wrap=True))
     return 0
 
 
@@ -134,8 +155,7 @@ async def _last_run(store: EventStore) -> str:
             last = event
     run_id = None if last is None else last.event.payload.get("run_id")
     if not isinstance(run_id, str):
-        msg = "no run is recorded here; trio_eventlog.recorder.record_tasks records one"
-        raise CommandError(msg)
+        raise CommandError("no run is recorded in this log; trio_eventlog.recorder.record_tasks records one")
     return run_id
 
 
@@ -147,30 +167,30 @@ def _tree(recording: _Recording, width: int) -> list[Text]:
     if recording.suppressed:
         title.append(f"  {counted(recording.suppressed, 'record')} suppressed", style="yellow")
     if not recording.is_stopped:
-        title.append("  the end is not recorded", style="yellow")
+        title.append("  its end was not recorded", style="yellow")
     children: dict[int | None, list[_Task]] = {}
     for task in recording.tasks.values():
         children.setdefault(task.parent, []).append(task)
-    # Half of the width is for names, however deep they are.
+    # Leave half of the width for the names, however deeply tasks are nested.
     most_guides = width // 2 // len(_BLANK)
     lines = [title]
-    # Not by recursion, which would end at some depth. The next one last.
+    # Without recursion, whose depth is limited. A stack: the next task is the last one.
     waiting = [(task, 0, "") for task in reversed(children.pop(None, []))]
     while waiting:
         task, depth, guides = waiting.pop()
-        # Those above it are printed before those beside it.
+        # The siblings of a task are on the stack below its descendants.
         is_last = not waiting or waiting[-1][1] < depth
         hidden = depth - len(guides) // len(_BLANK)
         line = Text(f"+{hidden} {guides}" if hidden else guides, style="dim")
         line.append(_LAST if is_last else _BRANCH, style="dim")
         lines.append(line.append(_line(task, is_over=recording.is_stopped)))
-        guides = (guides + (_BLANK if is_last else _BESIDE))[-most_guides * len(_BLANK) :]
-        # Taken out, so that it ends also with tasks that claim to be their own parents.
+        guides = (guides + (_BLANK if is_last else _SIBLING))[-most_guides * len(_BLANK) :]
+        # pop(), so that the loop ends even if tasks claim to be their own parents.
         waiting += [(child, depth + 1, guides) for child in reversed(children.pop(task.number, []))]
     return lines
 
 
-_BRANCH, _LAST, _BESIDE, _BLANK = "├── ", "└── ", "│   ", "    "
+_BRANCH, _LAST, _SIBLING, _BLANK = "├── ", "└── ", "│   ", "    "
 
 
 def _line(task: _Task, *, is_over: bool) -> Text:

@@ -1,20 +1,21 @@
-"""Writing to standard output and to terminals."""
+"""Text that is safe to print, and the two streams that it is printed to."""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import select
+import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TextIO
 
 import trio
-from rich.console import Console, ConsoleDimensions
-from rich.table import Table
+from rich.console import Console, ConsoleDimensions, RenderableType
 from rich.text import Text
 
 PROGRAM: Final = "trio-eventlog"
@@ -23,10 +24,10 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class CommandError(Exception):
-    """A command cannot go on; the message is for its user, on one line.
+    """A command cannot continue; the message is one line for the user.
 
     Attributes:
-      status: what the program exits with.
+      status: the exit status of the program.
     """
 
     def __init__(self, message: str, status: int = 1) -> None:
@@ -35,10 +36,10 @@ class CommandError(Exception):
 
 
 class OutputError(CommandError):
-    """Standard output cannot be written to, because the disk is full for example.
+    """Standard output cannot be written to, for example because the disk is full.
 
     Attributes:
-      is_closed: whether it was closed when the program began.
+      is_closed: whether it was already closed when the program started.
     """
 
     def __init__(self, error: OSError) -> None:
@@ -49,17 +50,17 @@ class OutputError(CommandError):
 
 
 class ReaderGone(Exception):
-    """Whoever read our standard output has closed it, as ``head`` does when it has seen enough."""
+    """The program that read our standard output has closed it, as ``head`` does once it has seen enough."""
 
 
-# --- text that came from elsewhere ----------------------------------------------------------------
+# --- text from outside ----------------------------------------------------------------------------
 
 
 def visible(text: str) -> str:
-    """``text`` with every character escaped that a terminal could take for a command.
+    """``text`` with every character escaped that a terminal could interpret as a command.
 
-    Control characters, and also invisible ones that reorder text. Without this, an event could move the
-    cursor, change the title of the window or hide a part of itself.
+    These are control characters and invisible characters that reorder text. Without this, an event could
+    move the cursor, change the title of the window, or hide part of itself.
     """
     if text.isprintable():
         return text
@@ -67,7 +68,7 @@ def visible(text: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    """JSON ``text`` of the same value that a terminal shows as it is."""
+    """JSON ``text`` with the same value, safe to print on a terminal."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _json_escaped(char) for char in text)
@@ -78,12 +79,19 @@ def _escaped(char: str) -> str:
 
 
 def _json_escaped(char: str) -> str:
-    # json leaves DEL as it is.
+    # json does not escape DEL.
     return f"\\u{ord(char):04x}" if char.isascii() else json.dumps(char)[1:-1]
 
 
+def json_line(value: object) -> bytes:
+    """``value`` as one line of JSON for standard output."""
+    text = json.dumps(value, ensure_ascii=False)
+    # UTF-8 can carry everything but a lone surrogate, which the path of a file may contain.
+    return (visible_json(text) if is_terminal(sys.stdout) else text).encode(errors="backslashreplace") + b"\n"
+
+
 def time_text(timestamp_ms: int) -> str:
-    """A timestamp in ISO 8601, UTC; in milliseconds, if it is beyond the year 9999."""
+    """A timestamp in ISO 8601, UTC; in milliseconds if it lies beyond the year 9999."""
     try:
         moment = _EPOCH + timedelta(milliseconds=timestamp_ms)
     except OverflowError:
@@ -91,93 +99,64 @@ def time_text(timestamp_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
+def counted(count: int, singular: str) -> str:
     """``1 event``, ``2,000 events``."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+    return f"{count:,} {singular if count == 1 else singular + 's'}"
 
 
 # --- consoles -------------------------------------------------------------------------------------
 
+_DEFAULT_SIZE: Final = os.terminal_size((80, 25))
+_MIN_WIDTH: Final = 20
+_MAX_WIDTH: Final = 1000
+_MIN_HEIGHT: Final = 3
 
-_NARROWEST: Final = 20
-_WIDEST: Final = 1000
-_USUAL: Final = ConsoleDimensions(80, 25)
-_FLATTEST: Final = 3
+_FILE_WIDTH: Final = 200
+"""Columns of a table in a file or a pipe, where nothing should be cut off at 80."""
 
 
-class _Console(Console):
-    """A console of a size that somebody can read.
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether ``stream`` is a terminal.
 
-    A terminal or an environment may say 0 for "not known"; and what is laid out in one column, or in a
-    billion, takes all memory.
+    Rich would also accept variables such as ``FORCE_COLOR``; but what goes into a pipe must not depend on
+    them.
     """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(_environ=_environment(), **options)
-
-    @property
-    def size(self) -> ConsoleDimensions:
-        """Columns and lines."""
-        width, height = super().size
-        return ConsoleDimensions(
-            min(width, _WIDEST) if width >= _NARROWEST else _USUAL.width,
-            height if height >= _FLATTEST else _USUAL.height,
-        )
-
-    @size.setter
-    def size(self, new_size: tuple[int, int]) -> None:
-        self._width, self._height = new_size
+    return stream is not None and stream.isatty()
 
 
-def _environment() -> Mapping[str, str]:
-    environment = dict(os.environ)
-    for name in ("COLUMNS", "LINES"):
-        value = environment.get(name, "")
-        # The console would take 0 for a width, and break at other digits than these.
-        if not (value.isascii() and value.isdecimal() and int(value[:9]) > 0 and len(value) <= 9):  # noqa: PLR2004 - digits
-            environment.pop(name, None)
-    return environment
+def terminal_size(stream: TextIO) -> ConsoleDimensions:
+    """A size that text can be laid out in.
 
-
-class HelpConsole(_Console):
-    """Where help goes. Says it our way if nobody reads it, or if it cannot be written."""
-
-    def on_broken_pipe(self) -> None:
-        """Instead of ending the program with status 1."""
-        raise ReaderGone
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """As the console does.
-
-        Raises:
-          ReaderGone, OutputError: standard output cannot be written to.
-        """
-        with writing():
-            super().print(*objects, **options)
-
-
-def error_console() -> Console:
-    """Where progress and complaints go. That it cannot be written to changes nothing."""
-    return _Console(
-        file=_StandardError(),
-        force_terminal=is_terminal(sys.stderr),
-        highlight=False,
-        markup=False,
-        emoji=False,
-        soft_wrap=True,
+    A terminal or the environment may say 0 for "unknown"; and a layout of one column, or of a billion, would
+    take all memory.
+    """
+    try:
+        fallback = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        fallback = _DEFAULT_SIZE
+    width, height = shutil.get_terminal_size(fallback)
+    return ConsoleDimensions(
+        min(width, _MAX_WIDTH) if width >= _MIN_WIDTH else _DEFAULT_SIZE.columns,
+        height if height >= _MIN_HEIGHT else _DEFAULT_SIZE.lines,
     )
 
 
+def console_for(stream: TextIO, **options: Any) -> Console:
+    """A console that prints to ``stream``; ``options`` are those of :class:`rich.console.Console`."""
+    width, height = terminal_size(stream)
+    defaults = {"file": stream, "force_terminal": is_terminal(stream), "width": width, "height": height}
+    return Console(**{**defaults, **options}, highlight=False, markup=False, emoji=False)
+
+
+def error_console() -> Console:
+    """A console for progress and messages. It ignores that standard error cannot be written to."""
+    return console_for(sys.stderr, file=_StandardError(), soft_wrap=True)
+
+
 class _StandardError:
-    """Standard error, whether or not somebody is left to read it: after SIGHUP its terminal is gone."""
+    """Standard error, whether or not it can still be written to: after SIGHUP its terminal is gone."""
 
     encoding = property(lambda _: getattr(sys.stderr, "encoding", None))
-
-    def isatty(self) -> bool:
-        return is_terminal(sys.stderr)
-
-    def fileno(self) -> int:
-        return sys.stderr.fileno()
 
     def write(self, text: str) -> int:
         with suppress(OSError):
@@ -189,121 +168,78 @@ class _StandardError:
             sys.stderr.flush()
 
 
-def is_terminal(stream: TextIO | None) -> bool:
-    """Whether somebody looks at ``stream``.
-
-    The console would also take variables such as ``FORCE_COLOR`` for an answer; but what goes into a pipe
-    must not depend on them.
-    """
-    return stream is not None and stream.isatty()
-
-
 def complain(message: str, console: Console | None = None) -> None:
-    """Print one line to standard error, whatever ``message`` holds."""
+    """Print one line to standard error, whatever ``message`` contains."""
     (console or error_console()).print(Text(f"{PROGRAM}: {visible(message)}"), soft_wrap=True)
 
 
-def output_console() -> Console:
-    """What lays out text for standard output; :func:`write` then writes it."""
-    console = _Console(force_terminal=is_terminal(sys.stdout), highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        # Nobody looks at the edge of a file: do not cut what would not fit into 80 columns.
-        console.width = 200
-    return console
+def layout_console(**options: Any) -> Console:
+    """A console whose ``capture()`` gives text for standard output. It writes nothing by itself."""
+    file = io.TextIOWrapper(io.BytesIO(), getattr(sys.stdout, "encoding", None) or "utf-8")
+    return console_for(sys.stdout, file=file, **options)
 
 
-def rendered(console: Console, *things: object, soft_wrap: bool = False) -> str:
-    """What ``console`` would print.
+def layout_width() -> int:
+    """Columns of what is printed to standard output."""
+    return terminal_size(sys.stdout).width if is_terminal(sys.stdout) else _FILE_WIDTH
+
+
+def rendered(*things: RenderableType, soft_wrap: bool = False) -> str:
+    """Text for standard output.
 
     Args:
-      console: which one.
-      things: what.
-      soft_wrap: leave long lines to the terminal.
-
-    Raises:
-      ReaderGone, OutputError: standard output, which it touches all the same, cannot be written to.
+      things: what to lay out.
+      soft_wrap: let the terminal wrap long lines.
     """
-    with writing(), console.capture() as capture:
+    console = layout_console(width=layout_width())
+    with console.capture() as capture:
         for thing in things:
             console.print(thing, soft_wrap=soft_wrap)
     return capture.get()
 
 
-class FactSheet:
-    """Names and what is to be said of each, for :func:`rendered`."""
-
-    def __init__(self) -> None:
-        self.table: Final = Table.grid(padding=(0, 2, 0, 0))
-        self.table.add_column(style="bold", no_wrap=True)
-        self.table.add_column(overflow="fold")
-
-    def add(self, name: str, *lines: str) -> None:
-        """Add a row; without lines there is none of what it names."""
-        self.table.add_row(Text(name), Text("\n".join(visible(line) for line in lines) or "none"))
-
-
-def gap_lines(
-    gaps: int, missing: int, first_gaps: Sequence[tuple[int, int]], why: str = "missing"
-) -> list[str]:
-    """What there is to say of gaps in seq; nothing if there are none."""
-    if not gaps:
-        return []
-    lines = [f"{counted(gaps, 'gap')}, {counted(missing, 'seq')} {why}"]
-    lines += [f"{first}" if first == last else f"{first} to {last}" for first, last in first_gaps]
-    if gaps > len(first_gaps):
-        lines.append(f"and {gaps - len(first_gaps):,} more")
-    return lines
-
-
 # --- standard output ------------------------------------------------------------------------------
 
 
-@contextmanager
-def writing() -> Iterator[None]:
-    """Have an error of standard output leave the block as one of ours.
+async def write(text: str | bytes) -> None:
+    """Write to standard output, however long its reader takes. Always a checkpoint.
+
+    Returns at once when cancelled; part of the text may have been written.
 
     Raises:
       ReaderGone: the reader has closed it.
-      OutputError: it cannot be written to.
+      OutputError: it cannot be written to, for example because the disk is full.
     """
+    # Not through Python's buffers: an abandoned thread in one of them would hold its lock, and the
+    # interpreter could not exit.
+    await trio.to_thread.run_sync(write_now, text, abandon_on_cancel=True)
+
+
+def write_now(text: str | bytes) -> None:
+    """Write to standard output. Blocks.
+
+    Raises:
+      ReaderGone, OutputError: as for :func:`write`.
+    """
+    if isinstance(text, str):
+        text = text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "backslashreplace")
+    rest = memoryview(text)
     try:
-        yield
+        while rest:
+            rest = rest[os.write(1, rest) :]
     except BrokenPipeError:
         raise ReaderGone from None
     except OSError as exc:
         raise OutputError(exc) from exc
 
 
-async def write(text: str | bytes) -> None:
-    """Write to standard output, however long its reader takes. Always a checkpoint.
-
-    Cancelled, it returns at once; a part of the text may be written.
-
-    Raises:
-      ReaderGone: the reader has closed it.
-      OutputError: it cannot be written to, because the disk is full for example.
-    """
-    if isinstance(text, str):
-        text = text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "backslashreplace")
-    # Past Python's buffers: a thread that was left behind in one of them would hold its lock, and the
-    # interpreter could not end.
-    await trio.to_thread.run_sync(_write_all, text, abandon_on_cancel=True)
-
-
-def _write_all(text: bytes) -> None:
-    rest = memoryview(text)
-    with writing():
-        while rest:
-            rest = rest[os.write(1, rest) :]
-
-
 async def write_summary(text: str) -> bool:
-    """Say what was done, on standard output; or on standard error, if that is closed. A checkpoint.
+    """Print what was done to standard output, or to standard error if that is closed. A checkpoint.
 
-    What is done is done, whether or not it can be said.
+    The work is done, whether or not it can be reported.
 
     Returns:
-      False if somebody wanted to read it who now cannot.
+      False if standard output was open and could not be written to.
     """
     try:
         await write(f"{text}\n")
@@ -319,10 +255,10 @@ async def write_summary(text: str) -> bool:
 
 @asynccontextmanager
 async def ending_with_reader() -> AsyncIterator[None]:
-    """Watch standard output for the length of the block, which is left once nobody reads it any more.
+    """Cancel the block once standard output is no longer read.
 
-    For a command that may wait for ever before it has something to write. Owns a nursery: what the block
-    raises comes out in a group.
+    For a command that may wait indefinitely before it has something to write. Owns a nursery: an exception
+    from the block comes out in a group.
 
     Raises:
       ReaderGone: the reader has closed it.
@@ -331,9 +267,9 @@ async def ending_with_reader() -> AsyncIterator[None]:
 
     async def watch() -> None:
         nonlocal is_gone
-        # Left behind at the end: there is nothing that would wake it.
-        if is_gone := await trio.to_thread.run_sync(_wait_until_nobody_reads, abandon_on_cancel=True):
-            nursery.cancel_scope.cancel(reason="nobody reads standard output")
+        # Abandoned at the end, since nothing would wake it.
+        if is_gone := await trio.to_thread.run_sync(_wait_until_reader_gone, abandon_on_cancel=True):
+            nursery.cancel_scope.cancel(reason="standard output is no longer read")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
@@ -343,10 +279,10 @@ async def ending_with_reader() -> AsyncIterator[None]:
         raise ReaderGone
 
 
-def _wait_until_nobody_reads() -> bool:
+def _wait_until_reader_gone() -> bool:
     if not hasattr(select, "poll"):
         return False  # Windows: the next write will tell
     watched = select.poll()
-    # What ends the waiting is reported without being asked for.
+    # The end is reported without being asked for.
     watched.register(1, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 import trio
@@ -146,7 +146,12 @@ class MemoryStore:
         return self._highest
 
     async def prune(
-        self, *, before_ms: int | None = None, keep: int | None = None, dry_run: bool = False
+        self,
+        *,
+        before_ms: int | None = None,
+        keep: int | None = None,
+        dry_run: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
         """Delete old events permanently. ``last_seq`` stays what it was.
 
@@ -156,6 +161,7 @@ class MemoryStore:
           before_ms: delete events before this time, in milliseconds since 1970-01-01 UTC.
           keep: delete all but this many events, those with the highest seqs; 0 or more.
           dry_run: only count them.
+          on_progress: called once they are gone, with their number as both arguments.
 
         Returns:
           How many events were deleted, or would be.
@@ -173,6 +179,8 @@ class MemoryStore:
         if old and not dry_run:
             self._remove(old)
             self._pruned = max(self._pruned, old[-1].seq)
+            if on_progress is not None:
+                on_progress(len(old), len(old))
         return len(old)
 
     async def pruned_seq(self) -> int:

@@ -30,9 +30,10 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.stores import PostgresStore
-from trio_eventlog.stores.postgres import _appender as writer
+from trio_eventlog.stores.postgres import _appender as appender
 from trio_eventlog.stores.postgres import _connection as connection
-from trio_eventlog.stores.postgres import _maintenance as upkeep
+from trio_eventlog.stores.postgres import _maintenance as maintenance
+from trio_eventlog.stores.postgres import _target as target
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ async def locked(server, statement):
 
 
 def backend_of(store):
-    return store._writer._session.backend[0]
+    return store._appender._connection.backend[0]
 
 
 async def until(condition):
@@ -116,7 +117,7 @@ async def test_s11_a_cancelled_query_is_stopped_at_the_server(server, log):
     async with PostgresStore.open(server.url(), log=log, readers=1) as store:
         await store.append_batch([event(1)])
         await seqs(store)
-        (reader,) = store._connections._idle
+        (reader,) = store._pool._idle
         async with locked(server, "lock table trio_eventlog.events in access exclusive mode"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(store.query, EventQuery())
@@ -125,12 +126,12 @@ async def test_s11_a_cancelled_query_is_stopped_at_the_server(server, log):
                 nursery.cancel_scope.cancel()
             assert trio.current_time() - began < 1
         assert await seqs(store) == [1]
-        assert store._connections._idle == [reader]
+        assert store._pool._idle == [reader]
 
 
 async def test_without_a_libpq_that_can_cancel(server, log, monkeypatch):
     """Before version 17 asking a server to stop blocks, and so it has a thread."""
-    monkeypatch.setattr(connection, "_LIBPQ_CAN_CANCEL", 10**9)
+    monkeypatch.setattr(connection.psycopg.capabilities, "has_cancel_safe", lambda: False)
     await test_s11_a_cancelled_append_is_stopped_at_the_server(server, log)
 
 
@@ -140,7 +141,7 @@ async def test_leaving_while_a_query_runs(server, log):
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         async with PostgresStore.open(server.url(), log=log, readers=1) as store:
             await seqs(store)
-            (reader,) = store._connections._idle
+            (reader,) = store._pool._idle
             await stack.enter_async_context(locked(server, "lock table trio_eventlog.events"))
             nursery.start_soon(note_errors, errors, store.query, EventQuery())  # noqa: ASYNC111 - the store closes first: that is the point
             await until(lambda: is_waiting(server, reader.backend[0]))
@@ -150,7 +151,7 @@ async def test_leaving_while_a_query_runs(server, log):
 
 async def test_leaving_while_an_append_does_not_end(server, log, monkeypatch, caplog):
     """It gives up after a bound; the lock goes when the server sees that nobody waits any more."""
-    monkeypatch.setattr(writer, "_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(appender, "_CLOSE_TIMEOUT", 0.3)
     errors = []
     async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
         async with PostgresStore.open(server.url(), log=log) as store:
@@ -159,7 +160,7 @@ async def test_leaving_while_an_append_does_not_end(server, log, monkeypatch, ca
             await until(lambda: is_waiting(server, backend_of(store)))
             began = trio.current_time()
         assert 0.3 <= trio.current_time() - began < 1.3
-        pid = store._writer._lost[0][0] if store._writer._lost else backend_of(store)
+        pid = store._appender._lost[0][0] if store._appender._lost else backend_of(store)
         # While the row is locked yet: the server looks after its client once a second.
         await until(lambda: is_gone(server, pid))
         assert trio.current_time() - began < 4
@@ -283,7 +284,7 @@ async def test_a_connection_that_is_closed_while_the_network_takes_nothing(full)
 
     async def wait():
         with pytest.raises(trio.ClosedResourceError):
-            await connection._wait_either(full.fileno())
+            await connection.wait_either(full.fileno())
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
@@ -301,14 +302,14 @@ def test_ctrl_c_while_the_network_takes_nothing(full):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(interrupt)
             with pytest.raises(KeyboardInterrupt):
-                await connection._wait_either(full.fileno())
+                await connection.wait_either(full.fileno())
 
     trio.run(main)
 
 
 async def test_leaving_while_the_network_hangs(server, log, monkeypatch, caplog):
     """It gives up after a bound, and says so; the lock is free once the server knows."""
-    monkeypatch.setattr(writer, "_CLOSE_SECONDS", 0.3)
+    monkeypatch.setattr(appender, "_CLOSE_TIMEOUT", 0.3)
     async with open_proxy(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
@@ -394,7 +395,7 @@ async def test_s13_another_appender_got_in_between(server, log):
         # Reading needs no lock.
         assert await seqs(first) == [1, 2, 4]
         # However often it is told, there is but one session that closing has to look for.
-        assert len(first._writer._lost) == 1
+        assert len(first._appender._lost) == 1
 
 
 async def test_s13_an_appender_that_is_out_does_not_touch_the_lock(server, log, monkeypatch):
@@ -407,13 +408,13 @@ async def test_s13_an_appender_that_is_out_does_not_touch_the_lock(server, log, 
         async def lock(*_):
             pytest.fail("it was asked for")  # pragma: no cover
 
-        monkeypatch.setattr(writer.Writer, "_lock", lock)
+        monkeypatch.setattr(appender.Appender, "_lock", lock)
         with pytest.raises(LogBusy):
             await first.append_batch([event(1)])
 
 
 async def test_s13_another_appender_came_and_went_while_the_lock_was_taken_back(server, log, monkeypatch):
-    end_lost = writer.Writer._end_lost
+    end_lost = appender.Appender._end_lost
 
     async def end_lost_and_let_another_in(self, session):
         await end_lost(self, session)
@@ -423,7 +424,7 @@ async def test_s13_another_appender_came_and_went_while_the_lock_was_taken_back(
 
     async with PostgresStore.open(server.url(), log=log) as first:
         await sql(server, "select pg_terminate_backend(%s, 5000)", backend_of(first))
-        monkeypatch.setattr(writer.Writer, "_end_lost", end_lost_and_let_another_in)
+        monkeypatch.setattr(appender.Appender, "_end_lost", end_lost_and_let_another_in)
         with pytest.raises(LogBusy):
             await first.last_seq()
 
@@ -431,9 +432,9 @@ async def test_s13_another_appender_came_and_went_while_the_lock_was_taken_back(
 async def test_s15_leaving_ends_a_session_that_the_server_still_believes_in(server, log):
     async with PostgresStore.open(server.url(), log=log) as store:
         await store.append_batch([event(1)])
-        believed = store._writer._session
-        store._writer._session = None
-        store._writer._lost.append(believed.backend)
+        believed = store._appender._connection
+        store._appender._connection = None
+        store._appender._lost.append(believed.backend)
     async with PostgresStore.open(server.url(), log=log) as store:
         assert await seqs(store) == [1]
     believed.drop()
@@ -448,7 +449,7 @@ async def test_s11_a_cancelled_transaction_is_not_in_the_way_of_the_next_query(s
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
 
-            patch.setattr(upkeep, "_frequencies", cancelled)
+            patch.setattr(maintenance, "_ranking", cancelled)
             await store.describe()
         assert scope.cancelled_caught
         # What that transaction saw is over.
@@ -468,7 +469,7 @@ async def test_s13_an_epoch_that_has_changed_lets_nothing_through(server, log):
 
 async def test_s13_an_old_session_that_does_not_end(server, log, monkeypatch):
     """The appender is shut out of its own log for as long as that takes, and no longer."""
-    monkeypatch.setattr(writer, "_END_MILLISECONDS", 100)
+    monkeypatch.setattr(appender, "_END_TIMEOUT", 100)
     async with open_proxy(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
@@ -516,20 +517,20 @@ INTERRUPTED = """
     import os, signal, sys
     import trio
     from trio_eventlog.stores import PostgresStore
-    from trio_eventlog.stores.postgres._connection import Session
+    from trio_eventlog.stores.postgres._connection import TrioConnection
 
     url, log, nth = sys.argv[1], sys.argv[2], int(sys.argv[3])
     calls = 0
-    exchange = Session._exchange
+    execute = TrioConnection._execute
 
-    async def exchange_and_interrupt(self, send):
+    async def execute_and_interrupt(self, *args, **options):
         global calls
         calls += 1
         if calls == nth:
             os.kill(os.getpid(), signal.SIGINT)
-        return await exchange(self, send)
+        return await execute(self, *args, **options)
 
-    Session._exchange = exchange_and_interrupt
+    TrioConnection._execute = execute_and_interrupt
 
     async def main():
         async with PostgresStore.open(url, log=log):
@@ -567,12 +568,12 @@ def test_s15_ctrl_c_just_as_an_append_begins(server, log):
 
     async def main():
         async with PostgresStore.open(server.url(), log=log) as store:
-            turn = store._writer._turn
-            store._writer._turn = InterruptedTurn(turn)
+            turn = store._appender._turn
+            store._appender._turn = InterruptedTurn(turn)
             try:
                 await store.append_batch([event(1)])
             finally:
-                store._writer._turn = turn
+                store._appender._turn = turn
 
     async def again():
         async with PostgresStore.open(server.url(), log=log) as store:
@@ -662,7 +663,7 @@ async def test_a_database_that_is_dropped(server, log):
 
 
 async def test_a_server_that_is_too_old(server, log, monkeypatch):
-    monkeypatch.setattr(connection, "OLDEST_SERVER", 990_000)
+    monkeypatch.setattr(target, "MIN_SERVER_VERSION", 990_000)
     with pytest.raises(StoreUnusable, match=r"PostgreSQL \d\d is too old, it must be 99 or newer"):
         async with PostgresStore.open(server.url(), log=log):
             pytest.fail("opened")  # pragma: no cover

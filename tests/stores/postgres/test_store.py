@@ -36,6 +36,7 @@ from trio_eventlog import (
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _connection as connection
+from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 
@@ -212,7 +213,7 @@ async def test_5000_events_at_once(log):
 
 async def test_a_batch_for_which_one_statement_is_too_small(log, monkeypatch):
     """It goes in several, in one transaction: all of it or nothing."""
-    monkeypatch.setattr(schema, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(rows, "MAX_CHUNK_BYTES", 10_000)
     async with PostgresStore.open(url(), log=log) as store:
         batch = [event(seq, "x" * 1_500) for seq in range(1, 31)]
         assert await store.append_batch(batch) == ()
@@ -231,7 +232,7 @@ async def test_a_batch_for_which_one_statement_is_too_small(log, monkeypatch):
 
 
 async def test_an_event_that_is_too_large(log, monkeypatch):
-    monkeypatch.setattr(schema, "MOST_EVENT_BYTES", 10_000_000)
+    monkeypatch.setattr(rows, "MAX_EVENT_BYTES", 10_000_000)
     async with PostgresStore.open(url(), log=log) as store:
         large, fine = event(1, "x" * 10_000_001), event(2, "x" * 9_000_000)
         with pytest.raises(EventRejected, match="larger than 9 MiB") as refused:
@@ -475,11 +476,11 @@ async def test_tables_of_another_program(place):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"conninfo": 5}, TypeError, "conninfo must be text, got int"),
+        ({"conninfo": 5}, TypeError, "conninfo must be a string, got int"),
         ({"log": ""}, ValueError, "a log name has 1 to 512 bytes, got 0"),
         ({"log": "x" * 513}, ValueError, "a log name has 1 to 512 bytes, got 513"),
         ({"log": "\ud800"}, ValueError, "log name .* has a lone surrogate"),
-        ({"log": None}, TypeError, "log must be text, got NoneType"),
+        ({"log": None}, TypeError, "log must be a string, got NoneType"),
         ({"schema": "x" * 64}, ValueError, "a schema name has 1 to 63 bytes, got 64"),
         ({"schema": "pg_mine"}, ValueError, "no name begins with pg_"),
         ({"schema": "a\0"}, ValueError, "NUL"),
@@ -526,7 +527,7 @@ async def test_the_scheme_may_be_in_capitals(server, log):
 
 
 async def test_bad_arguments_of_readers(server):
-    with pytest.raises(TypeError, match="logs: expected names, got a single text"):
+    with pytest.raises(TypeError, match="logs: expected names, got a single string"):
         async with PostgresStore.open_readers(url(), logs="a"):
             pytest.fail("opened")  # pragma: no cover
     with pytest.raises(ValueError, match="a log name has 1 to 512 bytes, got 0"):
@@ -631,8 +632,10 @@ def test_every_sqlstate_is_sorted():
     }
     assert len(states) > 200
     for state in sorted(states):
-        failure = connection.ServerError(state, "")
-        on_opening, later = (type(failure.as_store_error("x", opening=opening)) for opening in (True, False))
+        error = psycopg.errors.lookup(state)("")
+        on_opening, later = (
+            type(connection.store_error(error, "x", opening=opening)) for opening in (True, False)
+        )
         repairable = state in _WITH_AN_OPERATOR or state[:2] in _WITH_AN_OPERATOR
         passes = not repairable and (state in _PASSES or state[:2] in _PASSES)
         assert later is (StoreError if repairable or passes else StoreUnusable), state

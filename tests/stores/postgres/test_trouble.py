@@ -23,7 +23,7 @@ from trio_eventlog import (
     StoreWentBack,
 )
 from trio_eventlog.stores import PostgresStore
-from trio_eventlog.stores.postgres import _connection as connection
+from trio_eventlog.stores.postgres import _target as target
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,8 @@ async def test_a_session_whose_statements_were_taken_away(server, url, log):
     """As a pooler does, between two transactions."""
     async with PostgresStore.open(url, log=log) as store:
         await store.append_batch([event(1)])
-        await store._writer._session.script(b"deallocate all")
+        # Behind the back of psycopg, which would see it.
+        store._appender._connection.pgconn.exec_(b"deallocate all")
         assert "SQLSTATE 26000" in await passes(store.append_batch, [event(2)])
         await store.append_batch([event(2)])
         assert await seqs(store) == [1, 2]
@@ -184,7 +185,7 @@ async def test_one_of_several_servers_takes_no_writes_any_more(server, url, log)
     async with open_proxy(server.port) as first, open_proxy(server.port) as second:
         async with PostgresStore.open(at(url, server, first.port, second.port), log=log) as store:
             await store.append_batch([event(1)])
-            await store._writer._session.script(b"set default_transaction_read_only = on")
+            await store._appender._connection.run(b"set default_transaction_read_only = on")
             assert "SQLSTATE 25006" in await passes(store.append_batch, [event(2)])
             await eventually(store.append_batch, [event(2)])
             assert first.connections + second.connections > 1
@@ -196,8 +197,8 @@ async def test_one_of_several_servers_takes_no_writes_any_more(server, url, log)
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(connection, "_CONNECT_SECONDS_OF_SEVERAL", 0.5)
-    monkeypatch.setattr(connection, "_CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(target, "_CONNECT_TIMEOUT_OF_SEVERAL", 0.5)
+    monkeypatch.setattr(target, "_CONNECT_TIMEOUT", 0.5)
 
 
 def at(url, server, *ports):
@@ -353,7 +354,7 @@ async def test_a_commit_that_is_told_not_to_wait_for_its_standby_is_no_acknowled
     server, url, log, chunk, monkeypatch
 ):
     """PostgreSQL returns from it with a warning."""
-    monkeypatch.setattr("trio_eventlog.stores.postgres._schema.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("trio_eventlog.stores.postgres._rows.MAX_CHUNK_BYTES", chunk)
     async with PostgresStore.open(url, log=log) as store:
         with away(server):
             seq = await until_it_matters(store, 1)
@@ -464,14 +465,14 @@ async def test_a_log_that_went_back_behind_what_was_found_on_opening(server, url
 
 async def test_a_large_batch_on_a_log_that_went_back(server, url, log, monkeypatch):
     """In several statements: the session is as before, lock included."""
-    monkeypatch.setattr("trio_eventlog.stores.postgres._schema.CHUNK_BYTES", 1)
+    monkeypatch.setattr("trio_eventlog.stores.postgres._rows.MAX_CHUNK_BYTES", 1)
     async with PostgresStore.open(url, log=log) as store:
         await store.append_batch(events(1, 5))
         await restore(server, log, await epoch_of(server, log), 2)
-        backend = store._writer._session.backend
+        backend = store._appender._connection.backend
         with pytest.raises(StoreWentBack):
             await store.append_batch(events(6, 8))
-        assert store._writer._session.backend == backend
+        assert store._appender._connection.backend == backend
         await store.append_batch(events(6, 8))
         assert await seqs(store) == [1, 2, 6, 7, 8]
 

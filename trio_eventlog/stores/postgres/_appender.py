@@ -1,18 +1,18 @@
-"""The one session of a log's appender: its lock, its epoch, and how both survive the session.
+"""The connection of a log's appender: its lock, its epoch, how both survive the connection, and appending.
 
 Two things see to it that a log has one appender.
 
 * An advisory lock of the session. It ends with the session, and with it everything that the session could
-  still write: whoever gets the lock knows that nothing of an earlier appender can land.
-* The epoch of the log, a number that everyone who gets the lock raises. Every append checks it, in its own
-  transaction, and so learns whether somebody else had the log while its session was lost. It is the time, in
-  microseconds: so an epoch that is lower than it was means that the server went back to an older state, and
-  not that somebody else was there.
+  still write: whatever gets the lock knows that nothing of an earlier appender can land.
+* The epoch of the log, a number that each appender raises when it gets the lock. Every append checks it, in
+  its own transaction, and so learns whether another appender had the log while the connection was lost. It is
+  the time, in microseconds: so an epoch that is lower than it was means that the server went back to an older
+  state, and not that there was another appender.
 
-A session may be lost without the server noticing: then the old one has the lock yet. It is ended by its
-number before the new one asks for the lock. Until that has worked the appender is shut out of its own log,
-which is a :class:`StoreError`, and passes; that somebody else has opened the log meanwhile is a
-:class:`LogBusy`, and stays.
+A connection may be lost without the server noticing: then the old session still has the lock. The new session
+ends it before it asks for the lock. Until that has worked the appender is shut out of its own log, which is a
+:class:`StoreError`, and passes; that another appender has opened the log meanwhile is a :class:`LogBusy`, and
+stays.
 """
 
 from __future__ import annotations
@@ -21,41 +21,46 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final, NoReturn, TypeVar
 
 import attrs
+import psycopg
 import trio
 
-from trio_eventlog._model._errors import LogBusy, StoreError, StoreUnusable
-from trio_eventlog.stores.postgres import _schema as schema
-from trio_eventlog.stores.postgres._connection import ServerError, Session, Target, errors_of
-from trio_eventlog.stores.postgres._schema import (
-    FIND_LAYOUT,
-    SCHEMA_VERSION,
-    Names,
-    bytea_array,
-    int4,
-    int8,
-    number,
+from trio_eventlog._model._errors import (
+    LogBusy,
+    SequenceConflict,
+    StoreError,
+    StoreUnusable,
+    StoreWentBack,
 )
+from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog.stores._common._closing import Closing, closed_error
+from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
+from trio_eventlog.stores.postgres import _schema as schema
+from trio_eventlog.stores.postgres._connection import TrioConnection, needs_new_connection, translated_errors
+from trio_eventlog.stores.postgres._rows import ByteaArray, Chunk, Int8Array, encoded_chunks, key_of
+from trio_eventlog.stores.postgres._schema import Names
+from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
-_CLOSE_SECONDS: Final = 10.0
-"""For an append that is still running, and for giving the lock back."""
+_CLOSE_TIMEOUT: Final = 10.0
+"""Seconds for an append that is still running, and for releasing the lock."""
 
-_CLOSE_ATTEMPTS: Final = 3
+_END_TIMEOUT: Final = 2_000
+"""Milliseconds for a lost session of ours to end, once the server was told."""
 
-_END_MILLISECONDS: Final = 2_000
-"""For an old session of ours to end, once the server was told."""
+_LARGE_CHUNK: Final = 1024 * 1024
+"""Bytes of a chunk that is not kept until the next append."""
 
-_LOCK: Final = "select pg_try_advisory_lock($1::bigint)"
-_UNLOCK: Final = "select pg_advisory_unlock($1::bigint)"
+_LOCK: Final = b"select pg_try_advisory_lock($1::bigint)"
+_UNLOCK: Final = b"select pg_advisory_unlock($1::bigint)"
 
-_HOLDER: Final = """
+_HOLDER: Final = b"""
 select locks.pid, coalesce(activity.application_name, ''),
     coalesce(host(activity.client_addr), 'a local socket')
 from pg_locks as locks left join pg_stat_activity as activity on activity.pid = locks.pid
@@ -65,15 +70,13 @@ and locks.classid::bigint = ($1::bigint >> 32) & 4294967295 and locks.objid::big
 """
 
 # The time tells whether the number was given to another process since.
-_END_SESSION: Final = """
+_END_SESSION: Final = b"""
 select pg_terminate_backend(pid, $3::bigint) from pg_stat_activity
-where pid = $1::int and backend_start = $2::timestamptz
+where pid = $1::bigint and (extract(epoch from backend_start) * 1000000)::bigint = $2::bigint
 """
 
-_FIND_LOGS: Final = "select name, log from :s.logs where name = any($1::bytea[])"
-
-# Its number is not of a sequence, which would stay behind where tables are replicated, and not one that a log
-# had before which was removed.
+# The number does not come from a sequence, which would stay behind where tables are replicated, and is not
+# one that a removed log had before.
 _MAKE_LOG: Final = """
 insert into :s.logs (log, name, unique_id)
 values ($1::bigint, $2::bytea, replace(gen_random_uuid()::text, '-', ''))
@@ -88,141 +91,29 @@ where log = $1::bigint returning epoch, unique_id, last_seq
 
 _TAKE_AGAIN: Final = "update :s.logs set epoch = $2::bigint where log = $1::bigint and epoch < $2::bigint"
 
-_IDENTITY: Final = """
-select log, epoch, coalesce(owner, ''), unique_id from :s.layout left join :s.logs on name = $1::bytea
-"""
-
-_DURABILITY: Final = """
+_DURABILITY: Final = b"""
 with setting as (select setting, source from pg_settings where name = 'synchronous_commit')
 select case when setting in ('on', 'remote_apply') or source = 'client' then setting
     else set_config('synchronous_commit', 'on', false) end, current_setting('fsync', true)
 from setting
 """
 
-_DDL_LOCK: Final = "select pg_advisory_xact_lock($1::bigint)"
-
-CLOSED: Final = "{}: the store is closed"
-
-
-# --- the layout -----------------------------------------------------------------------------------
+_HELD: Final = "select id, seq from :s.events where log = $1::bigint and id = any($2::bytea[])"
+_TAKEN: Final = "select seq from :s.events where log = $1::bigint and seq = any($2::bigint[])"
 
 
-async def is_initialised(session: Session, names: Names, label: str) -> bool:
-    """Whether the schema has our layout. False if it has none yet.
-
-    Raises:
-      StoreUnusable: it is somebody else's, or of another version than this library knows.
-      ServerError: the server has reported an error.
-    """
-    version = await _version(session, names, label)
-    if version is not None and version < SCHEMA_VERSION:
-        msg = (
-            f"{label}: schema {names.schema!r} has layout {version}, this trio_eventlog reads"
-            f" {SCHEMA_VERSION}: open a log in it for writing once, which brings it up to date"
-        )
-        raise StoreUnusable(msg)
-    return version is not None
-
-
-async def _version(session: Session, names: Names, label: str) -> int | None:
-    found = await session.execute(FIND_LAYOUT.encode(), [names.schema.encode()])
-    has_layout, has_others = (found.get_value(0, column) == b"\1" for column in (0, 1))
-    if not has_layout:
-        if has_others:
-            msg = (
-                f"{label}: schema {names.schema!r} has tables of another program by the names logs or events;"
-                " choose another one with schema=…"
-            )
-            raise StoreUnusable(msg)
-        return None
-    result = await session.execute(names.sql("select version from :s.layout"))
-    if not result.ntuples:
-        msg = f"{label}: damaged: table layout in schema {names.schema!r} is empty"
-        raise StoreUnusable(msg)
-    version = number(result.get_value(0, 0))
-    if version > SCHEMA_VERSION:
-        msg = (
-            f"{label}: schema {names.schema!r} was written by a newer trio_eventlog (layout {version}, this"
-            f" one knows {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
-        )
-        raise StoreUnusable(msg)
-    return version
-
-
-async def _migrate(session: Session, names: Names, label: str, partitions: int) -> None:
-    """Bring the layout up to date, creating it if need be, while any number of others do the same."""
-    if await _version(session, names, label) == SCHEMA_VERSION:
-        return
-    await session.script(b"begin")
-    # One at a time; it ends with the transaction.
-    await session.execute(_DDL_LOCK.encode(), [int8(names.key("layout"))])
-    version = await _version(session, names, label)
-    if version is None:
-        found = await session.execute(FIND_LAYOUT.encode(), [names.schema.encode()])
-        # Asking for it needs a permission, also if it is there.
-        if found.get_value(0, 2) != b"\1":
-            await session.script(names.create_schema())
-        await session.script(names.sql("create table :s.layout (version integer not null)"))
-        await session.script(names.sql("insert into :s.layout values (0)"))
-        version = 0
-    for following in range(version + 1, SCHEMA_VERSION + 1):
-        await session.script(names.migration(following, partitions))
-    await session.execute(names.sql("update :s.layout set version = $1::integer"), [int4(SCHEMA_VERSION)])
-    await session.script(b"commit")
-
-
-async def find_logs(session: Session, names: Names, logs: Iterable[str]) -> dict[str, int]:
-    """The numbers of those of the logs that are there."""
-    found = await session.execute(names.sql(_FIND_LOGS), [bytea_array([log.encode() for log in logs])])
-    return {
-        (found.get_value(row, 0) or b"").decode(): number(found.get_value(row, 1))
-        for row in range(found.ntuples)
-    }
-
-
-@attrs.frozen
-class Identity:
-    """What the table says of a log."""
-
-    number: int
-    epoch: int
-    owner: str
-    unique_id: str
-
-
-async def identify(session: Session, names: Names, log: str, label: str) -> Identity:
-    """What the table says of a log that was there before.
-
-    Raises:
-      StoreError: the tables are there, and what is in them is not yet.
-      StoreUnusable: the log is not there any more.
-    """
-    what = f"log {log!r} in schema {names.schema!r} of {label}"
-    found = await session.execute(names.sql(_IDENTITY), [log.encode()])
-    if not found.ntuples:
-        msg = f"{what}: table layout is empty, as while tables are restored"
-        raise StoreError(msg)
-    log_number, epoch, owner, unique_id = (found.get_value(0, column) for column in range(4))
-    if unique_id is None:
-        msg = f"{what} is gone from the table logs: open it for writing again to begin anew"
-        raise StoreUnusable(msg)
-    return Identity(number(log_number), number(epoch), (owner or b"").decode(), unique_id.decode())
-
-
-# --- the appender ---------------------------------------------------------------------------------
-
-
-class Writer:
-    """What appends to a log; made by :meth:`open`."""
+class Appender:
+    """What appends to a log, once :meth:`open` has returned."""
 
     def __init__(self, target: Target, names: Names, log: str) -> None:
         self._target = target
         self._names = names
         self._log = log
         self._key = names.key("log", log)
+        self.append_statement: Final = names.sql(schema.APPEND)
         self._turn = trio.Lock()
-        self._session: Session | None = None
-        self._lost: list[tuple[int, bytes]] = []
+        self._connection: TrioConnection | None = None
+        self._lost: list[tuple[int, int | None]] = []
         """Sessions of ours that may still be there, and have the lock."""
         self._closed = False
         self.number: int = 0
@@ -235,257 +126,354 @@ class Writer:
 
     @property
     def _what(self) -> str:
-        return f"log {self._log!r} in schema {self._names.schema!r} of {self._target.label}"
+        return f"log {self._log!r} in {self._names.place(self._target.label)}"
+
+    # --- opening ----------------------------------------------------------------------------------
 
     async def open(self, partitions: int) -> None:
         """Take the log, creating schema and log if need be.
 
         Raises:
-          LogBusy: somebody else has it.
+          LogBusy: another appender has it.
           StoreError: it cannot be had now.
           StoreUnusable: it cannot be had.
         """
-        session = await self._target.connect()
-        self._session = session
-        with errors_of(self._target.label, opening=True):
-            self.survives = await self._settle_durability(session)
-            try:
-                await _migrate(session, self._names, self._target.label, partitions)
-            except ServerError as exc:
-                if exc.sqlstate == "42501":
-                    msg = (
-                        f"{self._target.label}: {exc}; the tables cannot be made: have somebody who may do"
-                        f" so run CREATE SCHEMA {self._names.quoted} AUTHORIZATION …, once, for this role"
-                    )
-                    raise StoreUnusable(msg) from exc
-                raise
-            found = await find_logs(session, self._names, [self._log])
-            if not found:
-                chosen = secrets.randbelow(2**63 - 1) + 1
-                await session.execute(self._names.sql(_MAKE_LOG), [int8(chosen), self._log.encode()])
-                found = await find_logs(session, self._names, [self._log])
-            if not found:
-                msg = f"{self._what}: it was removed while it was opened"
-                raise StoreError(msg)
-            if not await self._lock(session):
-                msg = f"{self._what} is open for writing elsewhere{await self._holder(session)}"
-                raise LogBusy(msg)
-            self.number = found[self._log]
-            taken = await session.execute(
-                self._names.sql(_TAKE_LOG),
-                [int8(self.number), f"{socket.gethostname()} process {os.getpid()}".encode()],
+        connection = await self._target.connect()
+        self._connection = connection
+        with translated_errors(self._target.label, opening=True):
+            self.survives = await _settle_durability(connection)
+            await self._migrate(connection, partitions)
+            self.number = await self._find_or_make(connection)
+            if not await self._lock(connection):
+                raise LogBusy(f"{self._what} is open for writing elsewhere{await self._holder(connection)}")
+            taken = await connection.fetch(
+                self._names.sql(_TAKE_LOG), self.number, f"{socket.gethostname()} process {os.getpid()}"
             )
-            if not taken.ntuples:
-                msg = f"{self._what}: it was removed while it was opened"
-                raise StoreError(msg)
-        self.epoch = number(taken.get_value(0, 0))
-        self.unique_id = (taken.get_value(0, 1) or b"").decode()
-        self.expected_seq = number(taken.get_value(0, 2))
+        if not taken:
+            raise StoreError(f"{self._what}: it was removed while it was opened")
+        self.epoch, self.unique_id, self.expected_seq = taken[0]
 
-    async def _settle_durability(self, session: Session) -> str:
-        """Have commits of a session wait at least for the server's disk, unless the program says otherwise.
+    async def _migrate(self, connection: TrioConnection, partitions: int) -> None:
+        try:
+            await schema.migrate(connection, self._names, self._target.label, partitions)
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise StoreUnusable(
+                f"{self._target.label}: {exc.diag.message_primary}; the tables cannot be made: have someone"
+                f" who may do so run CREATE SCHEMA {self._names.quoted} AUTHORIZATION …, once, for this role"
+            ) from exc
 
-        What a role, the database or the server is set to is meant for others, as a rule, and may change.
+    async def _find_or_make(self, connection: TrioConnection) -> int:
+        found = await schema.find_logs(connection, self._names, [self._log])
+        if not found:
+            chosen = secrets.randbelow(2**63 - 1) + 1
+            await connection.run(self._names.sql(_MAKE_LOG), chosen, self._log.encode())
+            found = await schema.find_logs(connection, self._names, [self._log])
+        if not found:
+            raise StoreError(f"{self._what}: it was removed while it was opened")
+        return found[self._log]
 
-        Returns:
-          What a commit then survives.
-        """
-        result = await session.execute(_DURABILITY.encode())
-        waits, fsync = (result.get_value(0, column) if result.ntuples else None for column in range(2))
-        return "process" if waits == b"off" or fsync == b"off" else "power"
+    async def _lock(self, connection: TrioConnection) -> bool:
+        ((locked,),) = await connection.fetch(_LOCK, self._key)
+        return bool(locked)
 
-    async def _lock(self, session: Session) -> bool:
-        result = await session.execute(_LOCK.encode(), [int8(self._key)])
-        return result.get_value(0, 0) == b"\1"
+    async def _holder(self, connection: TrioConnection) -> str:
+        for pid, name, place in await connection.fetch(_HOLDER, self._key):
+            return f", by session {pid} of {name!r} from {place}"
+        return ""
 
-    async def _holder(self, session: Session) -> str:
-        found = await session.execute(_HOLDER.encode(), [int8(self._key)])
-        if not found.ntuples:
-            return ""
-        pid, name, place = (found.get_value(0, column) or b"" for column in range(3))
-        return f", by session {number(pid)} of {name.decode(errors='replace')!r} from {place.decode()}"
+    # --- working ----------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection  # between taking the turn and giving it back
-    async def run(self, work: Callable[[Session], Awaitable[T]]) -> T:
-        """Do something in the session that has the lock, after all that was asked for before.
+    async def run(self, work: Callable[[TrioConnection], Awaitable[T]]) -> T:
+        """Do something on the connection that has the lock, after all that was asked for before.
+
+        A checkpoint.
 
         Raises:
-          LogBusy: somebody else has opened the log since.
-          StoreError: the session was lost, or could not be had again yet.
-          StoreUnusable: the store is closed; or what the server has reported will stay.
+          LogBusy: another appender has opened the log since.
+          StoreError: the connection was lost, or could not be made again yet.
+          StoreUnusable: the store is closed; or what the server reported will stay.
         """
         async with self._turn:
             if self._closed:
-                raise StoreUnusable(CLOSED.format(self._target.label))
-            with errors_of(self._target.label):
-                session = await self._ready()
+                raise closed_error(self._target.label)
+            with translated_errors(self._target.label):
+                connection = await self._ready()
                 try:
-                    return await work(session)
-                except ServerError as exc:
-                    if exc.needs_another_session(has_several=self._target.has_several):
-                        session.drop()
+                    return await work(connection)
+                except psycopg.Error as exc:
+                    if needs_new_connection(exc, several_hosts=self._target.has_several):
+                        connection.drop()
                     raise
                 except StoreError as exc:
                     if self._closed and type(exc) is StoreError:
                         # Closing gave up waiting for this.
-                        raise StoreUnusable(CLOSED.format(self._target.label)) from exc
+                        raise closed_error(self._target.label) from exc
                     raise
                 finally:
-                    if not session.is_idle():
-                        # In the midst of a transaction, if it is not lost anyway.
-                        session.drop()
+                    if not connection.is_idle():
+                        # In the middle of a transaction, if it is not lost anyway.
+                        connection.drop()
 
-    async def _ready(self) -> Session:
-        session = self._session
-        if session is not None:
-            if session.is_usable():
-                await trio.lowlevel.checkpoint()
-                return session
-            self._lost.append(session.backend)
-            self._session = None
-            session.drop()
-        session = await self._target.connect()
-        try:
-            await self._settle_durability(session)
-            # First whether it is ours at all: what is not must not be disturbed.
-            await self._is_ours(session)
-        except BaseException:
-            session.drop()
-            raise
-        try:
-            await self._reclaim(session)
-        except BaseException:
-            # It may have the lock by now.
-            self._lost.append(session.backend)
-            session.drop()
-            raise
-        self._session = session
-        return session
+    async def append(self, events: Sequence[PersistedEvent], channel: bytes | None) -> Collection[int]:
+        """Store a batch of sealed events, at least one, and notify ``channel``.
 
-    async def _reclaim(self, session: Session) -> None:
-        await self._end_lost(session)
-        if not await self._lock(session):
-            await self._is_ours(session)
-            msg = f"{self._what}: the connection was lost, and its lock is not free again yet"
-            raise StoreError(f"{msg}{await self._holder(session)}")
-        # Somebody may have come and gone before we got the lock.
-        await self.take_again(session)
-
-    async def _end_lost(self, session: Session) -> None:
-        await trio.lowlevel.checkpoint()
-        for backend in tuple(self._lost):
-            pid, began = backend
-            parameters = [int4(pid), began or None, int8(_END_MILLISECONDS)]
-            result = await session.execute(_END_SESSION.encode(), parameters)
-            if result.ntuples == 0 or result.get_value(0, 0) == b"\1":
-                self._lost.remove(backend)
-
-    async def take_again(self, session: Session) -> None:
-        """Make the log ours again, in the session that has the lock, if it is of an older state.
+        Returns:
+          The seqs of those whose id is held under another one.
 
         Raises:
-          LogBusy: somebody else has opened it since.
-          StoreError: the tables are there, and what is in them is not yet.
-          StoreUnusable: the log is not there any more.
+          EventRejected, SequenceConflict, StoreWentBack, StoreError: see :meth:`PostgresStore.append_batch`.
         """
-        if not await self._is_ours(session):
-            # The same epoch as before: whoever is cancelled meanwhile must not take itself for another one.
-            # What is missing in the log shows with the next append.
-            await session.execute(self._names.sql(_TAKE_AGAIN), [int8(self.number), int8(self.epoch)])
+        chunks = await encoded_chunks(events)
+        append = _Append(self, self._names, channel, events)
+        return await self.run(lambda connection: append.run(connection, chunks))
 
-    async def _is_ours(self, session: Session) -> bool:
-        """Whether nobody else has opened the log; False if it is as it was before we did."""
-        found = await identify(session, self._names, self._log, self._target.label)
-        if found.unique_id != self.unique_id:
-            msg = f"{self._what} is another one now, of the same name: open it again to append to that"
-            raise StoreUnusable(msg)
-        self.number = found.number
-        if found.epoch > self.epoch:
-            self.raise_taken(found.owner)
-        return found.epoch == self.epoch
-
-    def raise_taken(self, owner: str = "") -> None:
-        """Say that somebody else has the log.
-
-        Raises:
-          LogBusy: that.
-        """
-        by = f" by {owner}" if owner else ""
-        msg = f"{self._what} was opened{by} while the connection was lost"
-        raise LogBusy(msg)
-
-    async def sync(self, session: Session) -> None:
+    async def sync(self) -> None:
         """Have all that was committed before reach the disk of the server.
 
         Raises:
-          StoreError: the server does not force anything to its disk.
-          ServerError, LogBusy, StoreUnusable: as :meth:`run`.
+          StoreError: the server does not force anything to its disk; or as :meth:`run`.
         """
-        result = await session.execute(self._names.sql(schema.SYNC), [int8(self.number), int8(self.epoch)])
-        if result.get_value(0, 1) == b"off":
-            msg = f"{self._target.label}: the server has fsync off, so that nothing is sure to be on its disk"
-            raise StoreError(msg)
-        if number(result.get_value(0, 2)) == 0:
-            await self.take_again(session)
-            msg = f"{self._what} is as it was before it was opened"
-            raise StoreError(msg)
+        await self.run(self._sync)
+
+    async def _sync(self, connection: TrioConnection) -> None:
+        statement = self._names.sql(schema.SYNC)
+        ((_, fsync, owned),) = await connection.fetch(statement, self.number, self.epoch)
+        if fsync == "off":
+            raise StoreError(
+                f"{self._target.label}: the server has fsync off, so that nothing is sure to be on its disk"
+            )
+        if not owned:
+            await self.take_again(connection)
+            raise StoreError(f"{self._what} is as it was before it was opened")
+
+    # --- keeping the lock -------------------------------------------------------------------------
+
+    async def _ready(self) -> TrioConnection:
+        connection = self._connection
+        if connection is not None:
+            if connection.is_usable():
+                return connection
+            self._lost.append(connection.backend)
+            self._connection = None
+            connection.drop()
+        connection = await self._target.connect()
+        try:
+            await _settle_durability(connection)
+            # First whether it is ours at all: another appender's lock must not be disturbed.
+            await self._is_ours(connection)
+        except BaseException:
+            connection.drop()
+            raise
+        try:
+            await self._reclaim(connection)
+        except BaseException:
+            # It may have the lock by now.
+            self._lost.append(connection.backend)
+            connection.drop()
+            raise
+        self._connection = connection
+        return connection
+
+    async def _reclaim(self, connection: TrioConnection) -> None:
+        await self._end_lost(connection)
+        if not await self._lock(connection):
+            await self._is_ours(connection)
+            raise StoreError(
+                f"{self._what}: the connection was lost, and its lock is not free again yet"
+                f"{await self._holder(connection)}"
+            )
+        # Another appender may have come and gone before we got the lock.
+        await self.take_again(connection)
+
+    async def _end_lost(self, connection: TrioConnection) -> None:
+        for backend in tuple(self._lost):
+            ended = await connection.fetch(_END_SESSION, *backend, _END_TIMEOUT)
+            if ended in ([], [(True,)]):
+                self._lost.remove(backend)
+
+    async def take_again(self, connection: TrioConnection) -> None:
+        """Make the log ours again, on the connection that has the lock, if it is of an older state.
+
+        Raises:
+          LogBusy: another appender has opened it since.
+          StoreError: the tables are there, and their content is not yet.
+          StoreUnusable: the log is gone.
+        """
+        if not await self._is_ours(connection):
+            # The same epoch as before: an appender that is cancelled here must not take itself for another.
+            # What the log lacks shows with the next append.
+            await connection.run(self._names.sql(_TAKE_AGAIN), self.number, self.epoch)
+
+    async def _is_ours(self, connection: TrioConnection) -> bool:
+        """Whether no other appender has opened the log; False if it is as it was before we did."""
+        found = await schema.identify(connection, self._names, self._log, self._target.label)
+        if found.unique_id != self.unique_id:
+            raise StoreUnusable(
+                f"{self._what} is another one now, of the same name: open it again to append to that"
+            )
+        self.number = found.number
+        if found.epoch > self.epoch:
+            raise self.taken(found.owner)
+        return found.epoch == self.epoch
+
+    def taken(self, owner: str = "") -> LogBusy:
+        """The error that says that another appender has the log."""
+        by = f" by {owner}" if owner else ""
+        return LogBusy(f"{self._what} was opened{by} while the connection was lost")
+
+    # --- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Give the lock back and close the session, after what runs now. Never cancelled, and bounded.
+        """Release the lock and close the connection, after what runs now. Never cancelled, and bounded.
 
-        A KeyboardInterrupt that comes meanwhile is raised at the end.
+        A KeyboardInterrupt that arrives meanwhile is raised at the end.
         """
         self._closed = True
-        returned = False
-        interrupts: list[KeyboardInterrupt] = []
-        deadline = trio.current_time() + _CLOSE_SECONDS
-        for _ in range(_CLOSE_ATTEMPTS):
-            try:
-                with trio.CancelScope(deadline=deadline, shield=True):
-                    async with self._turn:
-                        returned = await self._return_lock()
-            except KeyboardInterrupt as exc:
-                # No shield keeps it out, and whoever opens the log next shall not find it locked.
-                interrupts.append(exc)
-            else:
-                break
-        if self._session is not None:
-            self._session.drop()
-        if not returned and (self._lost or self._session is not None):
+        closing = Closing(trio.current_time() + _CLOSE_TIMEOUT)
+        released = await closing.run(self._release_in_turn)
+        if self._connection is not None:
+            self._connection.drop()
+        if not released and (self._lost or self._connection is not None):
             _logger.warning(
                 "%s: the lock could not be given back within %.0f seconds; it is free once the server notices"
                 " that the connection is gone",
                 self._what,
-                _CLOSE_SECONDS,
+                _CLOSE_TIMEOUT,
             )
-        if interrupts:
-            raise interrupts[0]
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        closing.raise_interrupt()
 
-    async def _return_lock(self) -> bool:
-        await trio.lowlevel.checkpoint()
-        session = self._session
-        if session is not None and session.is_usable():
+    async def _release_in_turn(self) -> bool:
+        async with self._turn:
+            return await self._release()
+
+    async def _release(self) -> bool:
+        connection = self._connection
+        if connection is not None and connection.is_usable():
             try:
-                await session.execute(_UNLOCK.encode(), [int8(self._key)])
-            except (ServerError, StoreError):
+                await connection.fetch(_UNLOCK, self._key)
+            except (psycopg.Error, StoreError):
                 pass
             else:
                 return not self._lost
-        if session is not None:
-            self._lost.append(session.backend)
-            session.drop()
+        if connection is not None:
+            self._lost.append(connection.backend)
+            connection.drop()
         if not self._lost:
             return True
-        # What a lost session still holds would shut out whoever opens the log next.
+        # What a lost session still holds would shut out the next appender.
         try:
             other = await self._target.connect()
         except StoreError:
             return False
         try:
             await self._end_lost(other)
-        except (ServerError, StoreError):
+        except (psycopg.Error, StoreError):
             return False
         finally:
             other.drop()
         return not self._lost
+
+
+async def _settle_durability(connection: TrioConnection) -> str:
+    """Have commits of a session wait at least for the server's disk, unless the program says otherwise.
+
+    What a role, the database or the server is set to is usually meant for others, and may change.
+
+    Returns:
+      What a commit then survives.
+    """
+    settings = await connection.fetch(_DURABILITY)
+    return "process" if any("off" in row for row in settings) else "power"
+
+
+# --- appending ------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Append:
+    """One append, on the connection of the appender."""
+
+    _appender: Appender
+    _names: Names
+    _channel: bytes | None
+    _events: Sequence[PersistedEvent]
+
+    async def run(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> Collection[int]:
+        """Store the events. Returns the seqs of those whose id is held under another one."""
+        failure: StoreWentBack | psycopg.errors.UniqueViolation | None = None
+        added = highest = 0
+        try:
+            added, highest = await self._insert_all(connection, chunks)
+        except (StoreWentBack, psycopg.errors.UniqueViolation) as exc:
+            failure = exc
+        if failure is not None:
+            await self._fail(connection, failure)
+        self._appender.expected_seq = highest
+        if self._channel is not None and added:
+            connection.post(schema.NOTIFY, self._channel)
+        if added == len(self._events):
+            return ()
+        return duplicate_seqs(self._events, await self._held(connection))
+
+    async def _fail(
+        self, connection: TrioConnection, failure: StoreWentBack | psycopg.errors.UniqueViolation
+    ) -> NoReturn:
+        if not connection.is_idle():
+            await connection.run(b"rollback")
+        if isinstance(failure, StoreWentBack):
+            # Nothing that can be cancelled comes after this: it is said once, and certainly.
+            self._appender.expected_seq = failure.last_seq
+            raise failure
+        conflicts = await self._conflicts(connection)
+        if not conflicts:
+            raise failure
+        raise SequenceConflict(conflicts) from failure
+
+    async def _insert_all(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> tuple[int, int]:
+        """Store the events in one transaction. Returns how many are new, and the log's highest seq then."""
+        added = highest = 0
+        if len(chunks) > 1:
+            await connection.run(b"begin")
+        for chunk in chunks:
+            count, highest = await self._insert(connection, chunk)
+            added += count
+        if len(chunks) > 1:
+            await connection.run(b"commit")
+        return added, highest
+
+    async def _insert(self, connection: TrioConnection, chunk: Chunk) -> tuple[int, int]:
+        """Store a part. Returns how many events are new, and the highest seq of the log then."""
+        appender = self._appender
+        columns = chunk.columns()
+
+        async def insert() -> list[tuple[int, int, int]]:
+            parameters = (appender.number, appender.epoch, appender.expected_seq, *columns)
+            return await connection.fetch(appender.append_statement, *parameters, prepare=True)
+
+        found = await insert()
+        if not found:
+            # Another appender has the log; or the tables were restored under the session that has the lock.
+            await appender.take_again(connection)
+            found = await insert()
+        if not found:
+            raise appender.taken()
+        if chunk.size > _LARGE_CHUNK:
+            connection.free_memory()
+        ((before, added, after),) = found
+        if before < appender.expected_seq:
+            raise StoreWentBack(before, appender.expected_seq)
+        return added, after
+
+    async def _held(self, connection: TrioConnection) -> dict[str, int]:
+        """Those of the ids that are held, with their seqs."""
+        keys = {key_of(event.id.encode()): event.id for event in self._events}
+        statement = self._names.sql(_HELD)
+        held = await connection.fetch(statement, self._appender.number, ByteaArray(keys))
+        return {keys[key]: seq for key, seq in held}
+
+    async def _conflicts(self, connection: TrioConnection) -> list[int]:
+        """The seqs of new events that are taken, by others or by another of the batch."""
+        seqs = new_seqs(self._events, await self._held(connection))
+        taken = await connection.fetch(self._names.sql(_TAKEN), self._appender.number, Int8Array(seqs))
+        return conflicting_seqs(seqs, (seq for (seq,) in taken))

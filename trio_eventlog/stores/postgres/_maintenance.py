@@ -1,96 +1,80 @@
-"""Numbers about a log in PostgreSQL, looking it over, and taking old events out of it."""
+"""Describing, verifying and pruning a log in PostgreSQL."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import attrs
-import trio
 
-from trio_eventlog._model._codec import from_json, scopes_of, to_json
-from trio_eventlog._model._errors import CodecError
-from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._model._query import SCOPES
-from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription, StoreVerification
-from trio_eventlog.stores._common._batches import Steps
-from trio_eventlog.stores._common._statistics import Findings, Gaps
+from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription
+from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan
+from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
+from trio_eventlog.stores._common._verify import Verifier, problem_of_row
+from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres import _select as queries
-from trio_eventlog.stores.postgres._schema import Names, int8, number, number_or_none
+from trio_eventlog.stores.postgres._schema import Names
 
 if TYPE_CHECKING:
-    from trio_eventlog.stores.postgres._connection import Session
+    from trio_eventlog.stores.postgres._connection import TrioConnection
 
-_PAGE: Final = 1000
+_PAGE_SIZE: Final = 1000
 """Events that are looked at in one statement."""
-
-PRUNED_TOGETHER: Final = 1000
-"""Events that go in one transaction."""
 
 
 # --- describe -------------------------------------------------------------------------------------
 
 
-async def describe(session: Session, names: Names, log: int, top: int) -> StoreDescription:
+async def describe(connection: TrioConnection, names: Names, log: int, top: int) -> StoreDescription:
     """See :meth:`PostgresStore.describe`. All numbers are of one moment."""
-    await session.script(b"begin isolation level repeatable read read only")
-    size = await session.execute(names.sql(queries.SIZE), [names.schema.encode()])
-    size_bytes = number(size.get_value(0, 0))
-    result = await session.execute(names.sql(queries.TOTALS), [int8(log)])
-    events, first, last, earliest, latest = (number_or_none(result.get_value(0, i)) for i in range(5))
-    highest = await session.execute(names.sql(queries.HIGHEST), [int8(log)])
-    distinct_types, types = await _frequencies(session, names, log, "event_type", top)
-    distinct_members, members = await _frequencies(session, names, log, "member_id", top)
-    missing = 0 if first is None or last is None else last - first + 1 - cast("int", events)
-    gaps, shown = await _gaps(session, names, log) if missing else (0, ())
-    await session.script(b"rollback")
-    return StoreDescription(
-        events=cast("int", events),
-        first_seq=first,
-        last_seq=last,
-        highest_seq=number(highest.get_value(0, 0)) if highest.ntuples else 0,
-        first_timestamp_ms=earliest,
-        last_timestamp_ms=latest,
-        distinct_event_types=distinct_types,
-        event_types=types,
-        distinct_members=distinct_members,
-        members=members,
-        gaps=gaps,
-        missing=missing,
-        first_gaps=shown,
+    await connection.run(b"begin isolation level repeatable read read only")
+    ((size_bytes,),) = await connection.fetch(queries.SIZE, names.schema)
+    (counted,) = await connection.fetch(names.sql(queries.TOTALS), log)
+    totals = Totals(*counted)
+    highest = await connection.fetch(names.sql(queries.HIGHEST), log)
+    types = await _ranking(connection, names, log, "event_type", top)
+    members = await _ranking(connection, names, log, "member_id", top)
+    gaps = await _gaps(connection, names, log, totals.missing) if totals.missing else SeqGaps()
+    await connection.run(b"rollback")
+    return description(
+        totals,
+        types,
+        members,
+        gaps,
+        highest_seq=highest[0][0] if highest else 0,
         size_bytes=size_bytes,
         schema_version=schema.SCHEMA_VERSION,
     )
 
 
-async def _frequencies(
-    session: Session, names: Names, log: int, column: str, top: int
-) -> tuple[int, tuple[tuple[str, int], ...]]:
+async def _ranking(connection: TrioConnection, names: Names, log: int, column: str, top: int) -> Ranking:
     # One at least: it brings how many there are.
-    rows = await session.execute(names.sql(queries.frequencies(column)), [int8(log), int8(max(top, 1))])
-    distinct = number(rows.get_value(0, 2)) if rows.ntuples else 0
+    found = await connection.fetch(names.sql(queries.frequencies(column)), log, max(top, 1))
     ranked: list[tuple[str, int]] = []
-    for index in range(min(top, rows.ntuples)):
-        key = rows.get_value(index, 0) or b""
+    for key, events, _ in found[:top]:
         long: bytes | None = None
-        if schema.is_cut(key):
-            found = await session.execute(names.sql(queries.whole(column)), [int8(log), key])
-            long = found.get_value(0, 0)
-        ranked.append((schema.whole_text(column, key, long), number(rows.get_value(index, 1))))
-    return distinct, tuple(ranked)
+        if rows.is_cut(key):
+            ((long,),) = await connection.fetch(names.sql(queries.whole(column)), log, key)
+        ranked.append((rows.whole_text(column, key, long), events))
+    return Ranking(found[0][2] if found else 0, tuple(ranked))
 
 
-async def _gaps(session: Session, names: Names, log: int) -> tuple[int, tuple[tuple[int, int], ...]]:
-    rows = await session.execute(names.sql(queries.GAPS), [int8(log), int8(GAPS_SHOWN)])
-    shown = tuple(
-        (number(rows.get_value(index, 0)), number(rows.get_value(index, 1))) for index in range(rows.ntuples)
-    )
-    return number(rows.get_value(0, 2)) if shown else 0, shown
+async def _gaps(connection: TrioConnection, names: Names, log: int, missing: int) -> SeqGaps:
+    found = await connection.fetch(names.sql(queries.GAPS), log, GAPS_SHOWN)
+    gaps = SeqGaps()
+    for first, last, _ in found:
+        gaps.add_gap(first, last)
+    # These were the lowest.
+    gaps.count, gaps.missing = found[0][2] if found else 0, missing
+    return gaps
 
 
 # --- verify ---------------------------------------------------------------------------------------
 
-_RELATIONS: Final = """
+_RELATIONS: Final = b"""
 select indexes.relname, index.indisunique, index.indisvalid and index.indisready
 from pg_index as index
 join pg_class as indexes on indexes.oid = index.indexrelid
@@ -111,14 +95,11 @@ _REPEATED_IDS: Final = """
 select id, count(*), max(seq) from :s.events where log = $1::bigint group by id having count(*) > 1
 """
 
-_CHECKED: Final = f"{schema.READ}, identity, mob_id, run_id, step_id"
+_CHECKED: Final = f"{rows.READ}, identity, mob_id, run_id, step_id"
 
 _CHECKED_PAGE: Final = f"""
-select {_CHECKED} from :s.events where log = $1::bigint and seq > $2::bigint order by seq limit {_PAGE}
+select {_CHECKED} from :s.events where log = $1::bigint and seq > $2::bigint order by seq limit {_PAGE_SIZE}
 """  # noqa: S608 - no values
-
-_SCOPES_AT: Final = 9
-"""Behind the columns of an event."""
 
 # Not by the indexes, which may be what is damaged.
 _WITHOUT_INDEXES: Final = b"""
@@ -131,108 +112,69 @@ set local enable_bitmapscan = off
 
 
 @attrs.define
-class Verifier:
-    """Collects what is wrong with a log, page by page."""
+class LogCheck:
+    """Checks a log, page by page."""
 
     names: Names
     log: int
-    findings: Findings
-    events: int = 0
-    gaps: Gaps = attrs.Factory(Gaps)
+    verifier: Verifier
 
-    async def check_structure(self, session: Session) -> None:
+    async def check_structure(self, connection: TrioConnection) -> None:
         """No index is missing, and every event belongs to a log."""
-        result = await session.execute(_RELATIONS.encode(), [self.names.schema.encode()])
-        there = {
-            (result.get_value(row, 0) or b"").decode(): (
-                result.get_value(row, 1) == b"\1",
-                result.get_value(row, 2) == b"\1",
-            )
-            for row in range(result.ntuples)
-        }
+        found = await connection.fetch(_RELATIONS, self.names.schema)
+        there = {index: (unique, valid) for index, unique, valid in found}
         for index, unique in schema.INDEXES.items() if there else ():
             if index not in there:
-                self.findings.add(f"{index}: the index is missing")
+                self.verifier.add_problem(f"{index}: the index is missing")
             elif not there[index][1]:
-                self.findings.add(f"{index}: the index is not valid, PostgreSQL does not use it; run REINDEX")
-            elif unique and not there[index][0]:
-                self.findings.add(f"{index}: the index lets a value stand twice")
-        if there:
-            lost = await session.execute(self.names.sql(_LOST_LOGS))
-            for row in range(lost.ntuples):
-                self.findings.add(
-                    f"log {number(lost.get_value(row, 0))}: its events are there, and its name is gone"
+                self.verifier.add_problem(
+                    f"{index}: the index is not valid, PostgreSQL does not use it; run REINDEX"
                 )
+            elif unique and not there[index][0]:
+                self.verifier.add_problem(f"{index}: the index lets a value stand twice")
+        if there:
+            for (log,) in await connection.fetch(self.names.sql(_LOST_LOGS)):
+                self.verifier.add_problem(f"log {log}: its events are there, and its name is gone")
 
-    async def check_page(self, session: Session) -> int | None:
-        """Look at the next events. Returns the last seq looked at, None at the end."""
+    async def check_page(self, connection: TrioConnection) -> int | None:
+        """Check the next events. Returns the last seq that was checked, None at the end."""
         # Not above 0: what is wrong may be the seq. There is no lower integer than this.
-        after = -(2**63) if self.gaps.last_seq is None else self.gaps.last_seq
+        last_seq = self.verifier.gaps.last_seq
+        after = -(2**63) if last_seq is None else last_seq
         if after == MAX_STORED:
-            await trio.lowlevel.checkpoint()
             return None
-        result = await session.execute(self.names.sql(_CHECKED_PAGE), [int8(self.log), int8(after)])
-        steps = Steps()
-        for index, row in enumerate(schema.rows_of(result.get_value, result.ntuples)):
-            if steps.is_over():
-                await steps.rest()
-            scopes = [result.get_value(index, _SCOPES_AT + number) for number in range(len(SCOPES))]
-            self._check_row(row, scopes)
-        return self.gaps.last_seq if result.ntuples else None
+        found = await connection.fetch(self.names.sql(_CHECKED_PAGE), self.log, after)
+        time_slice = TimeSlice()
+        for row in found:
+            await time_slice.checkpoint_if_over()
+            seq, timestamp_ms, kind, *_ = row
+            self.verifier.add_event(
+                seq,
+                "timestamp_ms: expected 0 to 2**63 - 1"
+                if timestamp_ms < 0
+                else problem_of_row(
+                    seq,
+                    kind,
+                    partial(rows.event_of, row[: rows.READ_COLUMNS]),
+                    row[rows.READ_COLUMNS :],
+                    rows.key_of,
+                ),
+            )
+        return self.verifier.gaps.last_seq if found else None
 
-    def _check_row(self, row: schema.Row, scopes: list[bytes | None]) -> None:
-        seq = row[0]
-        self.events += 1
-        self.gaps.add(seq)
-        problem = _flaw(row, scopes)
-        if problem is not None:
-            self.findings.add(problem, seq)
+    async def check_ids(self, connection: TrioConnection) -> None:
+        """Each id is there once."""
+        await connection.run(_WITHOUT_INDEXES)
+        found = await connection.fetch(self.names.sql(_REPEATED_IDS), self.log)
+        await connection.run(b"rollback")
+        for key, times, seq in found:
+            event_id = key.decode(errors="backslashreplace")
+            self.verifier.add_problem(f"id {event_id!a} stands {times} times", seq)
 
-    async def check_ids(self, session: Session) -> None:
-        """An id stands once."""
-        await session.script(_WITHOUT_INDEXES)
-        result = await session.execute(self.names.sql(_REPEATED_IDS), [int8(self.log)])
-        await session.script(b"rollback")
-        for row in range(result.ntuples):
-            event_id = (result.get_value(row, 0) or b"").decode(errors="backslashreplace")
-            times = number(result.get_value(row, 1))
-            self.findings.add(f"id {event_id!a} stands {times} times", number(result.get_value(row, 2)))
-
-    async def check_end(self, session: Session) -> None:
+    async def check_end(self, connection: TrioConnection) -> None:
         """The row of the log is there."""
-        result = await session.execute(self.names.sql(queries.PRUNED), [int8(self.log)])
-        if not result.ntuples:
-            self.findings.add("logs: the row of the log is gone")
-
-    def result(self) -> StoreVerification:
-        """All that was found."""
-        return self.findings.report(self.events, self.gaps)
-
-
-def _flaw(row: schema.Row, columns: list[bytes | None]) -> str | None:
-    """What keeps a row from being the event that was stored there."""
-    seq, timestamp_ms, kind, *_, payload, _long = row
-    if seq < 1:
-        return "seq: expected 1 to 2**63 - 1"
-    if timestamp_ms < 0:
-        return "timestamp_ms: expected 0 to 2**63 - 1"
-    if kind not in (schema.AGENT, schema.MODULE):
-        return f"kind is {kind}, neither 0 nor 1"
-    try:
-        event = schema.event_of(row)
-        from_json(to_json(event), PersistedEvent)
-        found = scopes_of(b"null" if payload is None else payload)
-    except UnicodeDecodeError as exc:
-        return f"a text is not UTF-8: {exc.reason}"
-    except CodecError as exc:
-        return str(exc)
-    except ValueError as exc:
-        return str(exc)
-    for name, column, value in zip(SCOPES, columns, found, strict=True):
-        if column != (None if value is None else schema.key_of(value.encode())):
-            shown = None if column is None else column.decode(errors="backslashreplace")
-            return f"{name} is {value!a:.100} in the payload and {shown!a:.100} in its column"
-    return None
+        if not await connection.fetch(self.names.sql(queries.PRUNED), self.log):
+            self.verifier.add_problem("logs: the row of the log is gone")
 
 
 # --- prune ----------------------------------------------------------------------------------------
@@ -279,7 +221,7 @@ order by timestamp_ms, seq
 
 def _prune(oldest: str, order: str) -> str:
     statement = _PRUNE.replace(":oldest", oldest.strip()).replace(":order", order)
-    return statement.replace(":limit", str(PRUNED_TOGETHER))
+    return statement.replace(":limit", str(CHUNK_EVENTS))
 
 
 _PRUNE_BY_SEQ: Final = _prune(_OLDEST_BY_SEQ, "seq desc")
@@ -287,56 +229,52 @@ _PRUNE_BY_TIME: Final = _prune(_OLDEST_BY_TIME, "timestamp_ms desc, seq desc")
 
 
 @attrs.define
-class Cut:
-    """Which events go: those up to a seq, and of these the ones before a time, if one is given."""
+class Pruner:
+    """Deletes the events of a plan, the oldest first, in transactions of up to 1,000."""
 
+    connection: TrioConnection
+    names: Names
     log: int
-    through_seq: int
-    before_ms: int | None
-    after_seq: int = -1
-    """Where the last ones that went ended."""
+    plan: PrunePlan
+    _after_seq: int = -1
+    """Where the last transaction ended."""
+    _after_ms: int = -1
 
-    after_ms: int = -1
-
-    def _parameters(self) -> list[bytes]:
-        return [int8(self.log), int8(self.through_seq)]
-
-    async def count(self, session: Session, names: Names) -> int:
+    async def count(self) -> int:
         """How many events are to go."""
-        if self.before_ms is None:
-            result = await session.execute(names.sql(_COUNT_BY_SEQ), self._parameters())
+        parameters = (self.log, self.plan.through_seq)
+        if self.plan.before_ms is None:
+            found = await self.connection.fetch(self.names.sql(_COUNT_BY_SEQ), *parameters)
         else:
-            parameters = [*self._parameters(), int8(self.before_ms)]
-            result = await session.execute(names.sql(_COUNT_BY_TIME), parameters)
-        return number(result.get_value(0, 0))
+            statement = self.names.sql(_COUNT_BY_TIME)
+            found = await self.connection.fetch(statement, *parameters, self.plan.before_ms)
+        return int(found[0][0])
 
-    async def prune_some(self, session: Session, names: Names) -> int | None:
+    async def delete_some(self) -> int | None:
         """Delete the oldest of them, in one transaction. Returns how many; None when none is left.
 
-        It may be none also while some are left: somebody else who prunes took those that were looked at.
+        It may be none also while some are left, if another pruning took those that were found.
         """
-        parameters = [*self._parameters(), int8(self.after_seq)]
-        if self.before_ms is None:
-            result = await session.execute(names.sql(_PRUNE_BY_SEQ), parameters)
+        parameters = (self.log, self.plan.through_seq, self._after_seq)
+        if self.plan.before_ms is None:
+            found = await self.connection.fetch(self.names.sql(_PRUNE_BY_SEQ), *parameters)
         else:
-            parameters += [int8(self.after_ms), int8(self.before_ms)]
-            result = await session.execute(names.sql(_PRUNE_BY_TIME), parameters)
-        if not result.ntuples:
+            statement = self.names.sql(_PRUNE_BY_TIME)
+            found = await self.connection.fetch(statement, *parameters, self._after_ms, self.plan.before_ms)
+        if not found:
             return None
-        self.after_seq = number(result.get_value(0, 1))
-        if self.before_ms is not None:
-            self.after_ms = number(result.get_value(0, 2))
-        return number(result.get_value(0, 0))
+        gone, self._after_seq, *after_ms = found[0]
+        if after_ms:
+            (self._after_ms,) = after_ms
+        return int(gone)
 
 
-async def plan_cut(
-    session: Session, names: Names, log: int, before_ms: int | None, keep: int | None
-) -> tuple[Cut, int]:
-    """What is to go, and how many events that are. What comes later stays in any case."""
+async def plan_prune(
+    connection: TrioConnection, names: Names, log: int, *, before_ms: int | None, keep: int | None
+) -> PrunePlan:
+    """What is to go."""
     if keep is None:
-        found = await session.execute(names.sql(queries.HIGHEST), [int8(log)])
+        found = await connection.fetch(names.sql(queries.HIGHEST), log)
     else:
-        found = await session.execute(names.sql(_KEPT_FROM), [int8(log), int8(keep)])
-    through = number(found.get_value(0, 0)) if found.ntuples else 0
-    cut = Cut(log, through, before_ms)
-    return cut, await cut.count(session, names)
+        found = await connection.fetch(names.sql(_KEPT_FROM), log, keep)
+    return PrunePlan(found[0][0] if found else 0, before_ms)

@@ -2,286 +2,203 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
+import psycopg
 import trio
 
-from trio_eventlog._model._errors import LogNotFound, StoreError, StoreUnusable
-from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog.stores.postgres._append import append
-from trio_eventlog.stores.postgres._appender import CLOSED, Writer, find_logs, identify, is_initialised
-from trio_eventlog.stores.postgres._connection import Session, Target, errors_of
-from trio_eventlog.stores.postgres._schema import Names
+from trio_eventlog._ki import ki_protected
+from trio_eventlog._model._errors import StoreError
+from trio_eventlog.stores._common._closing import OwningProcess, closed_error
+from trio_eventlog.stores.postgres._appender import Appender
+from trio_eventlog.stores.postgres._connection import TrioConnection, store_error
+from trio_eventlog.stores.postgres._schema import Names, is_initialized
+from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
 
 _READ_ONLY: Final = {"default_transaction_read_only": "on"}
 
-_LOG_NAMES: Final = "select name from :s.logs order by name"
 
-_CAN_BE_READ: Final = "select from :s.events where false"
+class Pool:
+    """The connections of a store but that of its appender; made by :func:`open_connections`."""
 
-
-class Connections:
-    """All connections of a store; made by :func:`open_connections`."""
-
-    def __init__(self, target: Target, names: Names, writer: Writer | None, readers: int) -> None:
+    def __init__(self, target: Target, max_readers: int) -> None:
         self.label: Final = target.label
-        self.names: Final = names
-        self.writer: Final = writer
         self._target = target
-        self._pid = os.getpid()
-        self._slots = trio.CapacityLimiter(readers)
-        self._idle: list[Session] = []
-        self._open: set[Session] = set()
+        self.process: Final = OwningProcess()
+        self._slots = trio.Semaphore(max_readers)
+        self._idle: list[TrioConnection] = []
+        self._open: set[TrioConnection] = set()
         self._closed = False
 
-    @property
-    def place(self) -> str:
-        """Where the logs are, for messages."""
-        return f"schema {self.names.schema!r} of {self.label}"
-
     def check_open(self) -> None:
-        """See that the store may be used.
+        """Check that the store may be used.
 
         Raises:
           StoreUnusable: it may not.
         """
-        if os.getpid() != self._pid:
-            msg = f"{self.label}: the store belongs to the process that forked this one; open it anew"
-            raise StoreUnusable(msg)
+        self.process.check(self.label)
         if self._closed:
-            raise StoreUnusable(CLOSED.format(self.label))
+            raise closed_error(self.label)
 
-    async def append(self, events: Sequence[PersistedEvent], channel: bytes | None) -> Collection[int]:
-        """Store a batch; see :func:`append <trio_eventlog.stores.postgres._append.append>`."""
-        assert self.writer is not None
-        return await append(self.writer, self.names, events, channel)
+    async def require_open(self) -> None:
+        """The same, and a checkpoint if it raises: a call on an open store has checkpoints of its own."""
+        if self._closed or not self.process.is_current():
+            await trio.lowlevel.checkpoint()
+            self.check_open()
 
-    @trio.lowlevel.enable_ki_protection  # between taking a place or a session and giving it back
-    async def read(self, work: Callable[[Session], Awaitable[T]], *, opening: bool = False) -> T:
-        """Do something in a session for reading, once one is free.
+    @trio.lowlevel.enable_ki_protection  # between taking a slot or a connection and giving it back
+    async def read(self, work: Callable[[TrioConnection], Awaitable[T]], *, opening: bool = False) -> T:
+        """Do something on a connection for reading, once one is free.
+
+        A checkpoint.
 
         Raises:
-          StoreError: what the server has reported, or that the session was lost.
+          StoreError: what the server reported, or that the connection was lost.
         """
-        # A borrower of its own: one task may well have two at once, by way of two stores.
-        borrower = object()
-        await self._slots.acquire_on_behalf_of(borrower)
-        try:
-            session = await self._take()
-            try:
-                return await self._guarded(session, work, opening=opening)
-            finally:
-                self._give_back(session)
-        finally:
-            self._slots.release_on_behalf_of(borrower)
+        async with self._slots:
+            with self._errors(opening=opening):
+                connection = await self._take()
+                try:
+                    return await work(connection)
+                finally:
+                    self._give_back(connection)
 
-    async def _guarded(
-        self, session: Session, work: Callable[[Session], Awaitable[T]], *, opening: bool
-    ) -> T:
+    @contextmanager
+    def _errors(self, *, opening: bool) -> Iterator[None]:
         try:
-            with errors_of(self.label, opening=opening):
-                return await work(session)
-        except StoreError as exc:
+            yield
+        except (psycopg.Error, StoreError) as exc:
             if self._closed:
-                raise StoreUnusable(CLOSED.format(self.label)) from exc
-            raise
+                raise closed_error(self.label) from exc
+            if isinstance(exc, StoreError):
+                raise
+            raise store_error(exc, self.label, opening=opening) from exc
 
-    async def _take(self) -> Session:
+    async def _take(self) -> TrioConnection:
         while self._idle:
-            session = self._idle.pop()
-            if session.is_usable():
-                await trio.lowlevel.checkpoint()
-                return session
-            self._forget(session)
+            connection = self._idle.pop()
+            if connection.is_usable():
+                # Without a checkpoint: a connection that is neither idle nor in use would never be closed.
+                return connection
+            self.close(connection)
         return await self._connect(_READ_ONLY)
 
-    async def _connect(self, settings: dict[str, str]) -> Session:
-        session = await self._target.connect(settings=settings)
+    async def _connect(self, settings: dict[str, str]) -> TrioConnection:
+        connection = await self._target.connect(settings=settings)
         if self._closed:
-            session.drop()
-            raise StoreUnusable(CLOSED.format(self.label))
-        self._open.add(session)
-        return session
+            connection.drop()
+            raise closed_error(self.label)
+        self._open.add(connection)
+        return connection
 
-    def _give_back(self, session: Session) -> None:
-        if self._closed or not session.is_idle():
-            self._forget(session)
+    def _give_back(self, connection: TrioConnection) -> None:
+        if self._closed or not connection.is_idle():
+            self.close(connection)
         else:
-            self._idle.append(session)
+            self._idle.append(connection)
 
-    def _forget(self, session: Session) -> None:
-        self._open.discard(session)
-        session.drop()
+    def close(self, connection: TrioConnection) -> None:
+        """Close a connection."""
+        self._open.discard(connection)
+        connection.drop()
 
+    @ki_protected
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[Session]:
-        """A session that may write, apart from all others, for the length of the block.
+    async def connection(self) -> AsyncIterator[TrioConnection]:
+        """A connection that may write, apart from all others, for the length of the block.
 
-        It is for a person, or for what runs at times: what an operator must put right first is said at once,
-        as on opening.
-
-        Raises:
-          StoreError: it cannot be had, or is lost; or what the server has reported.
-        """
-        session = await self._connect({})
-        try:
-            with errors_of(self.label, opening=True):
-                yield session
-        except StoreError as exc:
-            if self._closed:
-                raise StoreUnusable(CLOSED.format(self.label)) from exc
-            raise
-        finally:
-            self._forget(session)
-
-    async def find_logs(self, logs: Sequence[str]) -> dict[str, int]:
-        """The numbers of logs that are to be read.
+        For what a person asks for, or what runs now and then: what an operator must fix first is said at
+        once, as on opening.
 
         Raises:
-          LogNotFound: one of them is not there.
+          StoreError: it cannot be made, or is lost; or what the server reported.
         """
-
-        async def work(session: Session) -> dict[str, int]:
-            if not await is_initialised(session, self.names, self.label):
-                raise LogNotFound(logs[0], (), self.place)
-            found = await find_logs(session, self.names, logs)
-            for log in logs:
-                if log not in found:
-                    raise LogNotFound(log, await self._log_names(session), self.place)
-            # Whether events can be read as well: a policy that would hide them shows now.
-            await session.execute(self.names.sql(_CAN_BE_READ))
-            return found
-
-        if not logs:
-            await trio.lowlevel.checkpoint()
-            return {}
-        return await self.read(work, opening=True)
-
-    async def check_there(self, session: Session, log: str, found: int) -> None:
-        """See that a log is there, with the number that was found for it.
-
-        Raises:
-          StoreUnusable: it is gone, or another one has its name.
-          StoreError: it may come back.
-        """
-        there = await identify(session, self.names, log, self.label)
-        if there.number != found:
-            msg = (
-                f"log {log!r} in {self.place} is another one now, of the same name: open it anew to read that"
-            )
-            raise StoreUnusable(msg)
-
-    async def sync(self) -> None:
-        """See :meth:`PostgresStore.sync`."""
-        assert self.writer is not None
-        await self.writer.run(self.writer.sync)
-
-    async def log_names(self) -> list[str]:
-        """The names of all logs, ascending by code point.
-
-        Raises:
-          StoreUnusable: there are no tables.
-        """
-
-        async def work(session: Session) -> list[str]:
-            if not await is_initialised(session, self.names, self.label):
-                msg = f"there are no logs in {self.place}: nobody has made the tables yet"
-                raise StoreUnusable(msg)
-            return await self._log_names(session)
-
-        return await self.read(work)
-
-    async def _log_names(self, session: Session) -> list[str]:
-        result = await session.execute(self.names.sql(_LOG_NAMES))
-        return [(result.get_value(row, 0) or b"").decode() for row in range(result.ntuples)]
+        with self._errors(opening=True):
+            connection = await self._connect({})
+            try:
+                yield connection
+            finally:
+                self.close(connection)
 
     async def open_watch(self, channel: bytes) -> Watch:
-        """Begin to listen."""
+        """A watch that listens to a channel."""
         watch = Watch(self, channel)
         await watch.listen()
         return watch
 
-    async def listen(self, channel: bytes) -> Session:
-        """A session that listens to a channel."""
-        session = await self._connect(_READ_ONLY)
-        try:
-            with errors_of(self.label):
+    async def listen(self, channel: bytes) -> TrioConnection:
+        """A connection that listens to a channel; the caller closes it.
+
+        Raises:
+          StoreError: as :meth:`read`.
+        """
+        with self._errors(opening=False):
+            connection = await self._connect(_READ_ONLY)
+            try:
                 # Our own digits and letters.
-                await session.script(b'listen "' + channel + b'"')
-        except BaseException:
-            self._forget(session)
-            raise
-        return session
+                await connection.run(b'listen "' + channel + b'"')
+            except BaseException:
+                self.close(connection)
+                raise
+            return connection
 
-    def forget(self, session: Session) -> None:
-        """Close a session that :meth:`listen` returned."""
-        self._forget(session)
-
-    async def aclose(self) -> None:
-        """Close all of them. Never cancelled, and bounded; see :meth:`Writer.aclose`."""
-        if os.getpid() != self._pid:
-            # They are those of the process that forked this one.
-            return  # noqa: ASYNC910 - there is nothing to wait for
+    def close_all(self) -> None:
+        """Close all connections; those that are in use, too."""
         self._closed = True
-        try:
-            if self.writer is not None:
-                await self.writer.aclose()
-        finally:
-            for session in tuple(self._open):
-                self._forget(session)
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        for connection in tuple(self._open):
+            self.close(connection)
 
 
 class Watch:
     """See :meth:`PostgresStore.watch_changes`."""
 
-    def __init__(self, connections: Connections, channel: bytes) -> None:
-        self._connections = connections
+    def __init__(self, pool: Pool, channel: bytes) -> None:
+        self._pool = pool
         self._channel = channel
-        self._session: Session | None = None
+        self._connection: TrioConnection | None = None
 
     async def listen(self) -> None:
         """Begin to listen."""
-        self._session = await self._connections.listen(self._channel)
+        self._connection = await self._pool.listen(self._channel)
 
+    @trio.lowlevel.enable_ki_protection  # between making a connection and keeping it
     async def wait(self) -> None:
         """Wait until the log may have changed since this returned last, or since the watch began.
 
-        A checkpoint.
+        A checkpoint. Cancelled, no change is missed.
 
         Raises:
-          StoreError: the connection was lost, or is lost yet.
+          StoreError: the connection was lost, or could not be made again yet.
           StoreUnusable: the store is closed.
         """
         await trio.lowlevel.checkpoint()
-        self._connections.check_open()
-        if self._session is None:
+        self._pool.check_open()
+        if self._connection is None:
             await self.listen()
-            # What came meanwhile was not told.
+            # What changed meanwhile was not notified.
             return
         try:
-            await self._session.wait_notified()
+            await self._connection.wait_notified()
         except StoreError:
             self.close()
-            self._connections.check_open()
+            self._pool.check_open()
             raise
 
     def close(self) -> None:
         """Stop listening."""
-        if self._session is not None:
-            self._connections.forget(self._session)
-            self._session = None
+        if self._connection is not None:
+            self._pool.close(self._connection)
+            self._connection = None
 
 
 @asynccontextmanager
 async def open_connections(
-    conninfo: str, names: Names, *, log: str | None, readers: int, partitions: int
-) -> AsyncIterator[Connections]:
+    conninfo: str, names: Names, *, readers: int, log: str | None = None, partitions: int = 0
+) -> AsyncIterator[tuple[Pool, Appender | None]]:
     """The connections of a store for the length of the block; with an appender for ``log``, if one is named.
 
     Raises:
@@ -289,16 +206,20 @@ async def open_connections(
       StoreError: the database cannot be opened; see :meth:`PostgresStore.open`.
     """
     target = Target(conninfo, writes=log is not None)
-    writer = None if log is None else Writer(target, names, log)
-    connections = Connections(target, names, writer, readers)
+    pool = Pool(target, readers)
+    appender = None if log is None else Appender(target, names, log)
     try:
-        if writer is not None:
-            await writer.open(partitions)
+        if appender is not None:
+            await appender.open(partitions)
         else:
-            # A server that cannot be reached, and tables that are none of ours, show now.
-            await connections.read(
-                lambda session: is_initialised(session, names, connections.label), opening=True
-            )
-        yield connections
+            # A server that cannot be reached, and tables of another program, show now.
+            await pool.read(lambda connection: is_initialized(connection, names, pool.label), opening=True)
+        yield pool, appender
     finally:
-        await connections.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
+        # In a forked child, the connections are the parent's.
+        if pool.process.is_current():
+            try:
+                if appender is not None:
+                    await appender.aclose()  # noqa: ASYNC102 - shielded, with a deadline, inside
+            finally:
+                pool.close_all()

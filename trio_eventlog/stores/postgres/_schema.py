@@ -1,63 +1,35 @@
-"""The layout of the tables in PostgreSQL, version 2, and how events are put into them. Knows no driver.
+"""The tables in PostgreSQL, version 2 of their layout: making them, and finding logs in them.
 
 ::
 
     layout    one row: the version of the layout
     logs      one row per log: its number, its name, the highest seq when it was last opened or pruned, the
-              highest seq ever pruned, what tells it from all other logs, and who appends to it: the epoch is
-              a higher number each time that somebody opens it
+              highest seq ever pruned, what tells it from all other logs, and who appends to it: the epoch,
+              which each opening raises
     events    the events of all logs; seq and id are unique within a log
 
-An append locks the row of its log, and does not change it: while somebody keeps an old snapshot, each change
+An append locks the row of its log, and does not change it: while someone keeps an old snapshot, each change
 would leave a version of the row that every later append has to look at. So the highest seq is that of the
 last event, or the one in the row.
-
-Texts are ``bytea``, in UTF-8: PostgreSQL's own texts cannot hold NUL, and what they can hold depends on the
-encoding of the database. For the same reason, and because ``jsonb`` rounds numbers, a payload is kept as the
-bytes of its JSON.
-
-An entry of an index has at most 2,704 bytes, and a text may be longer. So a column with an index holds a
-*key*: the text itself if it has fewer than 1,024 bytes; or else its first 992 and a SHA-256 of it, 1,024
-bytes in all. Equal keys are equal texts. The whole text stands in ``long`` then, as JSON, unless it is in the
-payload anyway.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
-import msgspec
+import attrs
 
-from trio_eventlog._model._codec import (
-    encoded_payload,
-    persisted_event,
-    scopes_of,
-    sealed_agent_event,
-    sealed_module_event,
-)
-from trio_eventlog._model._events import AgentEvent, PersistedEvent
+from trio_eventlog._model._errors import LogNotFound, StoreError, StoreUnusable
 from trio_eventlog._model._query import SCOPES
+from trio_eventlog.stores.postgres._rows import COLUMNS, ByteaArray
+
+if TYPE_CHECKING:
+    from trio_eventlog.stores.postgres._connection import TrioConnection
 
 SCHEMA_VERSION: Final = 2
 """Of the layout written here; kept in the table ``layout``."""
-
-MOST_EVENT_BYTES: Final = 64 * 1024 * 1024
-"""Of all texts and the payload of an event together."""
-
-CHUNK_BYTES: Final = 16 * 1024 * 1024
-"""Of events that go into one statement, unless a single one is larger: sending them takes milliseconds."""
-
-AGENT: Final = 0
-MODULE: Final = 1
-
-_KEY_BYTES: Final = 1024
-_KEY_PREFIX_BYTES: Final = 992
-
-TEXT_COLUMNS: Final = ("member_id", *SCOPES)
-"""Columns with an index that may be NULL."""
 
 # --- the layout -----------------------------------------------------------------------------------
 
@@ -115,13 +87,13 @@ INDEXES: Final = {
     "events_id": True,
     "events_event_type": False,
     "events_timestamp_ms": False,
-    **{f"events_{column}": False for column in TEXT_COLUMNS},
+    **{f"events_{column}": False for column in ("member_id", *SCOPES)},
 }
 """Those of the events, and whether they are unique."""
 
 
 class Names:
-    """Puts the schema into statements."""
+    """Puts the name of the schema into statements."""
 
     def __init__(self, schema: str) -> None:
         self.schema: Final = schema
@@ -129,8 +101,12 @@ class Names:
         self.quoted: Final = f'"{escaped}"'
 
     def sql(self, template: str) -> bytes:
-        """A statement in which ``:s`` stands for the schema. Never with values: those are parameters."""
+        """A statement in which ``:s`` stands for the schema. Values are parameters, and never in it."""
         return template.replace(":s.", f"{self.quoted}.").encode()
+
+    def place(self, label: str) -> str:
+        """Where the logs are, for messages; ``label`` is the database."""
+        return f"schema {self.schema!r} of {label}"
 
     def create_schema(self) -> bytes:
         """The statement that makes the schema."""
@@ -150,31 +126,185 @@ class Names:
         return self.sql(script.replace("):partitioned;", f"){clause};\n{parts}"))
 
     def key(self, purpose: str, log: str = "") -> int:
-        """A number of 64 bits for an advisory lock, another one for each purpose, schema and log."""
+        """A number of 64 bits for an advisory lock, another for each purpose, schema and log."""
         return int.from_bytes(self._digest(purpose, log)[:8], "big", signed=True)
 
     def channel(self, log: str) -> bytes:
-        """Where changes of a log are told."""
+        """Where changes of a log are notified."""
         return b"trio_eventlog_" + self._digest("changes", log).hex()[:32].encode()
 
     def _digest(self, purpose: str, log: str) -> bytes:
-        # The schema's name has no NUL, so that no two of these can be taken for each other.
+        # The schema's name has no NUL, so that no two of these are alike.
         return hashlib.sha256(f"trio_eventlog\0{purpose}\0{self.schema}\0{log}".encode()).digest()
 
 
-FIND_LAYOUT: Final = (
-    "select to_regclass(quote_ident($1::text) || '.layout') is not null,"
-    " to_regclass(quote_ident($1::text) || '.logs') is not null"
-    " or to_regclass(quote_ident($1::text) || '.events') is not null,"
-    " exists (select from pg_namespace where nspname = $1::text)"
-)
+_FIND_LAYOUT: Final = b"""
+select to_regclass(quote_ident($1::text) || '.layout') is not null,
+    to_regclass(quote_ident($1::text) || '.logs') is not null
+    or to_regclass(quote_ident($1::text) || '.events') is not null,
+    exists (select from pg_namespace where nspname = $1::text)
+"""
+
+_FIND_LOGS: Final = "select name, log from :s.logs where name = any($1::bytea[])"
+
+_IDENTITY: Final = """
+select log, epoch, coalesce(owner, ''), unique_id from :s.layout left join :s.logs on name = $1::bytea
+"""
+
+_DDL_LOCK: Final = b"select pg_advisory_xact_lock($1::bigint)"
+
+
+async def is_initialized(connection: TrioConnection, names: Names, label: str) -> bool:
+    """Whether the schema has our layout; False if it has none yet.
+
+    Raises:
+      StoreUnusable: it belongs to another program, or has a version that this library does not read.
+      psycopg.Error: the server reported an error.
+    """
+    version = await _version(connection, names, label)
+    if version is not None and version < SCHEMA_VERSION:
+        raise StoreUnusable(
+            f"{label}: schema {names.schema!r} has layout {version}, this trio_eventlog reads"
+            f" {SCHEMA_VERSION}: open a log in it for writing once, which brings it up to date"
+        )
+    return version is not None
+
+
+async def _version(connection: TrioConnection, names: Names, label: str) -> int | None:
+    ((has_layout, has_others, _),) = await connection.fetch(_FIND_LAYOUT, names.schema)
+    if not has_layout:
+        if has_others:
+            raise StoreUnusable(
+                f"{label}: schema {names.schema!r} has tables of another program by the names logs or events;"
+                " choose another one with schema=…"
+            )
+        return None
+    rows = await connection.fetch(names.sql("select version from :s.layout"))
+    if not rows:
+        raise StoreUnusable(f"{label}: damaged: table layout in schema {names.schema!r} is empty")
+    version: int = rows[0][0]
+    if version > SCHEMA_VERSION:
+        raise StoreUnusable(
+            f"{label}: schema {names.schema!r} was written by a newer trio_eventlog (layout {version}, this"
+            f" one knows {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
+        )
+    return version
+
+
+async def migrate(connection: TrioConnection, names: Names, label: str, partitions: int) -> None:
+    """Bring the layout up to date, creating it if need be; others may do the same meanwhile."""
+    if await _version(connection, names, label) == SCHEMA_VERSION:
+        return
+    await connection.run(b"begin")
+    # One at a time; it ends with the transaction.
+    await connection.fetch(_DDL_LOCK, names.key("layout"))
+    version = await _version(connection, names, label)
+    if version is None:
+        ((_, _, has_schema),) = await connection.fetch(_FIND_LAYOUT, names.schema)
+        # Asking for it takes a permission, even if it is there.
+        if not has_schema:
+            await connection.run(names.create_schema())
+        await connection.run(names.sql("create table :s.layout (version integer not null)"))
+        await connection.run(names.sql("insert into :s.layout values (0)"))
+        version = 0
+    for following in range(version + 1, SCHEMA_VERSION + 1):
+        await connection.run(names.migration(following, partitions))
+    await connection.run(names.sql(f"update :s.layout set version = {SCHEMA_VERSION:d}"))  # noqa: S608 - a number
+    await connection.run(b"commit")
+
+
+async def find_logs(connection: TrioConnection, names: Names, logs: Iterable[str]) -> dict[str, int]:
+    """The numbers of those of the logs that are there."""
+    wanted = ByteaArray(log.encode() for log in logs)
+    return {name.decode(): number for name, number in await connection.fetch(names.sql(_FIND_LOGS), wanted)}
+
+
+@attrs.frozen
+class Identity:
+    """What the table says of a log."""
+
+    number: int
+    epoch: int
+    owner: str
+    unique_id: str
+
+
+async def identify(connection: TrioConnection, names: Names, log: str, label: str) -> Identity:
+    """What the table says of a log that was there before.
+
+    Raises:
+      StoreError: the tables are there, and their content is not yet.
+      StoreUnusable: the log is gone.
+    """
+    what = f"log {log!r} in {names.place(label)}"
+    rows = await connection.fetch(names.sql(_IDENTITY), log.encode())
+    if not rows:
+        raise StoreError(f"{what}: table layout is empty, as while tables are restored")
+    found = Identity(*rows[0])
+    if found.unique_id is None:
+        raise StoreUnusable(f"{what} is gone from the table logs: open it for writing again to begin anew")
+    return found
+
+
+_LOG_NAMES: Final = "select name from :s.logs order by name"
+
+_READABLE: Final = "select from :s.events where false"
+
+
+async def log_names(connection: TrioConnection, names: Names, label: str) -> list[str]:
+    """The names of all logs, ascending by code point.
+
+    Raises:
+      StoreUnusable: there are no tables.
+    """
+    if not await is_initialized(connection, names, label):
+        raise StoreUnusable(f"there are no logs in {names.place(label)}: the tables were never made")
+    return [name.decode() for (name,) in await connection.fetch(names.sql(_LOG_NAMES))]
+
+
+async def find_readable_logs(
+    connection: TrioConnection, names: Names, logs: Sequence[str], label: str
+) -> dict[str, int]:
+    """The numbers of logs that are to be read.
+
+    Raises:
+      LogNotFound: one of them is not there.
+    """
+    if not await is_initialized(connection, names, label):
+        raise LogNotFound(logs[0], (), names.place(label))
+    found = await find_logs(connection, names, logs)
+    for log in logs:
+        if log not in found:
+            raise LogNotFound(log, await log_names(connection, names, label), names.place(label))
+    # Whether events can be read as well: a policy that would hide them shows now.
+    await connection.fetch(names.sql(_READABLE))
+    return found
+
+
+async def check_still_there(
+    connection: TrioConnection, names: Names, log: str, number: int, label: str
+) -> None:
+    """Check that a log is there, with the number that was found for it.
+
+    Raises:
+      StoreUnusable: it is gone, or another one has its name.
+      StoreError: it may come back.
+    """
+    if (await identify(connection, names, log, label)).number != number:
+        raise StoreUnusable(
+            f"log {log!r} in {names.place(label)} is another one now, of the same name: open it anew to read"
+            " that"
+        )
+
+
+# --- statements -----------------------------------------------------------------------------------
 
 HIGHEST: Final = """
 greatest(last_seq, (
     select seq from :s.events where log = $1::bigint and seq > last_seq order by seq desc limit 1
 ))
 """
-"""The highest seq ever stored in log ``$1``, in a statement about its row; the end of an index tells."""
+"""The highest seq ever stored in log ``$1``, for a statement about its row; read from the end of an index."""
 
 APPEND: Final = f"""
 with owned as materialized (
@@ -182,10 +312,7 @@ with owned as materialized (
 ), held as materialized (
     select log, {HIGHEST} as seq from owned
 ), added as (
-    insert into :s.events (
-        log, seq, timestamp_ms, kind, id, actor, event_type, member_id, identity, mob_id, run_id, step_id,
-        payload, long
-    )
+    insert into :s.events (log, {", ".join(COLUMNS)})
     select held.log, batch.* from held, unnest(
         $4::bigint[], $5::bigint[], $6::smallint[], $7::bytea[], $8::bytea[], $9::bytea[], $10::bytea[],
         $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[], $15::bytea[], $16::bytea[]
@@ -200,13 +327,13 @@ select held.seq, highest.events, greatest(held.seq, highest.seq) from held, high
 """  # noqa: S608 - no values
 """A whole batch in one statement, and so in one transaction and one round trip.
 
-The row of the log is locked first, if its epoch still is ours: so nobody can take over in the midst of it,
-and if somebody has taken over, nothing is inserted. Nor is anything if the log does not go as far as it did
-(``$3``). Which ids are known is looked up before the seqs are: a repeat is passed over, whatever its seq; a
-new event on a seq that is taken fails on the primary key.
+The row of the log is locked first, if its epoch is still ours. So nothing can take over in the middle of it,
+and if another appender has taken over, nothing is inserted. Nor is anything if the log does not go as far as
+it did (``$3``). Known ids are looked up before seqs are: a repeat is skipped, whatever its seq; a new event
+on a seq that is taken violates the primary key.
 
-The lock is a write of its own, which the commit waits for as the session's ``synchronous_commit`` says, and
-with it for all that was written before: so a batch of which all is known survives no less than a new one.
+The lock is a write of its own. The commit waits for it as the session's ``synchronous_commit`` says, and so
+for all that was written before: a batch of known ids survives no less than a new one.
 """
 
 SYNC: Final = """
@@ -216,231 +343,11 @@ with owned as materialized (
 select set_config('synchronous_commit', 'on', true), current_setting('fsync', true),
     (select count(*) from owned)
 """
-"""The same without a batch, on the disk whatever the session's setting is."""
+"""The same without a batch; it waits for the disk, whatever the session's setting is."""
 
-NOTIFY: Final = "select set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
-"""Tells that a log has changed, in a transaction of its own, after the one that has changed it.
+NOTIFY: Final = b"select set_config('synchronous_commit', 'off', true), pg_notify($1, '')"
+"""Notifies that a log has changed, in a transaction of its own, after the one that has changed it.
 
 A transaction with a notification holds a lock of the whole server while it commits. This one writes nothing
-that would have to reach the disk, so that the lock is free again at once; the append is not in it.
+that would have to reach the disk, and so releases it at once.
 """
-
-# --- rows -----------------------------------------------------------------------------------------
-
-READ: Final = "seq, timestamp_ms, kind, id, actor, event_type, member_id, payload, long"
-
-READ_COLUMNS: Final = 9
-
-Row: TypeAlias = tuple[int, int, int, bytes, bytes, bytes, bytes | None, bytes | None, bytes | None]
-"""An event as :data:`READ` selects it."""
-
-_INT8: Final = struct.Struct(">q")
-_INT8_ITEM: Final = struct.Struct(">iq")
-_INT2_ITEM: Final = struct.Struct(">ih")
-_LENGTH: Final = struct.Struct(">i")
-_ARRAY: Final = struct.Struct(">iiIii")
-_NULL: Final = _LENGTH.pack(-1)
-
-_OID_INT8: Final = 20
-_OID_INT2: Final = 21
-_OID_BYTEA: Final = 17
-
-
-def int8(value: int) -> bytes:
-    """A bigint in PostgreSQL's binary format."""
-    return _INT8.pack(value)
-
-
-def int4(value: int) -> bytes:
-    """An integer in PostgreSQL's binary format."""
-    return value.to_bytes(4, "big", signed=True)
-
-
-def number(raw: bytes | None) -> int:
-    """An integer in PostgreSQL's binary format, of any size."""
-    assert raw is not None
-    return int.from_bytes(raw, "big", signed=True)
-
-
-def number_or_none(raw: bytes | None) -> int | None:
-    """The same where it may be NULL."""
-    return None if raw is None else int.from_bytes(raw, "big", signed=True)
-
-
-def _array(oid: int, items: Sequence[bytes]) -> bytes:
-    # Each item has its length before it; one dimension, which may have NULLs, numbered from 1 on.
-    count = len(items)
-    header = _ARRAY.pack(1, 1, oid, count, 1) if count else _ARRAY.pack(0, 0, oid, 0, 0)[:12]
-    return header + b"".join(items)
-
-
-def int8_array(values: Sequence[int]) -> bytes:
-    """A bigint[]."""
-    return _array(_OID_INT8, [_INT8_ITEM.pack(8, value) for value in values])
-
-
-def bytea_array(values: Sequence[bytes]) -> bytes:
-    """A bytea[]."""
-    return _array(_OID_BYTEA, [_LENGTH.pack(len(value)) + value for value in values])
-
-
-def key_of(text: bytes) -> bytes:
-    """What stands in an index for a text; see the top of this module."""
-    if len(text) < _KEY_BYTES:
-        return text
-    return text[:_KEY_PREFIX_BYTES] + hashlib.sha256(text).digest()
-
-
-def is_cut(key: bytes) -> bool:
-    """Whether a key stands for a text that is longer."""
-    return len(key) >= _KEY_BYTES
-
-
-class _Long(msgspec.Struct, omit_defaults=True):
-    """Texts of an event that are too long for an index."""
-
-    id: str | None = None
-    event_type: str | None = None
-    member_id: str | None = None
-
-
-_encode_long: Final = msgspec.json.Encoder().encode
-_decode_long: Final = msgspec.json.Decoder(_Long).decode
-
-
-class Chunk:
-    """Events for one statement, column by column."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        """In bytes."""
-        self.events = 0
-        self._seqs: list[bytes] = []
-        self._timestamps: list[bytes] = []
-        self._kinds: list[bytes] = []
-        self._texts: tuple[list[bytes], ...] = tuple([] for _ in range(10))
-
-    def add(self, row: EncodedRow) -> None:
-        """Take an event in."""
-        self.size += row.size
-        self.events += 1
-        self._seqs.append(_INT8_ITEM.pack(8, row.seq))
-        self._timestamps.append(_INT8_ITEM.pack(8, row.timestamp_ms))
-        self._kinds.append(_INT2_ITEM.pack(2, row.kind))
-        for column, value in zip(self._texts, row.texts, strict=True):
-            if value is None:
-                column.append(_NULL)
-            else:
-                column.append(_LENGTH.pack(len(value)))
-                column.append(value)
-
-    def parameters(self) -> list[bytes]:
-        """Those of :data:`APPEND`, from the fourth on."""
-        count = self.events
-        integers = (
-            _array(_OID_INT8, self._seqs),
-            _array(_OID_INT8, self._timestamps),
-            _array(_OID_INT2, self._kinds),
-        )
-        header = _ARRAY.pack(1, 1, _OID_BYTEA, count, 1)
-        return [*integers, *(header + b"".join(column) for column in self._texts)]
-
-
-class EncodedRow:
-    """A sealed event as the columns of the table."""
-
-    __slots__ = ("kind", "seq", "size", "texts", "timestamp_ms")
-
-    def __init__(self, event: PersistedEvent) -> None:
-        content = event.event
-        encoded = encoded_payload(content)
-        payload = encoded.encode() if isinstance(encoded, str) else encoded
-        if isinstance(content, AgentEvent):
-            self.kind, actor = AGENT, content.agent_id.encode()
-        else:
-            self.kind, actor = MODULE, content.module.encode()
-        self.seq = event.seq
-        self.timestamp_ms = event.timestamp_ms
-        event_id = event.id.encode()
-        event_type = content.event_type.encode()
-        member_id = None if event.member_id is None else event.member_id.encode()
-        long: bytes | None = None
-        longest = max(len(event_id), len(event_type), 0 if member_id is None else len(member_id))
-        if longest >= _KEY_BYTES:
-            long = _long(event, event_id, event_type, member_id)
-            event_id, event_type = key_of(event_id), key_of(event_type)
-            member_id = None if member_id is None else key_of(member_id)
-        scopes = (None if text is None else key_of(text.encode()) for text in scopes_of(encoded))
-        self.texts = (
-            event_id,
-            actor,
-            event_type,
-            member_id,
-            *scopes,
-            None if payload == b"null" else payload,
-            long,
-        )  # fmt: skip - in the order of the columns
-        self.size = sum(len(text) for text in self.texts if text is not None)
-
-
-def _long(event: PersistedEvent, event_id: bytes, event_type: bytes, member_id: bytes | None) -> bytes:
-    return _encode_long(
-        _Long(
-            id=event.id if len(event_id) >= _KEY_BYTES else None,
-            event_type=event.event.event_type if len(event_type) >= _KEY_BYTES else None,
-            member_id=event.member_id if member_id is not None and len(member_id) >= _KEY_BYTES else None,
-        )
-    )
-
-
-def whole_text(column: str, key: bytes, long: bytes | None) -> str:
-    """The text for which a key stands.
-
-    Raises:
-      ValueError: the row is damaged.
-    """
-    if len(key) < _KEY_BYTES:
-        return key.decode()
-    found: str | None = None if long is None else getattr(_decode_long(long), column)
-    if found is None or key_of(found.encode()) != key:
-        msg = f"{column}: the whole text is missing"
-        raise ValueError(msg)
-    return found
-
-
-def event_of(row: Row) -> PersistedEvent:
-    """The event of a row; its payload stays JSON until somebody looks.
-
-    Raises:
-      ValueError: the row is damaged.
-    """
-    seq, timestamp_ms, kind, event_id, actor, event_type, member_id, payload, long = row
-    make = sealed_agent_event if kind == AGENT else sealed_module_event
-    if long is None and not (is_cut(event_id) or is_cut(event_type) or is_cut(member_id or b"")):
-        event = make(actor.decode(), event_type.decode(), b"null" if payload is None else payload)
-        member = None if member_id is None else member_id.decode()
-        return persisted_event(event_id.decode(), seq, timestamp_ms, member, event)
-    whole_type = whole_text("event_type", event_type, long)
-    return persisted_event(
-        whole_text("id", event_id, long),
-        seq,
-        timestamp_ms,
-        None if member_id is None else whole_text("member_id", member_id, long),
-        make(actor.decode(), whole_type, b"null" if payload is None else payload),
-    )
-
-
-def rows_of(get: Callable[[int, int], bytes | None], count: int) -> Iterator[Row]:
-    """The rows of a result of :data:`READ`."""
-    for index in range(count):
-        yield (
-            number(get(index, 0)),
-            number(get(index, 1)),
-            number(get(index, 2)),
-            get(index, 3) or b"",
-            get(index, 4) or b"",
-            get(index, 5) or b"",
-            get(index, 6),
-            get(index, 7),
-            get(index, 8),
-        )

@@ -1,8 +1,8 @@
 """How a query becomes SQL for PostgreSQL, version 2 of the layout. Knows no driver.
 
-PostgreSQL chooses how to read by what it believes about the data. Where that goes wrong for a log, it is left
-no choice: its planner takes time stamps for independent of seqs, and would look for "everything since
-yesterday" from the first event on. Statements contain names from this library alone; every value is a
+PostgreSQL's planner chooses how to read by what it assumes about the data. Where that is wrong for a log, it
+gets no choice: it assumes that timestamps are independent of seqs, and would look for "everything since
+yesterday" from the first event on. Statements contain only names from this library; every value is a
 parameter.
 """
 
@@ -14,20 +14,20 @@ import attrs
 
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores.postgres import _schema as schema
-from trio_eventlog.stores.postgres._schema import READ, bytea_array, int8, key_of
+from trio_eventlog.stores.postgres._rows import READ, ByteaArray, key_of
 
 _EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
-"""Filters for one text, the one that as a rule leaves the fewest events first."""
+"""Filters for one string; the one that usually leaves the fewest events comes first."""
 
-_MERGED_TYPES: Final = 32
-"""Up to so many event types are read each from the index and merged; if there are more, they are checked."""
-
+_MAX_MERGED_TYPES: Final = 32
+"""Up to this many event types are each read from the index and merged; more are checked."""
 
 _OVERHEAD: Final = 100
-"""Bytes of an event beside these columns, roughly."""
+"""Bytes of an event in addition to these columns, roughly."""
 
-_LONGEST: Final = ("payload", "actor", "long")
+_UNBOUNDED: Final = ("payload", "actor", "long")
 """Columns whose length is not bounded."""
 
 
@@ -36,22 +36,22 @@ class Select:
     """A query as SQL, with ``:s`` for the schema."""
 
     sql: str
-    parameters: tuple[bytes, ...]
+    parameters: tuple[object, ...]
 
 
 class _Terms:
     """Conditions, joined by AND, and all parameters of a statement."""
 
     def __init__(self, log: int) -> None:
-        self.parameters: list[bytes] = []
-        self._terms = [f"log = {self.value(int8(log))}::bigint"]
+        self.parameters: list[object] = []
+        self._terms = [f"log = {self.value(log)}::bigint"]
 
-    def value(self, value: bytes) -> str:
+    def value(self, value: object) -> str:
         """A parameter."""
         self.parameters.append(value)
         return f"${len(self.parameters)}"
 
-    def add(self, term: str, value: bytes) -> None:
+    def add(self, term: str, value: object) -> None:
         """A condition, with ``?`` for the value."""
         self._terms.append(term.replace("?", self.value(value)))
 
@@ -61,22 +61,19 @@ class _Terms:
 
 def select(query: EventQuery, log: int) -> Select | None:
     """How to read what ``query`` asks for; None if nothing can match."""
-    after = query.after_seq or 0
-    since = query.since_ms or 0
-    # Bounds beyond what can be stored match everything or nothing, and a bigint could not hold them.
-    until = None if query.until_ms is None or query.until_ms > MAX_STORED else query.until_ms
-    limit = None if query.limit is None or query.limit > MAX_STORED else query.limit
-    if limit == 0 or after >= MAX_STORED or since > MAX_STORED or (until is not None and until <= since):
+    bounds = Bounds.of(query)
+    if bounds is None:
         return None
     types = tuple(dict.fromkeys(query.event_types))
     terms = _Terms(log)
     found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
-    if (since or until is not None) and not (after or types or found_by_text):
-        # A window alone. Its index gives the seqs, which are sorted in a way that no index has; then each is
-        # looked up. Nothing here depends on how many there are believed to be.
-        _add_time(terms, "timestamp_ms", since, until)
+    if bounds.is_timed and not (bounds.after or types or found_by_text):
+        # A window alone. Its index gives the seqs, which are sorted in a way that no index offers; then each
+        # is looked up. Nothing here depends on how many the planner expects.
+        _add_time(terms, "timestamp_ms", bounds)
+        first = _limit(terms, bounds.limit)
         sql = f"""
-with found as materialized (select seq from :s.events where {terms} order by seq + 0{_limit(terms, limit)})
+with found as materialized (select seq from :s.events where {terms} order by seq + 0{first})
 select event.* from found, lateral (
     select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0
 ) as event order by found.seq
@@ -86,34 +83,33 @@ select event.* from found, lateral (
         text = getattr(query, name)
         if text is not None:
             terms.add(f"{name} = ?::bytea", key_of(text.encode()))
-    if after:
-        terms.add("seq > ?::bigint", int8(after))
+    if bounds.after:
+        terms.add("seq > ?::bigint", bounds.after)
     # Not by their index, since seq comes first: see above.
-    _add_time(terms, "timestamp_ms + 0", since, until)
+    _add_time(terms, "timestamp_ms + 0", bounds)
     one = f"select {READ} from :s.events where {terms}"  # noqa: S608 - no values
     keys = [key_of(event_type.encode()) for event_type in types]
     if len(keys) == 1:
         one += f" and event_type = {terms.value(keys.pop())}::bytea"
-    elif keys and (found_by_text or len(keys) > _MERGED_TYPES):
-        one += f" and event_type = any({terms.value(bytea_array(keys))}::bytea[])"
+    elif keys and (found_by_text or len(keys) > _MAX_MERGED_TYPES):
+        one += f" and event_type = any({terms.value(ByteaArray(keys))}::bytea[])"
         keys = []
-    end = f" order by seq{_limit(terms, limit)}"
+    end = f" order by seq{_limit(terms, bounds.limit)}"
     # Each type comes in the order of seq, and is merged with the others without sorting.
     arms = [f"({one} and event_type = {terms.value(key)}::bytea{end})" for key in keys]
     return Select((" union all ".join(arms) or one) + end, tuple(terms.parameters))
 
 
 def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:
-    """The same until it weighs ``max_bytes``.
+    """The same, cut off once it weighs ``max_bytes``, and one event more if there is one.
 
-    And one event more, if there is one, which a column at the end marks. PostgreSQL knows the length of a
-    text without reading it.
+    A column at the end marks that one. PostgreSQL knows the length of a value without reading it.
     """
     plan = select(query, log)
     if plan is None:
         return None
     most = f"${len(plan.parameters) + 1}::bigint"
-    lengths = " + ".join(f"coalesce(octet_length({column}), 0)" for column in _LONGEST)
+    lengths = " + ".join(f"coalesce(octet_length({column}), 0)" for column in _UNBOUNDED)
     before = "rows between unbounded preceding and"
     sql = f"""
 with page as materialized ({plan.sql}), weighed as (
@@ -124,18 +120,18 @@ with page as materialized ({plan.sql}), weighed as (
 select {READ}, coalesce(weight, 0) >= {most} from page join weighed using (seq)
 where coalesce(weight_before, 0) < {most} order by seq
 """  # noqa: S608 - no values
-    return Select(sql, (*plan.parameters, int8(min(max_bytes, MAX_STORED))))
+    return Select(sql, (*plan.parameters, min(max_bytes, MAX_STORED)))
 
 
-def _add_time(terms: _Terms, column: str, since: int, until: int | None) -> None:
-    if since:
-        terms.add(f"{column} >= ?::bigint", int8(since))
-    if until is not None:
-        terms.add(f"{column} < ?::bigint", int8(until))
+def _add_time(terms: _Terms, column: str, bounds: Bounds) -> None:
+    if bounds.since_ms:
+        terms.add(f"{column} >= ?::bigint", bounds.since_ms)
+    if bounds.until_ms is not None:
+        terms.add(f"{column} < ?::bigint", bounds.until_ms)
 
 
 def _limit(terms: _Terms, limit: int | None) -> str:
-    return "" if limit is None else f" limit {terms.value(int8(limit))}::bigint"
+    return "" if limit is None else f" limit {terms.value(limit)}::bigint"
 
 
 # --- what the log holds, in numbers ---------------------------------------------------------------
@@ -149,7 +145,7 @@ HIGHEST: Final = f"select {schema.HIGHEST} from :s.logs where log = $1::bigint" 
 
 PRUNED: Final = "select pruned_seq from :s.logs where log = $1::bigint"
 
-SIZE: Final = """
+SIZE: Final = b"""
 select coalesce(sum(pg_total_relation_size(oid)), 0)::bigint from pg_class
 where relnamespace = to_regnamespace(quote_ident($1::text)) and relkind = 'r'
 """
@@ -162,7 +158,7 @@ where seq > before + 1 order by seq limit $2::bigint
 
 
 def frequencies(column: str) -> str:
-    """The statement for the most frequent values of a column: each key, its number, and how many keys."""
+    """The statement for the most frequent values of a column: each key, its count, and how many keys."""
     return f"""
 select {column}, count(*) as events, count(*) over () from :s.events
 where log = $1::bigint and {column} is not null

@@ -1,7 +1,5 @@
 """The command line as a process: closed streams, signals, and terminals of strange sizes."""
 
-# ruff: noqa: F811 - fixtures are imported
-
 from __future__ import annotations
 
 import fcntl
@@ -19,23 +17,21 @@ from functools import partial
 
 import pytest
 
-from tests.cli.test_cli import (
-    FAILING_STORE,
+from tests._helpers.cli import (
+    DOWN,
     PROGRAM,
     SECONDS,
-    cli,  # noqa: F401 - a fixture
-    db,  # noqa: F401 - a fixture
+    add,
     feeding,
-    filled,  # noqa: F401 - a fixture
     finish,
     many,
     on_terminal,
+    read_lines,
+    start,
     stored,
-    url,  # noqa: F401 - a fixture
     wait_for_events,
     wait_for_line,
 )
-from tests.cli.test_cli_reading import add, read_lines, start
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -50,9 +46,6 @@ def in_shell(command: str, *, data: bytes = b"") -> tuple[int, str, str]:
         check=False,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
-
-
-# --- closed streams -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,9 +90,6 @@ def test_all_streams_are_closed(db, url, tmp_path):
     source.write_bytes(many(10) + b"nonsense\n")
     assert in_shell(f"ingest {source} --store {url} <&- >&- 2>&-") == (1, "", "")
     assert len(stored(db)) == 10
-
-
-# --- signals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", ENDING)
@@ -178,20 +168,17 @@ def test_the_terminal_goes_away(db, url):
 
 
 def test_a_second_signal_of_another_kind_ends_at_once():
-    with feeding("ingest", "--store", "memory:", "--show-rejected=0", prelude=FAILING_STORE) as child:
+    with feeding("ingest", "--store", "memory:", "--show-rejected=0", prelude=DOWN) as child:
         child.stdin.write(many(100))
         child.stdin.flush()
-        wait_for_line(child.stderr, "the store failed, and is tried again: down")
+        wait_for_line(child.stderr, "the store failed; retrying: down")
         child.send_signal(signal.SIGHUP)
-        wait_for_line(child.stderr, "once more to end at once")
+        wait_for_line(child.stderr, "interrupt again to stop immediately")
         child.send_signal(signal.SIGTERM)
         assert child.wait(SECONDS) == 129
         done = finish(child)
     assert done.summary == "100 read, 0 stored, 0 already there, 0 rejected, 100 lost"
-    assert "run the same command once more" in done.err
-
-
-# --- a reader that goes ---------------------------------------------------------------------------
+    assert "repeat the command" in done.err
 
 
 @pytest.mark.parametrize("options", [(), ("--all-logs",)])
@@ -201,9 +188,6 @@ def test_tail_ends_with_its_reader_also_when_nothing_comes(filled, options):
         child.stdout.close()
         assert child.wait(SECONDS) == 0
         assert child.stderr.read() == b""
-
-
-# --- sizes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "2", "-3", "²", "1000000000", "1" * 5000])

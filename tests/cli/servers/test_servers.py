@@ -1,6 +1,6 @@
 """The command line on PostgreSQL and JetStream, and between them and SQLite."""
 
-# ruff: noqa: F811, PLR0917 - fixtures are imported, and there are many of them
+# ruff: noqa: PLR0917 - there are many fixtures
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import attrs
 import pytest
 import trio
 
-from tests._helpers.nats_server import Node, free_ports, running_server
-from tests._helpers.postgres_server import ESCAPED_PASSWORD, PASSWORD, PostgresServer, postgres_server
-from tests.cli.test_cli import (  # noqa: F401 - fixtures
+from tests._helpers.cli import (
     SECONDS,
     Done,
-    cli,
     envelope,
     feeding,
     finish,
+    interrupt_at,
     lines,
     many,
     process,
+    read_lines,
+    start,
     wait_for_line,
 )
-from tests.cli.test_cli_operations import interrupt_at, small_pages  # noqa: F401 - fixtures
-from tests.cli.test_cli_reading import read_lines, start
+from tests._helpers.nats_server import Node, free_ports, running_server
+from tests._helpers.postgres_server import ESCAPED_PASSWORD, PASSWORD, PostgresServer, postgres_server
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog._util import how_to_install
-from trio_eventlog.cli import _transfer
+from trio_eventlog.cli import _copy
 from trio_eventlog.stores import SqliteStore, open_readers, open_store
 from trio_eventlog.testing import assert_same_events
 
@@ -180,7 +180,7 @@ def test_stats(told, filled):
 def test_verify_and_prune(told, filled):
     assert "problems     none" in told("verify", "--store", filled.url("a")).out
     prune = ("prune", "--store", filled.url("a"), "--keep", 500)
-    assert told(*prune, "--dry-run").out == "2,000 events would go\n"
+    assert told(*prune, "--dry-run").out == "2,000 events would be pruned\n"
     assert told(*prune).out == "2,000 events pruned\n"
     assert told(*prune).out == "0 events pruned\n"
     assert [event.seq for event in filled.stored("a")] == list(range(2_001, 2_501))
@@ -199,7 +199,7 @@ def test_export_and_back_in(told, filled, tmp_path):
 
 def test_demo_says_how_to_look_further(told, place):
     done = told("demo", "--seconds", 0.3, "--store", place.url("demo"))
-    assert ", what is secret in the URL in place of ***:" in done.out
+    assert "To look further (replace *** in the URL by its secrets):" in done.out
     commands = re.findall(r"^  .* (query|stats) (--store .*)$", done.out, re.MULTILINE)
     assert len(commands) == 3
     for command, options in commands:
@@ -340,11 +340,11 @@ def test_copy_makes_no_difference(told, postgres, nats, tmp_path):
 
 def test_copy_is_interrupted_and_goes_on(cli, told, filled, tmp_path, monkeypatch, small_pages):
     arguments = ("copy", "--from", filled.url("a"), "--to", filled.url("copy"))
-    interrupt_at(monkeypatch, _transfer, "_append", 5)
+    interrupt_at(monkeypatch, _copy, "_append", 5)
 
     done = cli(*arguments)
     assert done.status == 130
-    assert "run the same command once more" in done.err
+    assert "repeat the command" in done.err
     assert 400 <= len(filled.stored("copy")) < 2_500
     told(*arguments)
     assert_same_events(filled.stored("copy"), filled.stored("a"))
@@ -354,9 +354,9 @@ def test_copy_is_interrupted_and_goes_on(cli, told, filled, tmp_path, monkeypatc
 WAIT_IN_THE_MIDDLE = """
     import sys
     import trio
-    from trio_eventlog.cli import _transfer
+    from trio_eventlog.cli import _copy
 
-    append, calls = _transfer._append, 0
+    append, calls = _copy._append, 0
 
     async def waiting(*arguments):
         global calls
@@ -367,7 +367,7 @@ WAIT_IN_THE_MIDDLE = """
             await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
         await append(*arguments)
 
-    _transfer._append, _transfer._PAGE = waiting, 100
+    _copy._append, _copy._BATCH_SIZE = waiting, 100
 """
 
 
@@ -453,7 +453,7 @@ def test_a_server_that_is_not_there(told, tmp_path, form):
         assert "secret" not in done.err
 
 
-AGAIN = "failed, and is tried again: "
+AGAIN = "failed; retrying: "
 
 
 def test_a_server_goes_away_during_a_copy_and_comes_back(filled):
@@ -463,7 +463,7 @@ def test_a_server_goes_away_during_a_copy_and_comes_back(filled):
         filled.server.stop()
         child.stdin.write(b"\n")
         child.stdin.flush()
-        wait_for_line(child.stderr, f"the store of --to {AGAIN}")
+        wait_for_line(child.stderr, f"the --to store {AGAIN}")
         filled.server.start()
         done = finish(child)
     assert (done.status, done.out) == (0, "2,500 events copied; up to seq 2500\n")

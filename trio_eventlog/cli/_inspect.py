@@ -1,0 +1,209 @@
+"""``trio-eventlog stats`` and ``verify``: what a log contains, and whether it is intact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import attrs
+from rich.table import Table
+from rich.text import Text
+
+from trio_eventlog.abc import (
+    DescribableStore,
+    EventStore,
+    MultiLogStore,
+    StoreDescription,
+    StoreVerification,
+    VerifiableStore,
+)
+from trio_eventlog.cli._options import AsJson, Count, Flag, StoreUrl, opened_store
+from trio_eventlog.cli._running import progress_bar
+from trio_eventlog.cli._terminal import (
+    CommandError,
+    counted,
+    error_console,
+    json_line,
+    rendered,
+    time_text,
+    visible,
+    write,
+)
+from trio_eventlog.stores import without_secrets
+
+Facts = Iterable[tuple[str, Sequence[str]]]
+"""What the table of a log shows: names, and the lines beside each."""
+
+
+def _table(facts: Facts) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, lines in facts:
+        # Text, so that square brackets are not markup.
+        table.add_row(name, Text("\n".join(visible(line) for line in lines) or "none"))
+    return table
+
+
+def _gaps(
+    found: StoreDescription | StoreVerification, explanation: str = "missing"
+) -> tuple[str, Sequence[str]]:
+    lines: list[str] = []
+    if found.gaps:
+        lines.append(f"{counted(found.gaps, 'gap')}, {counted(found.missing, 'seq')} {explanation}")
+        lines += [f"{first}" if first == last else f"{first} to {last}" for first, last in found.first_gaps]
+        lines += _more(found.gaps - len(found.first_gaps))
+    return "gaps in seq", lines
+
+
+def _more(count: int) -> list[str]:
+    return [f"and {count:,} more"] if count > 0 else []
+
+
+# --- stats ----------------------------------------------------------------------------------------
+
+STATS_EXAMPLES: Final = """
+trio-eventlog stats --store sqlite:events.db
+trio-eventlog stats --store sqlite:events.db --json | jq .events
+"""
+
+
+async def stats(*, store: StoreUrl, top: Count = 10, as_json: AsJson = False) -> int:
+    """Print statistics about a log.
+
+    Args:
+      store: The log.
+      top: Number of event types and members to list, most frequent first.
+      as_json: Print one JSON object.
+    """
+    async with opened_store(store, read_only=True) as opened:
+        return await print_statistics(opened, without_secrets(store), top=top, as_json=as_json)
+
+
+async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bool) -> int:
+    """Print what a log contains; return the exit status.
+
+    Args:
+      store: the log.
+      url: its URL, without secrets.
+      top: how many event types and members to list.
+      as_json: print one JSON object.
+
+    Raises:
+      StoreError: the store failed.
+      ReaderGone, CommandError: standard output cannot be written to, or the store has no statistics.
+    """
+    if not isinstance(store, DescribableStore):
+        raise CommandError(f"{url}: stores of this kind have no statistics")
+    description = await store.describe(top=top)
+    logs = await store.log_names() if isinstance(store, MultiLogStore) else []
+    if as_json:
+        await write(json_line({"store": url, "logs": logs, **attrs.asdict(description)}))
+    else:
+        await write(rendered(_table(_statistics(url, logs, description))))
+    return 0
+
+
+def _statistics(url: str, logs: Sequence[str], description: StoreDescription) -> Facts:
+    yield "store", [url]
+    if logs:
+        yield "logs", logs
+    yield "events", [f"{description.events:,}"]
+    if description.first_seq is not None:
+        yield "seq", [f"{description.first_seq} to {description.last_seq}"]
+    yield "highest seq ever", [str(description.highest_seq)]
+    if description.first_timestamp_ms is not None and description.last_timestamp_ms is not None:
+        first, last = description.first_timestamp_ms, description.last_timestamp_ms
+        yield "time (UTC)", [f"{time_text(first)} to {time_text(last)}"]
+    yield _gaps(description)
+    yield "event types", _ranking(description.event_types, description.distinct_event_types)
+    yield "members", _ranking(description.members, description.distinct_members)
+    if description.size_bytes is not None:
+        yield "size", [_size(description.size_bytes)]
+    if description.wal_bytes:
+        yield "of which write-ahead log", [_size(description.wal_bytes)]
+
+
+def _ranking(counts: Sequence[tuple[str, int]], distinct: int) -> list[str]:
+    width = max((len(f"{count:,}") for _, count in counts), default=0)
+    return [*(f"{count:>{width},}  {name}" for name, count in counts), *_more(distinct - len(counts))]
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:  # noqa: PLR2004 - the factor from one unit to the next
+            break
+        size, unit = size / 1024, larger
+    return f"{size:,.1f} {unit} ({count:,} bytes)"
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+VERIFY_EXAMPLES: Final = """
+trio-eventlog verify --store sqlite:events.db
+trio-eventlog verify --store sqlite:events.db --no-gaps --json | jq .findings
+"""
+
+
+async def verify(
+    *, store: StoreUrl, no_gaps: Flag = False, show: Count = 100, as_json: AsJson = False
+) -> int:
+    """Check the integrity of a log.
+
+    Checks that every event can be read, that seqs ascend and ids are unique, and the structure of the file,
+    the indexes of the database, or the subjects of the stream. The exit status is 1 if there is a problem.
+    Gaps in seq are listed: those events were lost, were duplicates, or were pruned. Another process may write
+    to the log at the same time.
+
+    Args:
+      store: The log.
+      no_gaps: Treat gaps as problems.
+      show: Number of problems to list; all are counted.
+      as_json: Print one JSON object.
+    """
+    async with opened_store(store, read_only=True) as opened:
+        return await print_verification(
+            opened, without_secrets(store), no_gaps=no_gaps, max_shown=show, as_json=as_json
+        )
+
+
+async def print_verification(
+    store: EventStore, url: str, *, no_gaps: bool, max_shown: int, as_json: bool
+) -> int:
+    """Check a log and print its problems; return the exit status, 1 if there are any.
+
+    Raises:
+      StoreError: the store failed.
+      ReaderGone, CommandError: standard output cannot be written to, or the store cannot be verified.
+    """
+    if not isinstance(store, VerifiableStore):
+        raise CommandError(f"{url}: stores of this kind cannot be verified")
+    seen = 0
+
+    def note(seq: int) -> None:
+        nonlocal seen
+        seen = seq
+
+    last_seq = await store.last_seq()
+    async with progress_bar(error_console(), last_seq or None, lambda: (seen, f"seq {seen:,}")):
+        found = await store.verify(most_findings=max_shown, on_progress=note)
+    is_sound = not found.problems and not (no_gaps and found.gaps)
+    if as_json:
+        await write(json_line({"store": url, "sound": is_sound, **attrs.asdict(found)}))
+    else:
+        await write(rendered(_table(_verification(url, found, no_gaps=no_gaps))))
+    return 0 if is_sound else 1
+
+
+def _verification(url: str, found: StoreVerification, *, no_gaps: bool) -> Facts:
+    yield "store", [url]
+    yield "events", [f"{found.events:,}"]
+    if found.first_seq is not None:
+        yield "seq", [f"{found.first_seq} to {found.last_seq}"]
+    yield _gaps(found, "(not allowed)" if no_gaps else "(lost, duplicate or pruned)")
+    problems = [
+        finding.problem if finding.seq is None else f"seq {finding.seq}: {finding.problem}"
+        for finding in found.findings
+    ]
+    yield "problems", problems + _more(found.problems - len(problems))

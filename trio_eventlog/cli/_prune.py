@@ -1,0 +1,84 @@
+"""``trio-eventlog prune``: delete old events."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from trio_eventlog.abc import EventStore, PrunableStore
+from trio_eventlog.cli._options import USAGE_STATUS, Age, Flag, Number, StoreUrl, Time, opened_store
+from trio_eventlog.cli._running import progress_bar, stopping_on_signals
+from trio_eventlog.cli._terminal import CommandError, counted, error_console, write, write_summary
+from trio_eventlog.stores import without_secrets
+
+EXAMPLES: Final = """
+trio-eventlog prune --store sqlite:events.db --older-than 30d --dry-run
+trio-eventlog prune --store sqlite:events.db --before 2026-07-01
+trio-eventlog prune --store 'sqlite:events.db?log=worker-3' --keep 100000
+"""
+
+_MAX_BOUND: Final = 2**63 - 1
+"""Beyond what a store can hold: everything, or nothing."""
+
+
+async def prune(
+    *,
+    store: StoreUrl,
+    before: Time = None,
+    older_than: Age = None,
+    keep: Number = None,
+    dry_run: Flag = False,
+) -> int:
+    """Delete old events permanently.
+
+    Another process may write to the log at the same time. Events are deleted in small batches: after an
+    interruption, repeat the command to continue. Seqs are not reused; disk space is.
+
+    Args:
+      store: The log.
+      before: Delete events from before this time: milliseconds since 1970, or ISO 8601.
+      older_than: Delete events older than this: a number and s, m, h, d or w.
+      keep: Delete all events except this many with the highest seqs.
+      dry_run: Only print how many events would be deleted.
+    """
+    if [before, older_than, keep].count(None) != 2:  # noqa: PLR2004 - of three
+        raise CommandError("specify exactly one of --before, --older-than and --keep", USAGE_STATUS)
+    if older_than is not None:
+        before = max(time.time_ns() // 1_000_000 - older_than, 0)
+    before, keep = (None if value is None else min(value, _MAX_BOUND) for value in (before, keep))
+    async with opened_store(store, read_only=True) as opened:
+        return await prune_events(
+            opened, without_secrets(store), before_ms=before, keep=keep, dry_run=dry_run
+        )
+
+
+async def prune_events(
+    store: EventStore, url: str, *, before_ms: int | None, keep: int | None, dry_run: bool
+) -> int:
+    """Delete old events; return the exit status.
+
+    Raises:
+      StoreError: the store failed.
+      CommandError: the store cannot be pruned.
+    """
+    if not isinstance(store, PrunableStore):
+        raise CommandError(f"{url}: stores of this kind cannot be pruned")
+    if dry_run:
+        count = await store.prune(before_ms=before_ms, keep=keep, dry_run=True)
+        await write(f"{counted(count, 'event')} would be pruned\n")
+        return 0
+    console = error_console()
+    done = total = 0
+
+    def note(so_far: int, of: int) -> None:
+        nonlocal done, total
+        done, total = so_far, of
+
+    async with stopping_on_signals("stopping; events already pruned stay pruned", console) as stop:
+        with stop.stoppable():
+            async with progress_bar(console, None, lambda: (done, f"{done:,} of {total:,} pruned")):
+                await store.prune(before_ms=before_ms, keep=keep, on_progress=note)
+        # The batch that was being deleted when the signal arrived may be gone as well.
+        text = f"{counted(done, 'event')} pruned"
+        is_reported = await write_summary(f"at least {text} of {total:,}" if stop.status else text)
+    return stop.status or (0 if is_reported else 1)
