@@ -1,4 +1,4 @@
-"""The lock that lets one program write to something on disk at a time. Floor 0: the standard library only.
+"""The lock that lets one program at a time write to something on disk.
 
 A side file locked with ``flock``, not what it guards: POSIX locks do not exclude the same process, and a
 process loses all of them on a file when it closes any handle of it. All functions here block for a moment
@@ -30,39 +30,35 @@ class FileLock:
         Args:
           path: of the lock file, a real path; it is made if it is not there.
           what: what it guards, for messages.
-          mode: permissions of the lock file. Whoever may write to what it guards may lock it, as with
+          mode: permissions of the lock file. Users who may write to what it guards may lock it, as with
             SQLite's own side files.
           guarded: path of what it guards, whose owner and group it gets; by default its own without the
             ``.lock`` at the end.
 
         Raises:
-          LogBusy: somebody holds it, in this process or another.
+          LogBusy: it is held already, in this process or another.
           StoreUnusable: this platform or file system has no such locks.
           OSError: the lock file cannot be made.
         """
         try:
             import fcntl  # noqa: PLC0415 - not there on Windows
         except ImportError as exc:  # pragma: no cover - Windows
-            msg = f"{what} cannot be written: this platform does not have flock"
-            raise StoreUnusable(msg) from exc
+            raise StoreUnusable(f"{what} cannot be written: this platform does not have flock") from exc
         with _registry.mutex:
             if path in _registry.held:
-                msg = f"{what} is open for writing already, in this process"
-                raise LogBusy(msg)
+                raise LogBusy(f"{what} is open for writing already, in this process")
             fd = _open(path, mode, path.removesuffix(".lock") if guarded is None else guarded)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 by = _holder(fd)
                 os.close(fd)
-                msg = f"{what} is open for writing elsewhere{by}"
-                raise LogBusy(msg) from None
+                raise LogBusy(f"{what} is open for writing elsewhere{by}") from None
             except OSError as exc:
                 os.close(fd)
                 if exc.errno == errno.ENOMEM:
                     raise
-                msg = f"{path} cannot be locked: {exc.strerror}"
-                raise StoreUnusable(msg) from exc
+                raise StoreUnusable(f"{path} cannot be locked: {exc.strerror}") from exc
             # For people; the lock is held without it.
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
@@ -73,7 +69,7 @@ class FileLock:
     def release(self) -> None:
         """Let the next appender in. Safe to call again, and in a child that inherited the object.
 
-        The file stays: removing it would let somebody lock a file that no longer has a name.
+        The file stays: if it were removed, another process could lock a file that no longer has a name.
         """
         with _registry.mutex:
             if _registry.held.get(self.path) == self._fd:
@@ -87,10 +83,10 @@ class FileLock:
 def lock_open_file(fd: int) -> None:
     """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
 
-    For a file that is never opened by anybody else while it is locked, save to find that out.
+    For a file that no other code opens while it is locked, except to find that out.
 
     Raises:
-      BlockingIOError: it is locked by somebody else, in this process or another.
+      BlockingIOError: it is locked already, in this process or another.
       OSError: it cannot be locked.
     """
     import fcntl  # noqa: PLC0415 - not there on Windows

@@ -1,4 +1,4 @@
-"""Small things that every floor may use. Floor 0: the standard library only."""
+"""Small helpers for all parts of the package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
 
 
 def fork_count() -> int:
-    """A number that is another one in every child by ``os.fork``. Faster than asking for the process id."""
+    """A number that differs in every child made by ``os.fork``. Faster than asking for the process id."""
     return _Forks.count
 
 
@@ -74,9 +74,9 @@ SOME_LOG: Final = frozenset({0})
 
 
 class NoPublicConstructor(type):
-    """Metaclass of classes that only their own module builds, with ``_create``.
+    """Metaclass of classes that only this package creates, with ``_create``.
 
-    ``_made_by`` of a class says what a program writes instead; one with ``open`` need not say it.
+    ``_made_by`` of a class says what a program writes instead; a class with ``open`` does not need it.
     """
 
     def __call__(cls, *_args: Any, **_kwargs: Any) -> NoReturn:
@@ -84,8 +84,9 @@ class NoPublicConstructor(type):
         made_by = getattr(cls, "_made_by", None)
         if made_by is None and hasattr(cls, "open"):
             made_by = f"async with {cls.__qualname__}.open(…) as store"
-        msg = f"{cls.__qualname__} has no public constructor" + (f"; write: {made_by}" if made_by else "")
-        raise TypeError(msg)
+        raise TypeError(
+            f"{cls.__qualname__} has no public constructor" + (f"; write: {made_by}" if made_by else "")
+        )
 
     def _create(cls: type[T], *args: Any, **kwargs: Any) -> T:
         # super() here is the metaclass' own: this is what calling the class would have done.
@@ -103,18 +104,24 @@ def adopt_public_names(namespace: dict[str, Any]) -> None:
     for name in namespace["__all__"]:
         value = namespace.get(name)
         if isinstance(value, type | FunctionType) and "._" in value.__module__:
-            if "__annotations__" in vars(value):
-                # As strings they would be looked up in the new module, which does not know every name.
-                value.__annotations__ = get_annotations(value, eval_str=True)
-            value.__module__ = namespace["__name__"]
+            adopt(namespace["__name__"], value)
+
+
+def adopt(module: str, *values: type | FunctionType) -> None:
+    """Let classes and functions say that they are imported from ``module``."""
+    for value in values:
+        if "__annotations__" in vars(value):
+            # As strings they would be looked up in the new module, which does not know every name.
+            value.__annotations__ = get_annotations(value, eval_str=True)
+        value.__module__ = module
 
 
 _CLI: Final = ("cyclopts>=5", "rich>=13.6")
 
 _EXTRAS: Final = {
     "cli": _CLI,
-    "nats": ("nats-py[nkeys]>=2.16",),
-    "postgres": ("psycopg[binary]>=3.2.2,<4",),
+    "nats": ("nkeys>=0.2.1",),
+    "postgres": ("psycopg[binary]>=3.2.3,<4",),
     "testing": ("hypothesis>=6.130", "outcome>=1.2", "pytest>=8", *_CLI),
 }
 """What pyproject.toml says."""
@@ -123,6 +130,6 @@ _EXTRAS: Final = {
 def how_to_install(extra: str) -> str:
     """The command that installs what ``extra`` stands for.
 
-    Not by the name of the extra: that works only for those who know where this package came from.
+    It does not name the extra, which works only if it is known where this package came from.
     """
     return f"pip install {' '.join(map(shlex.quote, _EXTRAS[extra]))}"

@@ -40,13 +40,16 @@ def free_ports(count):
 class Node:
     """One server, which can be stopped and started again on the same port and data."""
 
-    def __init__(self, name, directory, port, *, monitor=None, config="", max_store=None, jetstream=True):
+    def __init__(
+        self, name, directory, port, *, monitor=None, config="", max_store=None, jetstream=True, greets=True
+    ):
         self.name = name
         self.port = port
         self._monitor = monitor
         self.url = f"nats://127.0.0.1:{port}"
         self._directory = directory
         self._process = None
+        self._greets = greets
         directory.mkdir(exist_ok=True)
         limit = f"max_file_store: {max_store}" if max_store is not None else ""
         # Nothing of what the tests do shall wait for a disk.
@@ -71,7 +74,7 @@ class Node:
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                    if connection.recv(4) == b"INFO":
+                    if not self._greets or connection.recv(4) == b"INFO":
                         return
             except OSError:
                 assert self._process.poll() is None, self.log()
@@ -99,6 +102,14 @@ class Node:
         """The same while it runs, and have it read that."""
         self.configure(old, new)
         self._process.send_signal(signal.SIGHUP)
+
+    def warn(self):
+        """Have it tell its clients that it is about to shut down, and then do so."""
+        subprocess.run([binary(), "--signal", f"ldm={self._process.pid}"], check=True)
+
+    def is_running(self):
+        """Whether its process has not ended."""
+        return self._process.poll() is None
 
     def greeting(self):
         """What it tells of itself to whoever connects."""

@@ -22,18 +22,12 @@ from tests._helpers.cli import (
 from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
-    ModuleEvent,
     PersistedEvent,
-    StoreError,
     from_json,
 )
 from trio_eventlog.cli import (
     _options,
-    _reading,
 )
-from trio_eventlog.cli._reading import next_merged
-from trio_eventlog.cli._terminal import error_console
-from trio_eventlog.reading import LogEvent
 from trio_eventlog.stores import MemoryStore
 
 
@@ -113,37 +107,6 @@ def test_tail_all_logs(workers, db):
 def test_tail_all_logs_with_a_limit(cli, workers):
     done = cli("tail", "--store", workers, "--all-logs", "--last", 5, "--limit", 5)
     assert places(done.out) == [("c\x1b[1m", 1), ("a", 2), ("b", 2), ("b", 3), ("a", 3)]
-
-
-async def test_a_page_is_what_was_there_before_an_error():
-    """What was taken from a merge does not come again."""
-    one, two, three = (
-        LogEvent("a", PersistedEvent(f"e{seq}", seq, seq, None, ModuleEvent("m", "t"))) for seq in (1, 2, 3)
-    )
-
-    class Items:
-        def __init__(self) -> None:
-            lost = StoreError("lost")
-            self.steps: list[LogEvent | StoreError] = [one, two, lost, lost, three]
-
-        def __aiter__(self) -> Items:
-            return self
-
-        async def __anext__(self) -> LogEvent:
-            await trio.lowlevel.checkpoint()
-            if not self.steps:
-                raise StopAsyncIteration
-            step = self.steps.pop(0)
-            if isinstance(step, StoreError):
-                raise step
-            return step
-
-    items = Items()
-    assert await next_merged(items, _reading.PruneReporter(error_console())) == [one, two]
-    with pytest.raises(StoreError):
-        await next_merged(items, _reading.PruneReporter(error_console()))
-    assert await next_merged(items, _reading.PruneReporter(error_console())) == [three]
-    assert await next_merged(items, _reading.PruneReporter(error_console())) == []
 
 
 @pytest.mark.parametrize("command", ["query", "tail"])

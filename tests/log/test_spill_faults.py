@@ -20,8 +20,9 @@ import pytest
 
 from tests._helpers.fakes import numbered
 from trio_eventlog import PersistedEvent, SpillError
-from trio_eventlog._log import _spill_file
+from trio_eventlog._log import _spill_disk, _spill_file
 from trio_eventlog._log._spill_file import Keep, SpillFile, SpillFull
+from trio_eventlog._log._spill_format import header_of, line_of
 
 DIRECTORY = "/simulated"
 PATH = f"{DIRECTORY}/log.spill"
@@ -308,9 +309,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
                 disk.close(fd)
 
         Lock.used = disk
-        monkeypatch.setattr(_spill_file, "os", disk)
+        for module in (_spill_file, _spill_disk):
+            monkeypatch.setattr(module, "os", disk)
+            monkeypatch.setattr(module, "let_go", let_go)
         monkeypatch.setattr(_spill_file, "lock_open_file", disk.flock)
-        monkeypatch.setattr(_spill_file, "let_go", let_go)
         monkeypatch.setattr(_spill_file, "FileLock", Lock)
 
     return use
@@ -414,11 +416,11 @@ Step = tuple[str, tuple[int, ...]]
 
 
 def header() -> bytes:
-    return _spill_file._header("log")
+    return header_of("log")
 
 
 def lines(*numbers: int) -> bytes:
-    return b"".join(_spill_file._line(one) for one in events(*numbers))
+    return b"".join(line_of(one) for one in events(*numbers))
 
 
 SMALL = len(header() + lines(*range(100, 112)))
@@ -680,7 +682,9 @@ def test_on_a_real_disk(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatc
 
             return counted
 
-    monkeypatch.setattr(_spill_file, "os", Calls())
+    calls = Calls()
+    for module in (_spill_file, _spill_disk):
+        monkeypatch.setattr(module, "os", calls)
     was_fault = True
     while was_fault:
         position, calls = position + 1, 0

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests._helpers.fakes import numbered
 from trio_eventlog import LogBusy, PersistedEvent, SpillError, to_json
-from trio_eventlog._log import _spill_file
+from trio_eventlog._log import _spill_disk, _spill_file
 from trio_eventlog._log._spill_file import Keep, SpillFile, SpillFull
 
 ALL = 10**9
@@ -125,7 +125,8 @@ def test_any_mix_of_writes_and_reads(tmp_path_factory, batches, reads, block):
     """And however the file is cut into blocks; the next run finds what was not settled."""
     path = tmp_path_factory.mktemp("spill") / "file"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_spill_file, "_BLOCK", block)
+        for module in (_spill_file, _spill_disk):
+            patch.setattr(module, "BLOCK_SIZE", block)
         file = SpillFile(path, "log", ALL)
         written, read = [], []
         for count, most in zip(batches, [*reads, *[3] * len(batches)], strict=False):
@@ -186,7 +187,7 @@ def test_nothing_is_forgotten_that_came_meanwhile(path, opened):
 
 
 def test_a_file_that_is_mostly_settled_is_written_anew(path, opened, monkeypatch):
-    monkeypatch.setattr(_spill_file, "_MOST_DEAD", 1000)
+    monkeypatch.setattr(_spill_file, "_MAX_DEAD", 1000)
     file = opened(path)
     file.append(events(*range(1, 60)))
     file.read(40, ALL)
@@ -719,7 +720,7 @@ def test_another_name_of_the_file(tmp_path, opened):
 
 def test_a_lock_file_that_is_removed(path, opened, monkeypatch):
     """As by somebody who cleans up: the file itself is locked, too, also once it was written anew."""
-    monkeypatch.setattr(_spill_file, "_MOST_DEAD", 100)
+    monkeypatch.setattr(_spill_file, "_MAX_DEAD", 100)
     code = f"from trio_eventlog._log._spill_file import SpillFile; SpillFile({str(path)!r}, None, 10**9)"
     file = opened(path)
     for first in (1, 11):

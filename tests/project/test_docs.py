@@ -37,7 +37,7 @@ import trio
 
 import trio_eventlog
 from trio_eventlog.stores import MemoryStore
-from trio_eventlog.stores.sqlite import _store as _sqlite
+from trio_eventlog.stores.sqlite import _worker
 from trio_eventlog.testing._checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
@@ -290,7 +290,7 @@ def test_the_table_of_driver_errors_is_that_of_the_code():
     # All events of a batch are too large, or none is.
     assert {kind.__name__ for kind in kinds} - set(documented) == {"TooBigError"}
     for kind in kinds:
-        expected = type(_sqlite._store_error("log.db", kind("why"))).__name__
+        expected = type(_worker.store_error("log.db", kind("why"))).__name__
         assert documented.get(kind.__name__, "StoreUnusable") == expected
 
 

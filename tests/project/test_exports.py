@@ -83,7 +83,7 @@ def test_a_star_brings_all_public_names_and_no_others(module):
 def test_a_star_needs_no_driver_of_a_server():
     """Those are extras."""
     code = (
-        "import sys\nsys.modules.update(psycopg=None, nats=None)\n"
+        "import sys\nsys.modules.update(psycopg=None, nkeys=None)\n"
         "from trio_eventlog.stores import *\nprint(PostgresStore.__name__, JetStreamStore.__name__)"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

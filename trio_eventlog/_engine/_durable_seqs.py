@@ -1,4 +1,4 @@
-"""Which events of a run are in the store, as ranges of seqs. Floor 1: pure."""
+"""Which events of a run are in the store, as ranges of seqs. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Final
 import attrs
 
 MAX_SPANS: Final = 1024
-"""Most ranges that are kept. Beyond it the two oldest become one, which does not know where its gaps are."""
+"""Highest number of ranges that are kept. Beyond it the two oldest are merged, and their gaps forgotten."""
 
 
 @attrs.frozen
 class Span:
-    """Seqs from ``first``, which is among them, to ``last``: all, or as many as ``count`` says."""
+    """``count`` seqs from ``first``, which is one of them, to ``last``."""
 
     first: int
     last: int
@@ -26,12 +26,12 @@ class Span:
 
 
 class DurableSeqs:
-    """The seqs of what the store has taken."""
+    """The seqs of the events that the store has taken."""
 
     def __init__(self) -> None:
-        self._spans: list[Span] = []  # ascending; as a rule there is one
+        self._spans: list[Span] = []  # ascending; usually one
         self.count = 0
-        """How many they are."""
+        """How many seqs there are."""
 
     @property
     def last(self) -> int:
@@ -39,10 +39,10 @@ class DurableSeqs:
         return self._spans[-1].last if self._spans else 0
 
     def add(self, seqs: Sequence[int]) -> None:
-        """Take in ``seqs``, ascending and above all before; at least one."""
+        """Add ``seqs``, at least one, ascending and above all before."""
         self.count += len(seqs)
         if seqs[-1] - seqs[0] + 1 == len(seqs):
-            # As a rule: then nothing has to be asked for each.
+            # Usually: then nothing has to be asked for each.
             self._append(Span(seqs[0], seqs[-1], len(seqs)))
             return
         first = 0
@@ -62,9 +62,9 @@ class DurableSeqs:
             spans[:2] = [Span(oldest.first, older.last, oldest.count + older.count)]
 
     def take_after(self, seq: int) -> list[Span]:
-        """Take out all above ``seq``, and return them.
+        """Remove all above ``seq``, and return them.
 
-        A range that lost its gaps and is cut here gives as many as there can be, rather than too few.
+        Of a range whose gaps are forgotten, the part above counts as many as there can be there.
         """
         taken: list[Span] = []
         while self._spans and self._spans[-1].last > seq:

@@ -1,4 +1,4 @@
-"""How long to wait before trying again. Floor 0: attrs and the standard library only."""
+"""How long to wait before trying again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ import attrs
 
 def _positive(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{field.name}: expected a number, got {type(value).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"{field.name}: expected a number, got {type(value).__name__}")
     # An int may lie beyond every float, where it compares as less than infinity.
     if not 0 < value <= sys.float_info.max:
-        msg = f"{field.name}: expected more than 0 and less than infinity, got {value}"
-        raise ValueError(msg)
+        raise ValueError(f"{field.name}: expected more than 0 and less than infinity, got {value}")
 
 
 @attrs.frozen(kw_only=True)
@@ -26,8 +24,8 @@ class RetryPolicy:
     """Exponential backoff with jitter.
 
     The wait after the n-th failure in a row is ``initial * multiplier ** (n - 1)`` seconds, at most
-    ``maximum``, shortened by a random fraction of up to ``jitter``. Shortened rather than prolonged,
-    so that ``maximum`` holds and a crowd of programs that all reached it still spreads out.
+    ``maximum``, shortened by a random fraction of up to ``jitter``. It is shortened rather than prolonged so
+    that ``maximum`` holds, and programs that all have reached it still spread out.
 
     Args:
       initial: seconds to wait after the first failure, more than 0.
@@ -50,17 +48,13 @@ class RetryPolicy:
 
     def __attrs_post_init__(self) -> None:
         if self.maximum < self.initial:
-            msg = f"maximum: expected at least initial ({self.initial} s), got {self.maximum}"
-            raise ValueError(msg)
+            raise ValueError(f"maximum: expected at least initial ({self.initial} s), got {self.maximum}")
         if self.multiplier < 1:
-            msg = f"multiplier: expected at least 1, got {self.multiplier}"
-            raise ValueError(msg)
+            raise ValueError(f"multiplier: expected at least 1, got {self.multiplier}")
         if isinstance(self.jitter, bool) or not isinstance(self.jitter, int | float):
-            msg = f"jitter: expected a number, got {type(self.jitter).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"jitter: expected a number, got {type(self.jitter).__name__}")
         if not 0 <= self.jitter <= 1:
-            msg = f"jitter: expected 0 to 1, got {self.jitter}"
-            raise ValueError(msg)
+            raise ValueError(f"jitter: expected 0 to 1, got {self.jitter}")
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after ``failures`` failures in a row (1 or more)."""
@@ -72,7 +66,7 @@ class RetryPolicy:
         return base * (1 - self.jitter * self._drawn())
 
     def _drawn(self) -> float:
-        # A source that fails or is wrong costs the jitter, never the wait.
+        # A source that fails or returns something else costs the jitter, never the wait.
         with suppress(Exception):
             drawn = self.random()
             if 0 <= drawn <= 1:

@@ -1,7 +1,7 @@
-"""The newest stored events of a log. Floor 1: pure.
+"""The newest stored events of a log. Pure.
 
-They are kept for those who follow it: a hundred tasks would otherwise ask the store the same a hundred times
-for each batch. And they are kept for a store that goes back to an older state, which is given them again.
+They are kept for subscriptions: a hundred of them would otherwise ask the store the same question a hundred
+times for each batch. And they are kept for a store that goes back to an older state, which gets them again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent
 from trio_eventlog._model._query import SCOPES, EventQuery
 from trio_eventlog._model._sealed import reseal, scopes_of_event, size_of
 
-_TOGETHER: Final = 64
-"""Most events of a batch, so that a large append is not forgotten as a whole."""
+_BATCH_SIZE: Final = 64
+"""Highest number of events that are forgotten together: a large append is not forgotten as a whole."""
 
 
 class _Batch:
@@ -31,16 +31,16 @@ class _Batch:
 
     @property
     def seqs(self) -> list[int]:
-        """Theirs. Made once somebody looks, since as a rule nobody does."""
+        """Their seqs. Made on first use, since usually they are not needed."""
         if self._seqs is None:
             self._seqs = [event.seq for event in self.events]
         return self._seqs
 
     @property
     def outlines(self) -> list[PersistedEvent]:
-        """What a query looks at: the events, with no more in their payloads than scopes.
+        """The events as queries see them: their payloads have only the scopes.
 
-        Made once, however many look: the payloads need not be decoded, and what the store may have done to
+        Made once for all subscriptions. The payloads need not be decoded, and what the store may have done to
         the events that it was given plays no part.
         """
         if self._outlines is None:
@@ -65,8 +65,8 @@ class RecentEvents:
 
     Args:
       durable_seq: the highest seq that is durable now.
-      most_events: bound in events,
-      most_bytes: and in bytes, as :func:`size_of` counts them.
+      most_events: highest number of events.
+      most_bytes: highest number of their bytes, as :func:`size_of` counts them.
     """
 
     def __init__(self, durable_seq: int, *, most_events: int, most_bytes: int) -> None:
@@ -74,13 +74,13 @@ class RecentEvents:
         self._most_bytes = most_bytes
         self._batches: deque[_Batch] = deque()
         self._events = self._bytes = 0
-        # From here on these are all.
+        # Above this seq, all durable events are here.
         self._complete_after = durable_seq
         self.durable_seq = durable_seq
         """The highest seq that is durable."""
 
     def start_anew(self) -> None:
-        """Let nobody read what is here: from now on there may be others."""
+        """Give out nothing of what is here any more: there may be other events in between."""
         self._complete_after = self.durable_seq
 
     def add(self, events: Sequence[PersistedEvent], *, is_complete: bool, size: int | None = None) -> None:
@@ -88,15 +88,15 @@ class RecentEvents:
 
         Args:
           events: sealed events, ascending by seq and above all before them; at least one.
-          is_complete: whether no other event can have been stored since :attr:`durable_seq`. If not, nobody
-            can read these here, or those before.
-          size: how many bytes they have, if that is known.
+          is_complete: whether no other event can have been stored since :attr:`durable_seq`. If not, neither
+            these events nor those before can be read from here.
+          size: their bytes, if known.
         """
         self.durable_seq = events[-1].seq
         size = sum(map(size_of, events)) if size is None else size
-        for start in range(0, len(events), _TOGETHER):
-            part = events[start : start + _TOGETHER]
-            # Weighed together: each event would cost as much as all else here.
+        for start in range(0, len(events), _BATCH_SIZE):
+            part = events[start : start + _BATCH_SIZE]
+            # An estimate: asking each event for its size would take as long as all else here.
             self._append(_Batch(part, size * len(part) // len(events)))
         while self._events > self._most_events or self._bytes > self._most_bytes:
             oldest = self._batches.popleft()
@@ -112,10 +112,10 @@ class RecentEvents:
         self._bytes += batch.bytes
 
     def go_back(self, last_seq: int) -> list[PersistedEvent]:
-        """The store has nothing above ``last_seq`` any more.
+        """The store no longer has anything above ``last_seq``.
 
         Returns:
-          Copies of those events above it that were kept here, ascending by seq. They are kept no longer.
+          Copies of the events above it that were kept here, ascending by seq. They are no longer kept.
         """
         gone: deque[PersistedEvent] = deque()
         while self._batches and self._batches[-1].last > last_seq:
@@ -137,12 +137,12 @@ class RecentEvents:
         """Copies of the next events that match.
 
         Args:
-          after: seq to begin behind; below :attr:`durable_seq`.
+          after: the seq after which to begin; below :attr:`durable_seq`.
           query: what to look for; its cursor and its limit play no part.
           most: how many events to look at.
 
         Returns:
-          Them, and the seq up to which there are no others. None if that is not known here.
+          The events, and the seq up to which there are no others. None if that is not known here.
         """
         if after < self._complete_after:
             return None

@@ -1,7 +1,7 @@
-"""When to append, and when to try again. Floor 1: pure; time is an argument.
+"""When to append, and when to try again. Pure: time is an argument.
 
-Times are seconds on one clock, whichever the caller chooses. ``due`` answers the only question that the
-flush task asks; the other methods tell the scheduler what happened.
+Times are seconds on any one clock. ``due`` answers the only question that the flush task asks; the other
+methods tell the scheduler what happened.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Scheduler:
     """The timing of one log.
 
     Args:
-      batch_size: so many waiting events are due at once.
+      batch_size: this many waiting events are due at once.
       flush_interval: seconds after which even a single one is due.
       retry: how long to wait after failures.
     """
@@ -31,16 +31,16 @@ class Scheduler:
     """Failed appends in a row."""
 
     _oldest: float | None = attrs.field(default=None, init=False)
-    """When the oldest event came that was never offered to the store."""
+    """When the oldest event arrived that was never offered to the store."""
 
     _more_at_once: bool = attrs.field(default=False, init=False)
-    """Whether what waits includes a part of what had gathered when the last batch went."""
+    """Whether the waiting events include some that were already waiting when the last batch left."""
 
     _retry_at: float | None = attrs.field(default=None, init=False)
     """When the wait after a failure is over; None if there is none."""
 
     _hurried: bool = attrs.field(default=False, init=False)
-    """Whether this wait was cut short already."""
+    """Whether this wait was already cut short."""
 
     _started: float = attrs.field(default=-math.inf, init=False)
     """When the last append started."""
@@ -59,20 +59,20 @@ class Scheduler:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no event came since the last batch went."""
+        """Whether no event arrived since the last batch left."""
         return self._oldest is None
 
     def arrived(self, now: float) -> None:
-        """An event came, the first since the last batch went."""
+        """An event arrived, the first since the last batch left."""
         self._oldest = now
 
     def due(self, waiting: int, *, awaited: bool, is_heavy: bool = False) -> float:
         """When the next append may start: a time, ``-inf`` for at once, ``inf`` for never.
 
         Args:
-          waiting: events that wait.
-          awaited: whether somebody waits for them to become durable.
-          is_heavy: whether they are a batch by their bytes, however few they are.
+          waiting: how many events wait.
+          awaited: whether a flush waits for them.
+          is_heavy: whether they make up a batch by their bytes.
         """
         if not waiting:
             return math.inf
@@ -84,7 +84,7 @@ class Scheduler:
         return self._oldest + self.flush_interval
 
     def taken(self, left: int, now: float) -> None:
-        """An append starts, and ``left`` events still wait."""
+        """An append starts; ``left`` events still wait."""
         self._started = now
         self._more_at_once = left > 0
         if not left:
@@ -110,7 +110,7 @@ class Scheduler:
         self._hurried = False
 
     def rejected(self, left: int) -> None:
-        """The store refused some events of the batch for ever; the ``left`` others go again at once."""
+        """The store rejected some events of the batch; the ``left`` others go again at once."""
         self._more_at_once = self._more_at_once or left > 0
         self._retry_at = None
 
@@ -126,16 +126,16 @@ class Scheduler:
         return retry_at - now
 
     def hurry(self) -> None:
-        """Somebody flushes: end the wait after a failure, once per wait. New events never do that."""
+        """A flush starts: end the wait after a failure, once per wait. New events never do that."""
         if self._retry_at is not None and self._retry_at < math.inf and not self._hurried:
             self._hurried = True
             self._retry_at = -math.inf
 
     def close(self, now: float, deadline: float) -> None:
-        """No more events come, and ``deadline`` ends the attempts: start over with short waits.
+        """No more events arrive, and ``deadline`` ends the attempts: start over with short waits.
 
-        A last attempt comes before the deadline, as late as leaves the store the time of a first retry, or
-        half of what there is.
+        A last attempt starts before the deadline. It leaves the store as much time as the first wait after a
+        failure, or half of the remaining time if that is less.
         """
         self._margin = min(self.retry.initial, (deadline - now) / 2)
         self._last_at = min(deadline - self._margin, math.nextafter(deadline, -math.inf))

@@ -1,4 +1,4 @@
-"""A file for events that memory cannot hold any longer. Floor 3, beside the log; blocking, no Trio.
+"""A file for events that memory can no longer hold. Blocking, no Trio.
 
 Layout: lines of UTF-8. The first is a header in JSON. Each of the others is one event, the CRC-32 of its
 JSON in eight hexadecimal digits, a blank, and the JSON (:func:`to_json` never writes a line break), or a
@@ -8,87 +8,80 @@ mark, which says up to which seq the store had acknowledged events when it was w
     {"trio_eventlog": "spill", "durable_seq": 16, "crc": "8a0b4d3e"}
     1c291ca3 {"id": "…", "seq": 17, …}
 
-A line that is damaged costs itself and no other. A last line without its line break was being written when
-the process ended; it was never acknowledged, and goes. Zeros, as file systems leave them after a loss of
-power, are nothing.
+A damaged line costs itself and no other. A last line without its line break was being written when the
+process ended; it was never acknowledged, and is cut off. Zeros, as file systems leave them after a loss of
+power, are ignored.
 
 The file is a queue. Its oldest events are read as a batch, which counts as settled when the next is asked
 for. What is settled and survives in the store what it survives here is *dead*, and goes when all is dead,
 when the dead outweigh the living, when there is no room, and at the end. A process that is killed leaves
 dead events behind: they are delivered again, and the store knows them.
 
-Positions count every byte that ever was in the file, so that none comes twice, whatever goes in between.
+Positions count every byte that was ever in the file, so that no position is used twice.
 
-A system call that fails leaves the object as it was. Where the file may then have more than the object knows
-of, or its name may not be on the disk, that is remembered, and mended before anything else is written.
+A system call that fails leaves the object as it was. If the file may then have more than the object knows of,
+or its name may not be on the disk, that is remembered, and mended before anything else is written.
 
-Each method takes the lock of the object, so that a thread which was given up on does not meet the next.
+Each method takes the lock of the object, because a thread that was abandoned may still be running.
 """
 
-# ruff: noqa: PTH105, PTH108, PTH116, PTH118 - its tests let each system call fail, and so have to see it
+# ruff: noqa: PTH105, PTH108, PTH118 - its tests let each system call fail, and so have to see it
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
 import os
-import re
-import stat
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from enum import Enum, auto
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 
-from trio_eventlog._lock_file import FileLock, give_to_owner, let_go, lock_open_file
-from trio_eventlog._model._errors import CodecError, LogBusy, SpillError, StoreUnusable
+from trio_eventlog._lock_file import FileLock, let_go, lock_open_file
+from trio_eventlog._log._spill_disk import (
+    BLOCK_SIZE,
+    MAX_LAST_LINE,
+    copy_file,
+    copy_range,
+    cut_off,
+    find_line,
+    is_at,
+    is_leftover,
+    last_line_end,
+    open_file,
+    read_at,
+    reason_of,
+    survey,
+    write_at,
+)
+from trio_eventlog._log._spill_format import (
+    PREFIX,
+    VERSION,
+    event_in,
+    header_of,
+    is_beginning,
+    line_of,
+    mark_in,
+    mark_of,
+)
+from trio_eventlog._model._errors import LogBusy, SpillError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._model._sealed import seal_persisted
-from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._util import fork_count
 
-VERSION: Final = 1
-"""Of the layout above."""
+_MAX_HEADER: Final = 64 * 1024
 
-_BLOCK: Final = 1024 * 1024
-"""Bytes that are read at once."""
-
-_LONGEST_HEADER: Final = 64 * 1024
-
-_MOST_DEAD: Final = 4 * 1024 * 1024
+_MAX_DEAD: Final = 4 * 1024 * 1024
 """Bytes of dead events for which the file is not written anew while there is room."""
 
 _DEAD_SHARE: Final = 8
 """Nor is it for room, unless one byte of this many is dead: each byte of room would cost too much writing."""
 
-_NOTHING_YET: Final = 4096
+_MAX_EMPTY: Final = 4096
 """A file that has nothing but zeros and is no longer than this block had not even got its header."""
-
-_LAST_LINE: Final = 16 * 1024 * 1024
-"""Bytes at the end of the file in which the last intact line is looked for."""
-
-_OURS: Final = b'{"trio_eventlog": "spill"'
-"""How headers and marks begin."""
-
-_MARK: Final = re.compile(
-    rb'(\{"trio_eventlog": "spill", "durable_seq": (\d{1,19})), "crc": "([0-9a-f]{8})"\}\n'
-)
-
-_LONGEST_MARK: Final = 128
-
-_CHECKED: Final = re.compile(rb"[0-9a-f]{8} \{")
-"""Where an event may begin."""
-
-_OF_USE: Final = re.compile(_CHECKED.pattern + b"|" + re.escape(_OURS))
-"""Where an event or a mark may begin."""
-
-_MOST_SEARCHED: Final = 16
-"""Places in one line where an event may begin; each costs a checksum of the rest."""
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 """What is said where a file cannot have a second name."""
@@ -128,20 +121,6 @@ class Load:
     """Whether there was no more to read."""
 
 
-@attrs.frozen
-class _Survey:
-    """What there is in a file from the header on."""
-
-    lines: int
-    """Lines with an event, be it damaged."""
-
-    end: int
-    """Where the last line ends."""
-
-    durable_seq: int
-    """The highest of the marks; 0 without one."""
-
-
 class SpillFile:
     """An open spill file, locked against all others.
 
@@ -167,7 +146,7 @@ class SpillFile:
         """Whoever sets it does so between two calls, or lets what runs go by the one or the other."""
         self._mutex = threading.Lock()
         self._forks = fork_count()
-        self._header = _header(log_id)
+        self._header = header_of(log_id)
         self._top = self._header  # what the file begins with: the header, and a mark if one follows
         self._top_seq = 0  # of that mark
         self._marked_seq = 0  # of the last mark
@@ -190,7 +169,7 @@ class SpillFile:
             self._lock = FileLock.acquire(f"{self.path}.lock", what)
             try:
                 self._take_up_leftover()
-                self._fd = _open(self.path)
+                self._fd = open_file(self.path)
                 try:
                     self._lock_itself()
                     self.recovered: int = self._begin()
@@ -207,7 +186,7 @@ class SpillFile:
                 raise
             raise SpillError(self.path, str(exc)) from exc
         except OSError as exc:
-            raise SpillError(self.path, _reason(exc, self.path)) from exc
+            raise SpillError(self.path, reason_of(exc, self.path)) from exc
         self._size = self._end - self._shift
         self._next_old_seq = 1
 
@@ -219,12 +198,13 @@ class SpillFile:
         try:
             lock_open_file(self._fd)
         except BlockingIOError:
-            msg = f"the spill file {self.path} is open for writing already, perhaps under another name"
-            raise LogBusy(msg) from None
+            raise LogBusy(
+                f"the spill file {self.path} is open for writing already, perhaps under another name"
+            ) from None
 
     def _take_up_leftover(self) -> None:
         """What a killed process was writing anew: it is of use only if the file itself is gone."""
-        if not _is_leftover(self._new_path):
+        if not is_leftover(self._new_path):
             return
         try:
             os.lstat(self.path)
@@ -235,16 +215,16 @@ class SpillFile:
 
     def _begin(self) -> int:
         """Find out what the file is and where its lines are. Returns how many of an earlier run there are."""
-        if not _is_at(self.path, self._fd):
+        if not is_at(self.path, self._fd):
             raise OSError(errno.ESTALE, "it was replaced while it was being opened; try again")
         size = os.fstat(self._fd).st_size
-        head = os.pread(self._fd, _LONGEST_HEADER, 0)
-        if size <= _NOTHING_YET and _is_beginning(head):
+        head = os.pread(self._fd, _MAX_HEADER, 0)
+        if size <= _MAX_EMPTY and is_beginning(head):
             # New, or its process ended while it was new.
             return self._start_anew()
         header = head[: head.find(b"\n") + 1]
         is_header, log_id = self._parse(header)
-        start = len(header) if is_header else _find_line(self._fd)
+        start = len(header) if is_header else find_line(self._fd)
         if start is None:
             raise SpillError(self.path, "this is no spill file; name another one, or move this one away")
         is_anothers = log_id is not None and self._log_id is not None and log_id != self._log_id
@@ -253,16 +233,16 @@ class SpillFile:
             self._header = header
         self.was_damaged = self._damaged = not is_header
         self._top = header
-        if is_header and (mark := _mark_in(head, start)) is not None:
+        if is_header and (mark := mark_in(head, start)) is not None:
             self._top_seq, self._top = mark[0], header + mark[1]
             start = len(self._top)
-        found = _survey(self._fd, start)
+        found = survey(self._fd, start)
         if is_anothers and found.lines:
-            msg = (
+            raise SpillError(
+                self.path,
                 f"it has events of another log ({log_id}, not {self._log_id}); open that log with it once, or"
-                " move it away"
+                " move it away",
             )
-            raise SpillError(self.path, msg)
         self.known_seq = max(found.durable_seq, self._top_seq)
         is_stale = header != self._header and not found.lines
         if is_anothers or (is_header and not found.lines and not self.known_seq):
@@ -286,7 +266,7 @@ class SpillFile:
     def _start_anew(self) -> int:
         """Let the file have a header and nothing else."""
         os.ftruncate(self._fd, 0)
-        _write(self._fd, self._header, 0)
+        write_at(self._fd, self._header, 0)
         os.fsync(self._fd)
         self._needs_name = True
         self._mend_name()
@@ -302,21 +282,23 @@ class SpillFile:
         except (ValueError, KeyError, TypeError, RecursionError):
             return False, None
         if is_ours and version != VERSION:
-            msg = f"written by another version of trio_eventlog (layout {version}, this one knows {VERSION})"
-            raise SpillError(self.path, msg)
+            raise SpillError(
+                self.path,
+                f"written by another version of trio_eventlog (layout {version}, this one knows {VERSION})",
+            )
         return is_ours, log_id if is_ours else None
 
     def _find_last_seq(self) -> int:
         """The seq of the last intact line, as it was written; 0 if there is none."""
-        most = _BLOCK
+        most = BLOCK_SIZE
         while True:
             begin = max(self._end - most, self._dead_to)
-            text = _read(self._fd, begin - self._shift, self._end - self._shift)
+            text = read_at(self._fd, begin - self._shift, self._end - self._shift)
             for line in reversed(text.split(b"\n")):
-                event, _ = _event_of(line)
+                event, _ = event_in(line)
                 if event is not None:
                     return event.seq
-            if begin == self._dead_to or most >= _LAST_LINE:
+            if begin == self._dead_to or most >= MAX_LAST_LINE:
                 return 0
             most *= 4
 
@@ -381,7 +363,7 @@ class SpillFile:
           SpillFull: they do not fit; nothing was written.
           OSError: the write failed. They count as not written; after a kill they may be there all the same.
         """
-        lines = b"".join(map(_line, events))
+        lines = b"".join(map(line_of, events))
         with self._work():
             self._mend()
             self._look_for_the_end()
@@ -390,21 +372,21 @@ class SpillFile:
             data = self._news() + lines
             size = self._end - self._shift
             if size + len(data) > self._max_bytes:
-                msg = (
+                raise SpillFull(
+                    errno.EFBIG,
                     f"max_spill_bytes is {self._max_bytes}; the file has {size} bytes, and"
-                    f" {len(data)} more do not fit"
+                    f" {len(data)} more do not fit",
                 )
-                raise SpillFull(errno.EFBIG, msg)
             self._put(data)
 
     def _news(self) -> bytes:
         """The mark that the file still lacks, if any."""
-        return _mark(self.known_seq) if self.known_seq > self._marked_seq else b""
+        return mark_of(self.known_seq) if self.known_seq > self._marked_seq else b""
 
     def _put(self, data: bytes) -> None:
         known_seq = self.known_seq
         try:
-            _write(self._fd, data, self._end - self._shift)
+            write_at(self._fd, data, self._end - self._shift)
             os.fsync(self._fd)
         except BaseException:
             self._needs_cut = True
@@ -426,7 +408,7 @@ class SpillFile:
         if not self._is_in_place() or (lacks_room and dead and is_much):
             # Removed under us, what it held is still ours.
             self._drop_dead()
-        elif dead > max(_MOST_DEAD, self._end - self._dead_to, self._no_tidying_below):
+        elif dead > max(_MAX_DEAD, self._end - self._dead_to, self._no_tidying_below):
             try:
                 self._drop_dead()
             except OSError:
@@ -454,9 +436,9 @@ class SpillFile:
             self._read_to = at
             events: list[PersistedEvent] = []
             for position, line in lines:
-                if line.startswith(_OURS):
+                if line.startswith(PREFIX):
                     continue
-                event, is_whole = _event_of(line)
+                event, is_whole = event_in(line)
                 self._damaged = self._damaged or not is_whole
                 if position < self._old_end:
                     seq, self._next_old_seq = self._next_old_seq, self._next_old_seq + 1
@@ -472,9 +454,9 @@ class SpillFile:
         start = at = position = self._read_to
         parts: list[bytes] = []
         while position < limit and len(lines) < most and at - start < most_bytes:
-            block = os.pread(self._fd, min(_BLOCK, limit - position), position - self._shift)
+            block = os.pread(self._fd, min(BLOCK_SIZE, limit - position), position - self._shift)
             if not block:
-                raise _cut_off(position - self._shift, limit - self._shift)
+                raise cut_off(position - self._shift, limit - self._shift)
             begin = 0
             while len(lines) < most and at - start < most_bytes:
                 end = block.find(b"\n", begin)
@@ -535,22 +517,22 @@ class SpillFile:
         """Write ``first`` and all from position ``start`` on (by default all that lives) into a new file."""
         start = self._dead_to if start is None else start
         known_seq = self.known_seq
-        top = self._header + (_mark(known_seq) if known_seq else b"")
-        head = top + b"".join(map(_line, first))
-        if _is_leftover(self._new_path):
+        top = self._header + (mark_of(known_seq) if known_seq else b"")
+        head = top + b"".join(map(line_of, first))
+        if is_leftover(self._new_path):
             os.unlink(self._new_path)
-        fd = _open(self._new_path, os.O_EXCL)
+        fd = open_file(self._new_path, os.O_EXCL)
         aside: str | None = None
         try:
             lock_open_file(fd)
-            _write(fd, head, 0)
-            _copy(self._fd, start - self._shift, self._end - self._shift, fd, len(head))
+            write_at(fd, head, 0)
+            copy_range(self._fd, start - self._shift, self._end - self._shift, fd, len(head))
             os.fsync(fd)
             aside = self._keep_aside()
             try:
                 os.replace(self._new_path, self.path)
             except OSError:
-                if not _is_at(self.path, fd):
+                if not is_at(self.path, fd):
                     raise
         except BaseException:
             let_go(fd)
@@ -586,7 +568,7 @@ class SpillFile:
         except OSError as exc:
             if exc.errno not in _NO_LINKS:
                 raise
-            _copy_file(self.path, aside)
+            copy_file(self.path, aside)
         return aside
 
     def _name_aside(self) -> str:
@@ -598,12 +580,12 @@ class SpillFile:
     # --- what others do to the file, and what was left half done ------------------------------------
 
     def _is_in_place(self) -> bool:
-        return _is_at(self.path, self._fd)
+        return is_at(self.path, self._fd)
 
     def _mend(self) -> None:
         """Finish what could not be done before. Raises OSError if it still cannot."""
         if self._needs_top:
-            _write(self._fd, self._top, 0)
+            write_at(self._fd, self._top, 0)
             self._needs_top = False
         if self._needs_cut:
             os.ftruncate(self._fd, self._end - self._shift)
@@ -634,7 +616,7 @@ class SpillFile:
         if size >= known:
             return
         self._needs_top = self._needs_top or size < len(self._top)
-        end = _last_line_end(self._fd, len(self._top), size)
+        end = last_line_end(self._fd, len(self._top), size)
         shift = self._end - end
         # Nothing may get a position that something else had.
         self._dead_to, self._settled, self._read_to, self._old_end = (
@@ -713,217 +695,8 @@ class SpillFile:
             self._put(news)
 
     def _require_room(self, lines: Sequence[PersistedEvent], start: int) -> None:
-        size = len(self._header) + sum(len(_line(event)) for event in lines) + self._end - start
+        size = len(self._header) + sum(len(line_of(event)) for event in lines) + self._end - start
         if size > max(self._max_bytes, self._end - self._shift):
-            msg = f"max_spill_bytes is {self._max_bytes}; {len(lines)} more events do not fit"
-            raise SpillFull(errno.EFBIG, msg)
-
-
-# --- lines ----------------------------------------------------------------------------------------
-
-
-def _header(log_id: str | None) -> bytes:
-    return json.dumps({"trio_eventlog": "spill", "version": VERSION, "log_id": log_id}).encode() + b"\n"
-
-
-def _mark(durable_seq: int) -> bytes:
-    text = _OURS + b', "durable_seq": %d' % durable_seq
-    return text + b', "crc": "%08x"}\n' % zlib.crc32(text)
-
-
-def _mark_in(text: bytes, start: int = 0) -> tuple[int, bytes] | None:
-    """The seq and the bytes of the mark at ``start``, if there is one."""
-    found = _MARK.match(text, start)
-    if found is None or zlib.crc32(found[1]) != int(found[3], 16) or int(found[2]) > MAX_STORED:
-        return None
-    return int(found[2]), found[0]
-
-
-def _line(event: PersistedEvent) -> bytes:
-    text = to_json(event)
-    return b"%08x %b\n" % (zlib.crc32(text), text)
-
-
-def _event_of(line: bytes) -> tuple[PersistedEvent | None, bool]:
-    """The event of a line, if one is intact, and whether the whole line is.
-
-    A line whose first event is damaged is searched for another: it may have lost its line break.
-    """
-    for found in islice(_CHECKED.finditer(line), _MOST_SEARCHED):
-        checksum, text = line[found.start() :][:8], line[found.start() + 9 :]
-        if zlib.crc32(text) == int(checksum, 16):
-            with contextlib.suppress(CodecError):
-                # Sealed: its payload stays text, and what a store does to it changes nothing here.
-                return seal_persisted(from_json(text, PersistedEvent)), found.start() == 0
-    return None, False
-
-
-def _is_beginning(text: bytes) -> bool:
-    """Whether this can be what is left of a header that was being written; zeros, if nothing."""
-    text = text.rstrip(b"\0")
-    return b"\n" not in text and (text.startswith(_OURS) or _OURS.startswith(text))
-
-
-def _survey(fd: int, start: int) -> _Survey:
-    """Look over what a file has from byte ``start`` on, where a line begins."""
-    lines, end, durable_seq, last_mark = 0, start, 0, -1
-    position, before = start, b"\n"
-    while block := os.pread(fd, _BLOCK, position):
-        text = before + block
-        lines += block.count(b"\n")
-        at = text.find(b"\n" + _OURS)
-        while at >= 0:
-            lines -= 1
-            last_mark = position - len(before) + at + 1
-            mark = _mark_in(os.pread(fd, _LONGEST_MARK, last_mark))
-            durable_seq = max(durable_seq, mark[0] if mark is not None else 0)
-            at = text.find(b"\n" + _OURS, at + 1)
-        if (last := block.rfind(b"\n")) >= 0:
-            end = position + last + 1
-        before = text[-len(_OURS) :]
-        position += len(block)
-    return _Survey(lines + (last_mark >= end), end, durable_seq)
-
-
-def _find_line(fd: int) -> int | None:
-    """Where to read a file that has no header: the first byte of an intact event or mark.
-
-    Returns:
-      The end of the file if it has nothing but zeros and the beginning of a header, and None if it has
-      something else and none of these.
-    """
-    position, before, is_nothing = 0, b"", True
-    while block := os.pread(fd, _BLOCK, position):
-        is_nothing = (
-            is_nothing and _is_beginning(block) if position == 0 else is_nothing and not block.strip(b"\0")
-        )
-        text = before + block
-        for found in _OF_USE.finditer(text):
-            at = position - len(before) + found.start()
-            line = _line_at(fd, at)
-            if _mark_in(line + b"\n") is not None or _event_of(line)[0] is not None:
-                return at
-        before = text[1 - len(_OURS) :]
-        position += len(block)
-    return position if is_nothing else None
-
-
-def _line_at(fd: int, position: int) -> bytes:
-    parts: list[bytes] = []
-    while len(parts) < _LAST_LINE // _BLOCK and (block := os.pread(fd, _BLOCK, position)):
-        line, end, _ = block.partition(b"\n")
-        parts.append(line)
-        if end:
-            break
-        position += len(block)
-    return b"".join(parts).replace(b"\0", b"")
-
-
-def _last_line_end(fd: int, start: int, size: int) -> int:
-    """Where the last line ends that begins at byte ``start`` or later."""
-    while size > start:
-        begin = max(size - _BLOCK, start)
-        last = os.pread(fd, size - begin, begin).rfind(b"\n")
-        if last >= 0:
-            return begin + last + 1
-        size = begin
-    return start
-
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-def _open(path: Path, more_flags: int = 0) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | more_flags
-    fd = os.open(path, flags, 0o600)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")  # noqa: TRY301 - as what the system says
-        if not status.st_size:
-            give_to_owner(fd, str(path).removesuffix(".new"))
-    except BaseException:
-        let_go(fd)
-        raise
-    return fd
-
-
-def _is_at(path: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
-    except FileNotFoundError:
-        return False
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a file was being written anew when its process ended. One of somebody else is left alone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return False
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return False
-        # Its process, or the power, may have ended at any moment.
-        begin = os.pread(fd, len(_OURS), 0).partition(b"\0")[0]
-        return _OURS.startswith(begin)
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(fd)
-
-
-def _read(fd: int, start: int, end: int) -> bytes:
-    parts: list[bytes] = []
-    while start < end:
-        block = os.pread(fd, end - start, start)
-        if not block:
-            raise _cut_off(start, end)
-        parts.append(block)
-        start += len(block)
-    return b"".join(parts)
-
-
-def _write(fd: int, data: bytes, position: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(fd, view, position)
-        if not written:
-            raise OSError(errno.EIO, "nothing more could be written")
-        view = view[written:]
-        position += written
-
-
-def _copy(fd: int, start: int, end: int, to_fd: int, position: int) -> None:
-    while start < end:
-        block = _read(fd, start, min(start + _BLOCK, end))
-        _write(to_fd, block, position)
-        start += len(block)
-        position += len(block)
-
-
-def _copy_file(path: Path, to_path: str) -> None:
-    fd = _open(path)
-    try:
-        to_fd = _open(Path(to_path), os.O_EXCL)
-        try:
-            _copy(fd, 0, os.fstat(fd).st_size, to_fd, 0)
-            os.fsync(to_fd)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(to_path)
-            raise
-        finally:
-            let_go(to_fd)
-    finally:
-        let_go(fd)
-
-
-def _cut_off(size: int, expected: int) -> OSError:
-    return OSError(errno.EIO, f"it ends at byte {size}, and should have {expected}")
-
-
-def _reason(exc: OSError, path: Path) -> str:
-    """What the system says, and of which file if that is another one beside it."""
-    what = exc.strerror or str(exc)
-    is_of_another = exc.filename not in {None, str(path), path} and exc.errno != errno.ENOENT
-    return f"{exc.filename}: {what}" if is_of_another else what
+            raise SpillFull(
+                errno.EFBIG, f"max_spill_bytes is {self._max_bytes}; {len(lines)} more events do not fit"
+            )

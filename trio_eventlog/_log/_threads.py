@@ -8,8 +8,6 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-from trio_eventlog._handover import giving_way
-
 __all__ = ["DISK_TIMEOUT", "in_thread"]
 
 T = TypeVar("T")
@@ -31,16 +29,15 @@ async def in_thread(work: Callable[[], T], *, discard: Callable[[T], object] | N
     # A limiter of its own: the program may keep Trio's default limiter busy.
     limiter = trio.CapacityLimiter(1)
     handover = None if discard is None else _Handover(work, discard)
-    with giving_way():
-        try:
-            return await trio.to_thread.run_sync(
-                work if handover is None else handover.run, abandon_on_cancel=True, limiter=limiter
-            )
-        except BaseException:
-            if handover is not None and handover.give_up():
-                with trio.move_on_after(DISK_TIMEOUT, shield=True):
-                    await trio.to_thread.run_sync(handover.discard, abandon_on_cancel=True)
-            raise
+    try:
+        return await trio.to_thread.run_sync(
+            work if handover is None else handover.run, abandon_on_cancel=True, limiter=limiter
+        )
+    except BaseException:
+        if handover is not None and handover.give_up():
+            with trio.move_on_after(DISK_TIMEOUT, shield=True):
+                await trio.to_thread.run_sync(handover.discard, abandon_on_cancel=True)
+        raise
 
 
 class _Handover(Generic[T]):

@@ -25,7 +25,6 @@ from trio_eventlog.cli._reading import (
     PAGE_SIZE,
     PruneReporter,
     bounded,
-    next_merged,
     next_page,
     prune_reporter_for,
 )
@@ -113,7 +112,7 @@ async def print_merged(url: str, query: EventQuery, *, as_json: bool) -> int:
         # Each log is read from its first event, so what was pruned earlier does not matter.
         pruned = PruneReporter(error_console())
         events = merge_events(stores, query)
-        while page := await next_merged(events, pruned):
+        while page := await next_page(events, pruned):
             await printer.print(page)
     await printer.print_count()
     return 1 if pruned.has_reported else 0

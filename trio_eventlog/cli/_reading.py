@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, overload
 
 import attrs
 import trio
 from rich.console import Console
 
-from trio_eventlog import EventQuery, EventsPruned, PersistedEvent, StoreError, to_json
+from trio_eventlog import EventQuery, EventsPruned, PersistedEvent
 from trio_eventlog.abc import EventStore, PrunedStore
 from trio_eventlog.cli._terminal import complain
 from trio_eventlog.reading import EventStream, LogEvent, MergedEvents
 
 PAGE_SIZE: Final = 1000
-"""The most events in memory at a time,"""
-
-MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
-"""and the bytes of JSON after which there are enough of them."""
+"""The most events of a page."""
 
 _BEYOND_ALL_SEQS: Final = 2**63
 
@@ -56,39 +53,20 @@ async def prune_reporter_for(store: EventStore, after_seq: int, console: Console
     return PruneReporter(console, await store.pruned_seq())
 
 
-async def next_page(events: EventStream, pruned: PruneReporter) -> list[PersistedEvent]:
+@overload
+async def next_page(events: EventStream, pruned: PruneReporter) -> list[PersistedEvent]: ...
+@overload
+async def next_page(events: MergedEvents, pruned: PruneReporter) -> list[LogEvent]: ...
+async def next_page(
+    events: EventStream | MergedEvents, pruned: PruneReporter
+) -> list[PersistedEvent] | list[LogEvent]:
     """The next events, one page of them; none at the end. A checkpoint.
 
     Raises:
-      StoreError: the store failed. The next call returns what this one would have returned.
+      StoreError: a store failed. The next call returns what this one would have returned.
     """
-    pages = events.pages()
     while True:
         try:
-            return await anext(pages, [])
+            return await anext(events.pages(), [])
         except EventsPruned as exc:
             pruned.report(exc)
-
-
-async def next_merged(events: MergedEvents, pruned: PruneReporter) -> list[LogEvent]:
-    """The next events of several logs, up to one page of them; none at the end. A checkpoint.
-
-    Raises:
-      StoreError: a store failed. Events that were read before that are returned, and the next call raises.
-    """
-    page: list[LogEvent] = []
-    size = 0
-    while len(page) < PAGE_SIZE and size < MAX_PAGE_BYTES:
-        try:
-            item = await anext(events)
-            page.append(item)
-            size += len(to_json(item.event))
-        except StopAsyncIteration:
-            break
-        except EventsPruned as exc:
-            pruned.report(exc)
-        except StoreError:
-            if not page:
-                raise
-            break
-    return page

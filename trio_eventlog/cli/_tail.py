@@ -26,7 +26,7 @@ from trio_eventlog.cli._options import (
     opened_store,
 )
 from trio_eventlog.cli._query import Printer, require_no_cursor
-from trio_eventlog.cli._reading import PruneReporter, next_merged, next_page
+from trio_eventlog.cli._reading import PruneReporter, next_page
 from trio_eventlog.cli._running import retrying
 from trio_eventlog.cli._terminal import CommandError, ending_with_reader, error_console
 from trio_eventlog.reading import iter_events, merge_events
@@ -187,7 +187,7 @@ class _Following:
     async def print_news(self, stores: Mapping[str, EventStore]) -> None:
         """Print the events that have arrived. After an error, the next call continues without a gap."""
         events = merge_events(stores, attrs.evolve(self.query, limit=None), cursors=self.cursors)
-        while page := await next_merged(events, self.pruned):
+        while page := await next_page(events, self.pruned):
             if self.too_old:
                 page = [item for item in page if (item.log, item.event.seq) not in self.too_old]
             page = page[: self.left]

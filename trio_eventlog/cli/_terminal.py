@@ -144,8 +144,14 @@ def terminal_size(stream: TextIO) -> ConsoleDimensions:
 def console_for(stream: TextIO, **options: Any) -> Console:
     """A console that prints to ``stream``; ``options`` are those of :class:`rich.console.Console`."""
     width, height = terminal_size(stream)
-    defaults = {"file": stream, "force_terminal": is_terminal(stream), "width": width, "height": height}
-    return Console(**{**defaults, **options}, highlight=False, markup=False, emoji=False)
+    settings: dict[str, Any] = {
+        "file": stream,
+        "force_terminal": is_terminal(stream),
+        "width": width,
+        "height": height,
+        **options,
+    }
+    return Console(**settings, highlight=False, markup=False, emoji=False)
 
 
 def error_console() -> Console:

@@ -1,13 +1,15 @@
 """The stores that come with the library, and :func:`open_store`, which finds one by its URL.
 
-Each keeps one log and implements :class:`trio_eventlog.abc.EventStore`. Floor 4: stores know the
-floors below the log, never each other and never the log.
+Each keeps one log and implements :class:`trio_eventlog.abc.EventStore`. Floor 3: stores know the floors below
+them, and neither each other nor the log.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_eventlog._util import adopt, adopt_public_names
+from trio_eventlog.stores._open import LAZY, load
 from trio_eventlog.stores._open import open_readers as open_readers
 from trio_eventlog.stores._open import open_store as open_store
 from trio_eventlog.stores._urls import without_secrets as without_secrets
@@ -33,25 +35,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # A program that keeps its log in memory shall not pay for loading a database driver.
-    if name == "SqliteStore":
-        from trio_eventlog.stores.sqlite._store import SqliteStore  # noqa: PLC0415 - see above
-
-        globals()[name] = SqliteStore
-        return SqliteStore
-    if name == "JetStreamStore":
-        from trio_eventlog.stores.jetstream._store import JetStreamStore  # noqa: PLC0415 - see above
-
-        globals()[name] = JetStreamStore
-        return JetStreamStore
-    if name == "PostgresStore":
-        from trio_eventlog.stores.postgres._store import PostgresStore  # noqa: PLC0415 - see above
-
-        globals()[name] = PostgresStore
-        return PostgresStore
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+    # A program that keeps its log in memory does not pay for loading a database driver.
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = load(name)
+    return found
 
 
 def __dir__() -> list[str]:
+    # What is imported for the module's own use is not offered by completion.
     return __all__
+
+
+adopt(__name__, MemoryStore, NullStore)
+adopt_public_names(globals())

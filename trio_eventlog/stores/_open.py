@@ -4,43 +4,45 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from importlib import import_module
+from typing import Any, Final
 
 import trio
 
+from trio_eventlog._ki import ki_protected
+from trio_eventlog._util import adopt
 from trio_eventlog.abc import EventStore
 from trio_eventlog.stores._urls import parse_url
 from trio_eventlog.stores.memory import MemoryStore
 from trio_eventlog.stores.null import NullStore
 
-if TYPE_CHECKING:
-    from trio_eventlog.stores.jetstream._store import JetStreamStore
-    from trio_eventlog.stores.postgres._store import PostgresStore
-    from trio_eventlog.stores.sqlite._store import SqliteStore
+__all__ = ["open_readers", "open_store"]
 
-_OF_READERS: Final[dict[str, tuple[str, ...]]] = {
+_READER_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "sqlite": (),
     "postgresql": ("schema",),
     "nats": ("stream", "credentials"),
 }
-"""The options that matter to who only reads. The others are how to write, and change nothing here."""
+"""The options that matter for reading. The others say how to write, and have no effect there."""
+
+_CLASSES: Final = {"sqlite": "SqliteStore", "postgresql": "PostgresStore", "nats": "JetStreamStore"}
+
+LAZY: Final = {
+    "JetStreamStore": "trio_eventlog.stores.jetstream._store",
+    "PostgresStore": "trio_eventlog.stores.postgres._store",
+    "SqliteStore": "trio_eventlog.stores.sqlite._store",
+}
+"""Classes with their modules, which load a database driver: only a program that uses one waits for that."""
 
 
-def _load(kind: str) -> type[SqliteStore | PostgresStore | JetStreamStore]:
-    """The class of a store. Loads its driver, which only who uses it needs."""
-    if kind == "sqlite":
-        from trio_eventlog.stores.sqlite._store import SqliteStore  # noqa: PLC0415 - see above
-
-        return SqliteStore
-    if kind == "postgresql":
-        from trio_eventlog.stores.postgres._store import PostgresStore  # noqa: PLC0415 - see above
-
-        return PostgresStore
-    from trio_eventlog.stores.jetstream._store import JetStreamStore  # noqa: PLC0415 - see above
-
-    return JetStreamStore
+def load(name: str) -> Any:
+    """A class of :data:`LAZY`."""
+    found = getattr(import_module(LAZY[name]), name)
+    adopt("trio_eventlog.stores", found)
+    return found
 
 
+@ki_protected
 @asynccontextmanager
 async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[EventStore]:
     """Open the store that ``url`` names, for the length of an ``async with`` block.
@@ -57,7 +59,7 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
                                                 ``replicas``, ``max_age``, ``max_bytes``,
                                                 ``lock_timeout``, ``sync_interval`` and
                                                 ``credentials``. ``nats://USER:PASSWORD@HOST`` or
-                                                ``nats://TOKEN@HOST`` say who asks, ``tls://``
+                                                ``nats://TOKEN@HOST`` say who is asking, ``tls://``
                                                 insists on TLS
     =========================================== ==================================================
 
@@ -68,26 +70,30 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
 
     Args:
       url: which store.
-      read_only: open it for reading only. Meaningless for ``memory:`` and ``null:``, and refused.
+      read_only: open it for reading only. Refused for ``memory:`` and ``null:``, where it makes no sense.
 
     Raises:
       ValueError: the URL is malformed; the message names the part and shows the right form.
-      TypeError: ``url`` is no string.
+      TypeError: ``url`` is not a string.
       StoreUnusable: the store cannot be opened, :class:`LogBusy` and :class:`LogNotFound` included.
       StoreError: it cannot be opened now.
     """
     parsed = parse_url(url)
     if parsed.kind in ("memory", "null"):
         if read_only:
-            msg = f"{parsed.kind}: starts empty, so that opening it read-only would show nothing, ever"
-            raise ValueError(msg)
+            raise ValueError(
+                f"{parsed.kind}: starts empty, so that opening it read-only would never show anything"
+            )
         await trio.lowlevel.checkpoint()
         yield MemoryStore() if parsed.kind == "memory" else NullStore()
     else:
-        async with _load(parsed.kind).open(parsed.place, read_only=read_only, **parsed.options) as store:
+        async with load(_CLASSES[parsed.kind]).open(
+            parsed.place, read_only=read_only, **parsed.options
+        ) as store:
             yield store
 
 
+@ki_protected
 @asynccontextmanager
 async def open_readers(
     url: str, *, logs: Iterable[str] | None = None
@@ -100,7 +106,7 @@ async def open_readers(
     Entering is a checkpoint; cancellation and errors beyond those below are those of the store.
 
     Args:
-      url: where, as for :func:`open_store` but without ``log``; options that say how to write change nothing.
+      url: where, as for :func:`open_store` but without ``log``; options that say how to write have no effect.
       logs: their names; by default all that are there now.
 
     Yields:
@@ -108,17 +114,15 @@ async def open_readers(
 
     Raises:
       ValueError: the URL is malformed, names one log, or is ``memory:`` or ``null:``, which have one.
-      TypeError: ``url`` is no string, or ``logs`` is one.
+      TypeError: ``url`` is not a string, or ``logs`` is one.
       StoreUnusable: the file, database or stream cannot be opened.
       StoreError: it cannot be opened now.
     """
     parsed = parse_url(url)
     if parsed.kind in ("memory", "null"):
-        msg = f"{parsed.kind}: has one log, which starts empty: there is nothing to read"
-        raise ValueError(msg)
+        raise ValueError(f"{parsed.kind}: has one log, which starts empty: there is nothing to read")
     if "log" in parsed.options:
-        msg = f"{parsed.shown!r} names one log; leave out log="
-        raise ValueError(msg)
-    options = {name: value for name, value in parsed.options.items() if name in _OF_READERS[parsed.kind]}
-    async with _load(parsed.kind).open_readers(parsed.place, logs=logs, **options) as readers:
+        raise ValueError(f"{parsed.shown!r} names one log; leave out log=")
+    options = {name: value for name, value in parsed.options.items() if name in _READER_OPTIONS[parsed.kind]}
+    async with load(_CLASSES[parsed.kind]).open_readers(parsed.place, logs=logs, **options) as readers:
         yield readers

@@ -61,23 +61,20 @@ def parse_url(url: str) -> StoreURL:
       TypeError: it is no string.
     """
     if not isinstance(url, str):
-        msg = f"url must be a str, got {type(url).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"url must be a str, got {type(url).__name__}")
     shown = without_secrets(url)
     found = _SCHEME.fullmatch(url)
     if found is None:
-        msg = (
+        raise ValueError(
             f"{shown!r} is no store URL; for a file write {'sqlite:' + shown!r}"
             if url
             else "the store URL is empty"
         )
-        raise ValueError(msg)
     scheme, rest = found.group(1).lower(), found.group(2)
     parser = _PARSERS.get(scheme)
     if parser is None:
         known = f"memory:, null:, {_SQLITE_FORM}, {_POSTGRES_FORM} and {_NATS_FORM}"
-        msg = f"unknown scheme {scheme!r} in {shown!r}; known are {known}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown scheme {scheme!r} in {shown!r}; known are {known}")
     return parser(scheme, rest, shown)
 
 
@@ -125,8 +122,7 @@ def _after_slashes(text: str, end: int) -> int:
 
 def _no_place(scheme: str, rest: str, shown: str) -> StoreURL:
     if rest:
-        msg = f"{scheme}: takes neither a path nor options, got {shown!r}; write {scheme + ':'!r}"
-        raise ValueError(msg)
+        raise ValueError(f"{scheme}: takes neither a path nor options, got {shown!r}; write {scheme + ':'!r}")
     return StoreURL(scheme, "", {}, shown)
 
 
@@ -136,20 +132,19 @@ def _sqlite(_scheme: str, rest: str, shown: str) -> StoreURL:
         # An empty authority, as in file:///path; anything else there would be a host.
         if path != "//" and not path.startswith("///"):
             host = path[2:].partition("/")[0]
-            msg = f"host {host!r} in {shown!r}: a file has none; write sqlite:PATH or sqlite:///ABSOLUTE/PATH"
-            raise ValueError(msg)
+            raise ValueError(
+                f"host {host!r} in {shown!r}: a file has none; write sqlite:PATH or sqlite:///ABSOLUTE/PATH"
+            )
         if path.startswith("///") and len(path) > 3 and "/" not in path[3:]:  # noqa: PLR2004 - the slashes
             # As other libraries write a file in the current directory.
             name = path[3:]
-            msg = (
+            raise ValueError(
                 f"{shown!r} would be /{name}; write sqlite:{name} for a file in the current directory, or"
                 f" sqlite:/{name}"
             )
-            raise ValueError(msg)
         path = path[2:]
     if not path:
-        msg = f"{shown!r} names no file; write {_SQLITE_FORM}"
-        raise ValueError(msg)
+        raise ValueError(f"{shown!r} names no file; write {_SQLITE_FORM}")
     options, unknown = _options(shown, option_text, _SQLITE_OPTIONS, _SQLITE_FORM)
     _refuse(unknown, shown, _SQLITE_FORM)
     return StoreURL("sqlite", _decoded(shown, path), options, shown)
@@ -161,8 +156,7 @@ def _postgres(scheme: str, rest: str, shown: str) -> StoreURL:
     options, theirs = _options(shown, option_text, _POSTGRES_OPTIONS, _POSTGRES_FORM)
     if "notify" in options:
         if options["notify"] not in ("true", "false"):
-            msg = f"option 'notify' in {shown!r} is true or false, not {options['notify']!r}"
-            raise ValueError(msg)
+            raise ValueError(f"option 'notify' in {shown!r} is true or false, not {options['notify']!r}")
         options["notify"] = options["notify"] == "true"
     _refuse_cut_off(theirs, shown)
     # The rest is libpq's to read and to refuse.
@@ -176,8 +170,7 @@ def _nats(scheme: str, rest: str, shown: str) -> StoreURL:
     hosts, _, stream = place.removeprefix("//").partition("/")
     if not place.startswith("//") or not hosts or not stream:
         what = "stream" if place.startswith("//") and hosts else "server"
-        msg = f"{shown!r} names no {what}; write {_NATS_FORM}"
-        raise ValueError(msg)
+        raise ValueError(f"{shown!r} names no {what}; write {_NATS_FORM}")
     options, unknown = _options(shown, option_text, _NATS_OPTIONS, _NATS_FORM)
     _refuse_cut_off(unknown, shown)
     _refuse(unknown, shown, _NATS_FORM)
@@ -186,8 +179,9 @@ def _nats(scheme: str, rest: str, shown: str) -> StoreURL:
             try:
                 options[name] = kind(options[name])
             except ValueError:
-                msg = f"option {name!r} in {shown!r}: expected {what}, got {options[name]!r:.50}"
-                raise ValueError(msg) from None
+                raise ValueError(
+                    f"option {name!r} in {shown!r}: expected {what}, got {options[name]!r:.50}"
+                ) from None
     options["stream"] = _decoded(shown, stream)
     # All servers of a cluster are of one kind.
     return StoreURL("nats", ",".join(f"{scheme}://{host}" for host in hosts.split(",")), options, shown)
@@ -218,19 +212,18 @@ def _refuse_plain_signs(place: str, option_text: str, shown: str) -> None:
     # In a list, each server may have a user.
     has_two = any(server.count("@") > 1 for server in servers.split(","))
     if has_two or "@" in path or "@" in option_text.partition("=")[0]:
-        msg = f"{shown!r}: write %2F for a slash in a password, %40 for an @, %3F for a ?"
-        raise ValueError(msg)
+        raise ValueError(f"{shown!r}: write %2F for a slash in a password, %40 for an @, %3F for a ?")
     ports = (server.rpartition("@")[2].rpartition("]")[2].partition(":")[2] for server in servers.split(","))
     if any(port and not (port.isascii() and port.isdecimal()) for port in ports):
-        msg = f"{shown!r}: a port is a number; write %3F, %2F, %2C for ?, /, and a comma in a password"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{shown!r}: a port is a number; write %3F, %2F, %2C for ?, /, and a comma in a password"
+        )
 
 
 def _refuse_cut_off(options: list[str], shown: str) -> None:
     # It may be the rest of a secret.
     if any("=" not in option for option in options):
-        msg = f"{shown!r}: an option has no value; write %26 for an & in a password"
-        raise ValueError(msg)
+        raise ValueError(f"{shown!r}: an option has no value; write %26 for an & in a password")
 
 
 def _options(shown: str, text: str, known: tuple[str, ...], form: str) -> tuple[dict[str, Any], list[str]]:
@@ -243,11 +236,9 @@ def _options(shown: str, text: str, known: tuple[str, ...], form: str) -> tuple[
             others.append(item)
             continue
         if not separator:
-            msg = f"option {name!r} in {shown!r} has no value; write {form}"
-            raise ValueError(msg)
+            raise ValueError(f"option {name!r} in {shown!r} has no value; write {form}")
         if name in options:
-            msg = f"option {name!r} appears twice in {shown!r}"
-            raise ValueError(msg)
+            raise ValueError(f"option {name!r} appears twice in {shown!r}")
         options[name] = _decoded(shown, value)
     return options, others
 
@@ -255,16 +246,13 @@ def _options(shown: str, text: str, known: tuple[str, ...], form: str) -> tuple[
 def _refuse(unknown: list[str], shown: str, form: str) -> None:
     if unknown:
         name = unknown[0].partition("=")[0]
-        msg = f"unknown option {name!r} in {shown!r}; write {form}"
-        raise ValueError(msg)
+        raise ValueError(f"unknown option {name!r} in {shown!r}; write {form}")
 
 
 def _decoded(shown: str, text: str) -> str:
     if _BAD_ESCAPE.search(text):
-        msg = f"{text!r} in {shown!r} has a % that starts no escape; write %25 for a plain one"
-        raise ValueError(msg)
+        raise ValueError(f"{text!r} in {shown!r} has a % that starts no escape; write %25 for a plain one")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError as exc:
-        msg = f"{text!r} in {shown!r} is not UTF-8 once its % escapes are decoded"
-        raise ValueError(msg) from exc
+        raise ValueError(f"{text!r} in {shown!r} is not UTF-8 once its % escapes are decoded") from exc

@@ -63,6 +63,7 @@ class MemoryStore:
           SequenceConflict: an event with another id already has a seq of the batch; nothing was stored.
           StoreWentBack: once after each :meth:`go_back`; nothing was stored.
         """
+        await trio.lowlevel.checkpoint()
         sealed = await sealed_batch(events)
         # From here on without a checkpoint, so that no reader sees a part of the batch.
         if sealed and self._went_back_from is not None:

@@ -25,9 +25,9 @@ from trio_eventlog import (
 )
 from trio_eventlog.stores.jetstream import _appender as appender
 from trio_eventlog.stores.jetstream import _reader as reader
-from trio_eventlog.stores.jetstream._driver import Publication
+from trio_eventlog.stores.jetstream._api import Pull
+from trio_eventlog.stores.jetstream._protocol import Publish
 from trio_eventlog.stores.jetstream._store import JetStreamStore
-from trio_eventlog.stores.jetstream._stream import Pull
 
 PATIENCE = 60.0
 """Seconds for what takes a few."""
@@ -87,7 +87,7 @@ async def opened_once_free(*args, **options):
 async def configure(store, **changes):
     """Change the configuration of a stream, as an administrator does."""
     info = await store._stream.info()
-    await store._stream._ask("STREAM.UPDATE", {**info["config"], **changes})
+    await store._stream.ask("STREAM.UPDATE", {**info["config"], **changes})
 
 
 async def leader_of(cluster, stream):
@@ -222,7 +222,7 @@ async def test_a_server_is_killed_in_a_long_scan(cluster, log_name, monkeypatch)
     async def page(self, most):
         found = await original(self, most)
         if not killed:
-            reply = await self._stream.link.request(f"$JS.API.CONSUMER.INFO.{stream}.{self._name}")
+            reply = await self._stream.connection.request(f"$JS.API.CONSUMER.INFO.{stream}.{self._name}")
             node = cluster[json.loads(reply.data)["cluster"]["leader"]]
             # The server that we talk to is to stay.
             if node is not leader:
@@ -293,14 +293,14 @@ async def test_a_node_that_is_cut_off_from_the_others(role, log_name, record_pro
 
 async def test_a_replicated_stream_that_was_purged(cluster, log_name, monkeypatch):
     """The appender proves it by writing; a reader, once nobody has contradicted for long enough."""
-    monkeypatch.setattr(reader, "_STALE_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "_STALE_TIMEOUT", 0.5)
     async with (
         JetStreamStore.open(cluster.url, stream="PURGED", log=log_name, replicas=3) as store,
         JetStreamStore.open(cluster.url, stream="PURGED", log=log_name, read_only=True) as follower,
     ):
         await store.append_batch(events(1, 5))
         assert await eventually(follower.last_seq) == 5
-        await store._stream._ask("STREAM.PURGE", {})
+        await store._stream.ask("STREAM.PURGE", {})
         began = trio.current_time()
         with pytest.raises(StoreWentBack):
             await follower.last_seq()
@@ -389,7 +389,7 @@ async def test_a_network_that_stalls(server, log_name):
 
 async def test_leaving_without_a_network(server, log_name, monkeypatch, caplog):
     """Takes a bounded time, and says that the lock is left to expire; which it does."""
-    monkeypatch.setattr(appender, "_CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(appender, "_CLOSE_TIMEOUT", 0.5)
     async with open_proxy(server.port) as proxy:
         async with JetStreamStore.open(
             f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=2
@@ -463,7 +463,7 @@ async def test_an_appender_that_is_out_does_not_take_the_lock_again(server, log_
             await new.append_batch(events(1, 1))
         proxy.accept()
         with trio.fail_after(20):
-            while old._appender._lost is None:  # noqa: ASYNC110 - a task of its own sets it
+            while old._appender._fence._lost is None:  # noqa: ASYNC110 - a task of its own sets it
                 await trio.sleep(0.02)
         async with opened_once_free(server.url, **options) as new:
             await new.append_batch(events(2, 1))
@@ -477,15 +477,15 @@ async def test_batches_that_were_cut_off_in_their_midst_do_not_block_the_stream(
     """A server keeps 50 of them, for ten seconds each; the store drops its own before that."""
     with running_server() as server:
         async with JetStreamStore.open(server.url, log=log_name) as store:
-            send = store._stream.link.send
+            send = store._stream.connection.send
             for number in range(60):
                 # Half of the batch comes through.
-                store._stream.link.send = lambda pieces: send(pieces[: len(pieces) // 2] or pieces)
+                store._stream.connection.send = lambda pieces: send(pieces[: len(pieces) // 2] or pieces)
                 with trio.move_on_after(0.01):
                     await store.append_batch(events(1 + number, 10))
-                store._stream.link.send = send
+                store._stream.connection.send = send
                 # No answer will come.
-                store._appender._pending.is_overdue = True
+                store._appender._fence.pending.is_overdue = True
                 await store.last_seq()
             assert await seqs_of(store) == []
 
@@ -497,15 +497,15 @@ async def test_batches_that_were_cut_off_in_their_midst_do_not_block_the_stream(
 async def test_s4_a_batch_that_is_refused_and_stored_in_part(server, log_name):
     """As by a server whose disk became full in its midst: no part of it comes to light with the next one."""
     async with JetStreamStore.open(server.url, log=log_name) as store:
-        send = store._stream.link.send
+        send = store._stream.connection.send
 
         def send_in_part(pieces):
             first, end = pieces[0], pieces[-1]
             gap = {"Nats-Batch-Id": "another", "Nats-Batch-Sequence": "2", "Nats-Batch-Commit": "1"}
-            send([Publication(first.subject, first.data), Publication(end.subject, b"", gap, end.reply)])
-            store._stream.link.send = send
+            send([Publish(first.subject, first.data), Publish(end.subject, b"", gap, end.reply)])
+            store._stream.connection.send = send
 
-        store._stream.link.send = send_in_part
+        store._stream.connection.send = send_in_part
         with pytest.raises(StoreError, match="JetStream error"):
             await store.append_batch(events(1, 3))
         await store.append_batch(events(20, 1))

@@ -1,20 +1,15 @@
 """What JetStreamStore does beyond the contract: options, readers, watching, upkeep, users."""
 
-import base64
 import itertools
 import json
-import os
+import logging
 import re
-import ssl
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-import nkeys
 import pytest
 import trio
 import trio.testing
-import trustme
 
 from tests._helpers.nats_server import running_server
 from tests.log.test_checkpoints import (
@@ -41,8 +36,9 @@ from trio_eventlog import (
 from trio_eventlog._util import _Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import JetStreamStore, open_store
-from trio_eventlog.stores.jetstream._link import Inbox, Link, decode
-from trio_eventlog.stores.jetstream._stream import Pull
+from trio_eventlog.stores.jetstream._api import Pull, drop_consumer
+from trio_eventlog.stores.jetstream._connection import Connection, decode
+from trio_eventlog.stores.jetstream._inbox import Inbox
 
 PATIENCE = 30.0
 
@@ -131,7 +127,7 @@ async def test_a_stream_that_is_none_of_ours(server):
                 "update trio-eventlog",
             ),
         ):
-            message = await stream.link.request(
+            message = await stream.connection.request(
                 f"$JS.API.STREAM.CREATE.{name}", json.dumps({"name": name, **config}).encode()
             )
             assert b'"error"' not in message.data
@@ -149,7 +145,7 @@ async def test_more_replicas_than_servers(server):
 async def test_a_stream_that_is_removed(server):
     async with JetStreamStore.open(server.url, stream="GONE") as store:
         await store.append_batch(events(1, 2))
-        await store._stream._ask("STREAM.DELETE", {})
+        await store._stream.ask("STREAM.DELETE", {})
         for call in (store.append_batch(events(3, 1)), store.last_seq(), store.query(EventQuery())):
             with pytest.raises(StoreError) as caught:
                 await call
@@ -352,7 +348,7 @@ async def test_a_long_scan_whose_consumer_is_lost(server, monkeypatch):
             used.append(self)
             found = await original(self, most)
             if len(used) == 1:
-                self._stream.drop_consumer(self._name)
+                drop_consumer(self._stream, self._name)
             return found
 
         monkeypatch.setattr(Pull, "page", page)
@@ -365,14 +361,14 @@ async def test_a_long_scan_that_misses_a_message(server, monkeypatch, pulls):
     async with JetStreamStore.open(server.url, stream="MISSED") as store:
         held = long_events(1, 4_000)
         await append_all(store, held)
-        original = Inbox.put
+        original = Inbox.on_message
         count = itertools.count()
 
         def put(self, message):
             if not message.reply.startswith("$JS.ACK.") or next(count) != 5:
                 original(self, message)
 
-        monkeypatch.setattr(Inbox, "put", put)
+        monkeypatch.setattr(Inbox, "on_message", put)
         assert await store.query(EventQuery()) == held
         assert next(count) > 100
 
@@ -395,12 +391,12 @@ async def test_several_logs_through_one_connection(server):
             await store.append_batch([event(1, timestamp_ms=100 + number)])
     async with JetStreamStore.open_readers(server.url, stream="SEVERAL") as readers:
         assert list(readers) == ["drei und vier", "one", "two"]
-        assert len({id(reader._stream.link) for reader in readers.values()}) == 1
+        assert len({id(reader._stream.connection) for reader in readers.values()}) == 1
         merged = [(one.log, one.event.timestamp_ms) async for one in merge_events(readers)]
         assert merged == [("one", 100), ("two", 101), ("drei und vier", 102)]
     async with JetStreamStore.open_readers(server.url, stream="SEVERAL", logs=["two"]) as readers:
         assert seqs(await readers["two"].query(EventQuery())) == [1]
-    with pytest.raises(TypeError, match="single text"):
+    with pytest.raises(TypeError, match="single string"):
         async with JetStreamStore.open_readers(server.url, logs="two"):
             pass
 
@@ -457,7 +453,7 @@ async def test_a_watch_outlives_its_server(log_name):
 
 
 async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(server, log_name, monkeypatch):
-    send = Link.send
+    send = Connection.send
     asked_for = 0
     async with JetStreamStore.open(server.url, log=log_name) as store:
         with monkeypatch.context() as patch, trio.CancelScope() as scope:
@@ -469,7 +465,7 @@ async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(serv
                     asked_for += 1
                     scope.cancel()
 
-            patch.setattr(Link, "send", send_and_cancel)
+            patch.setattr(Connection, "send", send_and_cancel)
             async with store.watch_changes():
                 pytest.fail("not cancelled")  # pragma: no cover
         assert scope.cancelled_caught
@@ -479,7 +475,7 @@ async def test_a_watch_that_is_cancelled_while_it_begins_leaves_no_consumer(serv
         question = f"$JS.API.CONSUMER.NAMES.{stream.name}"
         # By itself the server would forget it after 30 seconds.
         with trio.fail_after(10):
-            while decode(await stream.link.request(question))["total"]:  # noqa: ASYNC110 - the server changes it
+            while decode(await stream.connection.request(question))["total"]:  # noqa: ASYNC110 - the server changes it
                 await trio.sleep(0.02)
 
 
@@ -636,44 +632,8 @@ def test_the_programs_of_the_guide_run(server, number, capsys):
 # --- who asks -------------------------------------------------------------------------------------
 
 
-async def test_users_passwords_and_tokens():
-    with running_server(config='authorization { user: "u@1", password: "p:w/1" }') as node:
-        async with open_store(f"nats://u%401:p%3Aw%2F1@127.0.0.1:{node.port}/S") as store:
-            await store.append_batch(events(1, 1))
-        for wrong in ({}, {"user": "u@1", "password": "hush"}, {"token": "hush"}):
-            with pytest.raises(StoreUnusable, match=r"refuses the connection: .*check user") as caught:
-                async with JetStreamStore.open(node.url, **wrong):
-                    pass
-            assert "hush" not in str(caught.value)
-    with running_server(config='authorization { token: "hush" }') as node:
-        async with JetStreamStore.open(node.url, token="hush") as store:  # noqa: S106 - of this test
-            assert "hush" not in repr(store)
-            await store.append_batch(events(1, 1))
-
-
-async def test_a_permission_that_is_missing_is_told():
-    users = 'authorization { users: [{ user: r, password: x, permissions: { publish: ["nothing"] } }] }'
-    with running_server(config=users) as node:
-        with (
-            trio.fail_after(PATIENCE),
-            pytest.raises(StoreUnusable, match=r"(?i)permissions violation for publish"),
-        ):
-            async with JetStreamStore.open(node.url, user="r", password="x"):  # noqa: S106 - of this test
-                pass
-
-
-async def test_a_user_that_may_only_read_takes_no_lock(caplog):
-    may_ask = '{ user: r, password: x, permissions: { publish: ["$JS.API.>"] } }'
-    with running_server(config=f"authorization {{ users: [{{ user: w, password: x }}, {may_ask}] }}") as node:
-        async with JetStreamStore.open(node.url, user="w", password="x"):  # noqa: S106 - of this test
-            pass
-        with trio.fail_after(PATIENCE), pytest.raises(StoreUnusable, match=r"(?i)permissions violation"):
-            async with JetStreamStore.open(node.url, user="r", password="x"):  # noqa: S106 - as above
-                pass
-    assert not caplog.records
-
-
-async def test_the_permissions_that_are_documented_suffice(pulls):
+async def test_the_permissions_that_are_documented_suffice(pulls, caplog):
+    caplog.set_level(logging.DEBUG, "trio_eventlog")
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "jetstream.md").read_text()
     paragraph = page[page.index("A user needs these permissions") :].partition("\n\n")[0]
     subjects = re.findall(r"`([$_a-z][\w$.>]+\.[\w>]+)`", paragraph)
@@ -696,111 +656,5 @@ async def test_the_permissions_that_are_documented_suffice(pulls):
             await append_all(store, long_events(21, 3_000))
             assert len(await store.query(EventQuery())) == 3_005
             assert sum(pulls) > 100
-            assert not store._stream.link._complaint
         assert await JetStreamStore.logs(node.url, **options) == ["default"]
-
-
-def jwt(claims, signer, subject):
-    """A token as NATS has it."""
-
-    def part(value):
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=")
-
-    body = {"jti": "x", "iat": 1, "iss": signer.public_key.decode(), "sub": subject.public_key.decode()}
-    text = part({"typ": "JWT", "alg": "ed25519-nkey"}) + b"." + part({**body, **claims})
-    return (text + b"." + base64.urlsafe_b64encode(signer.sign(text)).rstrip(b"=")).decode()
-
-
-def key_pair(prefix):
-    """A new key; the package makes them from a seed only."""
-    raw = bytearray(os.urandom(32))
-    return nkeys.from_seed(nkeys.encode_seed(raw, prefix))
-
-
-async def test_a_credentials_file(tmp_path):
-    """The server's challenge is signed with the key in the file."""
-    operator, system, account, user = (
-        key_pair(prefix)
-        for prefix in (
-            nkeys.PREFIX_BYTE_OPERATOR,
-            nkeys.PREFIX_BYTE_ACCOUNT,
-            nkeys.PREFIX_BYTE_ACCOUNT,
-            nkeys.PREFIX_BYTE_USER,
-        )
-    )
-    limits = {"subs": -1, "conn": -1, "leaf": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1}
-    storage = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
-    operator_jwt = jwt({"name": "o", "nats": {"type": "operator", "version": 2}}, operator, operator)
-    accounts = {
-        keys.public_key.decode(): jwt(
-            {"name": name, "nats": {"type": "account", "version": 2, "limits": {**limits, **more}}},
-            operator,
-            keys,
-        )
-        for name, keys, more in (("system", system, {}), ("a", account, storage))
-    }
-    user_jwt = jwt(
-        {
-            "name": "u",
-            "nats": {
-                "type": "user",
-                "version": 2,
-                "subs": -1,
-                "data": -1,
-                "payload": -1,
-                "pub": {},
-                "sub": {},
-            },
-        },
-        account,
-        user,
-    )
-    path = tmp_path / "user.creds"
-    path.write_text(
-        f"-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n"
-        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
-    )
-    known = ", ".join(f"{name}: {token}" for name, token in accounts.items())
-    config = (
-        f"operator: {operator_jwt}\nsystem_account: {system.public_key.decode()}\n"
-        f"resolver: MEMORY\nresolver_preload: {{ {known} }}"
-    )
-    with running_server(config=config) as node:
-        async with JetStreamStore.open(node.url, credentials=path) as store:
-            await store.append_batch(events(1, 1))
-            assert await store.last_seq() == 1
-        with pytest.raises(StoreUnusable, match="cannot be read"):
-            async with JetStreamStore.open(node.url, credentials=tmp_path / "none"):
-                pass
-        (tmp_path / "empty").write_text("nothing")
-        with pytest.raises(StoreUnusable, match="hold no user JWT"):
-            async with JetStreamStore.open(node.url, credentials=tmp_path / "empty"):
-                pass
-
-
-@contextmanager
-def certificate(tmp_path):
-    """Files of a certificate for localhost that signs itself."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    chain, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    yield chain, key, context
-
-
-async def test_tls(tmp_path):
-    """An unknown authority is an error, and a known one is not."""
-    with ExitStack() as stack:
-        chain, key, context = stack.enter_context(certificate(tmp_path))
-        config = f"tls {{ cert_file: {str(chain)!r}, key_file: {str(key)!r} }}"
-        node = stack.enter_context(running_server(config=config))
-        async with JetStreamStore.open(node.url, tls=context) as store:
-            await store.append_batch(events(1, 500))
-            assert len(await store.query(EventQuery())) == 500
-        for servers in (node.url, node.url.replace("nats:", "tls:")):
-            with pytest.raises(StoreError, match="TLS"):
-                async with JetStreamStore.open(servers):
-                    pass
+    assert "the server says" not in caplog.text

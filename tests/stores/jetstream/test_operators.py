@@ -27,8 +27,8 @@ from trio_eventlog import (
 )
 from trio_eventlog.reading import tail
 from trio_eventlog.stores import JetStreamStore, open_readers, open_store
-from trio_eventlog.stores.jetstream import _store as _jetstream
-from trio_eventlog.stores.jetstream._link import Link
+from trio_eventlog.stores.jetstream import _open as opening
+from trio_eventlog.stores.jetstream._connection import Connection
 
 PATIENCE = 30.0
 
@@ -63,12 +63,12 @@ async def seqs_of(store):
 async def edit(store, **changes):
     """What an operator does; returns what undoes it."""
     config = (await store._stream.info())["config"]
-    await store._stream._ask("STREAM.UPDATE", {**config, **changes})
+    await store._stream.ask("STREAM.UPDATE", {**config, **changes})
     return {name: config.get(name) for name in changes}
 
 
 async def ask(store, what, request):
-    return await store._stream._ask(what, request)
+    return await store._stream.ask(what, request)
 
 
 # --- settings -------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ async def test_settings_that_keep_the_promises(server, stream, name):
         await edit(store, **HARMLESS[name])
         await store.append_batch(events(3, 2))
         # Once the store has looked at the settings.
-        await store._appender._look_at_settings()
+        await store._appender._limits.look()
         assert await store.append_batch([event(1), *events(5, 2)]) == ()
         assert await seqs_of(store) == [1, 2, 3, 4, 5, 6]
         assert await store.last_seq() == 6
@@ -132,7 +132,7 @@ async def test_settings_that_would_break_the_promises(server, stream, name):
         await store.append_batch(events(1, 2))
         undo = await edit(store, **change)
         with trio.fail_after(PATIENCE):
-            while store._appender._misfit is None:  # noqa: ASYNC110 - a task of its own looks
+            while store._appender._limits.misfit is None:  # noqa: ASYNC110 - a task of its own looks
                 await trio.sleep(0.02)
         with pytest.raises(StoreError, match=f"was changed.*{name} is") as caught:
             await store.append_batch(events(3, 2))
@@ -322,13 +322,13 @@ async def test_a_log_that_is_not_there(server, stream):
     for name in ("b", "a.b"):
         async with JetStreamStore.open(server.url, stream=stream, log=name):
             pass
-    for opening in (
+    for attempt in (
         JetStreamStore.open(server.url, stream=stream, log="A", read_only=True),
         open_store(f"{place}?log=A", read_only=True),
         open_readers(place, logs=["b", "A"]),
     ):
         with pytest.raises(LogNotFound) as caught:
-            async with opening:
+            async with attempt:
                 pass
         assert (caught.value.log, caught.value.names, caught.value.place) == ("A", ("a.b", "b"), place)
     async with open_readers(place, logs=[]) as readers:
@@ -337,7 +337,7 @@ async def test_a_log_that_is_not_there(server, stream):
 
 async def test_a_leaf_node_without_its_hub(monkeypatch):
     """The line may come up again; and no server here was forgotten to be started with JetStream."""
-    monkeypatch.setattr(_jetstream, "_OPEN_SECONDS", 0.5)
+    monkeypatch.setattr(opening, "OPEN_TIMEOUT", 0.5)
     (line,) = free_ports(1)
     leaf = f"leafnodes {{ reconnect: 1s, remotes: [{{ url: 'nats://127.0.0.1:{line}' }}] }}"
     with running_server(
@@ -602,7 +602,7 @@ async def test_an_append_that_is_cancelled_as_it_finds_out(server, stream, monke
     async with JetStreamStore.open(server.url, stream=stream, lock_timeout=60) as store:
         await store.append_batch(events(1, 5))
         await ask(store, "STREAM.PURGE", {})
-        send = Link.send
+        send = Connection.send
         with monkeypatch.context() as patch, trio.CancelScope() as scope:
 
             def send_and_cancel(link, items):
@@ -610,7 +610,7 @@ async def test_an_append_that_is_cancelled_as_it_finds_out(server, stream, monke
                 if len(items) == 1 and items[0].subject.endswith(f".{subject}"):
                     scope.cancel()
 
-            patch.setattr(Link, "send", send_and_cancel)
+            patch.setattr(Connection, "send", send_and_cancel)
             await store.append_batch(events(6, 1))
         assert scope.cancelled_caught
 

@@ -35,7 +35,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _schema as schema
+from trio_eventlog.stores.sqlite import _rows as rows
 
 QUICK = RetryPolicy(initial=0.01, maximum=0.05, jitter=0)
 
@@ -315,7 +315,7 @@ async def test_every_error_of_the_driver_has_an_outcome(
     path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     """What may pass is tried again, and nothing is lost; what will not ends the log, and all is reported."""
-    told, insert = Told(), schema.insert
+    told, insert = Told(), rows.insert
     errors = iter([kind("why")])
 
     def fail_once(*arguments: Any) -> int:
@@ -323,7 +323,7 @@ async def test_every_error_of_the_driver_has_an_outcome(
             raise error
         return insert(*arguments)
 
-    monkeypatch.setattr(schema, "insert", fail_once)
+    monkeypatch.setattr(rows, "insert", fail_once)
     with suppress(StoreUnusable):
         async with (
             SqliteStore.open(path) as store,

@@ -15,7 +15,7 @@ import apsw
 import pytest
 import trio
 
-from tests.stores.test_stores import agent
+from tests._helpers.events import agent
 from trio_eventlog import EventQuery, StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog.stores import SqliteStore
 

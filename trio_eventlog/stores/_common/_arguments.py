@@ -84,7 +84,3 @@ def check_prune(before_ms: int | None, keep: int | None) -> None:
     for name, value in (("before_ms", before_ms), ("keep", keep)):
         if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
             raise ValueError(f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}")
-
-
-check_criteria = check_prune
-"""This name goes once the network stores use the other one."""

@@ -44,12 +44,11 @@ async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]
     anything else happens to the batch, so that changing a payload during the append, or after cancelling
     it, changes nothing that is stored.
 
-    A checkpoint at the start, and then often enough not to block the loop.
+    A checkpoint only as often as it takes not to block the loop, and before it raises.
 
     Raises:
       EventRejected: some events can never be stored. Names all of them.
     """
-    await trio.lowlevel.checkpoint()
     sealed: list[PersistedEvent] = []
     rejected: list[PersistedEvent] = []
     reasons: dict[str, None] = {}
@@ -67,6 +66,7 @@ async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]
             rejected.append(event)
             reasons[str(exc)] = None
     if rejected:
+        await trio.lowlevel.checkpoint()
         raise EventRejected(rejected, _joined(list(reasons)))
     return sealed
 
@@ -82,20 +82,3 @@ def _sealed(event: PersistedEvent) -> PersistedEvent:
     if sealed.timestamp_ms > MAX_STORED:
         raise CodecError("timestamp_ms", f"expected 0 to 2**63 - 1, got {sealed.timestamp_ms}")
     return sealed
-
-
-# The names below go once the network stores use those above.
-sealed_copies = sealed_batch
-
-
-class Steps(TimeSlice):
-    """See :class:`TimeSlice`."""
-
-    def is_over(self) -> bool:
-        """Whether it is time for :meth:`rest`."""
-        return perf_counter() >= self._end
-
-    async def rest(self) -> None:
-        """A checkpoint, and the beginning of the next slice."""
-        await trio.lowlevel.checkpoint()
-        self._end = perf_counter() + _SLICE_SECONDS

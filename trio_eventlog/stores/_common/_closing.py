@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import attrs
 import trio
@@ -12,9 +12,6 @@ from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._util import fork_count
 
 T = TypeVar("T")
-
-_MAX_INTERRUPTS: Final = 3
-"""After this many of Ctrl-C, closing gives up before its deadline."""
 
 
 def closed_error(label: str) -> StoreUnusable:
@@ -72,9 +69,9 @@ class Closing:
         """Await ``work``, shielded, and begin it anew if Ctrl-C cuts it short.
 
         Returns:
-          What it returned; None if it was cancelled at the deadline, or if Ctrl-C came three times.
+          What it returned; None if it was cancelled at the deadline.
         """
-        for _ in range(_MAX_INTERRUPTS):
+        while True:  # noqa: ASYNC913 - each round awaits the work, or ends
             try:
                 with trio.CancelScope(deadline=self.deadline, shield=True):
                     return await work()
@@ -82,8 +79,7 @@ class Closing:
                 # No shield keeps it out, and what is closed here must not stay open.
                 self._interrupt = self._interrupt or exc
             else:
-                break
-        return None
+                return None
 
     def raise_interrupt(self) -> None:
         """Raise the first KeyboardInterrupt that came meanwhile, if any. For the end."""

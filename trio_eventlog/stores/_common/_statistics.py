@@ -6,7 +6,7 @@ from collections import Counter
 
 import attrs
 
-from trio_eventlog._model._descriptions import GAPS_SHOWN, Finding, StoreDescription, StoreVerification
+from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription
 from trio_eventlog._model._events import PersistedEvent
 
 
@@ -151,36 +151,3 @@ def description(
         wal_bytes=wal_bytes,
         schema_version=schema_version,
     )
-
-
-# The names below go once the network stores use those above, and `Verifier`.
-Census = EventCounter
-Gaps = SeqGaps
-
-
-@attrs.define
-class Findings:
-    """See :class:`trio_eventlog.stores._common._verify.Verifier`."""
-
-    most: int
-    problems: int = 0
-    _named: list[Finding] = attrs.Factory(list)
-
-    def add(self, problem: str, seq: int | None = None) -> None:
-        """Something is wrong."""
-        self.problems += 1
-        if len(self._named) < self.most:
-            self._named.append(Finding(seq=seq, problem=problem))
-
-    def report(self, events: int, gaps: SeqGaps) -> StoreVerification:
-        """All that was found."""
-        return StoreVerification(
-            events=events,
-            first_seq=gaps.first_seq,
-            last_seq=gaps.last_seq,
-            problems=self.problems,
-            findings=tuple(self._named),
-            gaps=gaps.count,
-            missing=gaps.missing,
-            first_gaps=gaps.shown,
-        )

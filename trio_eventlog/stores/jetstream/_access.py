@@ -1,4 +1,4 @@
-"""Where the servers of NATS are, and as whom a store speaks to them."""
+"""Which servers a store connects to, and as which user."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import attrs
 
@@ -36,7 +36,7 @@ class Access:
     password: str | None = attrs.field(default=None, repr=False)
     token: str | None = attrs.field(default=None, repr=False)
     credentials: Path | None = attrs.field(default=None, repr=False)
-    """A file with a JWT and the seed of its key."""
+    """A file with the seed of a key and, in most cases, a JWT."""
 
     tls: ssl.SSLContext | None = attrs.field(default=None, repr=False)
     """None: only if the server insists, and then by the rules of :func:`ssl.create_default_context`."""
@@ -54,24 +54,24 @@ def access(
     credentials: str | os.PathLike[str] | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Access:
-    """Check the arguments that say where and as whom.
+    """Check the arguments that say where to connect, and as whom.
 
     Raises:
-      TypeError, ValueError: one is not as described; what may be secret stays out of the message.
+      TypeError, ValueError: one is not as described; the message contains no secrets.
     """
     given = servers.split(",") if isinstance(servers, str) else list(servers)
     if not all(isinstance(item, str) for item in given):
-        raise TypeError("servers: expected texts such as 'nats://host:4222'")
-    places: list[Server] = []
+        raise TypeError("servers: expected strings such as 'nats://host:4222'")
+    found: list[Server] = []
     named: list[tuple[str | None, str | None]] = []
     wants_tls = False
     for number, item in enumerate(given, start=1):
-        place, found_user, found_password, is_tls = _entry(item.strip(), number)
-        places.append(place)
+        server, found_user, found_password, is_tls = _entry(item.strip(), number)
+        found.append(server)
         wants_tls = wants_tls or is_tls
         if found_user is not None:
             named.append((found_user, found_password))
-    if not places:
+    if not found:
         raise ValueError("servers: expected at least one, such as 'nats://host:4222'")
     if len(set(named)) > 1:
         raise ValueError("servers: their users differ; a cluster has the same for all its servers")
@@ -89,13 +89,35 @@ def access(
     if wants_tls and tls is None:
         tls = ssl.create_default_context()
     return Access(
-        servers=tuple(dict.fromkeys(places)),
+        servers=tuple(dict.fromkeys(found)),
         user=user,
         password=password,
         token=token,
         credentials=None if credentials is None else Path(credentials),
         tls=tls,
     )
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host[:port]``, as servers advertise each other.
+
+    Raises:
+      ValueError: it cannot be parsed.
+    """
+    return _host_and_port(urlsplit(f"nats://{address}"))
+
+
+def _host_and_port(parts: SplitResult) -> tuple[str, int]:
+    host, port = parts.hostname, parts.port
+    if not host:
+        raise ValueError("names no host")
+    if port == 0:
+        raise ValueError("no server has port 0")
+    if not host.isprintable() or " " in host:
+        raise ValueError("the host is malformed")
+    # The system's resolver raises for empty and overlong labels what is not an OSError. Addresses have none.
+    host.encode("idna")
+    return host, port or DEFAULT_PORT
 
 
 def _entry(text: str, number: int) -> tuple[Server, str | None, str | None, bool]:
@@ -105,22 +127,23 @@ def _entry(text: str, number: int) -> tuple[Server, str | None, str | None, bool
         text = "nats://" + text
     try:
         parts = urlsplit(text)
-        port = parts.port
+        parts.port  # noqa: B018 - raises for what is not a port
     except ValueError:
-        msg = f"{which}: the host or the port is malformed; write nats://host:4222"
-        raise ValueError(msg) from None
-    if port == 0:
-        msg = f"{which}: no server has port 0; write nats://host:4222"
-        raise ValueError(msg)
+        raise ValueError(f"{which}: the host or the port is malformed; write nats://host:4222") from None
     if parts.scheme not in ("nats", "tls"):
-        msg = f"{which}: expected the scheme nats or tls, got {parts.scheme!r}"
-        raise ValueError(msg)
-    if not parts.hostname:
-        msg = f"{which} names no host; write nats://host:4222"
-        raise ValueError(msg)
+        raise ValueError(f"{which}: expected the scheme nats or tls, got {parts.scheme!r}")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        msg = f"{which}: expected nothing behind the port; the stream is an argument, or use open_store(url)"
-        raise ValueError(msg)
+        raise ValueError(
+            f"{which}: expected nothing after the port; the stream is an argument, or use open_store(url)"
+        )
+    if not parts.hostname:
+        raise ValueError(f"{which} names no host; write nats://host:4222")
+    try:
+        host, port = _host_and_port(parts)
+    except UnicodeError:
+        raise ValueError(f"{which}: the host is malformed; write nats://host:4222") from None
+    except ValueError as exc:
+        raise ValueError(f"{which}: {exc}; write nats://host:4222") from None
     user = None if parts.username is None else unquote(parts.username)
     password = None if parts.password is None else unquote(parts.password)
-    return Server(parts.hostname, port or DEFAULT_PORT), user, password, parts.scheme == "tls"
+    return Server(host, port), user, password, parts.scheme == "tls"

@@ -1,4 +1,4 @@
-"""What a log holds in numbers, looking it over, and taking old events out of it."""
+"""Describing, verifying and pruning a log."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from typing import Final
 
 import attrs
 import msgspec
-import trio
 
+from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED
-from trio_eventlog._model._reports import StoreDescription, StoreVerification
-from trio_eventlog.stores._common._batches import Steps
-from trio_eventlog.stores._common._statistics import Census, Findings, Gaps
-from trio_eventlog.stores.jetstream import _layout as layout
-from trio_eventlog.stores.jetstream._layout import Head
+from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores._common._prune import PruneProgress
+from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
+from trio_eventlog.stores._common._verify import Verifier
+from trio_eventlog.stores.jetstream._api import StoredMessage, Stream, WrongPosition
+from trio_eventlog.stores.jetstream._head import SCHEMA_VERSION, Head, decode_head, first_head
+from trio_eventlog.stores.jetstream._messages import event_of, flaw, head_fields
 from trio_eventlog.stores.jetstream._reader import Reader, Scan
-from trio_eventlog.stores.jetstream._stream import Stream, WrongPosition
+from trio_eventlog.stores.jetstream._subjects import Subjects, root, seq_of
 
-_PAGE: Final = 5_000
+_PAGE_SIZE: Final = 5_000
 
-_PRUNED_TOGETHER: Final = 1_000
+_PURGE_SIZE: Final = 1_000
+"""Events that are deleted in one request, at the beginning of a log."""
 
-_DELETED_TOGETHER: Final = 500
-"""Between two calls of ``on_progress``."""
+_DELETE_SIZE: Final = 500
+"""Events that are deleted one by one between two calls of ``on_progress``."""
 
-_SUBJECTS_TOGETHER: Final = 100_000
+_MAX_SUBJECTS: Final = 100_000
 """As many as a server names at once."""
 
 
@@ -37,18 +40,35 @@ async def log_names(stream: Stream) -> list[str]:
     names: list[str] = []
     offset = 0
     while True:
-        info = await stream.info(f"{layout.root(stream.name)}.*.head", offset)
+        info = await stream.info(f"{root(stream.name)}.*.head", offset)
         if info is None:
             raise StoreError(f"{stream}: there is no such stream any more")
         subjects = list(info["state"].get("subjects") or ())
         heads = await stream.lasts(subjects)
-        names += [layout.head_of(found.data, found.position).log for found in heads]
+        names += [decode_head(found.data, found.position).log for found in heads]
         offset += len(subjects)
-        if len(subjects) < _SUBJECTS_TOGETHER:
+        if len(subjects) < _MAX_SUBJECTS:
             return sorted(names)
 
 
-# --- describe -------------------------------------------------------------------------------------
+async def _read_all(
+    reader: Reader,
+    head: Head,
+    take: Callable[[StoredMessage], object],
+    end_page: Callable[[], object] | None = None,
+) -> None:
+    """Call ``take`` with each event of the log, and ``end_page`` now and then."""
+    time_slice = TimeSlice()
+    with closing(Scan(reader, reader.subjects.all_events, 1, head)) as scan:
+        while (messages := await scan.read(_PAGE_SIZE)) is not None:
+            for message in messages:
+                await time_slice.checkpoint_if_over()
+                take(message)
+            if end_page is not None:
+                end_page()
+
+
+# --- describe and verify --------------------------------------------------------------------------
 
 
 async def describe(reader: Reader, top: int) -> StoreDescription:
@@ -58,120 +78,105 @@ async def describe(reader: Reader, top: int) -> StoreDescription:
     if info is None:
         raise StoreError(f"{reader.stream}: there is no such stream any more")
     seqs: list[int] = []
-    census = Census()
-    steps = Steps()
+    counter = EventCounter()
+
+    def take(message: StoredMessage) -> None:
+        event = event_of(message.data)
+        seqs.append(event.seq)
+        counter.add(event)
+
     if head is not None:
-        with closing(Scan(reader, reader.subjects.all_events, 1, head)) as scan:
-            while (messages := await scan.read(_PAGE)) is not None:
-                for message in messages:
-                    if steps.is_over():
-                        await steps.rest()
-                    event = layout.event_of(message.data)
-                    seqs.append(event.seq)
-                    census.add(event)
-    return census.describe(
-        await _gaps(seqs, steps),
+        await _read_all(reader, head, take)
+    gaps = SeqGaps()
+    time_slice = TimeSlice()
+    for seq in sorted(seqs):
+        await time_slice.checkpoint_if_over()
+        gaps.add(seq)
+    return counter.describe(
+        gaps,
         top,
         highest_seq=0 if head is None else head.last_seq,
         size_bytes=info["state"]["bytes"],
-        schema_version=layout.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
     )
 
 
-async def _gaps(seqs: list[int], steps: Steps) -> Gaps:
-    gaps = Gaps()
-    for seq in sorted(seqs):
-        if steps.is_over():
-            await steps.rest()
-        gaps.add(seq)
-    await trio.lowlevel.checkpoint()
-    return gaps
-
-
-# --- verify ---------------------------------------------------------------------------------------
-
-
 @attrs.define
-class _Verifier:
-    """Collects what is wrong with a log, message by message."""
+class _LogVerifier:
+    """Checks a log, message by message."""
 
-    reader: Reader
+    subjects: Subjects
     head: Head
-    findings: Findings
+    found: Verifier
     seqs: list[int] = attrs.Factory(list)
     ids: set[str] = attrs.Factory(set)
     previous: int = 0
 
-    def look(self, position: int, subject: str, data: bytes) -> None:
-        problem = layout.flaw(self.reader.subjects, subject, data)
+    def check(self, message: StoredMessage) -> None:
+        problem = flaw(self.subjects, message.subject, message.data)
         try:
-            seq = layout.seq_of(subject)
+            seq = seq_of(message.subject)
         except StoreUnusable as exc:
-            self.findings.add(f"position {position}: {exc}")
+            self.found.add_problem(f"position {message.position}: {exc}")
             return
         if problem is not None:
-            self.findings.add(problem, seq)
-        token = subject.removeprefix(self.reader.subjects.events).partition(".")[0]
+            self.found.add_problem(problem, seq)
+        token = message.subject.removeprefix(self.subjects.events).partition(".")[0]
         if token in self.ids:
-            self.findings.add("its id stands twice", seq)
+            self.found.add_problem("its id stands twice", seq)
         self.ids.add(token)
-        if position > self.head.mixed_through and seq <= max(self.previous, self.head.mixed_seq):
-            self.findings.add(f"comes after seq {max(self.previous, self.head.mixed_seq)}", seq)
-        if position > self.head.mixed_through:
+        if message.position > self.head.mixed_through:
+            if seq <= max(self.previous, self.head.mixed_seq):
+                self.found.add_problem(f"comes after seq {max(self.previous, self.head.mixed_seq)}", seq)
             self.previous = seq
         self.seqs.append(seq)
 
-    async def finish(self, steps: Steps) -> StoreVerification:
-        gaps = await _gaps(self.seqs, steps)
+    async def result(self) -> StoreVerification:
+        time_slice = TimeSlice()
+        for seq in sorted(self.seqs):
+            await time_slice.checkpoint_if_over()
+            self.found.add_event(seq)
         for seq in sorted(seq for seq, times in Counter(self.seqs).items() if times > 1):
-            self.findings.add("the seq stands twice", seq)
-        if gaps.last_seq is not None and gaps.last_seq > self.head.last_seq:
-            self.findings.add(f"the log says that its highest seq is {self.head.last_seq}", gaps.last_seq)
-        return self.findings.report(len(self.seqs), gaps)
+            self.found.add_problem("the seq stands twice", seq)
+        last_seq = self.found.gaps.last_seq
+        if last_seq is not None and last_seq > self.head.last_seq:
+            self.found.add_problem(f"the log says that its highest seq is {self.head.last_seq}", last_seq)
+        return self.found.result()
 
 
 async def verify(
-    reader: Reader, most_findings: int, on_progress: Callable[[int], object] | None
+    reader: Reader, max_findings: int, on_progress: Callable[[int], object] | None
 ) -> StoreVerification:
     """See :meth:`JetStreamStore.verify`."""
     subjects = reader.subjects
-    problem: str | None = None
+    found = Verifier(max_findings)
+    head: Head | None = None
+    problem = "the log's head is gone"
     try:
         head = await reader.head()
     except StoreUnusable as exc:
-        # Without a head that can be read, all messages that are there now are looked at.
-        reader.stream.link.check_open()
-        head, problem = None, str(exc)
+        # Without a head that can be read, all messages that are there now are checked.
+        reader.stream.connection.check_open()
+        found.add_problem(str(exc))
+        problem = ""
+    if head is not None and head.log != subjects.log:
+        found.add_problem(f"the log's head is that of log {head.log!a:.100}")
     if head is None:
         last = await reader.stream.last(subjects.all_events)
-        if last is not None and problem is None:
-            problem = "the log's head is gone"
-        head = Head(
-            log=subjects.log,
-            log_id="",
-            last_seq=MAX_STORED,
-            session="",
-            number=0,
-            mixed_through=0 if last is None else last.position,
-            mixed_seq=0,
-            voids=(),
-            position=0 if last is None else last.position + 1,
+        if last is not None and problem:
+            found.add_problem(problem)
+        end = 0 if last is None else last.position
+        head = attrs.evolve(
+            first_head(subjects.log, "", ""), last_seq=MAX_STORED, mixed_through=end, position=end + 1
         )
-    verifier = _Verifier(reader, head, Findings(most_findings))
-    if problem is not None:
-        verifier.findings.add(problem)
-    elif head.log != subjects.log:
-        verifier.findings.add(f"the log's head is that of log {head.log!a:.100}")
-    steps = Steps()
-    with closing(Scan(reader, subjects.all_events, 1, head)) as scan:
-        while (messages := await scan.read(_PAGE)) is not None:
-            for message in messages:
-                if steps.is_over():
-                    await steps.rest()
-                verifier.look(message.position, message.subject, message.data)
-            if on_progress is not None and verifier.seqs:
-                on_progress(verifier.seqs[-1])
-    return await verifier.finish(steps)
+    verifier = _LogVerifier(subjects, head, found)
+
+    def end_page() -> None:
+        if on_progress is not None and verifier.seqs:
+            on_progress(verifier.seqs[-1])
+
+    await _read_all(reader, head, verifier.check, end_page)
+    return await verifier.result()
 
 
 # --- prune ----------------------------------------------------------------------------------------
@@ -186,21 +191,18 @@ async def prune(
     on_progress: Callable[[int, int], object] | None,
 ) -> int:
     """See :meth:`JetStreamStore.prune`."""
-    reader.stream.link.check_open()
     head = await reader.head()
     if head is None:
         return 0
     # Positions and seqs in the order of positions, and which of them go.
     places: list[tuple[int, int]] = []
     goes: list[bool] = []
-    steps = Steps()
-    with closing(Scan(reader, reader.subjects.all_events, 1, head)) as scan:
-        while (messages := await scan.read(_PAGE)) is not None:
-            for message in messages:
-                if steps.is_over():
-                    await steps.rest()
-                places.append((message.position, layout.seq_of(message.subject)))
-                goes.append(before_ms is not None and layout.event_of(message.data).timestamp_ms < before_ms)
+
+    def take(message: StoredMessage) -> None:
+        places.append((message.position, seq_of(message.subject)))
+        goes.append(before_ms is not None and event_of(message.data).timestamp_ms < before_ms)
+
+    await _read_all(reader, head, take)
     if keep is not None:
         ranked = sorted(seq for _, seq in places)
         through = ranked[-keep - 1] if keep < len(ranked) else 0
@@ -209,23 +211,20 @@ async def prune(
     if dry_run or not total:
         return total
     leading = goes.index(False) if False in goes else total
-    gone = 0
+    progress = PruneProgress(total, on_progress)
     # The first ones, with which a log begins, in one request for many.
-    for start in range(0, leading, _PRUNED_TOGETHER):
-        end = min(start + _PRUNED_TOGETHER, leading)
-        gone += await reader.stream.purge(reader.subjects.all_events, places[end - 1][0] + 1)
-        if on_progress is not None:
-            on_progress(gone, total)
+    for start in range(0, leading, _PURGE_SIZE):
+        end = min(start + _PURGE_SIZE, leading)
+        progress.add(await reader.stream.purge(reader.subjects.all_events, places[end - 1][0] + 1))
+        progress.report()
     rest = [place for place, does_go in zip(places[leading:], goes[leading:], strict=True) if does_go]
     if rest:
         await _note_pruned(reader, max(seq for _, seq in rest))
-    others = [position for position, _ in rest]
-    for start in range(0, len(others), _DELETED_TOGETHER):
-        some = others[start : start + _DELETED_TOGETHER]
-        gone += await reader.stream.delete(some)
-        if on_progress is not None:
-            on_progress(gone, total)
-    return gone
+    for start in range(0, len(rest), _DELETE_SIZE):
+        positions = [position for position, _ in rest[start : start + _DELETE_SIZE]]
+        progress.add(await reader.stream.delete(positions))
+        progress.report()
+    return progress.gone
 
 
 # --- what was pruned ------------------------------------------------------------------------------
@@ -237,7 +236,7 @@ async def pruned_seq(reader: Reader) -> int:
     if head is None:
         return 0
     _, noted = await _noted(reader)
-    # The server, and whoever purges, removes what is stored first. That is missed by its seq.
+    # What the server removes, or a purge, is what was stored first. It is missed by its seq.
     position = 1
     while True:
         first = await reader.stream.next(position, reader.subjects.all_events)
@@ -246,7 +245,7 @@ async def pruned_seq(reader: Reader) -> int:
         if not head.is_void(first.position):
             break
         position = first.position + 1
-    seq = layout.seq_of(first.subject)
+    seq = seq_of(first.subject)
     if seq == (head.first_seq or 1):
         return noted
     return max(noted, head.mixed_seq if first.position <= head.mixed_through else seq - 1)
@@ -259,7 +258,7 @@ async def _noted(reader: Reader) -> tuple[int, int]:
         return 0, 0
     try:
         return found.position, msgspec.json.decode(found.data, type=_Note).seq
-    except msgspec.MsgspecError as exc:
+    except ValueError as exc:
         raise StoreUnusable(f"damaged: the note of what was pruned cannot be read: {exc}") from exc
 
 
@@ -270,10 +269,10 @@ async def _note_pruned(reader: Reader, seq: int) -> None:
             return
         try:
             await reader.stream.publish(
-                reader.subjects.pruned, msgspec.json.encode(_Note(seq)), layout.head_fields(position)
+                reader.subjects.pruned, msgspec.json.encode(_Note(seq)), head_fields(position)
             )
         except WrongPosition:
-            continue  # somebody else has just noted something
+            continue  # another program has just noted something
         return
 
 

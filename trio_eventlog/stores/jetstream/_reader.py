@@ -10,50 +10,52 @@ from typing import Final
 import attrs
 import trio
 
-from trio_eventlog._model._codec import size_of
 from trio_eventlog._model._errors import StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
-from trio_eventlog.stores._common._batches import Steps
-from trio_eventlog.stores.jetstream import _layout as layout
-from trio_eventlog.stores.jetstream._layout import Head, Subjects
-from trio_eventlog.stores.jetstream._link import ANSWER_SECONDS
-from trio_eventlog.stores.jetstream._stream import Page, Pull, Stored, Stream
+from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores.jetstream._api import MessagePage, Pull, StoredMessage, Stream, read_page
+from trio_eventlog.stores.jetstream._connection import ANSWER_TIMEOUT
+from trio_eventlog.stores.jetstream._head import Head, decode_head
+from trio_eventlog.stores.jetstream._messages import event_of
+from trio_eventlog.stores.jetstream._subjects import Subjects, seq_of
 
-_MOST_PER_PAGE: Final = 10_000
+_MAX_PAGE: Final = 10_000
 
 _FIRST_PAGE: Final = 500
-"""Where not every message that is read is one that is wanted."""
+"""Where not every message that is read is a wanted one."""
 
-_LEAST_PAGE: Final = 16
+_MIN_PAGE: Final = 16
 
 _NEAR: Final = 32
-"""Events that are read through rather than to look closer."""
+"""Events that are read through, rather than looking closer."""
 
-_MOST_STEPS: Final = 2_000
+_MAX_WALK: Final = 2_000
 """Messages that are asked for one by one, rather than a page of them."""
 
-_MOST_PAGES: Final = 2
-"""Pages that are asked for one by one, rather than to have a server go on."""
+_MAX_PAGES: Final = 2
+"""Pages that are asked for one by one, rather than having a server go on."""
 
-_MOST_POINTS: Final = 512
+_MAX_POINTS: Final = 512
 
-_BYTES_BEYOND: Final = 1024 * 1024
-"""Of events that may be held beside what was asked for: not for each is the rest looked through."""
+_MAX_SURPLUS: Final = 1024 * 1024
+"""Bytes of events that may be held in addition to what was asked for, so that the rest of the log is not read
+through again for each of them."""
 
 _LAG_PAUSE: Final = 0.01
 """Seconds between two looks at a replica that is behind."""
 
-_STALE_SECONDS: Final = 20.0
-"""A leader that was cut off from the other replicas goes on as if it was one for up to 15 seconds."""
+_STALE_TIMEOUT: Final = 20.0
+"""Seconds. A leader that was cut off from the other replicas goes on as if it was one for up to 15."""
 
 
 class Reader:
-    """Reads a log, as a whole number of its batches, and never fewer than it has seen.
+    """Reads a log: whole batches, and never fewer than it has seen.
 
-    Unless the store went back to an older state. An appender finds that out when it writes, and says so with
-    :meth:`start_again`; where there is none, whoever reads is told.
+    Unless the store went back to an earlier state. An appender finds that out when it writes, and says so
+    with :meth:`start_again`; without one, the next call that reads raises an error.
     """
 
     def __init__(self, stream: Stream, subjects: Subjects, *, has_appender: bool) -> None:
@@ -82,7 +84,7 @@ class Reader:
     async def last_head(self) -> Head | None:
         """The log's head as the stream's leader has it, whatever was seen before."""
         found = await self.stream.last(self.subjects.head)
-        return None if found is None else layout.head_of(found.data, found.position)
+        return None if found is None else decode_head(found.data, found.position)
 
     async def head(self) -> Head | None:
         """The log's head, None if it has none yet.
@@ -92,7 +94,7 @@ class Reader:
           StoreWentBack: the store has, and there is no appender here to say so; once.
           StoreUnusable: there is another log of this name now.
         """
-        deadline = trio.current_time() + ANSWER_SECONDS
+        deadline = trio.current_time() + ANSWER_TIMEOUT
         while True:
             starts = self._starts
             head = await self.last_head()
@@ -118,7 +120,6 @@ class Reader:
 
     async def _is_authoritative(self, head: Head | None) -> bool:
         """Whether an old head is all that there is, and not what a server knows that was cut off."""
-        await trio.lowlevel.checkpoint()
         if head is not None and self._seen is not None and head.position >= self._seen.position:
             # Its appender has gone on from there.
             return True
@@ -126,9 +127,9 @@ class Reader:
         if self._behind_since is None:
             self._behind_since = now
             info = await self.stream.info()
-            # Where there is one copy, nobody else has a newer one.
+            # Where there is one copy, no other server has a newer one.
             return info is not None and info["config"]["num_replicas"] == 1
-        return now - self._behind_since >= _STALE_SECONDS
+        return now - self._behind_since >= _STALE_TIMEOUT
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`."""
@@ -136,7 +137,6 @@ class Reader:
 
     async def query_page(self, query: EventQuery, max_bytes: float) -> EventPage:
         """See :meth:`trio_eventlog.abc.PagedStore.query_page`."""
-        await trio.lowlevel.checkpoint()
         if query.limit == 0:
             return EventPage([], is_complete=True)
         head = await self.head()
@@ -147,7 +147,7 @@ class Reader:
         start = await self._start(after, head) if in_order else 1
         exact = self.subjects.filters(query)
         # What is left of a log, if it is short, is sooner had whole.
-        filters = [self.subjects.all_events] if head.position - start <= _MOST_STEPS else exact
+        filters = [self.subjects.all_events] if head.position - start <= _MAX_WALK else exact
         found: list[PersistedEvent] = []
         # Up to here nothing is missing.
         through = math.inf
@@ -169,27 +169,25 @@ class Reader:
         self, query: EventQuery, scan: Scan, max_bytes: float, *, is_exact: bool
     ) -> EventPage:
         """The first events of a scan that match, in the order of seqs; ``is_exact``: almost all do."""
-        await trio.lowlevel.checkpoint()
         most = query.limit
         found: list[PersistedEvent] = []
         weight = read = read_bytes = 0
         size = _FIRST_PAGE
-        steps = Steps()
+        time_slice = TimeSlice()
         while most is None or len(found) < most:
             if most is None:
-                size = _MOST_PER_PAGE
+                size = _MAX_PAGE
             elif is_exact:
-                size = min(max(most - len(found), _LEAST_PAGE), _MOST_PER_PAGE)
-            fitting = max_bytes * read // read_bytes if read_bytes else _LEAST_PAGE
+                size = min(max(most - len(found), _MIN_PAGE), _MAX_PAGE)
+            fitting = max_bytes * read // read_bytes if read_bytes else _MIN_PAGE
             messages = await scan.read(size if max_bytes == math.inf else int(max(min(size, fitting), 1)))
             if messages is None:
                 break
             read += len(messages)
             read_bytes += sum(len(message.data) for message in messages)
             for message in messages:
-                if steps.is_over():
-                    await steps.rest()
-                event = layout.event_of(message.data)
+                await time_slice.checkpoint_if_over()
+                event = event_of(message.data)
                 if query.matches(event):
                     if weight >= max_bytes:
                         return EventPage(found, is_complete=False)
@@ -199,7 +197,7 @@ class Reader:
                         self._note(event.seq, message.position, scan.head)
                     if len(found) == most:
                         break
-            size = min(2 * size, _MOST_PER_PAGE)
+            size = min(2 * size, _MAX_PAGE)
         return EventPage(found, is_complete=True)
 
     async def _lowest(self, query: EventQuery, scan: Scan, max_bytes: float) -> EventPage:
@@ -207,26 +205,24 @@ class Reader:
 
         Never holds much more than twice what may be returned.
         """
-        await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
         weight = 0
         after = query.after_seq or 0
         most = math.inf if query.limit is None else query.limit
         through = math.inf
-        steps = Steps()
-        while (messages := await scan.read(_MOST_PER_PAGE)) is not None:
+        time_slice = TimeSlice()
+        while (messages := await scan.read(_MAX_PAGE)) is not None:
             for message in messages:
-                if steps.is_over():
-                    await steps.rest()
+                await time_slice.checkpoint_if_over()
                 # Most are passed over for their seqs, and need not be decoded for that.
-                if not after < layout.seq_of(message.subject) <= through:
+                if not after < seq_of(message.subject) <= through:
                     continue
-                event = layout.event_of(message.data)
+                event = event_of(message.data)
                 if not query.matches(event):
                     continue
                 found.append(event)
                 weight += size_of(event)
-                if len(found) > 2 * most + _NEAR or weight > 2 * max_bytes + _BYTES_BEYOND:
+                if len(found) > 2 * most + _NEAR or weight > 2 * max_bytes + _MAX_SURPLUS:
                     found, weight = _first_of(found, most, max_bytes)
                     through = found[-1].seq
         found.sort(key=_seq)
@@ -244,7 +240,7 @@ class Reader:
         if index and self._points[index - 1] == point:
             return
         insort(self._points, point)
-        if len(self._points) > _MOST_POINTS:
+        if len(self._points) > _MAX_POINTS:
             del self._points[::2]
 
     async def _start(self, after: int, head: Head) -> int:
@@ -253,7 +249,6 @@ class Reader:
         As long as events are appended in the order of their seqs, positions ascend with them: look where it
         should be, and halve what is left if it is not there.
         """
-        await trio.lowlevel.checkpoint()
         if after == 0:
             return 1
         low = (head.mixed_seq, head.mixed_through)
@@ -275,7 +270,7 @@ class Reader:
             if found is None or found.position >= high[1]:
                 high = (high[0], middle)
                 continue
-            seq = layout.seq_of(found.subject)
+            seq = seq_of(found.subject)
             if seq <= after:
                 low = (seq, found.position)
             else:
@@ -345,16 +340,16 @@ class Scan:
     def __attrs_post_init__(self) -> None:
         self._is_walking = self._subject == self._reader.subjects.all_events
 
-    async def read(self, most: int) -> list[Stored] | None:
-        """The next messages; None at the end. A checkpoint."""
+    async def read(self, most: int) -> list[StoredMessage] | None:
+        """The next messages; None at the end."""
         while self._is_walking and self._pull is None and not self._is_over:
-            if min(most, self.head.position - self._position) > _MOST_STEPS:
+            if min(most, self.head.position - self._position) > _MAX_WALK:
                 break
             if messages := await self._walk(most):
                 return messages
         return await self._page(most)
 
-    async def _walk(self, most: int) -> list[Stored]:
+    async def _walk(self, most: int) -> list[StoredMessage]:
         # One of them is the head of a batch, in a log of its own.
         end = min(self._position + most + most // 16 + 1, self.head.position)
         found, asked = await self._reader.stream.at(range(self._position, end))
@@ -371,8 +366,8 @@ class Scan:
         self._is_over = end >= self.head.position
         return own
 
-    async def _page(self, most: int) -> list[Stored] | None:
-        deadline = trio.current_time() + ANSWER_SECONDS
+    async def _page(self, most: int) -> list[StoredMessage] | None:
+        deadline = trio.current_time() + ANSWER_TIMEOUT
         stream = self._reader.stream
         while not self._is_over:
             page = await self._ask(most)
@@ -396,25 +391,24 @@ class Scan:
                 if trio.current_time() >= deadline:
                     raise StoreError(f"{stream}: a replica does not catch up")
                 await trio.sleep(_LAG_PAUSE)
-        await trio.lowlevel.checkpoint()
         return None
 
-    async def _ask(self, most: int) -> Page:
+    async def _ask(self, most: int) -> MessagePage:
         stream = self._reader.stream
-        if self._pages == _MOST_PAGES:
+        if self._pages == _MAX_PAGES:
             try:
                 if self._pull is None:
                     self._pull = Pull(stream)
                     await self._pull.begin(self._position, self._subject)
                 if messages := await self._pull.page(most):
-                    return Page(messages, is_last=False)
+                    return MessagePage(messages, is_last=False)
             except StoreUnusable:
                 raise
             except StoreError:
                 pass  # whatever it was, a consumer is not needed to go on
             self.close()
         self._pages += 1
-        return await stream.page(self._position, self._subject, most)
+        return await read_page(stream, self._position, self._subject, most)
 
     def close(self) -> None:
         """Nothing more will be read."""

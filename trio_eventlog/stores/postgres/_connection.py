@@ -114,7 +114,7 @@ def translated_errors(label: str, *, opening: bool = False) -> Iterator[None]:
 _ARRAY_HEAD: Final = struct.Struct("!iiIii")
 _ARRAY_NULL: Final = struct.pack("!i", -1)
 _ITEM_LENGTH: Final = struct.Struct("!i")
-_INT8: Final = struct.Struct("!q")
+_INT8_ITEM: Final = struct.Struct("!iq")
 
 
 class _ArrayDumper(Dumper):
@@ -149,7 +149,8 @@ class _Int8ArrayDumper(_ArrayDumper):
 
     def dump(self, obj: list[int]) -> bytes:  # type: ignore[override]
         """The same, of integers."""
-        return super().dump([_INT8.pack(number) for number in obj])
+        head = _ARRAY_HEAD.pack(1, 1, self.item_oid, len(obj), 1)
+        return head + b"".join([_INT8_ITEM.pack(8, number) for number in obj])
 
 
 # --- the connection -------------------------------------------------------------------------------
@@ -279,7 +280,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     def post(self, statement: bytes, *parameters: bytes) -> None:
         """Send a statement, and do not wait for it or its errors. The next one comes after it."""
         try:
-            self.pgconn.send_query_params(statement, parameters)
+            self.pgconn.send_query_params(statement, list(parameters))
             self.pgconn.flush()
         except psycopg.Error:
             self.drop()

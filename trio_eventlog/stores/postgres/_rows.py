@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import attrs
 import msgspec
@@ -112,7 +112,7 @@ def row_of(event: PersistedEvent) -> StoredRow:
 
 def size_of(row: StoredRow) -> int:
     """The bytes of an event's strings and payload."""
-    return sum(len(text) for text in row[_STRINGS_AT:] if isinstance(text, bytes))
+    return sum(map(len, filter(None, cast("Sequence[bytes | None]", row[_STRINGS_AT:]))))
 
 
 def whole_text(column: str, key: bytes, long: bytes | None) -> str:

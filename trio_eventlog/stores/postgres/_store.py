@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_eventlog._handover import giving_way
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._codec import is_sealed
 from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import is_sealed
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -380,12 +379,11 @@ async def _load_driver() -> ModuleType:
     """The module that needs the driver. A checkpoint."""
     try:
         # Importing psycopg takes more than the 100 ms for which the loop may stand still.
-        with giving_way():
-            return await trio.to_thread.run_sync(
-                importlib.import_module,
-                "trio_eventlog.stores.postgres._pool",
-                limiter=trio.CapacityLimiter(1),
-            )
+        return await trio.to_thread.run_sync(
+            importlib.import_module,
+            "trio_eventlog.stores.postgres._pool",
+            limiter=trio.CapacityLimiter(1),
+        )
     except ImportError as exc:
         raise StoreUnusable(f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})") from exc
     except RuntimeError as exc:

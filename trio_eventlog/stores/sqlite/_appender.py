@@ -11,6 +11,7 @@ from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
+from trio_eventlog.stores.sqlite import _rows as rows
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite._files import Content, Place
 from trio_eventlog.stores.sqlite._layout import check_layout
@@ -100,12 +101,12 @@ class Appender:
             self._check_log(db, log)
             if somebody_wrote:
                 schema.probe(db, log)
-            inserted = schema.insert(db, log.number, events)
+            inserted = rows.insert(db, log.number, events)
             duplicates: Collection[int] = ()
             if inserted == len(events):
                 highest = max(event.seq for event in events)
             else:
-                held = schema.held_seqs(db, log.number, [event.id for event in events])
+                held = rows.held_seqs(db, log.number, [event.id for event in events])
                 if not all(event.id in held for event in events):
                     raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
                 duplicates = duplicate_seqs(events, held)
@@ -147,8 +148,8 @@ def survives(synchronous: str) -> str:
 def _raise_conflict(
     db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
 ) -> None:
-    seqs = new_seqs(events, schema.held_seqs(db, log_id, [event.id for event in events]))
-    conflicts = conflicting_seqs(seqs, schema.taken_seqs(db, log_id, seqs))
+    seqs = new_seqs(events, rows.held_seqs(db, log_id, [event.id for event in events]))
+    conflicts = conflicting_seqs(seqs, rows.taken_seqs(db, log_id, seqs))
     if conflicts:
         raise SequenceConflict(conflicts) from exc
 
@@ -164,7 +165,7 @@ def _raise_rejected(
     try:
         for event in events:
             try:
-                schema.insert(db, log_id, [event])
+                rows.insert(db, log_id, [event])
             except apsw.TooBigError:
                 too_big.append(event)
             except apsw.ConstraintError:
@@ -173,5 +174,4 @@ def _raise_rejected(
     finally:
         schema.roll_back(db)
     if too_big:
-        msg = "larger than SQLite can hold"
-        raise EventRejected(too_big, msg) from exc
+        raise EventRejected(too_big, "larger than SQLite can hold") from exc

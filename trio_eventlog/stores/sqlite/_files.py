@@ -11,27 +11,23 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 import apsw
-import trio
 
-from trio_eventlog._handover import giving_way
 from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 
-T = TypeVar("T")
-
-PASSING_ERRNOS: Final = frozenset(
+TRANSIENT_ERRNOS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 )
 """What the system refuses now and may grant later. To SQLite, all of these are "unable to open"."""
 
-_STAYING: Final = frozenset(
+PERMANENT_ERRNOS: Final = frozenset(
     {errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM, errno.EROFS}
 )
+"""What the system will go on refusing."""
 
 _LONGEST_PATH: Final = int(apsw.vfs_details()[0]["mxPathname"]) - len("-journal")
 """Bytes; SQLite wants room for the names of its side files."""
@@ -53,28 +49,23 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
-    """``path`` as text that names a file.
+    """Check that ``path`` can name a database file, and return it as a string.
 
     Raises:
-      TypeError: it is no text.
-      ValueError: it can be no name of a database.
+      TypeError: it is not a string.
+      ValueError: it cannot.
     """
     name = os.fspath(path)
     if not isinstance(name, str):
-        msg = f"path must be text, got {type(name).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"path must be a string, got {type(name).__name__}")
     if name in ("", ":memory:"):
-        msg = f"{name!r} names no file; for a log in memory use MemoryStore"
-        raise ValueError(msg)
+        raise ValueError(f"{name!r} names no file; for a log in memory use MemoryStore")
     if "\0" in name:
-        msg = f"path {name!r} has a NUL character"
-        raise ValueError(msg)
+        raise ValueError(f"path {name!r} has a NUL character")
     if os.path.basename(name) in ("", os.curdir, os.pardir):  # noqa: PTH119 - str all along
-        msg = f"path {name!r} names a directory, not a file"
-        raise ValueError(msg)
+        raise ValueError(f"path {name!r} names a directory, not a file")
     if not _is_utf8(name):
-        msg = f"path {name!a} is not UTF-8, which SQLite needs"
-        raise ValueError(msg)
+        raise ValueError(f"path {name!a} is not UTF-8, which SQLite needs")
     return name
 
 
@@ -86,25 +77,6 @@ def _is_utf8(name: str) -> bool:
     return True
 
 
-async def in_thread(path: str, work: Callable[[], T]) -> T:
-    """Run ``work``, with the errors of the system as errors of a store. Not cancelled once it runs."""
-    # A limiter of its own: a program that keeps Trio's default one busy shall not keep us waiting.
-    try:
-        with giving_way():
-            return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        msg = f"{path}: no such file or directory"
-        raise StoreUnusable(msg) from exc
-    except OSError as exc:
-        other = f" ({exc.filename})" if exc.filename not in (None, path) else ""
-        msg = f"{path}: {exc.strerror}{other}"
-        raise (StoreUnusable if exc.errno in _STAYING else StoreError)(msg) from exc
-    except RuntimeError as exc:
-        # No thread is to be had.
-        msg = f"{path}: {exc}"
-        raise StoreError(msg) from exc
-
-
 def existing(path: str) -> Place:
     """Find a database that is there."""
     with _creating:
@@ -113,7 +85,7 @@ def existing(path: str) -> Place:
         return Place(real)
 
 
-def claim(path: str, log: str) -> tuple[Place, FileLock]:
+def acquire(path: str, log: str) -> tuple[Place, FileLock]:
     """Lock ``log`` for writing in a database, which is created if it is not there."""
     real = _real(path)
     with _creating:
@@ -128,8 +100,9 @@ def claim(path: str, log: str) -> tuple[Place, FileLock]:
                 lock_path, f"log {log!r} in {real}", 0o600 if mode is None else mode, real
             )
         except FileNotFoundError as exc:
-            msg = f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
-            raise StoreUnusable(msg) from exc
+            raise StoreUnusable(
+                f"{path}: the directory {os.path.dirname(real)} does not exist"  # noqa: PTH120 - str all along
+            ) from exc
         try:
             if mode is None:
                 # Unless by another process, for another log, just now.
@@ -144,20 +117,19 @@ def claim(path: str, log: str) -> tuple[Place, FileLock]:
 def _real(path: str, *, strict: bool = False) -> str:
     real = os.path.realpath(path, strict=strict)
     if not _is_utf8(real):
-        msg = f"{path} stands for {real!a}, which is not UTF-8, as SQLite needs it"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{path} stands for {real!a}, which is not UTF-8, as SQLite needs it")
     size = len(real.encode())
     if size > _LONGEST_PATH:
-        msg = f"{path}: too long a path for SQLite: {size} bytes, links followed; it takes {_LONGEST_PATH}"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(
+            f"{path}: too long a path for SQLite: {size} bytes, links followed; it takes {_LONGEST_PATH}"
+        )
     return real
 
 
 def _require_file(path: str, access: int) -> int:
     mode = os.stat(path).st_mode  # noqa: PTH116 - str all along
     if not stat.S_ISREG(mode):
-        msg = f"{path} is no regular file"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{path} is no regular file")
     # SQLite does not say why it could not open a file.
     if not os.access(path, access, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
@@ -211,8 +183,7 @@ class Place:
     def _check(self, name: str) -> os.stat_result:
         found = _stat(name)
         if found is None or (found.st_dev, found.st_ino) != self._known.get(name):
-            msg = f"{name} was moved, removed or replaced while the store was open"
-            raise StoreUnusable(msg)
+            raise StoreUnusable(f"{name} was moved, removed or replaced while the store was open")
         return found
 
     def _note(self, name: str) -> None:
@@ -228,8 +199,7 @@ def _stat(path: str) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
-        msg = f"{path}: {exc.strerror}"
-        raise StoreError(msg) from exc
+        raise StoreError(f"{path}: {exc.strerror}") from exc
 
 
 _HEADER: Final = 100
@@ -291,8 +261,7 @@ class Content:
         except OSError as exc:
             # Who may not read a directory cannot sync it, nor can everybody who may. SQLite does not insist.
             if exc.errno not in (errno.EACCES, errno.EINVAL):
-                msg = f"{name}: {exc.strerror}"
-                raise StoreError(msg) from exc
+                raise StoreError(f"{name}: {exc.strerror}") from exc
 
     def has_changed(self, found: os.stat_result) -> bool:
         """Whether the database file was written to, or the write-ahead log begun anew, since :meth:`note`.
@@ -316,8 +285,9 @@ class Content:
                 now = _stat(self._path)
                 if now is None or _changed(now) == changed:
                     raise self._overwritten(self._path)
-                msg = f"{self._path}: another process has been writing to it for more than {_SETTLE} seconds"
-                raise StoreError(msg)
+                raise StoreError(
+                    f"{self._path}: another process has been writing to it for more than {_SETTLE} seconds"
+                )
             time.sleep(0.01)
         return True
 
@@ -387,8 +357,7 @@ def _open(path: str, kind: int) -> apsw.VFSFile:
         return apsw.VFSFile("", path, [kind | apsw.SQLITE_OPEN_READWRITE, 0])
     except apsw.CantOpenError as exc:
         # The connection could, just before: there may be too many open files.
-        msg = f"{path}: {exc}"
-        raise StoreError(msg) from exc
+        raise StoreError(f"{path}: {exc}") from exc
 
 
 def _number(header: bytes, place: int) -> int:

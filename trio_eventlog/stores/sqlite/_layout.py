@@ -50,11 +50,10 @@ def check_layout(db: apsw.Connection) -> None:
             continue
         if made is None or ((kind, table, sql) not in made and (kind, table, _normal(sql)) not in made):
             where = "" if name == table else f" on {table!a:.100}"
-            msg = (
+            raise StoreUnusable(
                 f"{db.filename}: the {kind} {name!a:.100}{where} is not what trio_eventlog makes: the file"
                 " comes from elsewhere or was changed, and may not be safe to use"
             )
-            raise StoreUnusable(msg)
 
 
 def _made(name: str) -> Collection[_Entry] | None:

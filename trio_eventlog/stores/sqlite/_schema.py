@@ -17,18 +17,13 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from itertools import accumulate
 from typing import Any, Final, cast
 
 import apsw
 import attrs
 
-from trio_eventlog._model._codec import encoded_payload
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
-from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import SCOPES
-from trio_eventlog.stores._common._columns import Columns, columns_of
 
 APPLICATION_ID: Final = 0x54454C47
 """Tells our databases from others: "TELG" in the header of the file."""
@@ -42,12 +37,6 @@ BUSY_TIMEOUT: Final = 2.5
 """Seconds that a statement waits for another connection's lock."""
 
 _KEPT_WAL_BYTES: Final = 4 * 1024 * 1024
-
-Row = tuple[Any, ...]
-"""The values of :class:`Columns`, with the payload as text. It comes last: what is behind a long value is
-reached only by walking through it."""
-
-READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload"
 
 # --- the layout -----------------------------------------------------------------------------------
 
@@ -115,14 +104,12 @@ def is_initialised(db: apsw.Connection) -> bool:
     if application_id == 0 and version == 0 and tables == 0:
         return False
     if application_id != APPLICATION_ID:
-        msg = f"{db.filename}: a SQLite database of another program, not an event log"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{db.filename}: a SQLite database of another program, not an event log")
     if version > SCHEMA_VERSION:
-        msg = (
+        raise StoreUnusable(
             f"{db.filename}: written by a newer trio_eventlog (layout {version}, this one knows"
             f" {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
         )
-        raise StoreUnusable(msg)
     return True
 
 
@@ -183,8 +170,9 @@ def _use_wal(db: apsw.Connection) -> None:
                 raise
             time.sleep(0.01)
     if mode != "wal":
-        msg = f"{db.filename}: this file system does not carry SQLite's write-ahead log (mode {mode})"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(
+            f"{db.filename}: this file system does not carry SQLite's write-ahead log (mode {mode})"
+        )
 
 
 @attrs.frozen
@@ -245,8 +233,7 @@ def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
     if found is None:
         raise damaged(db, f"a row is missing: log {log!r} is not there any more{_RESTORED}")
     if unique_id not in (None, found.unique_id):
-        msg = f"{db.filename}: log {log!r} is another one than before{_RESTORED}; open it anew"
-        raise StoreUnusable(msg)
+        raise StoreUnusable(f"{db.filename}: log {log!r} is another one than before{_RESTORED}; open it anew")
     return found
 
 
@@ -359,96 +346,7 @@ def damaged(db: apsw.Connection, what: str) -> StoreUnusable:
     return StoreUnusable(f"{db.filename}: damaged: {what}")
 
 
-# --- rows -----------------------------------------------------------------------------------------
-
-
-def row_of(event: PersistedEvent) -> Row:
-    """The row of a sealed event, in the order of the table's columns."""
-    columns = columns_of(event)
-    payload = columns.payload
-    return columns if payload is None else (*columns[:-1], payload.decode())
-
-
-# Each statement is a wait for the interpreter, which beside a busy program takes longer than the insert: few
-# large ones. SQLite takes 32,766 values, which is 2,730 rows; its driver keeps compiled statements only below
-# 16 KB of text, which is 630 rows, so that sizes below that are few, too.
-_CHUNKS: Final = (2048, 512, 64, 8, 1)
-
-# While values are bound to a statement, no other thread runs Python.
-_CHUNK_BYTES: Final = 1024 * 1024
-
-
-def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -> int:
-    """Insert sealed events except those whose id is held; within a transaction.
-
-    Returns:
-      How many went in.
-
-    Raises:
-      apsw.ConstraintError: an event with a new id has a seq that is taken. The transaction is spoilt.
-    """
-    before = db.total_changes()
-    for chunk in _chunks(events):
-        # Making rows and binding them each keep the loop waiting for a millisecond or more. It shall not wait
-        # for both at once, nor for the rows of more than one statement.
-        rows = [row_of(event) for event in chunk]
-        time.sleep(0)
-        insert_rows(db, log_id, rows)
-    return db.total_changes() - before
-
-
-def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> None:
-    """Insert the rows of at most 2,048 events in one statement."""
-    bindings: list[str | int | None] = []
-    for row in rows:
-        bindings += row
-    db.execute(_insert_sql(log_id, len(rows)), bindings)
-
-
-def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEvent]]:
-    # Payloads are what is long.
-    ends = [0, *accumulate(len(encoded_payload(event.event)) for event in events)]
-    start = 0
-    while start < len(events):
-        size = next(
-            size
-            for size in _CHUNKS
-            if size == 1 or (start + size <= len(events) and ends[start + size] - ends[start] <= _CHUNK_BYTES)
-        )
-        yield events[start : start + size]
-        start += size
-
-
-@lru_cache(maxsize=64)
-def _insert_sql(log_id: int, size: int) -> str:
-    row = f"({','.join('?' * len(Columns._fields))})"
-    # The conflict target matters: a known id is passed over, a taken seq under a new id is an error.
-    return f"INSERT INTO {table_of(log_id)} VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no values
-
-
-_LOOKUP: Final = 512
-
-
-def held_seqs(db: apsw.Connection, log_id: int, ids: Sequence[str]) -> dict[str, int]:
-    """Those of ``ids`` that are held, with their seqs."""
-    table = table_of(log_id)
-    found: dict[str, int] = {}
-    for start in range(0, len(ids), _LOOKUP):
-        some = ids[start : start + _LOOKUP]
-        marks = ",".join("?" * len(some))
-        found.update(db.execute(f"SELECT id, seq FROM {table} WHERE id IN ({marks})", some))  # noqa: S608 - no values
-    return found
-
-
-def taken_seqs(db: apsw.Connection, log_id: int, seqs: Sequence[int]) -> set[int]:
-    """Those of ``seqs`` that are held."""
-    table = table_of(log_id)
-    found: set[int] = set()
-    for start in range(0, len(seqs), _LOOKUP):
-        some = seqs[start : start + _LOOKUP]
-        marks = ",".join("?" * len(some))
-        found.update(seq for (seq,) in db.execute(f"SELECT seq FROM {table} WHERE seq IN ({marks})", some))  # noqa: S608 - no values
-    return found
+# --- the highest seqs -----------------------------------------------------------------------------
 
 
 def raise_last_seq(db: apsw.Connection, log: Log, seq: int) -> None:

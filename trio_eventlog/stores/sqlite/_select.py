@@ -16,16 +16,16 @@ from typing import Any, Final, cast
 import apsw
 import attrs
 
-from trio_eventlog._model._codec import size_of
 from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores._common._columns import event_of
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
+from trio_eventlog.stores.sqlite._rows import READ
 from trio_eventlog.stores.sqlite._schema import (
-    READ,
     SCHEMA_VERSION,
     damaged,
     first_row,
@@ -155,7 +155,7 @@ def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
     return event_of(row)
 
 
-def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedEvent]:
+def read(db: apsw.Connection, log_id: int, query: EventQuery) -> list[PersistedEvent]:
     """The events that match, ascending by seq."""
     plan = select(query, log_id)
     if plan is None:
@@ -166,7 +166,7 @@ def read(db: apsw.Connection, query: EventQuery, log_id: int) -> list[PersistedE
     return _read_some(db, plan, math.inf).events
 
 
-def read_page(db: apsw.Connection, query: EventQuery, log_id: int, max_bytes: int) -> EventPage:
+def read_page(db: apsw.Connection, log_id: int, query: EventQuery, max_bytes: int) -> EventPage:
     """The same until they weigh ``max_bytes``."""
     plan = select(query, log_id)
     return EventPage([], is_complete=True) if plan is None else _read_some(db, plan, max_bytes)

@@ -12,8 +12,8 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests._helpers.events import agent
 from tests._helpers.fakes import Reports, numbered
-from tests.stores.test_stores import agent
 from trio_eventlog import (
     CodecError,
     EventQuery,
@@ -113,7 +113,11 @@ async def test_a_log_of_many_pages_while_others_write(path, monkeypatch):
     ("damage", "seq", "problem"),
     [
         ("UPDATE events_1 SET payload = '{\"run_id\"' WHERE seq = 1", 1, "not JSON: "),
-        ("UPDATE events_1 SET payload = '[NaN]' WHERE seq = 7", 7, "event.payload[0]: nan is no JSON number"),
+        (
+            "UPDATE events_1 SET payload = '[NaN]' WHERE seq = 7",
+            7,
+            "event.payload[0]: nan is not a JSON number",
+        ),
         (
             "UPDATE events_1 SET run_id = 'r-2' WHERE seq = 1",
             1,

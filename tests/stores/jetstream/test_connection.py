@@ -1,13 +1,10 @@
-"""The seam between JetStreamStore and nats-py: the thread, secrets, and networks that hang."""
+"""The connection of JetStreamStore: its life, secrets, and networks that hang."""
 
 import itertools
 import os
-import re
 import signal
 import socket
 import ssl
-import sys
-import threading
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 
@@ -19,14 +16,14 @@ import trustme
 from tests._helpers.eventually import InterruptedTurn
 from tests._helpers.longest_step import measured_steps
 from tests._helpers.nats_server import Node, free_ports, running_server
+from tests._helpers.sockets import sockets
 from tests._helpers.tcp_proxy import open_proxy
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
-from trio_eventlog._util import how_to_install
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores.jetstream import _appender as appender
 from trio_eventlog.stores.jetstream._access import access
-from trio_eventlog.stores.jetstream._driver import Publication
-from trio_eventlog.stores.jetstream._link import Link, open_link
+from trio_eventlog.stores.jetstream._connection import Connection, open_connection
+from trio_eventlog.stores.jetstream._protocol import Publish
 
 SECRET = "s3cret-word"  # noqa: S105 - of a server that lives for a test
 
@@ -48,10 +45,6 @@ def event(seq, payload=None):
     return PersistedEvent(f"id-{seq}", seq, 1_000 + seq, None, ModuleEvent("m", "t", payload))
 
 
-def threads():
-    return [thread for thread in threading.enumerate() if "nats" in thread.name]
-
-
 @asynccontextmanager
 async def proxied(server, log_name):
     async with (
@@ -63,40 +56,42 @@ async def proxied(server, log_name):
 
 async def until(condition, *, seconds):
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - it changes in another thread
+        while not condition():  # noqa: ASYNC110 - nothing tells when it changes
             await trio.sleep(0.01)
 
 
-# --- the thread -----------------------------------------------------------------------------------
+# --- its life -------------------------------------------------------------------------------------
 
 
-async def test_the_thread_lives_as_long_as_the_block(server, log_name):
+async def test_the_connection_lives_as_long_as_the_block(server, log_name):
+    before = sockets()
     with pytest.raises(ZeroDivisionError):
         async with JetStreamStore.open(server.url, log=log_name):
-            assert len(threads()) == 1
+            assert sockets() == before + 1
             raise ZeroDivisionError
-    assert threads() == []
+    assert sockets() == before
     with trio.CancelScope() as scope:
         async with JetStreamStore.open(server.url, log=log_name):
             scope.cancel()
             await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
-    assert threads() == []
+    assert sockets() == before
 
 
 @pytest.mark.parametrize("seconds", [0, 0.001, 0.01, 0.05])
 async def test_a_cancelled_opening_leaves_nothing(server, log_name, seconds):
+    before = sockets()
     with trio.move_on_after(seconds):
         async with JetStreamStore.open(server.url, log=log_name):
             await trio.sleep_forever()
-    assert threads() == []
+    assert sockets() == before
     async with JetStreamStore.open(server.url, log=log_name) as store:
         assert await store.last_seq() == 0
 
 
 async def test_s15_cancelled_while_the_lock_is_taken(server, log_name, monkeypatch):
     """The lock may be on its way to the server yet, and is given back all the same."""
-    send = Link.send
+    send = Connection.send
     for _ in range(50):
         with monkeypatch.context() as patch, trio.CancelScope() as scope:
 
@@ -105,7 +100,7 @@ async def test_s15_cancelled_while_the_lock_is_taken(server, log_name, monkeypat
                 if items[0].subject.endswith(".lock"):
                     cancel()
 
-            patch.setattr(Link, "send", send_and_cancel)
+            patch.setattr(Connection, "send", send_and_cancel)
             async with JetStreamStore.open(server.url, log=log_name):
                 pytest.fail("not cancelled")  # pragma: no cover
         async with JetStreamStore.open(server.url, log=log_name) as store:
@@ -152,9 +147,10 @@ def test_keyboard_interrupt_comes_out_bare(server, log_name):
             signal.raise_signal(signal.SIGINT)
             await trio.sleep_forever()
 
+    before = sockets()
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
-    assert threads() == []
+    assert sockets() == before
 
     async def again():
         async with JetStreamStore.open(server.url, log=log_name) as store:
@@ -166,7 +162,7 @@ def test_keyboard_interrupt_comes_out_bare(server, log_name):
 @pytest.mark.parametrize("nth", range(1, 8))
 def test_s15_ctrl_c_while_opening_or_closing(server, log_name, monkeypatch, nth):
     """It comes out bare, and the lock is free at once: whatever the server was just asked for."""
-    send = Link.send
+    send = Connection.send
     calls = itertools.count(1)
 
     def send_and_interrupt(link, items):
@@ -182,12 +178,13 @@ def test_s15_ctrl_c_while_opening_or_closing(server, log_name, monkeypatch, nth)
         async with JetStreamStore.open(server.url, log=log_name, lock_timeout=60):
             pass
 
+    before = sockets()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Link, "send", send_and_interrupt)
+        patch.setattr(Connection, "send", send_and_interrupt)
         trio.run(open_and_leave)
 
     assert trio.run(main) == 0
-    assert threads() == []
+    assert sockets() == before
 
 
 def test_s15_ctrl_c_just_as_an_append_begins(server, log_name):
@@ -212,8 +209,8 @@ def test_s15_ctrl_c_just_as_an_append_begins(server, log_name):
     assert trio.run(again) in (0, 1)
 
 
-def test_s15_ctrl_c_just_before_the_thread_is_told_to_end(server, log_name, monkeypatch):
-    close = Link.aclose
+def test_s15_ctrl_c_just_before_the_connection_is_closed(server, log_name, monkeypatch):
+    close = Connection.aclose
 
     async def interrupt_and_close(link):
         signal.raise_signal(signal.SIGINT)
@@ -223,29 +220,22 @@ def test_s15_ctrl_c_just_before_the_thread_is_told_to_end(server, log_name, monk
         async with JetStreamStore.open(server.url, log=log_name):
             pass
 
-    monkeypatch.setattr(Link, "aclose", interrupt_and_close)
+    before = sockets()
+    monkeypatch.setattr(Connection, "aclose", interrupt_and_close)
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
 
-    assert threads() == []
+    assert sockets() == before
 
 
 async def test_nobody_listens():
     (port,) = free_ports(1)
+    before = sockets()
     with pytest.raises(StoreError, match=f"127.0.0.1:{port}: Connection refused") as caught:
         async with JetStreamStore.open(f"nats://127.0.0.1:{port}"):
             pass
     assert not isinstance(caught.value, StoreUnusable)
-    assert threads() == []
-
-
-async def test_the_driver_is_missing(server, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nats", None)
-    monkeypatch.setitem(sys.modules, "nats.aio", None)
-    monkeypatch.setitem(sys.modules, "nats.aio.client", None)
-    with pytest.raises(StoreUnusable, match=re.escape(how_to_install("nats"))):
-        async with JetStreamStore.open(server.url):
-            pass
+    assert sockets() == before
 
 
 async def test_a_server_without_jetstream():
@@ -268,17 +258,18 @@ async def test_a_server_without_jetstream():
 )
 async def test_secrets(config, options):
     """The right one lets the store in; without it, the error says what to look at, and no secret."""
+    before = sockets()
     with running_server(config=config) as node:
         async with JetStreamStore.open(node.url, **options) as store:
             await store.append_batch([event(1)])
-            assert SECRET not in repr(store) + repr(store._stream.link._access)
+            assert SECRET not in repr(store) + repr(store._stream.connection._dialer.access)
         wrong = {name: f"not-{value}" for name, value in options.items()}
         for tried in (wrong, {}):
             with pytest.raises(StoreUnusable, match=r"Authorization Violation.*check user") as caught:
                 async with JetStreamStore.open(node.url, **tried):
                     pass
             assert SECRET not in str(caught.value)
-    assert threads() == []
+    assert sockets() == before
 
 
 async def test_a_secret_is_not_sent_in_the_clear():
@@ -311,7 +302,7 @@ async def test_credentials_that_are_none(server, tmp_path):
 
 @pytest.mark.parametrize("query", [EventQuery(), EventQuery(run_id="r")], ids=["a walk", "a filter"])
 async def test_s11_no_step_blocks_the_loop_with_the_largest_batch(server, log_name, query):
-    """What 999 events of 64 KiB are, the driver takes in and the server too, and the answers are as large."""
+    """999 events of 64 KiB go to the server, and come back."""
     batch = [event(seq, {"run_id": "r", "text": "x" * 65_000}) for seq in range(1, 1_000)]
     async with JetStreamStore.open(server.url, log=log_name) as store:
         with measured_steps() as longest, trio.fail_after(30):
@@ -328,7 +319,7 @@ async def test_a_network_that_hangs_while_much_is_unsent(server, log_name):
     """The connection is given up within seconds, although the system would go on trying for many minutes."""
     async with proxied(server, log_name) as (proxy, store):
         await store.append_batch([event(1)])
-        link = store._stream.link
+        link = store._stream.connection
         generation = link.generation
         proxy.stall()
         batch = [event(seq, "x" * 30_000) for seq in range(2, 900)]
@@ -336,7 +327,7 @@ async def test_a_network_that_hangs_while_much_is_unsent(server, log_name):
         with trio.move_on_after(0.2):
             await store.append_batch(batch)
         assert trio.current_time() - began < 1
-        await until(lambda: link._publish is None, seconds=6)
+        await until(lambda: link._wire is None, seconds=6)
         with pytest.raises(StoreError, match="not connected"):
             await store.append_batch(batch)
         proxy.resume()
@@ -347,17 +338,17 @@ async def test_a_network_that_hangs_while_much_is_unsent(server, log_name):
 
 async def test_what_was_not_sent_is_not_sent_on_the_next_connection(server):
     """A message that was given to a connection that is lost is lost with it."""
-    async with open_link(access(server.url)) as listener, open_proxy(server.port) as proxy:
+    async with open_connection(access(server.url)) as listener, open_proxy(server.port) as proxy:
         inbox = listener.open_inbox()
-        async with open_link(access(f"nats://127.0.0.1:{proxy.port}")) as link:
+        async with open_connection(access(f"nats://127.0.0.1:{proxy.port}")) as link:
             proxy.stall()
             # More than what lies between the two, so that the last of them stay here.
-            link.send([Publication(inbox.reply, b"x" * 1_000_000) for _ in range(100)])
+            link.send([Publish(inbox.reply, b"x" * 1_000_000) for _ in range(100)])
             await trio.sleep(0.1)
             proxy.cut()
             proxy.resume()
             await until(lambda: link.generation > 1, seconds=10)
-            link.send([Publication(inbox.reply, b"the end")])
+            link.send([Publish(inbox.reply, b"the end")])
             received = []
             while not received or received[-1].data != b"the end":
                 received += await inbox.wait(5)
@@ -366,14 +357,15 @@ async def test_what_was_not_sent_is_not_sent_on_the_next_connection(server):
 
 async def test_leaving_while_much_is_unsent(server, log_name, monkeypatch):
     """Takes a bounded time."""
-    monkeypatch.setattr(appender, "_CLOSE_SECONDS", 0.5)
+    monkeypatch.setattr(appender, "_CLOSE_TIMEOUT", 0.5)
+    before = sockets()
     async with proxied(server, log_name) as (proxy, store):
         proxy.stall()
         with trio.move_on_after(0.2):
             await store.append_batch([event(seq, "x" * 30_000) for seq in range(2, 900)])
         began = trio.current_time()
     assert trio.current_time() - began < 8
-    assert threads() == []
+    assert sockets() == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -385,7 +377,7 @@ def test_a_fork(server, log_name):
             pid = os.fork()
             if not pid:
                 try:
-                    store._stream.link.check_open()
+                    store._stream.connection.check_open()
                 except StoreUnusable as exc:
                     os._exit(0 if "forked" in str(exc) else 1)
                 os._exit(2)
@@ -481,7 +473,7 @@ async def test_servers_that_are_gone_are_forgotten():
         return f"cluster {{ name: c, listen: 127.0.0.1:{route} }}\nclient_advertise: '{place}'"
 
     with silent_places(6) as places, running_server(jetstream=False, config=advertising(places[0])) as node:
-        async with open_link(access(node.url)) as link:
+        async with open_connection(access(node.url)) as link:
             for old, new in itertools.pairwise(places):
                 generation = link.generation
                 await trio.to_thread.run_sync(node.kill)
@@ -523,14 +515,14 @@ async def test_servers_that_were_learnt_have_the_name_that_was_given(tmp_path):
             node.start()
         known = f"127.0.0.1:{second.port}".encode()
         await until(lambda: known in first.greeting(), seconds=10)
-        async with open_link(access(f"tls://localhost:{first.port}", tls=context)) as link:
+        async with open_connection(access(f"tls://localhost:{first.port}", tls=context)) as link:
             first.kill()
             await until(lambda: link.generation == 2, seconds=10)
         # With a name of its own, the certificate has to show that.
-        async with open_link(access(f"tls://localhost:{second.port}", tls=context)):
+        async with open_connection(access(f"tls://localhost:{second.port}", tls=context)):
             pass
         with pytest.raises(StoreError, match="TLS"):
-            async with open_link(access(f"tls://127.0.0.1:{second.port}", tls=context)):
+            async with open_connection(access(f"tls://127.0.0.1:{second.port}", tls=context)):
                 pass
 
 
@@ -557,7 +549,7 @@ async def test_a_name_with_an_address_at_which_nobody_is(server, monkeypatch):
             filler.setblocking(False)
             filler.connect_ex(("127.0.0.66", server.port))
         with trio.fail_after(2.5):
-            async with open_link(access(f"nats://twice.test:{server.port}")) as link:
+            async with open_connection(access(f"nats://twice.test:{server.port}")) as link:
                 assert link.generation == 1
 
 
@@ -579,7 +571,7 @@ async def test_a_server_that_has_no_time_or_place(refusal):
         listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         port = listeners[0].socket.getsockname()[1]
         with pytest.raises(StoreError, match=f"(?i){refusal.decode()}") as caught:
-            async with open_link(access(f"nats://u:p@127.0.0.1:{port}")):
+            async with open_connection(access(f"nats://u:p@127.0.0.1:{port}")):
                 pass
         assert not isinstance(caught.value, StoreUnusable)
         nursery.cancel_scope.cancel()

@@ -1,0 +1,115 @@
+"""MemoryStore and NullStore."""
+
+import pytest
+import trio
+import trio.testing
+
+from tests._helpers.events import agent
+from trio_eventlog import (
+    EventQuery,
+    EventStore,
+)
+from trio_eventlog.stores import (
+    MemoryStore,
+    NullStore,
+)
+from trio_eventlog.stores._common import _batches as _incoming
+
+CANCELLED = trio.Cancelled
+
+
+async def test_a_long_scan_of_memory_is_a_snapshot(monkeypatch):
+    """Appends that come between its steps, at the end or in the middle, do not show."""
+    store = MemoryStore()
+    await store.append_batch([agent(seq) for seq in range(2, 6_000, 2)])
+    monkeypatch.setattr(_incoming, "_SLICE_SECONDS", 0)
+    results = []
+
+    async def read():
+        results.append(await store.query(EventQuery()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        await store.append_batch([agent(5_999), agent(7_000)])
+
+        assert not results
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert [event.seq for event in results[0]] == list(range(2, 6_000, 2))
+    assert len(await store.query(EventQuery())) == 3_001
+
+
+@pytest.mark.parametrize("calls", ["query", "describe"])
+async def test_a_scan_of_memory_goes_by_the_clock(monkeypatch, calls):
+    """What an event costs, nobody knows before: after each of them it looks whether its time is over."""
+    store = MemoryStore()
+    await store.append_batch([agent(seq) for seq in range(1, 101)])
+    monkeypatch.setattr(_incoming, "_SLICE_SECONDS", 0)
+    steps = []
+
+    class CountSteps(trio.abc.Instrument):
+        def before_task_step(self, task):
+            steps.append(task)
+
+    instrument = CountSteps()
+    trio.lowlevel.add_instrument(instrument)
+    await (store.query(EventQuery()) if calls == "query" else store.describe())
+    trio.lowlevel.remove_instrument(instrument)
+    assert len(steps) > 100
+
+
+async def test_memory_puts_late_events_in_their_places():
+    store = MemoryStore()
+    await store.append_batch([agent(seq) for seq in range(10, 1_000, 10)])
+    late = [agent(seq) for seq in (1, 2, 15, 16, 17, 500_000, 985, 989, 991)]
+    await store.append_batch(late)
+
+    expected = sorted([*range(10, 1_000, 10), *(event.seq for event in late)])
+    assert [event.seq for event in await store.query(EventQuery())] == expected
+    assert [event.seq for event in await store.query(EventQuery(after_seq=988))] == [989, 990, 991, 500_000]
+    assert await store.last_seq() == 500_000
+
+
+async def test_memory_looks_once_for_one_of_many_types():
+    """Thousands of types cost no more than one."""
+
+    class Counted(str):
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other):
+            Counted.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    store = MemoryStore()
+    await store.append_batch([agent(seq, event_type=f"t{seq % 7}") for seq in range(1, 101)])
+    query = EventQuery(event_types=[f"x{n}" for n in range(5_000)] + ["t3", "t4"], limit=20)
+    # Past the check of the query, which takes plain strings only.
+    object.__setattr__(query, "event_types", tuple(map(Counted, query.event_types)))
+
+    found = await store.query(query)
+
+    assert [event.seq for event in found] == [seq for seq in range(1, 101) if seq % 7 in (3, 4)][:20]
+    assert Counted.compared < 1_000
+
+
+def test_memory_store_says_what_it_is():
+    assert repr(MemoryStore()) == "<MemoryStore with 0 events>"
+
+
+# --- nothing --------------------------------------------------------------------------------------
+
+
+async def test_null_store_keeps_nothing():
+    store = NullStore()
+    assert isinstance(store, EventStore)
+    with trio.testing.assert_checkpoints():
+        assert list(await store.append_batch([agent(1)])) == []
+    with trio.testing.assert_checkpoints():
+        assert await store.query(EventQuery()) == []
+    with trio.testing.assert_checkpoints():
+        assert await store.last_seq() == 0
