@@ -8,7 +8,8 @@ import pytest
 from tests._helpers.broken_stores import BROKEN
 from tests._helpers.correct_stores import open_file, open_file_reader, open_memory
 from trio_eventlog.testing import CLAUSES, _search, check_store
-from trio_eventlog.testing._check_store import DEFAULT_BUDGET, clause_shares
+from trio_eventlog.testing._check_store import DEFAULT_BUDGET
+from trio_eventlog.testing._clauses import clause_shares
 
 
 def check_clause(broken, *, seed):
@@ -37,6 +38,22 @@ def test_a_broken_store_is_caught_by_its_clause(broken):
     report = check_clause(broken, seed=0)
 
     assert [failure.clause for failure in report.failures] == [broken.clause], str(report)
+    assert_shows_the_failure(report.failures[0].example)
+
+
+def assert_shows_the_failure(program):
+    """Run the program that a report shows: it fails as well, and not because it is no program."""
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - whatever the store raises
+        exec(compile(program, "example.py", "exec"), {"__name__": "example"})  # noqa: S102 - that is the test
+
+    mistakes = (SyntaxError, NameError, ImportError, AttributeError, TypeError)
+    assert not any(isinstance(leaf, mistakes) for leaf in leaves(caught.value)), program
+
+
+def leaves(error):
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
 
 
 def test_every_clause_has_a_store_that_breaks_it():

@@ -8,6 +8,7 @@ from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.testing._check_store import check_store as check_store
 from trio_eventlog.testing._conformance import StoreConformance as StoreConformance
 from trio_eventlog.testing._contract import CLAUSES as CLAUSES
+from trio_eventlog.testing._example import ClauseViolation as ClauseViolation
 from trio_eventlog.testing._faults import AppendCall as AppendCall
 from trio_eventlog.testing._faults import Fails as Fails
 from trio_eventlog.testing._faults import FailureReports as FailureReports
@@ -29,7 +30,6 @@ from trio_eventlog.testing._report import ClausePassed as ClausePassed
 from trio_eventlog.testing._report import ClauseSkipped as ClauseSkipped
 from trio_eventlog.testing._report import ConformanceError as ConformanceError
 from trio_eventlog.testing._report import ConformanceReport as ConformanceReport
-from trio_eventlog.testing._session import ClauseViolation as ClauseViolation
 from trio_eventlog.testing._strategies import batches as batches
 from trio_eventlog.testing._strategies import envelopes as envelopes
 from trio_eventlog.testing._strategies import events as events

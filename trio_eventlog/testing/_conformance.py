@@ -14,8 +14,8 @@ from trio_eventlog.testing._check_store import (
     DEFAULT_MAX_EXAMPLES,
     DEFAULT_OP_TIMEOUT,
     check_store,
-    clause_shares,
 )
+from trio_eventlog.testing._clauses import clause_shares
 
 
 class StoreConformance:

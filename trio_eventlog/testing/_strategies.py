@@ -19,7 +19,7 @@ from trio_eventlog import (
     PersistedEvent,
     UnifiedEvent,
 )
-from trio_eventlog.testing._code import Series
+from trio_eventlog.testing._program import Series
 
 MAX_STORED: Final = 2**63 - 1
 MAX_U64: Final = 2**64 - 1
