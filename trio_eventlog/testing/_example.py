@@ -172,19 +172,21 @@ class Example:
         if not self.program.evaluate(condition, *values):
             self.check(condition, message, *values)
 
-    def perform(self, expression: str, *values: object, failure: str = "") -> None:
+    def perform(
+        self, expression: str, *values: object, failure: Callable[[AssertionError], str] = str
+    ) -> None:
         """Write down an expression and evaluate it.
 
         Args:
           expression: with ``$0``, ``$1`` and so on for ``values``.
           values: what it uses.
-          failure: what the message of an AssertionError that it raises begins with.
+          failure: makes a message of an AssertionError that it raises.
         """
         self.program.add(expression, *values)
         try:
             self.program.evaluate(expression, *values)
         except AssertionError as exc:
-            self.violated(f"{failure}{exc}", exc)
+            self.violated(failure(exc), exc)
 
     # --- opening ----------------------------------------------------------------------------------
 

@@ -51,8 +51,11 @@ async def read_meanwhile(example: Example, readers: int, allowed: set[int]) -> A
     async with example.nursery() as nursery:
         for _ in range(readers):
             example.start(nursery, "a query", read_until, "done", "store", values=[allowed])
-        yield
-        example.perform("done.set()")
+        try:
+            yield
+        finally:
+            # Also where the example ends before: the readers of its program must end, too.
+            example.perform("done.set()")
 
 
 @attrs.frozen
@@ -248,13 +251,14 @@ class OpenStore:
         """
         expected = self.model.query(query)
         found = await self.found(query)
-        asked = code_of(query)
         if values:
-            self.example.perform("assert_same_events(found, $0)", expected, failure=f"{asked} ")
+            self.example.perform(
+                "assert_same_events(found, $0)", expected, failure=lambda exc: f"{code_of(query)} {exc}"
+            )
         else:
             self.example.check(
                 "[event.seq for event in found] == $0",
-                lambda: f"{asked} {difference(found, expected)}",
+                lambda: f"{code_of(query)} {difference(found, expected)}",
                 [event.seq for event in expected],
             )
 

@@ -115,8 +115,10 @@ async def _try_extremes(example: Example, case: list[Extreme]) -> None:
         example.perform(
             "assert_same_events(found, $0)",
             example.model.events(),
-            failure=f"seqs {found} were read back, expected {[event.seq for event in rest]}, all of them"
-            " unchanged: ",
+            failure=lambda exc: (
+                f"seqs {found} were read back, expected {[event.seq for event in rest]},"
+                f" all of them unchanged: {exc}"
+            ),
         )
 
 
