@@ -153,34 +153,14 @@ def test_an_example_is_small(name):
     assert body.count("PersistedEvent(") <= 3, failure.example
 
 
-RUNNABLE = [
-    "idempotent only between batches",
-    "last write wins",
-    "a taken seq is overwritten",
-    "aborted for ever by a conflict",
-    "limit before filter",
-    "hidden page size of 1,000",
-    "case-insensitive",
-    "text cut at NUL",
-    "gives its own objects",
-    "last_seq is a count",
-    "last batch lost on close",
-    "last batch lost on a kill",
-    "an empty batch is no checkpoint",
-    "lock within the process",
-    "lock of the process",
-    "ids shared",
-    "lock kept after an error",
-]
-
-
-@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize(
+    "name",
+    ["last write wins", "last batch lost on a kill", "lock of the process", "aborted for ever by a conflict"],
+)
 def test_an_example_runs_and_shows_the_failure(name, tmp_path):
-    """As an implementer would: paste it into a file, and run it."""
+    """As an implementer would: paste it into a file, and run it. Those of all stores run in ``test_harness``."""
     broken = BY_NAME[name]
-    (failure,) = check(
-        broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0, max_examples=100
-    ).failures
+    (failure,) = check(broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0).failures
     path = tmp_path / "example.py"
     path.write_text(failure.example)
 
@@ -196,7 +176,6 @@ def test_an_example_runs_and_shows_the_failure(name, tmp_path):
     assert result.returncode == 1, failure.example
     last = result.stderr.strip().splitlines()[-1]
     assert re.match(r"(\S+\.)?(AssertionError|StoreError|SequenceConflict|LogBusy)\b", last), result.stderr
-    assert failure.example.isascii()
 
 
 def test_the_same_seed_finds_the_same_example():

@@ -58,6 +58,7 @@ def assert_shows_the_failure(program):
     assert shown is not None, program
     mistakes = (SyntaxError, NameError, ImportError, AttributeError, TypeError)
     assert not any(isinstance(leaf, mistakes) for leaf in leaves(shown)), program
+    assert program.isascii()
 
 
 def leaves(error):

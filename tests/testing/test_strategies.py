@@ -27,8 +27,8 @@ from trio_eventlog.testing import (
     run_in_virtual_time,
     texts,
 )
-from trio_eventlog.testing._program import code_of
 from trio_eventlog.testing._model import Conflict, Model, canonical
+from trio_eventlog.testing._program import code_of
 
 TOP = 2**63 - 1
 
