@@ -143,8 +143,7 @@ def batches(*, max_batch: int | None = None, unique: bool = False) -> SearchStra
       ValueError: ``max_batch`` is less than 1.
     """
     if max_batch is not None and max_batch < 1:
-        msg = f"max_batch: expected at least 1, got {max_batch}"
-        raise ValueError(msg)
+        raise ValueError(f"max_batch: expected at least 1, got {max_batch}")
     most = 8 if max_batch is None else min(8, max_batch)
     # Events of a batch differ in two ways, so that a pair of keys says whether one is unique.
     keys = (lambda event: event.id, lambda event: event.seq) if unique else None
