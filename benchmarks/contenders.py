@@ -41,11 +41,11 @@ from trio_eventlog import (
     EventQuery,
     EventStore,
     PersistedEvent,
-    iter_events,
     open_event_log,
 )
 from trio_eventlog._model import _codec
 from trio_eventlog._model._events import new_event_id, wall_clock_ms
+from trio_eventlog.reading import iter_events
 from trio_eventlog.stores import NullStore, SqliteStore, open_store
 from trio_eventlog.stores.sqlite import _schema as schema
 

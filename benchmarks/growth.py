@@ -37,9 +37,9 @@ from trio_eventlog import (
     EventQuery,
     EventsLost,
     EventStore,
-    iter_events,
     open_event_log,
 )
+from trio_eventlog.reading import iter_events
 from trio_eventlog.stores import open_store
 
 Curves = dict[str, list[tuple[float, float]]]

@@ -44,7 +44,8 @@ from rich.table import Table
 from uuid_utils import uuid7
 from workload import EVENTS, payload
 
-from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, merge_events, open_event_log
+from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, open_event_log
+from trio_eventlog.reading import merge_events
 from trio_eventlog.stores import open_readers, open_store
 
 HERE: Final = Path(__file__).parent

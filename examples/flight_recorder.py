@@ -8,7 +8,8 @@ from functools import partial
 
 import trio
 
-from trio_eventlog import EventQuery, iter_events, open_event_log
+from trio_eventlog import EventQuery, open_event_log
+from trio_eventlog.reading import iter_events
 from trio_eventlog.recorder import record_tasks
 from trio_eventlog.stores import SqliteStore
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_eventlog import EventTypes, Subscription, open_event_log
+from trio_eventlog import Subscription, open_event_log
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.typed import EventTypes
 
 VIEW = Path("balances.json")
 

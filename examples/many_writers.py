@@ -10,7 +10,8 @@ from functools import partial
 
 import trio
 
-from trio_eventlog import AgentEvent, merge_events, open_event_log
+from trio_eventlog import AgentEvent, open_event_log
+from trio_eventlog.reading import merge_events
 from trio_eventlog.stores import open_readers, open_store
 
 WRITERS = 8

@@ -10,7 +10,14 @@ from typing import Any, Final, TypeVar, cast
 
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog.abc import EventStore
+from trio_eventlog.abc import (
+    BoundedStore,
+    DurableStore,
+    EventStore,
+    IdentifiedStore,
+    ReadOnlyCapableStore,
+    SyncableStore,
+)
 
 T = TypeVar("T")
 
@@ -67,7 +74,7 @@ async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - the chec
       StoreUnusable: it is read-only.
       TypeError: a method of it is not async.
     """
-    if getattr(store, "read_only", False) is True:
+    if isinstance(store, ReadOnlyCapableStore) and store.read_only is True:
         msg = f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"
         raise StoreUnusable(msg)
     for name, nothing in (("append_batch", ()), ("query", EventQuery(limit=0))):
@@ -96,7 +103,7 @@ def awaitable(store: object, method: str, returned: T) -> T:
 def most_offered_to(store: object) -> int:
     """Returns the most events of one append."""
     check_store(store)
-    max_batch: object = getattr(store, "max_batch", None)
+    max_batch: object = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is None:
         return _MOST_OFFERED
     return check_count("max_batch of the store", max_batch, 1)
@@ -104,7 +111,7 @@ def most_offered_to(store: object) -> int:
 
 def log_id_of(store: object) -> str | None:
     """Returns what tells the log of ``store`` from all others; None if the store does not say."""
-    log_id: object = getattr(store, "log_id", None)
+    log_id: object = store.log_id if isinstance(store, IdentifiedStore) else None
     if log_id is not None and not isinstance(log_id, str):
         msg = f"log_id of the store: expected a str, got {type(log_id).__name__}"
         raise TypeError(msg)
@@ -115,7 +122,7 @@ def survives_of(store: object) -> str:
     """Returns what an acknowledged append of ``store`` survives: ``"process"`` or ``"power"``."""
     # Of one that does not say, such as one around another that hands nothing on, the least: copies too many
     # cost room, copies too few cost events.
-    survives: object = getattr(store, "survives", "process")
+    survives: object = store.survives if isinstance(store, DurableStore) else "process"
     if not isinstance(survives, str):
         msg = f"survives of the store: expected a str, got {type(survives).__name__}"
         raise TypeError(msg)
@@ -127,8 +134,11 @@ def survives_of(store: object) -> str:
 
 def sync_of(store: object) -> Callable[[], Awaitable[object]] | None:
     """Returns ``sync`` of a store whose appends do not survive a loss of power; None if it has none."""
-    sync: object = getattr(store, "sync", None)
-    if survives_of(store) == "power" or sync is None:
+    if survives_of(store) == "power" or not isinstance(store, SyncableStore):
+        return None
+    sync: object = store.sync
+    # One around another that cannot sync may have None in place of the method.
+    if sync is None:
         return None
     if not callable(sync):
         msg = f"sync of the store: expected an async method, got {type(sync).__name__}"

@@ -31,6 +31,41 @@ def fork_count() -> int:
     return _Forks.count
 
 
+def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
+    """Check an argument that is an integer.
+
+    Args:
+      name: of the argument, for the message.
+      value: the argument.
+      minimum: the lowest value allowed.
+      maximum: the highest value allowed; None for no bound.
+
+    Returns:
+      ``value``.
+
+    Raises:
+      TypeError: it is not an integer; a bool is not one.
+      ValueError: it is out of range.
+    """
+    if type(value) is not int:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if value < minimum or (maximum is not None and value > maximum):
+        expected = f"{minimum} or more" if maximum is None else f"{minimum} to {_shown(maximum)}"
+        raise ValueError(f"{name}: expected {expected}, got {_shown(value)}")
+    return value
+
+
+_MAX_BITS_SHOWN: Final = 128
+
+
+def _shown(value: int) -> str:
+    bits = value.bit_length()
+    if value == 2**63 - 1:
+        return "2**63 - 1"
+    # Python refuses to turn very long integers into text.
+    return str(value) if bits <= _MAX_BITS_SHOWN else f"an integer of {bits} bits"
+
+
 at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
 """The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
 
@@ -58,20 +93,20 @@ class NoPublicConstructor(type):
 
 
 def adopt_public_names(namespace: dict[str, Any]) -> None:
-    """Let the public names of a package say where they are imported from.
+    """Let the public names of a module say that they are imported from there.
 
     In tracebacks, reprs, pickles and the docs.
 
     Args:
-      namespace: what ``globals()`` is in the package.
+      namespace: ``globals()`` of the module, with ``__all__``.
     """
-    package: str = namespace["__name__"]
-    for value in namespace.values():
-        if isinstance(value, type | FunctionType) and value.__module__.startswith(f"{package}._"):
+    for name in namespace["__all__"]:
+        value = namespace.get(name)
+        if isinstance(value, type | FunctionType) and "._" in value.__module__:
             if "__annotations__" in vars(value):
-                # As text they would be looked up in the new module, which does not know every name.
+                # As strings they would be looked up in the new module, which does not know every name.
                 value.__annotations__ = get_annotations(value, eval_str=True)
-            value.__module__ = package
+            value.__module__ = namespace["__name__"]
 
 
 _CLI: Final = ("cyclopts>=5", "rich>=13.6")

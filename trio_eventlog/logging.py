@@ -28,6 +28,12 @@ from trio_eventlog import CodecError, EventEnvelope, EventLog, ModuleEvent
 
 __all__ = ["EventLogHandler", "EventLogProcessor", "capture_logging", "event_from_record"]
 
+
+def __dir__() -> list[str]:
+    # What is imported for the module's own use is not offered by completion.
+    return __all__
+
+
 # What makes the ids of events, which is imported on first use elsewhere. A signal handler that logs could
 # meet it half imported.
 import_module("uuid_utils")

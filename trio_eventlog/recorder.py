@@ -38,10 +38,17 @@ from trio_eventlog import EventLog, ModuleEvent
 
 __all__ = ["MODULE", "TaskFilter", "TaskRecorder", "record_tasks"]
 
+
+def __dir__() -> list[str]:
+    # What is imported for the module's own use is not offered by completion.
+    return __all__
+
+
 MODULE: Final = "trio"
 """The module of the events."""
 
 TaskFilter: TypeAlias = Callable[[trio.lowlevel.Task], bool]
+"""Whether to record a task; called once, when the task starts."""
 
 _logger: Final = logging.getLogger("trio_eventlog")
 

@@ -47,7 +47,7 @@ from trio_eventlog.stores.sqlite import _maintenance as _sqlite_upkeep
 def small_pages(monkeypatch):
     """So that there is a middle to interrupt."""
     monkeypatch.setattr(_transfer, "_PAGE", 100)
-    monkeypatch.setattr(_sqlite_upkeep, "PRUNED_TOGETHER", 100)
+    monkeypatch.setattr(_sqlite_upkeep, "CHUNK_EVENTS", 100)
 
 
 def interrupt_at(monkeypatch, owner, name, call, number=signal.SIGINT):

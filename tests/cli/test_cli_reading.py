@@ -37,7 +37,6 @@ from trio_eventlog import (
     AgentEvent,
     EventEnvelope,
     EventQuery,
-    LogEvent,
     ModuleEvent,
     PersistedEvent,
     StoreError,
@@ -48,6 +47,7 @@ from trio_eventlog.cli import _options, _pages, _query, _tail
 from trio_eventlog.cli._pages import next_merged
 from trio_eventlog.cli._query import Printer
 from trio_eventlog.cli._terminal import error_console
+from trio_eventlog.reading import LogEvent
 from trio_eventlog.recorder import record_tasks
 from trio_eventlog.stores import MemoryStore, SqliteStore
 

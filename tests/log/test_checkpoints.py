@@ -23,12 +23,10 @@ from trio_eventlog import (
     PersistedEvent,
     StoreUnusable,
     Subscription,
-    iter_events,
-    merge_events,
     open_event_log,
     stores,
-    tail,
 )
+from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import (
     JetStreamStore,
     MemoryStore,

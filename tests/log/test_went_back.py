@@ -759,7 +759,7 @@ async def test_a_memory_store_goes_back(autojump_clock: Clock) -> None:
     assert await seqs_in(store) == []
     assert await store.append_batch(events[2:]) == ()
     assert await seqs_in(store) == [3, 4, 5]
-    with pytest.raises(TypeError, match="last_seq: expected a seq, got bool"):
+    with pytest.raises(TypeError, match="last_seq: expected an integer, got bool"):
         store.go_back(True)
     with pytest.raises(ValueError, match="last_seq: expected 0 to"):
         store.go_back(-1)

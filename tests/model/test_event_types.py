@@ -26,15 +26,14 @@ from trio_eventlog import (
     CodecError,
     EventEnvelope,
     EventQuery,
-    EventTypes,
     ModuleEvent,
     PersistedEvent,
     from_json,
-    make_event_converter,
     open_event_log,
     to_json,
 )
 from trio_eventlog.stores import MemoryStore
+from trio_eventlog.typed import EventTypes, make_event_converter
 
 orders = EventTypes(module="orders")
 

@@ -135,6 +135,22 @@ def test_no_folder_needs_one_that_needs_it():
     TopologicalSorter({folder: to - {folder} for folder, to in arrows.items()}).prepare()
 
 
+def module_of(imported):
+    """The module that a name below the package is in, or that it is."""
+    while imported and imported not in MODULES:
+        imported = imported.rpartition(".")[0]
+    return imported
+
+
+def test_no_module_needs_one_that_needs_it():
+    """No import cycle among modules either, those for type checkers and within functions included."""
+    arrows = {
+        name: {module_of(imported) for imported in imports(path, module=name)} - {"", name}
+        for name, path in MODULES.items()
+    }
+    TopologicalSorter(arrows).prepare()
+
+
 @pytest.mark.parametrize("module", [name for name in MODULES if floor_of(name) <= FLOORS["_engine"]])
 def test_the_lower_floors_are_free_of_trio(module):
     """The engine takes time and chance as arguments, so that it needs no event loop to be tested."""

@@ -19,13 +19,11 @@ from tests.reading.test_subscription import QUERIES, varied
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
-    LogEvent,
     PersistedEvent,
     StaleCursor,
     StoreError,
-    iter_events,
-    merge_events,
 )
+from trio_eventlog.reading import LogEvent, iter_events, merge_events
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
 

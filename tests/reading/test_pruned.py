@@ -23,17 +23,13 @@ from trio_eventlog import (
     EventQuery,
     EventsPruned,
     EventStore,
-    EventStream,
-    LogEvent,
     PersistedEvent,
     StaleCursor,
     StoreError,
-    iter_events,
-    merge_events,
     open_event_log,
-    tail,
 )
 from trio_eventlog._reading import _subscription
+from trio_eventlog.reading import EventStream, LogEvent, iter_events, merge_events, tail
 from trio_eventlog.stores import MemoryStore, NullStore
 from trio_eventlog.testing import FaultyStore
 

@@ -31,9 +31,9 @@ from trio_eventlog import (
     Subscription,
     abc,
     open_event_log,
-    tail,
 )
 from trio_eventlog._reading import _subscription
+from trio_eventlog.reading import tail
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
 # --- hints that cannot be relied on ---------------------------------------------------------------

@@ -17,7 +17,6 @@ from tests.stores.test_stores import agent
 from trio_eventlog import (
     CodecError,
     EventQuery,
-    Finding,
     LogNotFound,
     ModuleEvent,
     PersistedEvent,
@@ -25,6 +24,7 @@ from trio_eventlog import (
     StoreUnusable,
     open_event_log,
 )
+from trio_eventlog.abc import Finding
 from trio_eventlog.stores import SqliteStore
 from trio_eventlog.stores.sqlite import _maintenance as _sqlite_upkeep
 
@@ -97,7 +97,7 @@ async def test_a_log_that_has_lost_its_name(path):
 
 
 async def test_a_log_of_many_pages_while_others_write(path, monkeypatch):
-    monkeypatch.setattr(_sqlite_upkeep, "_PAGE", 10)
+    monkeypatch.setattr(_sqlite_upkeep, "_PAGE_SIZE", 10)
     seen = []
     async with SqliteStore.open(path) as store:
         await store.append_batch([agent(seq) for seq in range(1, 101)])

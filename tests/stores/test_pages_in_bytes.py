@@ -10,7 +10,8 @@ from tests._helpers.pages_in_bytes import (
     assert_pages_weigh_names,
     large_and_small,
 )
-from trio_eventlog import AgentEvent, EventQuery, PersistedEvent, iter_events, merge_events, tail
+from trio_eventlog import AgentEvent, EventQuery, PersistedEvent
+from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
 MIB = 2**20

@@ -16,11 +16,9 @@ from trio_eventlog import (
     EventQuery,
     StoreUnusable,
     Subscription,
-    iter_events,
-    merge_events,
     open_event_log,
-    tail,
 )
+from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import JetStreamStore, MemoryStore, PostgresStore, SqliteStore, open_store
 
 URL = "postgresql://me:secret@localhost/events"

@@ -569,7 +569,7 @@ async def test_a_long_scan_of_memory_is_a_snapshot(monkeypatch):
     """Appends that come between its steps, at the end or in the middle, do not show."""
     store = MemoryStore()
     await store.append_batch([agent(seq) for seq in range(2, 6_000, 2)])
-    monkeypatch.setattr(_incoming, "_STEP_SECONDS", 0)
+    monkeypatch.setattr(_incoming, "_SLICE_SECONDS", 0)
     results = []
 
     async def read():
@@ -593,7 +593,7 @@ async def test_a_scan_of_memory_goes_by_the_clock(monkeypatch, calls):
     """What an event costs, nobody knows before: after each of them it looks whether its time is over."""
     store = MemoryStore()
     await store.append_batch([agent(seq) for seq in range(1, 101)])
-    monkeypatch.setattr(_incoming, "_STEP_SECONDS", 0)
+    monkeypatch.setattr(_incoming, "_SLICE_SECONDS", 0)
     steps = []
 
     class CountSteps(trio.abc.Instrument):

@@ -13,29 +13,22 @@ from hypothesis.strategies import SearchStrategy
 from trio_eventlog import (
     AgentEvent,
     AppendFailureReport,
-    ChangeWatch,
     CodecError,
     EventEnvelope,
     EventLog,
     EventLogError,
-    EventPage,
     EventQuery,
     EventRejected,
     EventsLost,
     EventsPruned,
     EventStore,
-    EventStream,
-    EventTypes,
-    LogEvent,
     LogNotFound,
     LogState,
     LogStatistics,
     LossReason,
     LossReport,
     ModuleEvent,
-    PagedStore,
     PersistedEvent,
-    PrunableStore,
     Report,
     RetryPolicy,
     RevertReport,
@@ -47,17 +40,14 @@ from trio_eventlog import (
     StoreError,
     StoreWentBack,
     Subscription,
-    SyncableStore,
     UnifiedEvent,
-    WatchableStore,
     abc,
     from_json,
-    iter_events,
-    merge_events,
     open_event_log,
-    tail,
     to_json,
 )
+from trio_eventlog.abc import ChangeWatch, EventPage, PagedStore, PrunedStore, SyncableStore, WatchableStore
+from trio_eventlog.reading import EventStream, LogEvent, iter_events, merge_events, tail
 from trio_eventlog.recorder import TaskRecorder, record_tasks
 from trio_eventlog.stores import (
     JetStreamStore,
@@ -89,6 +79,7 @@ from trio_eventlog.testing import (
     check_store,
     queries,
 )
+from trio_eventlog.typed import EventTypes
 
 # --- the model ------------------------------------------------------------------------------------
 
@@ -172,7 +163,7 @@ class UpkeptStore(ListStore):
 
 upkept: EventStore = UpkeptStore()
 syncable: SyncableStore = UpkeptStore()
-prunable: PrunableStore = UpkeptStore()
+prunable: PrunedStore = UpkeptStore()
 paged: PagedStore = UpkeptStore()
 not_syncable: SyncableStore = ListStore()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 none_at_all: EventStore = object()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
@@ -304,7 +295,7 @@ async def watch(store: WatchableStore) -> None:
         await changes.wait()
 
 
-async def keep_in_order(store: PrunableStore) -> None:
+async def keep_in_order(store: PrunedStore) -> None:
     assert_type(await store.pruned_seq(), int)
 
 

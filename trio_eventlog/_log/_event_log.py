@@ -38,11 +38,11 @@ import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from functools import partial, wraps
+from functools import partial
 from itertools import count
 from threading import Lock, get_ident
-from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import trio
@@ -52,6 +52,7 @@ from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._engine._retry_buffer import FlushTicket, LossAccount, RetryBuffer
 from trio_eventlog._engine._scheduler import Scheduler
 from trio_eventlog._handover import giving_way
+from trio_eventlog._ki import ki_protected
 from trio_eventlog._log._failure_log import FailureLog, write_record
 from trio_eventlog._log._settings import (
     DEFAULT_MAX_EVENT_BYTES,
@@ -108,7 +109,6 @@ from trio_eventlog.abc import EventStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _LOSSES_TOGETHER: Final = 1024
@@ -1449,40 +1449,7 @@ async def _open_spill_file(
     return spill_file
 
 
-class _KIProtected(AbstractAsyncContextManager[T]):
-    """Holds KeyboardInterrupt back while a context manager is entered and left.
-
-    One that hits contextlib's own frames would leave the generator where it is. It arrives at a checkpoint
-    instead.
-    """
-
-    def __init__(self, inner: AbstractAsyncContextManager[T]) -> None:
-        self._inner = inner
-
-    @trio.lowlevel.enable_ki_protection
-    async def __aenter__(self) -> T:
-        return await self._inner.__aenter__()
-
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        return await self._inner.__aexit__(kind, error, traceback)  # noqa: ASYNC102 - the exit itself
-
-
-def _ki_protected(
-    make: Callable[P, AbstractAsyncContextManager[T]],
-) -> Callable[P, AbstractAsyncContextManager[T]]:
-    """Let what ``make`` makes be a :class:`_KIProtected`."""
-
-    @wraps(make)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> AbstractAsyncContextManager[T]:
-        return _KIProtected(make(*args, **kwargs))
-
-    return wrapper
-
-
-@_ki_protected
+@ki_protected
 @asynccontextmanager
 async def open_event_log(
     store: EventStore,

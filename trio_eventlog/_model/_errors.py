@@ -14,85 +14,103 @@
         ├── StoreWentBack     a store has lost what it had acknowledged
         └── StoreUnusable     a store failed; trying again will not help
             ├── LogNotFound        the log to be read is not in this store
-            ├── SequenceConflict   another event sits on this seq
-            └── LogBusy            somebody else appends to this log
+            ├── SequenceConflict   another event has this seq
+            └── LogBusy            the log is open for appending already; waiting helps
 
-Floor 0: attrs and the standard library only.
+The first two are defined in ``_base_errors``, because the events raise them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import Final, TypeVar
 
-if TYPE_CHECKING:
-    from trio_eventlog._model._events import PersistedEvent
-    from trio_eventlog._model._reports import LossReason
+from trio_eventlog._model._base_errors import CodecError, EventLogError, require_string
+from trio_eventlog._model._events import PersistedEvent
+
+__all__ = [
+    "CodecError",
+    "EventLogBroken",
+    "EventLogError",
+    "EventRejected",
+    "EventsLost",
+    "EventsPruned",
+    "LogBusy",
+    "LogNotFound",
+    "LossReason",
+    "SequenceConflict",
+    "SpillError",
+    "StaleCursor",
+    "StoreError",
+    "StoreUnusable",
+    "StoreWentBack",
+]
 
 T = TypeVar("T")
 
-
-def _require_text(**arguments: object) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, str):
-            msg = f"{name}: expected text, got {type(value).__name__}"
-            raise TypeError(msg)
+_MAX_SEQS_SHOWN: Final = 5
+_MAX_NAMES_SHOWN: Final = 10
 
 
 def _require_int(**arguments: object) -> None:
     for name, value in arguments.items():
         if isinstance(value, bool) or not isinstance(value, int):
-            msg = f"{name}: expected an integer, got {type(value).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
 
 
 def _tuple_of(name: str, value: Iterable[T], kind: type) -> tuple[T, ...]:
-    """What several of a kind are given as, unless a single one was meant, or something else."""
+    """The items of ``value``, each of which must be of ``kind``. A single string or event is an error."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        msg = f"{name}: expected several, in a list or the like, got {type(value).__name__}"
-        raise TypeError(msg)
-    found = tuple(value)
-    for index, item in enumerate(found):
+        raise TypeError(f"{name}: expected several, in a list or the like, got {type(value).__name__}")
+    items = tuple(value)
+    for index, item in enumerate(items):
         if type(item) is bool or not isinstance(item, kind):
-            msg = f"{name}[{index}]: expected {kind.__name__}, got {type(item).__name__}"
-            raise TypeError(msg)
-    return found
+            raise TypeError(f"{name}[{index}]: expected {kind.__name__}, got {type(item).__name__}")
+    return items
 
 
-class EventLogError(Exception):
-    """Base of all errors of this library."""
+class LossReason(StrEnum):
+    """Why events were lost."""
+
+    CAP = "cap"
+    """More events waited than ``retry_buffer_cap`` or ``max_pending_bytes`` allows; the oldest went."""
+
+    REJECTED = "rejected"
+    """The store said that it can never hold them (:class:`EventRejected`)."""
+
+    UNUSABLE = "unusable"
+    """The store became unusable while they waited, or before they arrived."""
+
+    SHUTDOWN = "shutdown"
+    """They were not yet stored when the grace period ended."""
+
+    BROKEN = "broken"
+    """The log itself failed (:class:`EventLogBroken`)."""
+
+    DAMAGED = "damaged"
+    """Their lines in the spill file could not be read back. What they held is unknown, so they are in a
+    :class:`SpillDamageReport` rather than in a :class:`LossReport`."""
+
+    REVERTED = "reverted"
+    """The store had acknowledged them and then went back to an older state (:class:`StoreWentBack`), and the
+    log no longer had them in memory. They are in a :class:`RevertReport` rather than in a
+    :class:`LossReport`."""
 
 
-class CodecError(EventLogError, ValueError):
-    """Text that is not the JSON of the type asked for, or a value that JSON cannot carry unchanged.
-
-    Raised by :func:`from_json` and :func:`to_json`, and by :meth:`EventLog.ingest` in the frame of
-    its caller; the event was not accepted. The caller can mend the field that ``path`` names.
-
-    Attributes:
-      path: the field, such as ``"event.payload.items[3]"``; empty if the whole text is meant.
-      reason: what is wrong with it.
-    """
-
-    def __init__(self, path: str, reason: str) -> None:
-        _require_text(path=path, reason=reason)
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.path else self.reason
+def _and_more(items: Sequence[object], shown: int) -> str:
+    return f" and {len(items) - shown} more" if len(items) > shown else ""
 
 
 class EventsLost(EventLogError):
     """Events that a caller waited for will not become durable.
 
-    Raised by :meth:`EventLog.flush` for events up to its mark, and on leaving
-    :func:`open_event_log` for those that were pending when the body ended. The events themselves
-    were reported before, to ``on_failure`` or to the logger; this error carries the account.
+    Raised by :meth:`EventLog.flush` for the events ingested before it, and on leaving
+    :func:`open_event_log` for those that were pending when the body ended. The events themselves were
+    reported before, to ``on_failure`` or to the logger; this error says how many they are.
 
     Attributes:
       count: how many events were lost.
@@ -106,8 +124,9 @@ class EventsLost(EventLogError):
     ) -> None:
         _require_int(count=count, first_seq=first_seq, last_seq=last_seq)
         if not isinstance(by_reason, Mapping):
-            msg = f"by_reason: expected a mapping of reasons to counts, got {type(by_reason).__name__}"
-            raise TypeError(msg)
+            raise TypeError(
+                f"by_reason: expected a mapping of reasons to counts, got {type(by_reason).__name__}"
+            )
         super().__init__(count, first_seq, last_seq, dict(by_reason))
         self.count = count
         self.first_seq = first_seq
@@ -128,17 +147,17 @@ class EventsLost(EventLogError):
 class EventLogBroken(EventLogError):
     """The log itself failed: a defect in this library, not in the store or in the program.
 
-    Raised on leaving :func:`open_event_log`, whose body was cancelled; the defect is the
-    ``__cause__``, an error of the body the ``__context__``. What was pending is lost and was
-    reported. Please report the traceback.
+    Raised on leaving :func:`open_event_log`, whose body was cancelled. The defect is the ``__cause__``; an
+    error of the body is the ``__context__``. Pending events are lost and were reported. Please report the
+    traceback.
     """
 
 
 class StaleCursor(EventLogError):
-    """A cursor points beyond everything this log ever stored: it belongs to another log, or the
-    log was replaced or went back to an older state.
+    """A cursor points beyond everything this log ever stored: it belongs to another log, or the log was
+    replaced or went back to an older state.
 
-    Raised by whatever reads on from a cursor, also in the middle.
+    Raised by everything that reads from a cursor, possibly in the middle of an iteration.
 
     Attributes:
       after_seq: the cursor that was given.
@@ -156,16 +175,16 @@ class StaleCursor(EventLogError):
 
 
 class EventsPruned(EventLogError):
-    """Events behind a reader's cursor were pruned before it got to them.
+    """Events after a reader's cursor were pruned before the reader got to them.
 
-    Raised by whatever reads on from a cursor: subscriptions, :func:`tail`, :func:`iter_events` and
-    :func:`merge_events`. The cursor of the reader is then past the range, so that iterating again goes on
-    behind it. Whether the range held events that match the reader's query is not known any more.
+    Raised by everything that reads from a cursor: subscriptions, :func:`tail`, :func:`iter_events` and
+    :func:`merge_events`. The reader's cursor is then at the end of the range, so iterating again continues
+    after it. Whether the range held events that match the reader's query is no longer known.
     :func:`merge_events` names the log in a note.
 
     Attributes:
-      first_seq: lowest seq that the pruned events can have.
-      last_seq: highest seq that they can have.
+      first_seq: lowest seq that the pruned events can have had.
+      last_seq: highest seq that they can have had.
     """
 
     def __init__(self, first_seq: int, last_seq: int) -> None:
@@ -179,7 +198,7 @@ class EventsPruned(EventLogError):
 
 
 class SpillError(EventLogError):
-    """A spill file cannot be used: it has events of another log, it is no spill file, or it cannot be opened.
+    """A spill file cannot be used: it has events of another log, is not a spill file, or cannot be opened.
 
     Raised on entering :func:`open_event_log`; nothing was changed. The message says what to do.
 
@@ -189,10 +208,9 @@ class SpillError(EventLogError):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        _require_text(reason=reason)
+        require_string(reason=reason)
         if not isinstance(path, os.PathLike):
-            msg = f"path: expected a Path, got {type(path).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"path: expected a Path, got {type(path).__name__}")
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
@@ -202,19 +220,18 @@ class SpillError(EventLogError):
 
 
 class StoreError(EventLogError):
-    """A store could not do what it was asked, for a reason that may pass: busy, disk full,
-    connection lost.
+    """A store failed for a reason that may pass: busy, disk full, connection lost.
 
-    Raised by every method of a store. Whether an append took effect is unknown; trying it again is
-    safe. The log keeps the events and retries with backoff.
+    Raised by every method of a store. Whether an append took effect is unknown; trying again is safe. The log
+    keeps the events and retries with backoff.
     """
 
 
 class EventRejected(StoreError):
-    """A store can never hold these events: too large, out of its range, text that it refuses.
+    """A store can never hold these events: too large, out of its range, a string that it refuses.
 
-    Raised by :meth:`EventStore.append_batch`; nothing of the batch was stored. The log sets the
-    named events aside, reports them lost, and offers the rest again at once.
+    Raised by :meth:`EventStore.append_batch`; nothing of the batch was stored. The log reports the named
+    events as lost and offers the rest again at once.
 
     Attributes:
       events: all events of the batch that the store can never hold, at least one.
@@ -222,29 +239,28 @@ class EventRejected(StoreError):
     """
 
     def __init__(self, events: Sequence[PersistedEvent], reason: str) -> None:
-        _require_text(reason=reason)
+        require_string(reason=reason)
         # Items of another kind are for the log to tell, which knows what it has offered.
         self.events: tuple[PersistedEvent, ...] = _tuple_of("events", events, object)
         super().__init__(self.events, reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        seqs = ", ".join(str(getattr(event, "seq", event)) for event in self.events[:5])
-        more = f" and {len(self.events) - 5} more" if len(self.events) > 5 else ""  # noqa: PLR2004 - the 5 above
-        return f"{self.reason} (seq {seqs}{more})"
+        seqs = ", ".join(str(getattr(event, "seq", event)) for event in self.events[:_MAX_SEQS_SHOWN])
+        return f"{self.reason} (seq {seqs}{_and_more(self.events, _MAX_SEQS_SHOWN)})"
 
 
 class StoreWentBack(StoreError):
-    """A store no longer has all that it acknowledged: it was restored from a backup, or a replica that
-    lagged took over.
+    """A store no longer has everything that it acknowledged: it was restored from a backup, or a lagging
+    replica took over.
 
-    Raised by :meth:`EventStore.append_batch`, once for each time that the store went back; nothing of the
-    batch was stored, and the next append goes on from what the store has now. The log offers the events that
-    it still has again, and reports the rest (:class:`RevertReport`).
+    Raised by :meth:`EventStore.append_batch`, once each time the store went back. Nothing of the batch was
+    stored, and the next append continues after what the store has now. The log offers the events that it
+    still has again, and reports the rest (:class:`RevertReport`).
 
     Attributes:
       last_seq: the last seq that the store has now.
-      expected_seq: the highest seq that this instance of the store had acknowledged, or found on opening.
+      expected_seq: the highest seq that this store object had acknowledged, or had found on opening.
     """
 
     def __init__(self, last_seq: int, expected_seq: int) -> None:
@@ -261,27 +277,27 @@ class StoreWentBack(StoreError):
 
 
 class StoreUnusable(StoreError):
-    """A store failed for a reason that will not pass: closed, read-only, corrupt, not our file.
+    """A store failed for a reason that will not pass by itself: closed, read-only, corrupt, not our file.
 
-    Raised by every method of a store and on opening one. The log stops writing, reports what is
-    pending and what comes later as lost, and raises this error when its block is left. The caller
-    can open the store again once the reason is removed.
+    Raised by every method of a store and on opening one. The log stops writing, reports the events that are
+    pending and those that arrive later as lost, and raises this error when its block is left. The caller can
+    open the store again once the reason is removed. For one reason, :exc:`LogBusy`, waiting is enough.
     """
 
 
 class LogNotFound(StoreUnusable):
-    """The log that was to be read is not in this file, database or server.
+    """The log to be read is not in this file, database or server.
 
     Raised on opening a store for reading. Opening it for appending creates the log instead.
 
     Attributes:
       log: the name that was asked for.
-      names: the names of the logs that are there, ascending by code point.
-      place: where they are, as messages show it: a path, or a URL without secrets.
+      names: the names of the logs that exist, sorted by code point.
+      place: where they are, as shown in messages: a path, or a URL without secrets.
     """
 
     def __init__(self, log: str, names: Sequence[str], place: str) -> None:
-        _require_text(log=log, place=place)
+        require_string(log=log, place=place)
         self.names: tuple[str, ...] = _tuple_of("names", names, str)
         super().__init__(log, self.names, place)
         self.log = log
@@ -290,13 +306,13 @@ class LogNotFound(StoreUnusable):
     def __str__(self) -> str:
         if not self.names:
             return f"there is no log {self.log!r} in {self.place}, nor any other"
-        shown = ", ".join(repr(name) for name in self.names[:10])
-        more = f" and {len(self.names) - 10} more" if len(self.names) > 10 else ""  # noqa: PLR2004 - the 10 above
-        return f"there is no log {self.log!r} in {self.place}; it has {shown}{more}"
+        shown = ", ".join(repr(name) for name in self.names[:_MAX_NAMES_SHOWN])
+        shown += _and_more(self.names, _MAX_NAMES_SHOWN)
+        return f"there is no log {self.log!r} in {self.place}; it has {shown}"
 
 
 class SequenceConflict(StoreUnusable):
-    """Another event already sits on a seq of the batch; nothing of the batch was stored.
+    """Another event already has a seq of the batch; nothing of the batch was stored.
 
     Raised by :meth:`EventStore.append_batch`. It means that something else wrote to this log.
 
@@ -309,14 +325,14 @@ class SequenceConflict(StoreUnusable):
         super().__init__(self.seqs)
 
     def __str__(self) -> str:
-        shown = ", ".join(str(seq) for seq in self.seqs[:5])
-        return f"another event already sits on seq {shown}" + (", …" if len(self.seqs) > 5 else "")  # noqa: PLR2004 - the 5 above
+        shown = ", ".join(str(seq) for seq in self.seqs[:_MAX_SEQS_SHOWN])
+        return f"another event already has seq {shown}" + (", …" if len(self.seqs) > _MAX_SEQS_SHOWN else "")
 
 
 class LogBusy(StoreUnusable):
-    """Somebody else appends to this log: another process, another store object of this process, or
-    another :func:`open_event_log` on the same store object.
+    """This log is open for appending already: in another process, through another store object of this
+    process, or in another :func:`open_event_log` on the same store object.
 
-    Raised on opening. The caller can wait for the other to close, open the log read-only, or use a
-    log of another name.
+    Raised on opening, where waiting helps: the caller can try again until the other one has closed. It can
+    also open the log for reading, or use a log of another name.
     """

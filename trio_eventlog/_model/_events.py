@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import attrs
 import msgspec
 
-from trio_eventlog._model._errors import CodecError
+from trio_eventlog._model._base_errors import CodecError
 
 MAX_U64: Final = 2**64 - 1
 """The largest integer that the wire form can carry."""

@@ -25,7 +25,7 @@ the end, and a cursor beyond the end points nowhere.
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -39,11 +39,10 @@ from trio_eventlog._model._errors import CodecError, EventsPruned, StaleCursor, 
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.abc import ChangeWatch, EventStore, PagedStore, PrunedStore, WatchableStore
 
 if TYPE_CHECKING:
     from typing import Self
-
-    from trio_eventlog.abc import ChangeWatch, EventPage, EventStore
 
 _PAGE: Final = 256
 """Events of a page from the store. Few, since there may be many readers, each with a page of its own."""
@@ -487,10 +486,9 @@ async def tail(
     async with AsyncExitStack() as stack:
         # First: what changes after this is told.
         watch: ChangeWatch | None = None
-        watch_changes = getattr(store, "watch_changes", None)
-        if watch_changes is not None:
+        if isinstance(store, WatchableStore):
             with suppress(StoreError):
-                watch = await stack.enter_async_context(watch_changes())
+                watch = await stack.enter_async_context(store.watch_changes())
         last_seq = await store.last_seq()
         is_from_first = after == 0
         if after is None:
@@ -621,9 +619,9 @@ class _Reading:
         self.is_unfiltered = self.query == _EVERYTHING
         # To who begins at the first event that is there, those before it do not matter.
         self._is_from_first = is_from_first
-        self._query_page: Callable[..., Awaitable[EventPage]] | None = getattr(store, "query_page", None)
+        self._paged = store if isinstance(store, PagedStore) else None
         self._guess = _FIRST_GUESS  # events that are not too many, of a store that cannot read by bytes
-        self._ask_pruned: Callable[[], Awaitable[object]] | None = getattr(store, "pruned_seq", None)
+        self._pruned = store if isinstance(store, PrunedStore) else None
         self.pruned_seq = 0
         """The highest seq that was pruned, as far as it was asked for."""
 
@@ -634,8 +632,8 @@ class _Reading:
         are no others.
         """
         query = attrs.evolve(self.query, after_seq=after, limit=most)
-        if self._query_page is not None:
-            page = await self._query_page(query, max_bytes=_PAGE_BYTES)
+        if self._paged is not None:
+            page = await self._paged.query_page(query, max_bytes=_PAGE_BYTES)
             return page.events, page.is_complete and len(page.events) < most
         asked_for = min(most, self._guess)
         found = await self.store.query(attrs.evolve(query, limit=asked_for))
@@ -656,9 +654,9 @@ class _Reading:
           through: where to end; None for the highest seq that was pruned.
         """
         is_seamless = self.is_unfiltered and through is not None and through - after == len(found)
-        if self._ask_pruned is None or is_seamless:
+        if self._pruned is None or is_seamless:
             return []  # noqa: ASYNC910 - as above
-        pruned: object = await self._ask_pruned()
+        pruned: object = await self._pruned.pruned_seq()
         if type(pruned) is not int or pruned < 0:
             msg = f"pruned_seq of {self.store!r} must return a seq or 0, got {pruned!r:.100}"
             raise StoreError(msg)

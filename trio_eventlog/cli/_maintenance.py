@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 import attrs
 from rich.table import Table
 
-from trio_eventlog import EventStore, StoreVerification
+from trio_eventlog import EventStore
+from trio_eventlog.abc import StoreVerification
 from trio_eventlog.cli._options import USAGE_STATUS
 from trio_eventlog.cli._progress import progress_bar
 from trio_eventlog.cli._signals import stopping_on_signals

@@ -12,14 +12,12 @@ from trio_eventlog import (
     EventQuery,
     EventsPruned,
     EventStore,
-    EventStream,
-    LogEvent,
-    MergedEvents,
     PersistedEvent,
     StoreError,
     to_json,
 )
 from trio_eventlog.cli._terminal import complain
+from trio_eventlog.reading import EventStream, LogEvent, MergedEvents
 
 PAGE: Final = 1000
 """Most events that are in memory at once,"""

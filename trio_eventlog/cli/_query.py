@@ -14,10 +14,7 @@ from trio_eventlog import (
     AgentEvent,
     EventQuery,
     EventStore,
-    LogEvent,
     PersistedEvent,
-    iter_events,
-    merge_events,
     to_json,
 )
 from trio_eventlog.cli._options import opened_readers
@@ -32,6 +29,7 @@ from trio_eventlog.cli._terminal import (
     visible_json,
     write,
 )
+from trio_eventlog.reading import LogEvent, iter_events, merge_events
 
 _PAGE: Final = PAGE
 

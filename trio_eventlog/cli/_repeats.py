@@ -9,9 +9,10 @@ from typing import Final
 import trio
 from rich.console import Console
 
-from trio_eventlog import EventEnvelope, EventQuery, EventStore, iter_events
+from trio_eventlog import EventEnvelope, EventQuery, EventStore
 from trio_eventlog.cli._pages import Pruned, next_page
 from trio_eventlog.cli._patience import patiently
+from trio_eventlog.reading import iter_events
 
 _LOOKS: Final = 4
 """How often the log is searched for what a file begins with: its first lines may be none that were stored."""

@@ -9,7 +9,8 @@ from typing import Final, Protocol, runtime_checkable
 import attrs
 from rich.table import Table
 
-from trio_eventlog import EventStore, StoreDescription
+from trio_eventlog import EventStore
+from trio_eventlog.abc import StoreDescription
 from trio_eventlog.cli._options import WithNeighbours
 from trio_eventlog.cli._terminal import (
     CommandError,

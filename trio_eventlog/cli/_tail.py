@@ -16,15 +16,13 @@ from trio_eventlog import (
     EventQuery,
     EventStore,
     Subscription,
-    iter_events,
-    merge_events,
-    tail,
 )
 from trio_eventlog.cli._options import WithNeighbours, opened_readers
 from trio_eventlog.cli._pages import Pruned, next_merged, next_page
 from trio_eventlog.cli._patience import patiently
 from trio_eventlog.cli._query import Printer
 from trio_eventlog.cli._terminal import ending_with_reader, error_console
+from trio_eventlog.reading import iter_events, merge_events, tail
 
 _FIRST_STEP: Final = 1_000
 """Seqs to look back over at first, and how many times as many with each further look."""

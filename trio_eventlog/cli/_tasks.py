@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 from rich.text import Text
 
-from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent, iter_events
+from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent
 from trio_eventlog.cli._terminal import (
     CommandError,
     counted,
@@ -19,6 +19,7 @@ from trio_eventlog.cli._terminal import (
     visible_json,
     write,
 )
+from trio_eventlog.reading import iter_events
 from trio_eventlog.recorder import MODULE
 
 _TYPES: Final = (

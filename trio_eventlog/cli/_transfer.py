@@ -22,7 +22,6 @@ from trio_eventlog import (
     StoreError,
     StoreUnusable,
     from_json,
-    iter_events,
     to_json,
 )
 from trio_eventlog.cli._envelopes import MAX_LINE
@@ -41,6 +40,7 @@ from trio_eventlog.cli._terminal import (
     write,
     write_summary,
 )
+from trio_eventlog.reading import iter_events
 
 _LINE_START: Final = b'{"id":"'
 

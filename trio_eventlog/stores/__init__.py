@@ -54,4 +54,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "JetStreamStore", "PostgresStore", "SqliteStore"})
+    return __all__

@@ -94,7 +94,8 @@ async def open_readers(
 ) -> AsyncIterator[Mapping[str, EventStore]]:
     """Open logs of one file, database or stream for reading, for the length of an ``async with`` block.
 
-    However many they are, they share their connections. For :func:`trio_eventlog.merge_events`, for example.
+    However many they are, they share their connections. For
+    :func:`trio_eventlog.reading.merge_events`, for example.
 
     Entering is a checkpoint; cancellation and errors beyond those below are those of the store.
 

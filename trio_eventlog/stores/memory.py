@@ -9,42 +9,45 @@ import attrs
 import trio
 
 from trio_eventlog._model._codec import reseal
+from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import SCOPES, EventQuery
-from trio_eventlog._model._reports import StoreDescription
-from trio_eventlog.stores._common._arguments import check_criteria, checked_top
-from trio_eventlog.stores._common._batches import Steps, sealed_copies
-from trio_eventlog.stores._common._statistics import Census, Gaps
+from trio_eventlog._util import check_integer
+from trio_eventlog.stores._common._arguments import check_prune, checked_top
+from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
+from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
+from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
+
+__all__ = ["MemoryStore"]
 
 
 class MemoryStore:
     """One log in the memory of the process, gone with it.
 
-    For tests, and for programs that want to look at their latest events without keeping them. Keeps
-    every clause of :class:`trio_eventlog.abc.EventStore` except those about durability and about
-    opening and closing (S10 in part, S13, S15); there is nothing to open, and the store lives as long
-    as the object.
+    For tests, and for programs that look at their latest events without keeping them. Keeps every clause of
+    :class:`trio_eventlog.abc.EventStore` except those about durability and about opening and closing (S10 in
+    part, S13, S15): there is nothing to open, and the store lives as long as the object.
 
-    Events are kept as encoded text and decoded anew for every reader. Nothing is removed but by
-    :meth:`prune`, which a program that runs for long should call every so often.
+    Events are kept encoded and decoded anew for every reader. Only :meth:`prune` removes any; a program that
+    runs for long should call it now and then.
     """
 
     survives: str = "power"
-    """What it says an append survives, since it takes the place of a durable store in tests.
+    """What the store claims an append survives, since in tests it takes the place of a durable one.
 
-    In truth an append survives nothing but the log, and no copy in a spill file would help: what it had, the
-    next one lacks anyway.
+    In truth an append survives only as long as the object. Copies in a spill file would not help: the next
+    store is empty in any case.
     """
 
     def __init__(self) -> None:
         # Ascending by seq. Appends at the end extend these lists in place, everything else replaces
-        # them: so a scan that remembers list and length sees a consistent log meanwhile.
+        # them. So a scan that remembers list and length sees a consistent log in the meantime.
         self._events: list[PersistedEvent] = []
         self._seqs: list[int] = []
         self._seq_of: dict[str, int] = {}
         self._highest = self._pruned = 0
-        self._went_back_from: int | None = None  # and the next append is to say so
+        self._went_back_from: int | None = None  # the next append raises StoreWentBack
 
     def __repr__(self) -> str:
         return f"<MemoryStore with {len(self._events)} events>"
@@ -52,41 +55,30 @@ class MemoryStore:
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
 
-        A checkpoint, also for an empty batch. Cancelled, it has stored nothing.
+        A checkpoint, also for an empty batch. If it is cancelled, nothing was stored.
 
         Raises:
           EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is
-            not JSON, or a text has a lone surrogate. Names all such events; nothing was stored.
-          SequenceConflict: an event of another id already sits on a seq; nothing was stored.
+            not JSON, or a string has a lone surrogate. Names all such events; nothing was stored.
+          SequenceConflict: an event with another id already has a seq of the batch; nothing was stored.
           StoreWentBack: once after each :meth:`go_back`; nothing was stored.
         """
-        copies = await sealed_copies(events)
-        # From here on without a checkpoint: nobody sees a part of the batch.
-        if copies and self._went_back_from is not None:
+        sealed = await sealed_batch(events)
+        # From here on without a checkpoint, so that no reader sees a part of the batch.
+        if sealed and self._went_back_from is not None:
             went_back = StoreWentBack(self._highest, self._went_back_from)
             self._went_back_from = None
             raise went_back
-        fresh: dict[str, PersistedEvent] = {}
-        elsewhere: list[int] = []
-        for event in copies:
-            held = fresh[event.id].seq if event.id in fresh else self._seq_of.get(event.id)
-            if held is None:
-                fresh[event.id] = event
-            elif held != event.seq:
-                elsewhere.append(event.seq)
-        added = sorted(fresh.values(), key=lambda event: event.seq)
-        self._refuse_taken_seqs(added)
-        self._insert(added)
-        return tuple(elsewhere)
-
-    def _refuse_taken_seqs(self, added: list[PersistedEvent]) -> None:
-        taken = {
-            event.seq
-            for previous, event in zip([None, *added], added, strict=False)
-            if self._holds(event.seq) or (previous is not None and previous.seq == event.seq)
-        }
-        if taken:
-            raise SequenceConflict(sorted(taken))
+        seqs = new_seqs(sealed, self._seq_of)
+        conflicts = conflicting_seqs(seqs, filter(self._holds, seqs))
+        if conflicts:
+            raise SequenceConflict(conflicts)
+        new: dict[str, PersistedEvent] = {}
+        for event in sealed:
+            if event.id not in self._seq_of:
+                new.setdefault(event.id, event)
+        self._insert(sorted(new.values(), key=lambda event: event.seq))
+        return duplicate_seqs(sealed, self._seq_of)
 
     def _holds(self, seq: int) -> bool:
         index = bisect_right(self._seqs, seq)
@@ -118,8 +110,10 @@ class MemoryStore:
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
 
-        Reads the log as it is when the call begins. A checkpoint at the start and then as often as it
-        takes not to block the loop. ``after_seq`` is found at once; every other filter is a scan.
+        Reads the log as it is when the call begins. ``after_seq`` is found by bisection; every other filter
+        is a scan.
+
+        A checkpoint at the start, and then often enough not to block the loop.
         """
         await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
@@ -127,15 +121,14 @@ class MemoryStore:
         if limit == 0:
             return found
         scoped = any(getattr(query, scope) is not None for scope in SCOPES)
-        # There may be thousands of types, to be looked for once an event.
+        # There may be thousands of types: hash them once, not per event.
         types = frozenset(query.event_types)
         others = attrs.evolve(query, event_types=())
         events, stop = self._events, len(self._events)
         start = 0 if query.after_seq is None else bisect_right(self._seqs, query.after_seq)
-        steps = Steps()
+        time_slice = TimeSlice()
         for index in range(start, stop):
-            if steps.is_over():
-                await steps.rest()
+            await time_slice.checkpoint_if_over()
             if types and events[index].event.event_type not in types:
                 continue
             # A filter for a scope decodes the payload, and an event remembers what it has decoded: let
@@ -155,22 +148,22 @@ class MemoryStore:
     async def prune(
         self, *, before_ms: int | None = None, keep: int | None = None, dry_run: bool = False
     ) -> int:
-        """Take old events out, for good. ``last_seq`` stays what it was.
+        """Delete old events permanently. ``last_seq`` stays what it was.
 
-        A checkpoint. Cancelled, it has done nothing.
+        A checkpoint. If it is cancelled, nothing was deleted.
 
         Args:
-          before_ms: events before this time go, milliseconds since 1970-01-01 UTC.
-          keep: all but this many events, those with the highest seqs, go; 0 or more.
+          before_ms: delete events before this time, in milliseconds since 1970-01-01 UTC.
+          keep: delete all but this many events, those with the highest seqs; 0 or more.
           dry_run: only count them.
 
         Returns:
-          How many events went, or would go.
+          How many events were deleted, or would be.
 
         Raises:
           ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
         """
-        check_criteria(before_ms, keep)
+        check_prune(before_ms, keep)
         await trio.lowlevel.checkpoint()
         if keep is not None:
             old = self._events[: max(len(self._events) - keep, 0)]
@@ -189,10 +182,10 @@ class MemoryStore:
 
     @trio.lowlevel.enable_ki_protection
     def go_back(self, last_seq: int) -> None:
-        """Be as a store that was restored from a backup: without any event above ``last_seq``. For tests.
+        """Lose all events above ``last_seq``, as a store does that is restored from a backup. For tests.
 
-        The next append says so, as the contract has it. Readers are told nothing. Does nothing if there is no
-        such event.
+        The next append raises :class:`StoreWentBack`, as the contract has it. Readers are not told. Does
+        nothing if there is no such event.
 
         Args:
           last_seq: the last seq of the backup, 0 or more.
@@ -201,12 +194,7 @@ class MemoryStore:
           TypeError: it is not an integer.
           ValueError: it is negative.
         """
-        if type(last_seq) is not int:
-            msg = f"last_seq: expected a seq, got {type(last_seq).__name__}"
-            raise TypeError(msg)
-        if not 0 <= last_seq <= MAX_STORED:
-            msg = f"last_seq: expected 0 to 2**63 - 1, got {last_seq}"
-            raise ValueError(msg)
+        check_integer("last_seq", last_seq, 0, MAX_STORED)
         if last_seq >= self._highest:
             return
         if self._went_back_from is None:
@@ -225,23 +213,22 @@ class MemoryStore:
     async def describe(self, *, top: int = 10) -> StoreDescription:
         """What the log holds, in numbers.
 
-        A checkpoint at the start and then as often as it takes not to block the loop.
+        A checkpoint at the start, and then often enough not to block the loop.
 
         Args:
           top: how many event types and members to name, the most frequent first; 0 or more.
 
         Raises:
-          TypeError: ``top`` is no integer.
+          TypeError: ``top`` is not an integer.
           ValueError: ``top`` is negative.
         """
         top = checked_top(top)
         await trio.lowlevel.checkpoint()
         events, stop, highest = self._events, len(self._events), self._highest
-        steps = Steps()
-        census, gaps = Census(), Gaps()
+        time_slice = TimeSlice()
+        counter, gaps = EventCounter(), SeqGaps()
         for index in range(stop):
-            if steps.is_over():
-                await steps.rest()
-            census.add(events[index])
+            await time_slice.checkpoint_if_over()
+            counter.add(events[index])
             gaps.add(events[index].seq)
-        return census.describe(gaps, top, highest_seq=highest, size_bytes=None, schema_version=None)
+        return counter.describe(gaps, top, highest_seq=highest, size_bytes=None, schema_version=None)

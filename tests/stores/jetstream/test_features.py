@@ -36,12 +36,10 @@ from trio_eventlog import (
     StoreError,
     StoreUnusable,
     from_json,
-    iter_events,
-    merge_events,
     open_event_log,
-    tail,
 )
 from trio_eventlog._util import _Forks
+from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores.jetstream._link import Inbox, Link, decode
 from trio_eventlog.stores.jetstream._stream import Pull

@@ -24,8 +24,8 @@ from trio_eventlog import (
     StoreUnusable,
     StoreWentBack,
     open_event_log,
-    tail,
 )
+from trio_eventlog.reading import tail
 from trio_eventlog.stores import JetStreamStore, open_readers, open_store
 from trio_eventlog.stores.jetstream import _store as _jetstream
 from trio_eventlog.stores.jetstream._link import Link

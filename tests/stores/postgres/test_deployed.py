@@ -18,8 +18,8 @@ from trio_eventlog import (
     StoreUnusable,
     StoreWentBack,
     open_event_log,
-    tail,
 )
+from trio_eventlog.reading import tail
 from trio_eventlog.stores import PostgresStore
 
 PATIENCE = 30.0

@@ -32,10 +32,8 @@ from trio_eventlog import (
     SequenceConflict,
     StoreError,
     StoreUnusable,
-    iter_events,
-    merge_events,
-    tail,
 )
+from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _connection as connection
 from trio_eventlog.stores.postgres import _schema as schema

@@ -9,7 +9,8 @@ import trio
 
 from tests._helpers.nats_server import running_cluster
 from tests._helpers.postgres_server import postgres_server
-from trio_eventlog import EventQuery, merge_events, tail
+from trio_eventlog import EventQuery
+from trio_eventlog.reading import merge_events, tail
 from trio_eventlog.stores import open_readers, open_store
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "many_writers.py"

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from tests.stores.test_stores import agent
-from trio_eventlog import EventQuery, StoreError, StoreUnusable, StoreWentBack, tail
+from trio_eventlog import EventQuery, StoreError, StoreUnusable, StoreWentBack
+from trio_eventlog.reading import tail
 from trio_eventlog.stores import SqliteStore
 from trio_eventlog.stores.sqlite import _files as _sqlite_files
 

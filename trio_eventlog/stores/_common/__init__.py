@@ -1,1 +1,1 @@
-"""What the stores share."""
+"""What the stores share. A store package imports this one and no other store."""

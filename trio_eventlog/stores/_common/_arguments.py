@@ -6,92 +6,85 @@ from collections.abc import Iterable
 from typing import Final
 
 from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._util import check_integer
 
-_MOST_LOG_NAME_BYTES: Final = 512
+_MAX_LOG_NAME_BYTES: Final = 512
 
 
-def check_name(what: str, name: object, most: int) -> None:
-    """A name of 1 to ``most`` bytes in UTF-8.
+def check_name(what: str, name: object, max_bytes: int) -> None:
+    """Check a name of 1 to ``max_bytes`` bytes in UTF-8.
 
     Raises:
-      TypeError, ValueError: it is none.
+      TypeError: it is not a string.
+      ValueError: it is empty, too long, or has a lone surrogate.
     """
     if not isinstance(name, str):
-        msg = f"{what} must be text, got {type(name).__name__}"
-        raise TypeError(msg)
+        raise TypeError(f"{what} must be a string, got {type(name).__name__}")
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
-        msg = f"{what} name {name!a} has a lone surrogate"
-        raise ValueError(msg) from None
-    if not 1 <= size <= most:
-        msg = f"a {what} name has 1 to {most} bytes, got {size}"
-        raise ValueError(msg)
+        raise ValueError(f"{what} name {name!a} has a lone surrogate") from None
+    if not 1 <= size <= max_bytes:
+        raise ValueError(f"a {what} name has 1 to {max_bytes} bytes, got {size}")
 
 
 def check_log_name(log: object) -> None:
-    """The name of a log: 1 to 512 bytes in UTF-8.
+    """Check the name of a log: 1 to 512 bytes in UTF-8.
 
     Raises:
-      TypeError, ValueError: it is none.
+      TypeError: it is not a string.
+      ValueError: it is empty, too long, or has a lone surrogate.
     """
-    check_name("log", log, _MOST_LOG_NAME_BYTES)
+    check_name("log", log, _MAX_LOG_NAME_BYTES)
 
 
 def checked_log_names(logs: Iterable[str] | None) -> list[str] | None:
-    """The argument ``logs`` of ``open_readers``.
+    """Check the argument ``logs`` of ``open_readers``.
 
     Raises:
-      TypeError, ValueError: one is no name of a log, or a text stands for all of them.
+      TypeError: it is a single string, or a name is not a string.
+      ValueError: a name is empty, too long, or has a lone surrogate.
     """
     if isinstance(logs, str):
-        msg = "logs: expected names, got a single text"
-        raise TypeError(msg)
+        raise TypeError("logs: expected names, got a single string")
     names = None if logs is None else list(logs)
     for name in names or ():
         check_log_name(name)
     return names
 
 
-def checked_top(top: int) -> int:
-    """The argument ``top`` of ``describe``, no higher than a database takes it.
+def checked_top(top: object) -> int:
+    """Check the argument ``top`` of ``describe``, and cut it to what a database can take.
 
     Raises:
-      TypeError, ValueError: it is no integer, or negative.
+      TypeError: it is not an integer.
+      ValueError: it is negative.
     """
-    if type(top) is not int:
-        msg = f"top: expected an integer, got {type(top).__name__}"
-        raise TypeError(msg)
-    if top < 0:
-        msg = f"top: expected 0 or more, got {top}"
-        raise ValueError(msg)
-    return min(top, MAX_STORED)
+    return min(check_integer("top", top, 0), MAX_STORED)
 
 
 def check_max_bytes(max_bytes: object) -> None:
-    """The argument ``max_bytes`` of ``query_page``.
+    """Check the argument ``max_bytes`` of ``query_page``.
 
     Raises:
-      TypeError, ValueError: it is no integer, or less than 1.
+      TypeError: it is not an integer.
+      ValueError: it is less than 1.
     """
-    if type(max_bytes) is not int:
-        msg = f"max_bytes: expected an integer, got {type(max_bytes).__name__}"
-        raise TypeError(msg)
-    if max_bytes < 1:
-        msg = f"max_bytes: expected 1 or more, got {max_bytes}"
-        raise ValueError(msg)
+    check_integer("max_bytes", max_bytes, 1)
 
 
-def check_criteria(before_ms: int | None, keep: int | None) -> None:
-    """The arguments of ``prune`` that say what goes.
+def check_prune(before_ms: int | None, keep: int | None) -> None:
+    """Check the arguments of ``prune`` that say which events go.
 
     Raises:
-      ValueError: not exactly one is given, or it is out of range.
+      ValueError: not exactly one is given, or it is not an integer in range.
     """
     if (before_ms is None) == (keep is None):
-        msg = "before_ms, keep: expected one of them"
-        raise ValueError(msg)
+        raise ValueError("before_ms, keep: expected one of them")
     for name, value in (("before_ms", before_ms), ("keep", keep)):
         if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
-            msg = f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}")
+
+
+check_criteria = check_prune
+"""This name goes once the network stores use the other one."""

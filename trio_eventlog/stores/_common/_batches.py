@@ -1,4 +1,4 @@
-"""What the stores have in common: taking a batch in, and letting other tasks run meanwhile."""
+"""Sealing a batch, and letting other tasks run during long loops."""
 
 from __future__ import annotations
 
@@ -12,57 +12,62 @@ from trio_eventlog._model._codec import is_sealed, seal_persisted
 from trio_eventlog._model._errors import CodecError, EventRejected
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 
-_STEP_SECONDS: Final = 0.01
-"""How long a step may take; far below the 100 ms for which a store may block the loop."""
+_SLICE_SECONDS: Final = 0.01
+"""Length of a slice; far below the 100 ms for which a store may block the loop."""
 
 
-class Steps:
-    """Cuts a long computation into steps, by the clock: what an event costs, nobody knows before."""
+class TimeSlice:
+    """Cuts a long loop into slices by the clock, since the cost of an event varies.
+
+    ::
+
+        time_slice = TimeSlice()
+        for event in events:
+            await time_slice.checkpoint_if_over()
+            ...
+    """
 
     def __init__(self) -> None:
-        self._end = perf_counter() + _STEP_SECONDS
+        self._end = perf_counter() + _SLICE_SECONDS
 
-    def is_over(self) -> bool:
-        """Whether it is time for :meth:`rest`."""
-        return perf_counter() >= self._end
-
-    async def rest(self) -> None:
-        """Let other tasks run. A checkpoint."""
-        await trio.lowlevel.checkpoint()
-        self._end = perf_counter() + _STEP_SECONDS
+    async def checkpoint_if_over(self) -> None:
+        """Let other tasks run if the slice is over, and begin the next one. A checkpoint only then."""
+        if perf_counter() >= self._end:
+            await trio.lowlevel.checkpoint()
+            self._end = perf_counter() + _SLICE_SECONDS
 
 
-async def sealed_copies(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
-    """Copies of ``events`` that share nothing mutable with them but decoded payloads, in the same order.
+async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
+    """``events`` in the same order, each sealed: with its payload encoded, and checked.
 
-    Done in the caller's task before anything else happens to the batch, so that a program which
-    changes a payload during the append, or after cancelling it, changes nothing that is stored.
+    Events that are sealed already are the same objects in the result. Runs in the calling task before
+    anything else happens to the batch, so that changing a payload during the append, or after cancelling
+    it, changes nothing that is stored.
 
-    A checkpoint at the start and then as often as it takes not to block the loop.
+    A checkpoint at the start, and then often enough not to block the loop.
 
     Raises:
       EventRejected: some events can never be stored. Names all of them.
     """
     await trio.lowlevel.checkpoint()
     sealed: list[PersistedEvent] = []
-    flawed: list[PersistedEvent] = []
+    rejected: list[PersistedEvent] = []
     reasons: dict[str, None] = {}
-    steps = Steps()
+    time_slice = TimeSlice()
     for event in tuple(events):
-        # What the event in it was sealed with was checked then, and nobody can change it: no store looks at
-        # the decoded payload, which is all that somebody could. It costs next to nothing.
+        # What it was sealed with was checked then and cannot change. No store looks at the decoded payload,
+        # which can.
         if is_sealed(event):
             sealed.append(event)
             continue
-        if steps.is_over():
-            await steps.rest()
+        await time_slice.checkpoint_if_over()
         try:
             sealed.append(_sealed(event))
         except CodecError as exc:
-            flawed.append(event)
+            rejected.append(event)
             reasons[str(exc)] = None
-    if flawed:
-        raise EventRejected(flawed, _joined(list(reasons)))
+    if rejected:
+        raise EventRejected(rejected, _joined(list(reasons)))
     return sealed
 
 
@@ -71,9 +76,26 @@ def _joined(reasons: Sequence[str]) -> str:
 
 
 def _sealed(event: PersistedEvent) -> PersistedEvent:
-    copy = seal_persisted(event)
-    if not 1 <= copy.seq <= MAX_STORED:
-        raise CodecError("seq", f"expected 1 to 2**63 - 1, got {copy.seq}")
-    if copy.timestamp_ms > MAX_STORED:
-        raise CodecError("timestamp_ms", f"expected 0 to 2**63 - 1, got {copy.timestamp_ms}")
-    return copy
+    sealed = seal_persisted(event)
+    if not 1 <= sealed.seq <= MAX_STORED:
+        raise CodecError("seq", f"expected 1 to 2**63 - 1, got {sealed.seq}")
+    if sealed.timestamp_ms > MAX_STORED:
+        raise CodecError("timestamp_ms", f"expected 0 to 2**63 - 1, got {sealed.timestamp_ms}")
+    return sealed
+
+
+# The names below go once the network stores use those above.
+sealed_copies = sealed_batch
+
+
+class Steps(TimeSlice):
+    """See :class:`TimeSlice`."""
+
+    def is_over(self) -> bool:
+        """Whether it is time for :meth:`rest`."""
+        return perf_counter() >= self._end
+
+    async def rest(self) -> None:
+        """A checkpoint, and the beginning of the next slice."""
+        await trio.lowlevel.checkpoint()
+        self._end = perf_counter() + _SLICE_SECONDS

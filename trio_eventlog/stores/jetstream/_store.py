@@ -228,8 +228,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[dict[str, JetStreamStore]]:
         """Open logs of one stream for reading, for the length of an ``async with`` block.
 
-        However many they are, they share one connection. For :func:`trio_eventlog.merge_events`, for example.
-        Entering and leaving are as with :meth:`open`, and so are the other arguments.
+        However many they are, they share one connection. For
+        :func:`trio_eventlog.reading.merge_events`, for example. Entering, leaving and the other arguments are
+        as with :meth:`open`.
 
         Args:
           servers: where the cluster is.

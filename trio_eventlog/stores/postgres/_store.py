@@ -181,7 +181,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         """Open logs of one schema for reading, for the length of an ``async with`` block.
 
         However many they are, they share up to ``readers`` connections. For
-        :func:`trio_eventlog.merge_events`, for example. Entering and leaving are as with :meth:`open`.
+        :func:`trio_eventlog.reading.merge_events`, for example. Entering and leaving are as with
+        :meth:`open`.
 
         Args:
           conninfo: the database.
@@ -240,7 +241,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
         Fast with any filter, alone or with others: each has an index. Time together with ``after_seq`` or
         ``event_types`` reads on from there. The whole result is in memory: page through a long one with
-        :func:`trio_eventlog.iter_events`.
+        :func:`trio_eventlog.reading.iter_events`.
 
         A checkpoint. Cancelled, it is stopped, and raises within a second. Up to ``readers`` queries run at
         once, beside appends.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import cast
 
@@ -11,6 +10,7 @@ import apsw
 from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite._files import Content, Place
 from trio_eventlog.stores.sqlite._layout import check_layout
@@ -101,14 +101,14 @@ class Appender:
             if somebody_wrote:
                 schema.probe(db, log)
             inserted = schema.insert(db, log.number, events)
-            elsewhere: list[int] = []
+            duplicates: Collection[int] = ()
             if inserted == len(events):
                 highest = max(event.seq for event in events)
             else:
                 held = schema.held_seqs(db, log.number, [event.id for event in events])
                 if not all(event.id in held for event in events):
                     raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
-                elsewhere = [event.seq for event in events if held[event.id] != event.seq]
+                duplicates = duplicate_seqs(events, held)
                 highest = max(held.values())
             schema.raise_last_seq(db, log, highest)
             db.execute("COMMIT")
@@ -130,7 +130,7 @@ class Appender:
             content.sync()
             self._place.check()
         self._acknowledged = max(self._acknowledged, highest)
-        return tuple(elsewhere)
+        return duplicates
 
     def _check_log(self, db: apsw.Connection, log: schema.Log) -> None:
         last_seq = schema.checked_seq(db, log.number, "last", log.last_seq)
@@ -147,16 +147,10 @@ def survives(synchronous: str) -> str:
 def _raise_conflict(
     db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
 ) -> None:
-    known = set(schema.held_seqs(db, log_id, [event.id for event in events]))
-    seqs: list[int] = []
-    for event in events:
-        if event.id not in known:
-            known.add(event.id)
-            seqs.append(event.seq)
-    conflicts = schema.taken_seqs(db, log_id, seqs)
-    conflicts.update(seq for seq, times in Counter(seqs).items() if times > 1)
+    seqs = new_seqs(events, schema.held_seqs(db, log_id, [event.id for event in events]))
+    conflicts = conflicting_seqs(seqs, schema.taken_seqs(db, log_id, seqs))
     if conflicts:
-        raise SequenceConflict(sorted(conflicts)) from exc
+        raise SequenceConflict(conflicts) from exc
 
 
 def _raise_rejected(

@@ -24,16 +24,11 @@ from typing import Any, Final, cast
 import apsw
 import attrs
 
-from trio_eventlog._model._codec import (
-    encoded_payload,
-    persisted_event,
-    scopes_of,
-    sealed_agent_event,
-    sealed_module_event,
-)
+from trio_eventlog._model._codec import encoded_payload
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
-from trio_eventlog._model._events import AgentEvent, PersistedEvent
+from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import SCOPES
+from trio_eventlog.stores._common._columns import Columns, columns_of
 
 APPLICATION_ID: Final = 0x54454C47
 """Tells our databases from others: "TELG" in the header of the file."""
@@ -48,25 +43,11 @@ BUSY_TIMEOUT: Final = 2.5
 
 _KEPT_WAL_BYTES: Final = 4 * 1024 * 1024
 
-Row = tuple[str | int | None, ...]
-
-_COLUMNS: Final = (
-    "seq",
-    "id",
-    "timestamp_ms",
-    "kind",
-    "actor",
-    "event_type",
-    "member_id",
-    *SCOPES,
-    # Last: what stands behind a long value is reached only by walking through it.
-    "payload",
-)
+Row = tuple[Any, ...]
+"""The values of :class:`Columns`, with the payload as text. It comes last: what is behind a long value is
+reached only by walking through it."""
 
 READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload"
-
-_AGENT: Final = 0
-_MODULE: Final = 1
 
 # --- the layout -----------------------------------------------------------------------------------
 
@@ -174,8 +155,7 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     found = find_log(db, log)
     if found is not None and _notes_pruning(db):
         return found
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         if is_initialised(db):
             note_pruning(db)
         else:
@@ -187,12 +167,7 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
                 (log,),
             )
             db.execute(events_table(db.last_insert_rowid()))
-        found = same_log(db, log, None)
-        db.execute("COMMIT")
-    except BaseException:
-        roll_back(db)
-        raise
-    return found
+        return same_log(db, log, None)
 
 
 def _use_wal(db: apsw.Connection) -> None:
@@ -320,6 +295,19 @@ _EVENTS_TABLE: Final = re.compile("events_[0-9]+")
 
 
 @contextmanager
+def transaction(db: apsw.Connection) -> Iterator[None]:
+    """Write in one transaction, undone if the block raises."""
+    roll_back(db)
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        roll_back(db)
+        raise
+
+
+@contextmanager
 def snapshot(db: apsw.Connection) -> Iterator[None]:
     """Read in one transaction, and so what the file held at one moment."""
     roll_back(db)
@@ -376,36 +364,9 @@ def damaged(db: apsw.Connection, what: str) -> StoreUnusable:
 
 def row_of(event: PersistedEvent) -> Row:
     """The row of a sealed event, in the order of the table's columns."""
-    content = event.event
-    encoded = encoded_payload(content)
-    payload = encoded if isinstance(encoded, str) else encoded.decode()
-    if isinstance(content, AgentEvent):
-        kind, actor = _AGENT, content.agent_id
-    else:
-        kind, actor = _MODULE, content.module
-    identity, mob_id, run_id, step_id = scopes_of(encoded)
-    return (
-        event.seq,
-        event.id,
-        event.timestamp_ms,
-        kind,
-        actor,
-        content.event_type,
-        event.member_id,
-        identity,
-        mob_id,
-        run_id,
-        step_id,
-        None if payload == "null" else payload,
-    )
-
-
-def event_of(row: Any) -> PersistedEvent:
-    """The event of a row as :data:`READ` selects it; its payload stays text until somebody looks."""
-    seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload = row
-    make = sealed_agent_event if kind == _AGENT else sealed_module_event
-    encoded = "null" if payload is None else payload
-    return persisted_event(event_id, seq, timestamp_ms, member_id, make(actor, event_type, encoded))
+    columns = columns_of(event)
+    payload = columns.payload
+    return columns if payload is None else (*columns[:-1], payload.decode())
 
 
 # Each statement is a wait for the interpreter, which beside a busy program takes longer than the insert: few
@@ -460,7 +421,7 @@ def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEven
 
 @lru_cache(maxsize=64)
 def _insert_sql(log_id: int, size: int) -> str:
-    row = f"({','.join('?' * len(_COLUMNS))})"
+    row = f"({','.join('?' * len(Columns._fields))})"
     # The conflict target matters: a known id is passed over, a taken seq under a new id is an error.
     return f"INSERT INTO {table_of(log_id)} VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no values
 

@@ -9,6 +9,7 @@ yesterday". Statements contain names from this library alone; every value is a p
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from contextlib import closing
 from typing import Any, Final, cast
 
@@ -16,15 +17,17 @@ import apsw
 import attrs
 
 from trio_eventlog._model._codec import size_of
-from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._descriptions import StoreDescription
+from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription
 from trio_eventlog.abc import EventPage
+from trio_eventlog.stores._common._bounds import Bounds
+from trio_eventlog.stores._common._columns import event_of
+from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
 from trio_eventlog.stores.sqlite._schema import (
     READ,
     SCHEMA_VERSION,
     damaged,
-    event_of,
     first_row,
     last_seq,
     table_of,
@@ -78,20 +81,18 @@ class _Terms:
 
 def select(query: EventQuery, log_id: int) -> Select | None:
     """How to read what ``query`` asks for; None if nothing can match."""
-    after = query.after_seq or 0
-    since = query.since_ms or 0
-    # Bounds beyond what can be stored match everything or nothing, and SQLite could not bind them.
-    until = None if query.until_ms is None or query.until_ms > MAX_STORED else query.until_ms
-    limit = -1 if query.limit is None or query.limit > MAX_STORED else query.limit
-    if limit == 0 or after >= MAX_STORED or since > MAX_STORED or (until is not None and until <= since):
+    bounds = Bounds.of(query)
+    if bounds is None:
         return None
+    after = bounds.after
+    limit = -1 if bounds.limit is None else bounds.limit
     types = tuple(dict.fromkeys(query.event_types))
-    driver = _driver(query, types, timed=bool(since or until is not None) and not after)
+    driver = _driver(query, types, timed=bounds.is_timed and not after)
     table = table_of(log_id)
 
     if driver == "time":
         window = _Terms()
-        _add_time(window, since, until)
+        _add_time(window, bounds)
         inner = f"SELECT seq FROM {table} INDEXED BY {table}_timestamp_ms{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
         sql = f"SELECT {READ} FROM {table} WHERE seq IN ({inner}) ORDER BY seq"  # noqa: S608 - no values
         return Select(sql, (*window.bindings, limit))
@@ -103,7 +104,7 @@ def select(query: EventQuery, log_id: int) -> Select | None:
         terms.add(f"{driver} = ?", getattr(query, driver))
     if after:
         terms.add("seq > ?", after)
-    _add_time(terms, since, until)
+    _add_time(terms, bounds)
     for name in _EQUALITIES:
         if name != driver and getattr(query, name) is not None:
             terms.add(f"{name} = ?", getattr(query, name))
@@ -139,11 +140,11 @@ def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | 
     return None
 
 
-def _add_time(terms: _Terms, since: int, until: int | None) -> None:
-    if since:
-        terms.add("timestamp_ms >= ?", since)
-    if until is not None:
-        terms.add("timestamp_ms < ?", until)
+def _add_time(terms: _Terms, bounds: Bounds) -> None:
+    if bounds.since_ms:
+        terms.add("timestamp_ms >= ?", bounds.since_ms)
+    if bounds.until_ms is not None:
+        terms.add("timestamp_ms < ?", bounds.until_ms)
 
 
 def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
@@ -201,48 +202,32 @@ def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int, wal_by
         db,
         f"SELECT (SELECT min(timestamp_ms) FROM {table}), (SELECT max(timestamp_ms) FROM {table})",  # noqa: S608 - no values
     )
-    distinct_types, types = _frequencies(db, table, "event_type", top)
-    distinct_members, members = _frequencies(db, table, "member_id", top)
-    missing = 0 if events == 0 else last - first + 1 - events
-    gaps, shown = _gaps(db, table) if missing else (0, ())
-    return StoreDescription(
-        events=events,
-        first_seq=first,
-        last_seq=last,
+    totals = Totals(events, first, last, earliest, latest)
+    return description(
+        totals,
+        _ranking(db, table, "event_type", top),
+        _ranking(db, table, "member_id", top),
+        _gaps(db, table) if totals.missing else SeqGaps(),
         highest_seq=last_seq(db, log_id),
-        first_timestamp_ms=earliest,
-        last_timestamp_ms=latest,
-        distinct_event_types=distinct_types,
-        event_types=types,
-        distinct_members=distinct_members,
-        members=members,
-        gaps=gaps,
-        missing=missing,
-        first_gaps=shown,
         size_bytes=size_bytes,
         wal_bytes=wal_bytes,
         schema_version=SCHEMA_VERSION,
     )
 
 
-def _frequencies(
-    db: apsw.Connection, table: str, column: str, top: int
-) -> tuple[int, tuple[tuple[str, int], ...]]:
+def _ranking(db: apsw.Connection, table: str, column: str, top: int) -> Ranking:
     counts = (
         f"SELECT {column} AS value, count(*) AS events FROM {table} WHERE {column} IS NOT NULL GROUP BY 1"  # noqa: S608 - no values
     )
     (distinct,) = first_row(db, f"SELECT count(*) FROM ({counts})")  # noqa: S608 - no values
     ranked = db.execute(f"{counts} ORDER BY events DESC, value LIMIT ?", (top,)).fetchall()
-    return distinct, tuple(cast("list[tuple[str, int]]", ranked))
+    return Ranking(distinct, tuple(cast("list[tuple[str, int]]", ranked)))
 
 
-def _gaps(db: apsw.Connection, table: str) -> tuple[int, tuple[tuple[int, int], ...]]:
+def _gaps(db: apsw.Connection, table: str) -> SeqGaps:
     neighbours = f"SELECT lag(seq) OVER (ORDER BY seq) AS previous, seq FROM {table}"  # noqa: S608 - no values
-    gaps = f"SELECT previous + 1, seq - 1 FROM ({neighbours}) WHERE seq > previous + 1"  # noqa: S608 - no values
-    shown: list[tuple[int, int]] = []
-    count = 0
-    for row in db.execute(gaps):
-        count += 1
-        if count <= GAPS_SHOWN:
-            shown.append(cast("tuple[int, int]", row))
-    return count, tuple(shown)
+    sql = f"SELECT previous + 1, seq - 1 FROM ({neighbours}) WHERE seq > previous + 1"  # noqa: S608 - no values
+    gaps = SeqGaps()
+    for first, last in cast("Iterable[tuple[int, int]]", db.execute(sql)):
+        gaps.add_gap(first, last)
+    return gaps

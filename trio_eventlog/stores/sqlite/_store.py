@@ -25,14 +25,15 @@ from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
-    check_criteria,
     check_log_name,
     check_max_bytes,
+    check_prune,
     checked_log_names,
     checked_top,
 )
-from trio_eventlog.stores._common._batches import sealed_copies
-from trio_eventlog.stores._common._statistics import Findings
+from trio_eventlog.stores._common._batches import sealed_batch
+from trio_eventlog.stores._common._prune import PrunePlan, PruneProgress
+from trio_eventlog.stores._common._verify import Verifier, check_pages
 from trio_eventlog.stores.sqlite import _files as files
 from trio_eventlog.stores.sqlite import _maintenance as upkeep
 from trio_eventlog.stores.sqlite import _schema as schema
@@ -462,7 +463,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """Open logs of one file for reading, for the length of an ``async with`` block.
 
         However many they are, they share one connection and one thread, in which their queries run one after
-        another. For :func:`trio_eventlog.merge_events`, for example. Entering and leaving are as with
+        another. For :func:`trio_eventlog.reading.merge_events`, for example. Entering and leaving are as with
         :meth:`open`.
 
         Args:
@@ -508,7 +509,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         if self._writer is None or self._appender is None:
             raise await self._read_only()
-        copies = await sealed_copies(events)
+        copies = await sealed_batch(events)
         if not copies:
             await self._writer.run(_nothing)
             return ()
@@ -689,15 +690,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, or the file is damaged so badly that nothing can be said of it.
         """
         await trio.lowlevel.checkpoint()
-        verifier = upkeep.Verifier(Findings(most_findings))
-        if not await self._read(verifier.check_structure):
-            return verifier.result()
-        while (seq := await self._read(verifier.check_page)) is not None:
-            if on_progress is not None:
-                on_progress(seq)
-        await self._read(verifier.check_ids)
-        await self._read(verifier.check_end)
-        return verifier.result()
+        check = upkeep.LogCheck(Verifier(most_findings))
+        if await self._read(check.check_structure):
+            await check_pages(partial(self._read, check.check_page), on_progress)
+            await self._read(check.check_end)
+        return check.verifier.result()
 
     async def prune(
         self,
@@ -732,47 +729,39 @@ class SqliteStore(metaclass=NoPublicConstructor):
             removed or replaced, or the log is not in it any more.
           StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
         """
-        check_criteria(before_ms, keep)
+        check_prune(before_ms, keep)
         await trio.lowlevel.checkpoint()
-        cut, total = await self._read(partial(self._plan_cut, before_ms=before_ms, keep=keep))
+        plan, total = await self._read(partial(self._plan_prune, before_ms=before_ms, keep=keep))
         if dry_run:
             return total
         workers: list[_Worker] = []
         wal = WriteAheadLog(self._path)
-        gone = told = 0
+        progress = PruneProgress(total, on_progress)
 
         def prune_some(db: apsw.Connection) -> int:
-            nonlocal gone
             self._place.check(side_files=False)
-            some = upkeep.prune_some(db, self._log, self._unique_id, cut)
-            gone += some
+            some = upkeep.prune_some(db, self._log, self._unique_id, plan)
+            progress.add(some)
             wal.keep_small(db)
             return some
-
-        def tell() -> None:
-            nonlocal told
-            if gone != told:
-                told = gone
-                if on_progress is not None:
-                    on_progress(told, total)
 
         try:
             workers.append(await _Worker.start(self._path, apsw.SQLITE_OPEN_READWRITE, _NEVER, _nothing))
             await _first_run(workers[0], schema.harden)
             while await workers[0].run(prune_some):
-                tell()
-            return gone
+                progress.report()
+            return progress.gone
         finally:
             await _close(workers, None)  # noqa: ASYNC102 - shielded, with a bound, inside
-            # Of a transaction that outlived its caller, nobody has heard yet.
-            tell()
+            # A transaction that outlived its caller was not reported yet.
+            progress.report()
 
-    def _plan_cut(
+    def _plan_prune(
         self, db: apsw.Connection, log_id: int, before_ms: int | None, keep: int | None
-    ) -> tuple[upkeep.Cut, int]:
+    ) -> tuple[PrunePlan, int]:
         # In a writer, too: it goes by the name of the file.
         self._place.check(side_files=False)
-        return upkeep.plan_cut(db, log_id, before_ms, keep)
+        return upkeep.plan_prune(db, log_id, before_ms, keep)
 
     async def log_names(self) -> list[str]:
         """The names of all logs in the file, ascending by code point.

@@ -1,0 +1,91 @@
+"""The end of a store: closing within a bound, and who may use it until then."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import attrs
+import trio
+
+from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._util import fork_count
+
+T = TypeVar("T")
+
+_MAX_INTERRUPTS: Final = 3
+"""After this many of Ctrl-C, closing gives up before its deadline."""
+
+
+def closed_error(label: str) -> StoreUnusable:
+    """The error for a store that is closed."""
+    return StoreUnusable(f"{label}: the store is closed")
+
+
+def read_only_error(label: str) -> StoreUnusable:
+    """The error for a write to a store that was opened read-only."""
+    return StoreUnusable(f"{label}: the store was opened read-only")
+
+
+@attrs.frozen
+class OwningProcess:
+    """The process that has opened a store; its children by ``os.fork`` must not use it."""
+
+    _forks: int = attrs.Factory(fork_count)
+
+    def is_current(self) -> bool:
+        """Whether this is that process, and not one forked from it."""
+        return self._forks == fork_count()
+
+    def check(self, label: str) -> None:
+        """Check that this is that process.
+
+        Raises:
+          StoreUnusable: it is a child.
+        """
+        if not self.is_current():
+            raise StoreUnusable(
+                f"{label}: the store belongs to the process that forked this one; open it anew"
+            )
+
+
+@attrs.define
+class Closing:
+    """Closes something in spite of cancellation and Ctrl-C, up to a deadline.
+
+    ::
+
+        closing = Closing(trio.current_time() + 5)
+        if await closing.run(self._give_back) is None:
+            logger.warning("…")
+        ...
+        closing.raise_interrupt()
+
+    Attributes:
+      deadline: in Trio's time. Whatever still runs then is cancelled.
+    """
+
+    deadline: float
+    _interrupt: KeyboardInterrupt | None = attrs.field(default=None, init=False)
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Await ``work``, shielded, and begin it anew if Ctrl-C cuts it short.
+
+        Returns:
+          What it returned; None if it was cancelled at the deadline, or if Ctrl-C came three times.
+        """
+        for _ in range(_MAX_INTERRUPTS):
+            try:
+                with trio.CancelScope(deadline=self.deadline, shield=True):
+                    return await work()
+            except KeyboardInterrupt as exc:
+                # No shield keeps it out, and what is closed here must not stay open.
+                self._interrupt = self._interrupt or exc
+            else:
+                break
+        return None
+
+    def raise_interrupt(self) -> None:
+        """Raise the first KeyboardInterrupt that came meanwhile, if any. For the end."""
+        if self._interrupt is not None:
+            raise self._interrupt
