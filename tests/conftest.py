@@ -18,8 +18,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Files of tests lie in memory, if the machine has such a place with room: tests would wait for the disk most of
-# the time, and what only a disk does they cannot see. TMPDIR, if it is set, says otherwise.
+# Files of tests lie in memory, if the machine has such a place with room: tests would wait for the disk most
+# of the time, and none can see what only a disk does. TMPDIR, if it is set, says otherwise.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - directories of one's own are made in it
 if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2**30:
     os.environ["TMPDIR"] = os.fspath(_MEMORY)  # for the programs that the tests start

@@ -24,7 +24,7 @@ BY_NAME = {broken.name: broken for broken in BROKEN}
 
 def check(open_store, *clauses, **options):
     """In memory, few examples, always the same."""
-    options = {"durable": False, "max_examples": 20, "seed": 1, **options}
+    options = {"durable": False, "max_examples": 20, "seed": 1, "budget": 5.0, **options}
     return check_store(open_store, clauses=clauses or None, **options)
 
 
@@ -146,7 +146,7 @@ def test_an_example_is_small(name):
     """One or two appends, and a query."""
     broken = BY_NAME[name]
 
-    (failure,) = check(broken.open_store, broken.clause, max_examples=100).failures
+    (failure,) = check(broken.open_store, broken.clause, max_examples=100, budget=200.0).failures
 
     body = failure.example.partition("async with open_store")[2]
     assert 2 <= body.count("await store.") <= 3, failure.example
@@ -158,7 +158,7 @@ def test_an_example_is_small(name):
     ["last write wins", "last batch lost on a kill", "lock of the process", "aborted for ever by a conflict"],
 )
 def test_an_example_runs_and_shows_the_failure(name, tmp_path):
-    """As an implementer would: paste it into a file, and run it. Those of all stores run in ``test_harness``."""
+    """As an implementer would: paste it into a file, and run it. `test_harness` runs those of all stores."""
     broken = BY_NAME[name]
     (failure,) = check(broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0).failures
     path = tmp_path / "example.py"

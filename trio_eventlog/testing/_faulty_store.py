@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from trio_eventlog import EventQuery, EventRejected, EventStore, PersistedEvent, StoreError
+from trio_eventlog.abc import BoundedStore, DurableStore, IdentifiedStore, PrunedStore, SyncableStore
 from trio_eventlog.testing._faults import (
     Fails,
     Fault,
@@ -142,26 +143,22 @@ class FaultyStore:
     @property
     def max_batch(self) -> int | None:
         """The largest batch of the inner store, None if it declares none."""
-        max_batch: int | None = getattr(self._inner, "max_batch", None)
-        return max_batch
+        return self._inner.max_batch if isinstance(self._inner, BoundedStore) else None
 
     @property
     def log_id(self) -> str | None:
         """What tells the log of the inner store from others, None if that does not say."""
-        log_id: str | None = getattr(self._inner, "log_id", None)
-        return log_id
+        return self._inner.log_id if isinstance(self._inner, IdentifiedStore) else None
 
     @property
     def survives(self) -> str:
         """What an append of the inner store survives, ``"process"`` if that does not say."""
-        survives: str = getattr(self._inner, "survives", "process")
-        return survives
+        return self._inner.survives if isinstance(self._inner, DurableStore) else "process"
 
     @property
     def sync(self) -> Callable[[], Awaitable[object]] | None:
         """``sync`` of the inner store, without a fault; None if it has none."""
-        sync: Callable[[], Awaitable[object]] | None = getattr(self._inner, "sync", None)
-        return sync
+        return self._inner.sync if isinstance(self._inner, SyncableStore) else None
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Store a batch, or do what the script says; see :meth:`EventStore.append_batch`."""
@@ -201,12 +198,10 @@ class FaultyStore:
 
     async def pruned_seq(self) -> int:
         """The highest seq that was pruned from the inner store; 0 if that does not say."""
-        pruned_seq = getattr(self._inner, "pruned_seq", None)
-        if pruned_seq is None:
-            await trio.lowlevel.checkpoint()
-            return 0
-        seq: int = await pruned_seq()
-        return seq
+        if isinstance(self._inner, PrunedStore):
+            return await self._inner.pruned_seq()
+        await trio.lowlevel.checkpoint()
+        return 0
 
 
 def _require_ability(name: str, fault: Fault, inner: EventStore) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from trio_eventlog import EventStore
+from trio_eventlog.abc import BoundedStore, EventStore, LeasedStore, LockingStore
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._search import Sandbox, run_watched
 from trio_eventlog.testing._subject import fresh_location
@@ -67,12 +67,14 @@ def declarations(store: EventStore) -> Declared:
     Raises:
       TypeError: one of its attributes is of the wrong type or out of range.
     """
-    max_batch = getattr(store, "max_batch", None)
+    max_batch = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is not None and (type(max_batch) is not int or max_batch < 1):
         raise TypeError(f"max_batch: expected None or an integer of at least 1, got {max_batch!r}")
-    lock_timeout = getattr(store, "lock_timeout", 0.0)
+    lock_timeout = store.lock_timeout if isinstance(store, LeasedStore) else 0.0
     if type(lock_timeout) not in (int, float) or not 0 <= lock_timeout < math.inf:
         raise TypeError(f"lock_timeout: expected seconds, finite and not negative, got {lock_timeout!r}")
     return Declared(
-        max_batch=max_batch, has_lock=bool(getattr(store, "has_lock", True)), lock_timeout=lock_timeout
+        max_batch=max_batch,
+        has_lock=bool(store.has_lock) if isinstance(store, LockingStore) else True,
+        lock_timeout=lock_timeout,
     )
