@@ -14,7 +14,9 @@ import trio
 
 from tests._helpers.broken_stores import BROKEN
 from tests._helpers.correct_stores import CorrectMemoryStore, open_file, open_memory, opened_memory
+from tests._helpers.harness import hardly_shrunk  # noqa: F401 - a fixture
 from trio_eventlog import StoreError
+from trio_eventlog.abc import EventPage
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.testing import CLAUSES, ClauseFailure, ConformanceError, check_store
 from trio_eventlog.testing._checks import CHECKS
@@ -401,6 +403,40 @@ def test_a_store_that_returns_garbage():
     (failure,) = check(partial(opened_memory, Garbage), "S10").failures
 
     assert failure.message == "EventQuery() returned str, expected a list of PersistedEvent"
+
+
+class GarbagePages(MemoryStore):
+    page: object = None
+
+    async def query_page(self, query, *, max_bytes):
+        await trio.lowlevel.checkpoint()
+        return self.page
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        ([], "query_page returned list, expected an EventPage of events"),
+        (
+            EventPage("nothing", True),
+            "query_page returned an EventPage of str, expected an EventPage of events",
+        ),
+        (EventPage([], True), "query_page after seq 0 found 0 of 120 events, with is_complete=True"),
+        (EventPage([], False), "query_page after seq 0 found 0 of 120 events, with is_complete=False"),
+    ],
+)
+@pytest.mark.usefixtures("hardly_shrunk")
+def test_a_store_whose_pages_are_garbage(page, message):
+    @asynccontextmanager
+    async def open_store(location):
+        store = GarbagePages()
+        store.page = page
+        yield store
+
+    (failure,) = check(open_store, "S5").failures
+
+    assert failure.message == message
+    assert "page = await store.query_page(EventQuery(after_seq=0), max_bytes=2400)" in failure.example
 
 
 class Crashes(CorrectMemoryStore):

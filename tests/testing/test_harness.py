@@ -7,29 +7,8 @@ import pytest
 
 from tests._helpers.broken_stores import BROKEN
 from tests._helpers.correct_stores import open_file, open_file_reader, open_memory
-from trio_eventlog.testing import CLAUSES, _search, check_store
-from trio_eventlog.testing._check_store import DEFAULT_BUDGET
-from trio_eventlog.testing._clauses import clause_shares
-
-
-def check_clause(broken, *, seed):
-    """With the part of the default budget that the clause has in a whole run."""
-    return check_store(
-        broken.open_store,
-        durable=broken.durable,
-        open_reader=broken.open_reader,
-        clauses=[broken.clause],
-        budget=DEFAULT_BUDGET * clause_shares()[broken.clause],
-        # Some hang, and there is no need to wait as long as for a store that might not.
-        op_timeout=1.0,
-        seed=seed,
-    )
-
-
-@pytest.fixture
-def hardly_shrunk(monkeypatch):
-    """What is found is the point here, not how small it is."""
-    monkeypatch.setattr(_search, "shrink_seconds", lambda allotted: 0.2)
+from tests._helpers.harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
+from trio_eventlog.testing import CLAUSES, check_store
 
 
 @pytest.mark.usefixtures("hardly_shrunk")

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict
+from trio_eventlog.abc import EventPage, PagedStore
 from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example, Outcome
 from trio_eventlog.testing._model import Accepted, Conflict, Model, difference
 from trio_eventlog.testing._program import Series, code_of
@@ -271,6 +272,38 @@ class OpenStore:
         )
         return found
 
+    async def query_pages(self, max_bytes: int) -> None:
+        """Read everything page by page, from a store that has ``query_page``, and compare with the model."""
+        example = self.example
+        after_seq = 0
+        is_complete = not isinstance(self.store, PagedStore)
+        while not is_complete:
+            assert isinstance(self.store, PagedStore)
+            query = EventQuery(after_seq=after_seq)
+            call = partial(self.store.query_page, query, max_bytes=max_bytes)
+            example.program.add(f"page = await {self.name}.query_page($0, max_bytes=$1)", query, max_bytes)
+            page: Any = await example.faultless("query_page", call)
+            example.program.variables["page"] = page
+            example.require(
+                f"isinstance(page, EventPage) and {_ARE_EVENTS.replace('found', 'page.events')}",
+                f"query_page returned {_kind_of_page(page)}, expected an EventPage of events",
+            )
+            expected = [event.seq for event in self.model.query(query)]
+            found = [event.seq for event in page.events]
+            example.check(
+                "[event.seq for event in page.events] == $0",
+                f"query_page after seq {after_seq} found seqs {found}, expected {expected[: len(found)]}",
+                expected[: len(found)],
+            )
+            is_complete = len(found) == len(expected)
+            example.check(
+                "page.is_complete is $0 and (page.events or page.is_complete)",
+                f"query_page after seq {after_seq} found {len(found)} of {len(expected)} events, with"
+                f" is_complete={page.is_complete}",
+                is_complete,
+            )
+            after_seq = found[-1] if found else after_seq
+
     async def last_seq(self) -> None:
         """Compare ``last_seq`` with the model."""
         last_seq = await self.call("last_seq", result="last_seq")
@@ -339,6 +372,10 @@ def copied(args: Sequence[object]) -> list[object]:
 
 def _listed(value: Collection[int]) -> str:
     return str(sorted(value)) if all(type(item) is int for item in value) else repr(value)
+
+
+def _kind_of_page(page: Any) -> str:
+    return f"an EventPage of {_kind(page.events)}" if isinstance(page, EventPage) else type(page).__name__
 
 
 def _kind(found: Any) -> str:

@@ -19,6 +19,7 @@ import trio
 
 import trio_eventlog
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
+from trio_eventlog.abc import EventPage
 from trio_eventlog.testing._model import assert_same_events
 
 # --- values ---------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ _PACKAGE_NAMES: Final = (
 )
 _NAMES: Final = {
     **{name: getattr(trio_eventlog, name) for name in _PACKAGE_NAMES},
+    "EventPage": EventPage,
     "assert_same_events": assert_same_events,
     "trio": trio,
 }
@@ -279,6 +281,7 @@ def _imports(body: str) -> list[str]:
         imports.append("import trio.testing")
     imports.append("")
     imports += _imported("trio_eventlog", _PACKAGE_NAMES, body)
+    imports += _imported("trio_eventlog.abc", ("EventPage",), body)
     imports += _imported("trio_eventlog.testing", ("assert_same_events",), body)
     return imports
 

@@ -195,6 +195,7 @@ async def _try_page_size(example: Example, count: int) -> None:
         await store.append_series(1, count)
         await store.query()
         await store.query(EventQuery(event_types=("t", "u"), limit=count))
+        await store.query_pages(max_bytes=20 * count)
 
 
 def _type_counts(_subject: StoreUnderTest) -> SearchStrategy[int]:
