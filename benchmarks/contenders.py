@@ -43,8 +43,8 @@ from trio_eventlog import (
     PersistedEvent,
     open_event_log,
 )
-from trio_eventlog._model import _codec
-from trio_eventlog._model._events import new_event_id, wall_clock_ms
+from trio_eventlog._model import _payload
+from trio_eventlog._model._events import new_event_id, sealed, wall_clock_ms
 from trio_eventlog.reading import iter_events
 from trio_eventlog.stores import NullStore, SqliteStore, open_store
 from trio_eventlog.stores.sqlite import _schema as schema
@@ -209,15 +209,17 @@ def parts(count: int, _directory: Path) -> Figures:
     encoded = [encode(value) for value in payloads]
 
     def objects(text: bytes) -> None:
-        event = _codec.sealed_agent_event("worker-7", "step_3", text)
-        _codec.persisted_event("id", 0, 1, "worker-7", event)
+        event = sealed(AgentEvent, "worker-7", "step_3", text)
+        PersistedEvent("id", 0, 1, "worker-7", event)
 
     def id_and_clock(_nothing: object) -> None:
         new_event_id()
         wall_clock_ms()
 
     return {
-        "checking the payload": per_event(lambda value: _codec._check_room((value,), 0, 1 << 20), payloads),
+        "checking the payload": per_event(
+            lambda value: _payload._check_fast((value,), 0, 1 << 20, 0), payloads
+        ),
         "encoding it": per_event(encode, payloads),
         "two objects": per_event(objects, encoded),
         "id and wall clock": per_event(id_and_clock, encoded),

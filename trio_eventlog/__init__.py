@@ -14,9 +14,9 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from trio_eventlog._engine._policy import RetryPolicy
-from trio_eventlog._log._event_log import EventLog, open_event_log
+from trio_eventlog._log._event_log import EventLog
+from trio_eventlog._log._open import open_event_log
 from trio_eventlog._log._settings import Filter, OnFailure
-from trio_eventlog._model._codec import from_json, to_json
 from trio_eventlog._model._errors import (
     CodecError,
     EventLogBroken,
@@ -46,6 +46,7 @@ from trio_eventlog._model._reports import (
     SpillReport,
 )
 from trio_eventlog._model._statistics import LogState, LogStatistics
+from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import EventStore

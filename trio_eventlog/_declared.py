@@ -21,7 +21,7 @@ from trio_eventlog.abc import (
 
 T = TypeVar("T")
 
-_MOST_OFFERED: Final = 4096
+_MAX_BATCH: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
 
 
@@ -100,12 +100,12 @@ def awaitable(store: object, method: str, returned: T) -> T:
     raise TypeError(msg)
 
 
-def most_offered_to(store: object) -> int:
+def max_batch_of(store: object) -> int:
     """Returns the most events of one append."""
     check_store(store)
     max_batch: object = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is None:
-        return _MOST_OFFERED
+        return _MAX_BATCH
     return check_count("max_batch of the store", max_batch, 1)
 
 

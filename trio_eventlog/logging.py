@@ -497,8 +497,7 @@ class EventLogHandler(logging.Handler):
         return name == _OWN or name.startswith(f"{_OWN}.") or self._is_in_a_circle()
 
     def _is_in_a_circle(self) -> bool:
-        is_in_on_failure = self._log.is_in_on_failure and threading.get_ident() == self._thread
-        return _in_delivery.now or is_in_on_failure or self._log.is_own_work()
+        return _in_delivery.now or self._log.is_own_work()
 
     def put(self, event: ModuleEvent, timestamp_ms: int | None = None) -> None:
         """Let an event wait for its turn, from any thread. Never waits itself, and is no checkpoint.

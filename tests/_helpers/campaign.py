@@ -55,7 +55,7 @@ from trio_eventlog import (
     Subscription,
     open_event_log,
 )
-from trio_eventlog._log import _event_log as _log
+from trio_eventlog._log import _spill_queue
 
 # --- what can go wrong ----------------------------------------------------------------------------
 
@@ -188,10 +188,10 @@ class Disk:
     def __init__(self) -> None:
         self.state = "well"
 
-    async def __call__(self, work: Any, *, abandon: bool = True) -> Any:
+    async def __call__(self, work: Any, *, discard: object = None) -> Any:
         await trio.lowlevel.checkpoint()
         # Opening and closing hold a lock, which a disk that fails does not keep them from leaving.
-        if not abandon or work.func.__name__ == "close":
+        if discard is not None or work.func.__name__ == "close":
             return work()
         await trio.sleep({"slow": 0.7, "hangs": math.inf}.get(self.state, 0.0))
         if self.state == "broken":
@@ -580,7 +580,7 @@ def play(program: tuple[list[Run], bool]) -> int:
     runs, spills = program
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         campaign = Campaign(Path(directory, "log.spill") if spills else None)
-        patch.setattr(_log, "_in_thread", campaign.disk)
+        patch.setattr(_spill_queue, "in_thread", campaign.disk)
 
         async def main() -> None:
             for run in [*runs, LAST]:

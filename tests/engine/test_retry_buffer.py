@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 from trio_eventlog import AgentEvent, LossReason, LossReport, ModuleEvent, PersistedEvent
 from trio_eventlog._engine import _retry_buffer as retry_buffer_module
 from trio_eventlog._engine._retry_buffer import MAX_RANGES, FlushTicket, LossAccount, RetryBuffer
-from trio_eventlog._model._codec import seal_event, size_of
+from trio_eventlog._model._sealed import seal_event, size_of
 
 # --- helpers --------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def event(seq: int) -> PersistedEvent:
 def put(buffer: RetryBuffer, *seqs: int) -> None:
     """Let events with these seqs arrive together."""
     arrivals = [event(seq) for seq in seqs]
-    buffer.put([(each, size_of(each)) for each in arrivals])
+    buffer.put(arrivals, sum(map(size_of, arrivals)))
 
 
 def seqs_of(events: tuple[PersistedEvent, ...]) -> list[int]:

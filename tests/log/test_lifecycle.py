@@ -170,7 +170,7 @@ def _plant(bug: Exception, log: EventLog) -> None:
         raise bug
 
     # The class has slots.
-    log._scheduler = _Proxy(log._scheduler, broken)  # type: ignore[assignment]
+    log._core.sender.timer.scheduler = _Proxy(log._core.sender.timer.scheduler, broken)  # type: ignore[assignment]
 
 
 class _Proxy:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import deque
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -23,7 +24,9 @@ from trio_eventlog import (
     RetryPolicy,
     open_event_log,
 )
-from trio_eventlog._model._codec import encode_payload, seal_persisted, size_of
+from trio_eventlog._model._events import sealed
+from trio_eventlog._model._payload import encode_payload
+from trio_eventlog._model._sealed import seal_persisted, size_of
 from trio_eventlog.testing import payloads
 
 STEADY = RetryPolicy(jitter=0)
@@ -54,7 +57,8 @@ def test_what_an_event_weighs_is_the_same_for_text_and_bytes():
     """A store may hand out its payload as text."""
     event = seal_persisted(PersistedEvent("ï", 1, 2, "a", AgentEvent("a", "t", "ä😀")))
     as_bytes = size_of(event)
-    object.__setattr__(event.event, "_encoded", event.event._encoded.decode())
+    text = event.event._text.decode()
+    event = attrs.evolve(event, event=sealed(AgentEvent, "a", "t", text))
 
     assert size_of(event) == as_bytes
 
@@ -136,12 +140,12 @@ def test_what_fits_is_never_refused(payload):
     """What is counted beforehand is less than what comes of it."""
     size = len(encode_payload(payload))
 
-    assert encode_payload(payload, most=size) == encode_payload(payload)
+    assert encode_payload(payload, max_bytes=size) == encode_payload(payload)
 
 
 @pytest.mark.parametrize("payload", [None, 1, "", "x" * 65, [], [[]], [1, 2], {}, {"": 1}, {"x" * 65: [{}]}])
 def test_nor_is_the_smallest_of_its_kind(payload):
-    assert encode_payload(payload, most=len(encode_payload(payload)))
+    assert encode_payload(payload, max_bytes=len(encode_payload(payload)))
 
 
 async def test_a_name_that_is_no_text_is_not_shown_in_full(autojump_clock):

@@ -397,7 +397,9 @@ async def test_an_idle_log_wakes_nobody_and_a_busy_one_once_a_batch(autojump_clo
     store, seen = FakeStore(), Schedulings()
 
     def writer_steps() -> int:
-        return sum(count for name, count in seen.count.items() if name.endswith("EventLog._run"))
+        return sum(
+            count for name, count in seen.count.items() if name.endswith(("Writer.run", "Reporter.run"))
+        )
 
     async with open_event_log(store, batch_size=100) as log:
         trio.lowlevel.add_instrument(seen)
@@ -1292,20 +1294,104 @@ async def test_a_handler_that_raises_changes_nothing(
     assert "of the handler" in capsys.readouterr().err
 
 
-async def test_on_failure_may_exit_in_vain(autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """What it raises is logged, SystemExit included; the body's exception leaves as it is."""
+@attrs.define(eq=False)
+class Leaving:
+    """An ``on_failure`` that keeps what it is told and then ends the program."""
 
-    def leave(_report: object) -> None:
-        raise SystemExit(3)
+    error: BaseException = attrs.field(factory=lambda: SystemExit(3))
+    reports: list[Report] = attrs.field(factory=list)
 
-    own = KeyError("of the body")
-    with pytest.raises(KeyError) as caught:
+    def __call__(self, report: Report) -> None:
+        self.reports.append(report)
+        raise self.error
+
+    @property
+    def lost(self) -> list[int]:
+        return [e.seq for report in self.reports if isinstance(report, LossReport) for e in report.events]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+async def test_on_failure_may_end_the_program(
+    error: BaseException, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is not an Exception cancels the body, ends the drain, and leaves the block bare."""
+    leave = Leaving(error)
+    with pytest.raises(type(error)) as caught:
+        async with open_event_log(FakeStore(otherwise=fail), on_failure=leave, grace_period=1000) as log:
+            burst(log, 1)
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended_at = trio.current_time()
+
+    assert caught.value is error
+    assert trio.current_time() == ended_at == 1.0
+    assert leave.lost == [1]
+    assert log.statistics().state == LogState.CLOSED
+    assert "on_failure raised" not in caplog.text
+
+
+async def test_on_failure_that_ends_the_program_has_the_error_of_the_body_as_context(
+    autojump_clock: Clock,
+) -> None:
+    """Neither of the two is forgotten."""
+    leave, own = Leaving(), KeyError("of the body")
+    with pytest.raises(SystemExit) as caught:
         async with open_event_log(FakeStore(otherwise=fail), on_failure=leave) as log:
             burst(log, 1)
             raise own
 
-    assert caught.value is own
-    assert "on_failure raised" in caplog.text
+    assert caught.value is leave.error
+    assert caught.value.__context__ is own
+
+
+@pytest.mark.parametrize("where", ["ingest", "flush", "at the end", "in time"])
+async def test_on_failure_may_end_the_program_from_anywhere(where: str, autojump_clock: Clock) -> None:
+    """Wherever it is called, the books stay right, and every loss is reported all the same."""
+    leave = Leaving()
+    store = FakeStore(otherwise=hang)
+    with pytest.raises(SystemExit) as caught:
+        async with open_event_log(
+            store, batch_size=1, retry_buffer_cap=2, on_failure=leave, grace_period=1
+        ) as log:
+            if where == "ingest":
+                # The 1,024th loss is reported within the call, and the one after it gets its number.
+                assert burst(log, 1500)[-1] == 1500
+                assert log.ingest(numbered(0)) == 1501
+            elif where == "flush":
+                burst(log, 4)
+                await log.flush()
+            elif where == "at the end":
+                burst(log, 4)
+            else:
+                burst(log, 4)
+                await trio.sleep_forever()
+
+    assert caught.value is leave.error
+    books = log.statistics()
+    assert sorted(leave.lost) == list(range(1, books.ingested + 1))
+    assert books.pending == 0
+    assert books.lost_total == books.ingested
+
+
+async def test_a_log_handler_may_end_the_program(autojump_clock: Clock) -> None:
+    """What a handler of log records raises counts as if on_failure had raised it."""
+
+    class Handler(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            raise SystemExit(4)
+
+    logger, handler = logging.getLogger("trio_eventlog"), Handler()
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(SystemExit):
+            async with open_event_log(FakeStore(otherwise=fail)) as log:
+                burst(log, 1)
+                await trio.sleep_forever()
+    finally:
+        logger.removeHandler(handler)
+
+    assert log.statistics().lost_total == 1
 
 
 async def test_an_event_per_lost_event_keeps_the_order(autojump_clock: Clock) -> None:

@@ -36,7 +36,7 @@ from trio_eventlog import (
     StoreUnusable,
     open_event_log,
 )
-from trio_eventlog._log import _event_log as _log
+from trio_eventlog._log import _spill_queue
 
 STEADY = RetryPolicy(jitter=0)
 
@@ -50,11 +50,11 @@ class Disk:
         self.fail_once = ""  # the name of a method
         self.calls = 0
 
-    async def __call__(self, work: Callable[[], Any], *, abandon: bool = True) -> Any:
+    async def __call__(self, work: Callable[[], Any], *, discard: object = None) -> Any:
         self.calls += 1
         await trio.lowlevel.checkpoint()
         # Opening and closing leave a lock, which a disk that fails does not keep them from.
-        if not abandon or work.func.__name__ == "close":  # type: ignore[attr-defined]
+        if discard is not None or work.func.__name__ == "close":  # type: ignore[attr-defined]
             return work()
         await trio.sleep(self.before)
         if self.error is not None:
@@ -70,7 +70,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
-    monkeypatch.setattr(_log, "_in_thread", disk)
+    monkeypatch.setattr(_spill_queue, "in_thread", disk)
     return disk
 
 
@@ -567,7 +567,7 @@ def test_promises_hold_over_several_runs(runs: list[dict[str, Any]]) -> None:
     """Whatever store and disk do: in the end each event is stored or reported lost, both only in doubt."""
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         campaign = Campaign(Path(directory) / "spill")
-        patch.setattr(_log, "_in_thread", campaign.disk)
+        patch.setattr(_spill_queue, "in_thread", campaign.disk)
 
         async def main() -> None:
             for run in runs:

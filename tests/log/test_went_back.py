@@ -32,7 +32,7 @@ from trio_eventlog import (
     Subscription,
     open_event_log,
 )
-from trio_eventlog._log import _event_log as _log
+from trio_eventlog._log import _spill_queue
 from trio_eventlog._reading import _subscription
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.testing import (
@@ -433,9 +433,9 @@ class Inline:
     def __init__(self) -> None:
         self.is_full = False
 
-    async def __call__(self, work: Any, *, abandon: bool = True) -> Any:
+    async def __call__(self, work: Any, *, discard: object = None) -> Any:
         await trio.lowlevel.checkpoint()
-        if self.is_full and work.func.__name__ != "close" and abandon:
+        if self.is_full and work.func.__name__ != "close" and discard is None:
             msg = "full"
             raise OSError(msg)
         return work()
@@ -444,7 +444,7 @@ class Inline:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Inline:
     disk = Inline()
-    monkeypatch.setattr(_log, "_in_thread", disk)
+    monkeypatch.setattr(_spill_queue, "in_thread", disk)
     return disk
 
 

@@ -339,7 +339,7 @@ def test_unknown_fields_are_passed_over() -> None:
 async def test_a_value_that_is_no_json(autojump_clock: trio.testing.MockClock) -> None:
     """Is refused where the event is ingested, by the name of the field."""
     async with open_event_log(MemoryStore()) as log:
-        with pytest.raises(CodecError, match=r"payload\.weights\.a: nan is no JSON number"):
+        with pytest.raises(CodecError, match=r"payload\.weights\.a: nan is not a JSON number"):
             log.ingest(orders.wrap(attrs.evolve(EXAMPLE, weights={"a": float("nan")})))
     with pytest.raises(CodecError, match=r"OrderPlaced cannot become JSON: .* too long"):
         orders.wrap(attrs.evolve(EXAMPLE, patience=timedelta.max))
@@ -528,7 +528,7 @@ def test_a_key_that_is_no_integer(key: str) -> None:
 @pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
-        (float, float("nan"), "payload.field: nan is no JSON number"),
+        (float, float("nan"), "payload.field: nan is not a JSON number"),
         (int, 2**64, "payload.field: integer 18446744073709551616 is outside"),
         (str, "\ud800", "payload.field: lone surrogate"),
         (Any, {1: 2}, r"payload.field: keys must be str, got int \(1\)"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
-from trio_eventlog._model._codec import seal_persisted
+from trio_eventlog._model._sealed import seal_persisted
 
 # Few values, so that queries match often; close to each other, so that near misses are common.
 NUMBERS = st.sampled_from([0, 1, 2, 3, 2**63 - 1, 2**63, 2**64 - 1])

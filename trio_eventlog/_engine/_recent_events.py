@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from trio_eventlog._model._codec import encoded_payload, persisted_event, reseal, scopes_of, size_of
 from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent, UnifiedEvent
 from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._sealed import reseal, scopes_of_event, size_of
 
 _TOGETHER: Final = 64
 """Most events of a batch, so that a large append is not forgotten as a whole."""
@@ -50,14 +50,14 @@ class _Batch:
 
 def _outline(event: PersistedEvent) -> PersistedEvent:
     inner = event.event
-    scopes = zip(SCOPES, scopes_of(encoded_payload(inner)), strict=True)
+    scopes = zip(SCOPES, scopes_of_event(inner), strict=True)
     payload = {key: value for key, value in scopes if value is not None}
     outline: UnifiedEvent
     if isinstance(inner, AgentEvent):
         outline = AgentEvent(inner.agent_id, inner.event_type, payload)
     else:
         outline = ModuleEvent(inner.module, inner.event_type, payload)
-    return persisted_event(event.id, event.seq, event.timestamp_ms, event.member_id, outline)
+    return PersistedEvent(event.id, event.seq, event.timestamp_ms, event.member_id, outline)
 
 
 class RecentEvents:

@@ -29,9 +29,10 @@ from typing import Final
 import attrs
 
 from trio_eventlog._engine._durable_seqs import DurableSeqs, Span
-from trio_eventlog._model._codec import reseal, size_of
+from trio_eventlog._model._errors import LossReason
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import LossReason, LossReport
+from trio_eventlog._model._reports import LossReport
+from trio_eventlog._model._sealed import reseal, size_of
 
 MAX_RANGES: Final = 1024
 """Most ranges of lost seqs that are kept for a flush to raise. Beyond it the oldest are merged, and what is
@@ -154,7 +155,6 @@ class RetryBuffer:
         self._cap = cap
         self._max_bytes = max_bytes
         self._waiting: deque[PersistedEvent] = deque()
-        self._sizes: deque[int] = deque()  # of those that wait
         self._waiting_bytes = self._filing_bytes = 0
         self._again: deque[PersistedEvent] = deque()
         self._again_bytes = 0
@@ -239,25 +239,22 @@ class RetryBuffer:
 
     # --- events come, and go out in batches -------------------------------------------------------
 
-    def put(self, arrivals: Sequence[tuple[PersistedEvent, int]]) -> None:
+    def put(self, events: Sequence[PersistedEvent], size: int) -> None:
         """Let events, of higher seqs than any before them, wait. The oldest may have to go for them.
 
         Args:
-          arrivals: the events, ascending by seq, each with its size in bytes; at least one.
+          events: the events, ascending by seq; at least one.
+          size: their bytes, as :func:`size_of` counts them.
         """
-        arrived = sum(size for _, size in arrivals)
-        if self.waiting + len(arrivals) <= self._cap and self.waiting_bytes + arrived <= self._max_bytes:
-            # As a rule there is room for all of them: then nothing has to be asked for each.
-            events, sizes = zip(*arrivals, strict=True)
+        if self.waiting + len(events) <= self._cap and self.waiting_bytes + size <= self._max_bytes:
+            # Usually there is room for all of them: then nothing has to be asked for each.
             self._waiting.extend(events)
-            self._sizes.extend(sizes)
-            self._waiting_bytes += arrived
+            self._waiting_bytes += size
             self.peak_pending = max(self.peak_pending, self.pending)
             return
-        for event, size in arrivals:
+        for event in events:
             self._waiting.append(event)
-            self._sizes.append(size)
-            self._waiting_bytes += size
+            self._waiting_bytes += size_of(event)
             self._trim()
             self.peak_pending = max(self.peak_pending, self.pending)
 
@@ -281,14 +278,21 @@ class RetryBuffer:
         assert not self.must_load, "what is in the file is older"
         assert not self._filing, "what is on its way to the file is older"
         self._in_flight_is = _Filed.NO
-        before = self._waiting_bytes
-        self._in_flight = tuple(self._pop() for _ in range(min(most, len(self._waiting))))
-        self._batch_bytes = before - self._waiting_bytes
+        if len(self._waiting) <= most:
+            # Usually: then nothing has to be asked for each.
+            self._in_flight, self._batch_bytes = tuple(self._waiting), self._waiting_bytes
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        else:
+            before = self._waiting_bytes
+            self._in_flight = tuple(self._pop() for _ in range(most))
+            self._batch_bytes = before - self._waiting_bytes
         return self._in_flight
 
     def _pop(self) -> PersistedEvent:
-        self._waiting_bytes -= self._sizes.popleft()
-        return self._waiting.popleft()
+        event = self._waiting.popleft()
+        self._waiting_bytes -= size_of(event)
+        return event
 
     def _pop_again(self) -> PersistedEvent:
         event = self._again.popleft()
@@ -301,10 +305,8 @@ class RetryBuffer:
 
     def _push_back(self, events: Sequence[PersistedEvent]) -> None:
         """To the front, from where they came."""
-        sizes = [size_of(event) for event in events]
         self._waiting.extendleft(reversed(events))
-        self._sizes.extendleft(reversed(sizes))
-        self._waiting_bytes += sum(sizes)
+        self._waiting_bytes += _bytes_of(events)
 
     def stored(self, duplicates: Collection[int]) -> tuple[PersistedEvent, ...]:
         """The store has taken the batch in flight, except for ``duplicates``, seqs of events that it
@@ -313,7 +315,9 @@ class RetryBuffer:
         Returns:
           What it has taken.
         """
-        stored = tuple(event for event in self._in_flight if event.seq not in duplicates)
+        stored = self._in_flight
+        if duplicates:
+            stored = tuple(event for event in stored if event.seq not in duplicates)
         self.duplicate += len(self._in_flight) - len(stored)
         if stored:
             self._durable.add([event.seq for event in stored])

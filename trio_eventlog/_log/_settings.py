@@ -1,4 +1,4 @@
-"""The arguments of ``open_event_log``, checked. Floor 3, beside the log."""
+"""The arguments of ``open_event_log``, checked. Floor 4."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -16,7 +16,15 @@ from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._model._events import UnifiedEvent
 from trio_eventlog._model._reports import Report
 
-T = TypeVar("T")
+__all__ = [
+    "DEFAULT_MAX_EVENT_BYTES",
+    "DEFAULT_MAX_PENDING_BYTES",
+    "DEFAULT_MAX_SPILL_BYTES",
+    "DEFAULT_RETRY",
+    "Filter",
+    "OnFailure",
+    "Settings",
+]
 
 Filter: TypeAlias = Callable[[UnifiedEvent], bool]
 OnFailure: TypeAlias = Callable[[Report], object]
@@ -31,110 +39,101 @@ DEFAULT_MAX_PENDING_BYTES: Final = 64 * 1024 * 1024
 
 _MIN_FLUSH_INTERVAL: Final = 0.001
 
-_LEAST_SPILL_BYTES: Final = 4096
+_MIN_SPILL_BYTES: Final = 4096
+
+_Validator: TypeAlias = "Callable[[Settings, attrs.Attribute[Any], Any], None]"
+
+
+def _seconds(name: str, value: Any, *, zero: bool = True, infinite: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected seconds as a number, got {type(value).__name__}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected seconds, got an integer that is too large for a float") from None
+    # NaN fails every comparison, and so this one.
+    if not seconds >= 0 or (seconds == 0 and not zero) or (seconds == math.inf and not infinite):
+        bounds = "0 or more" if zero else "more than 0"
+        raise ValueError(
+            f"{name}: expected seconds, {bounds}{'' if infinite else ' and finite'}, got {seconds}"
+        )
+    return seconds
+
+
+def _batch_size(value: Any) -> int:
+    return max(check_count("batch_size", value, 0), 1)
+
+
+def _flush_interval(value: Any) -> float:
+    return _seconds("flush_interval", value) or _MIN_FLUSH_INTERVAL
+
+
+def _append_timeout(value: Any) -> float:
+    return _seconds("append_timeout", value, zero=False, infinite=True)
+
+
+def _grace_period(value: Any) -> float:
+    return _seconds("grace_period", value)
+
+
+def _spill_path(value: Any) -> Path | None:
+    if value is None:
+        return None
+    path: object = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(path, str):
+        raise TypeError(f"spill: expected the path of a file as str or PathLike, got {type(value).__name__}")
+    if not path or "\0" in path:
+        raise ValueError(f"spill: expected the path of a file, got {path!r}")
+    return Path(path)
+
+
+def _count(minimum: int, unit: str = "events") -> _Validator:
+    def validate(_settings: Settings, field: attrs.Attribute[Any], value: Any) -> None:
+        check_count(field.name, value, minimum, unit)
+
+    return validate
+
+
+def _plain_function(_settings: Settings, field: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and not callable(value):
+        raise TypeError(f"{field.name}: expected a function or None, got {type(value).__name__}")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"{field.name}: expected a plain function, got an async one, which is never awaited")
+
+
+def _retry_policy(_settings: Settings, field: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, RetryPolicy):
+        raise TypeError(f"{field.name}: expected a RetryPolicy, got {type(value).__name__}")
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The arguments of :func:`open_event_log`, checked."""
+    """The arguments of :func:`open_event_log`, checked.
 
-    filter: Filter | None
-    batch_size: int
-    flush_interval: float
-    retry_buffer_cap: int
-    max_pending_bytes: int
-    max_event_bytes: int
-    append_timeout: float
-    grace_period: float
-    retry: RetryPolicy
-    on_failure: OnFailure | None
-    spill: Path | None
-    max_spill_bytes: int
+    Raises:
+      TypeError: an argument is of the wrong type.
+      ValueError: an argument is out of range.
+    """
 
+    filter: Filter | None = attrs.field(validator=_plain_function)
+    on_failure: OnFailure | None = attrs.field(validator=_plain_function)
+    batch_size: int = attrs.field(converter=_batch_size)
+    retry_buffer_cap: int = attrs.field(validator=_count(1))
+    max_event_bytes: int = attrs.field(validator=_count(1, "bytes"))
+    max_pending_bytes: int = attrs.field(validator=_count(1, "bytes"))
+    retry: RetryPolicy = attrs.field(validator=_retry_policy)
+    flush_interval: float = attrs.field(converter=_flush_interval)
+    append_timeout: float = attrs.field(converter=_append_timeout)
+    grace_period: float = attrs.field(converter=_grace_period)
+    spill: Path | None = attrs.field(converter=_spill_path)
+    max_spill_bytes: int = attrs.field(validator=_count(_MIN_SPILL_BYTES, "bytes"))
 
-def _check_seconds(name: str, value: object, *, zero: bool = True, infinite: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        msg = f"{name}: expected seconds as a number, got {type(value).__name__}"
-        raise TypeError(msg)
-    try:
-        seconds = float(value)
-    except OverflowError:
-        msg = f"{name}: expected seconds, got an integer that is too large for a float"
-        raise ValueError(msg) from None
-    # NaN fails every comparison, and so this one.
-    if not seconds >= 0 or (seconds == 0 and not zero) or (seconds == math.inf and not infinite):
-        bounds = "0 or more" if zero else "more than 0"
-        msg = f"{name}: expected seconds, {bounds}{'' if infinite else ' and finite'}, got {seconds}"
-        raise ValueError(msg)
-    return seconds
+    def __attrs_post_init__(self) -> None:
+        _require_at_most(self, "batch_size", "retry_buffer_cap", " events")
+        _require_at_most(self, "max_event_bytes", "max_pending_bytes")
 
 
-def _check_path(name: str, value: object) -> Path | None:
-    if value is None:
-        return None
-    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
-        msg = f"{name}: expected the path of a file as str or PathLike, got {type(value).__name__}"
-        raise TypeError(msg)
-    path = os.fspath(value)
-    if not path or "\0" in path:
-        msg = f"{name}: expected the path of a file, got {path!r}"
-        raise ValueError(msg)
-    return Path(path)
-
-
-def _check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        msg = f"{name}: expected a function or None, got {type(value).__name__}"
-        raise TypeError(msg)
-    if inspect.iscoroutinefunction(value):
-        msg = f"{name}: expected a plain function, got an async one, which nobody would await"
-        raise TypeError(msg)
-
-
-def check_settings(
-    *,
-    filter: Filter | None,  # noqa: A002 - the name of the argument that it checks
-    batch_size: int,
-    flush_interval: float,
-    retry_buffer_cap: int,
-    max_pending_bytes: int,
-    max_event_bytes: int,
-    append_timeout: float,
-    grace_period: float,
-    retry: RetryPolicy,
-    on_failure: OnFailure | None,
-    spill: str | os.PathLike[str] | None,
-    max_spill_bytes: int,
-) -> Settings:
-    _check_callable("filter", filter)
-    _check_callable("on_failure", on_failure)
-    batch_size = max(check_count("batch_size", batch_size, 0), 1)
-    check_count("retry_buffer_cap", retry_buffer_cap, 1)
-    if batch_size > retry_buffer_cap:
-        msg = f"batch_size: expected at most retry_buffer_cap ({retry_buffer_cap}) events, got {batch_size}"
-        raise ValueError(msg)
-    check_count("max_event_bytes", max_event_bytes, 1, "bytes")
-    check_count("max_pending_bytes", max_pending_bytes, 1, "bytes")
-    if max_event_bytes > max_pending_bytes:
-        msg = (
-            f"max_event_bytes: expected at most max_pending_bytes ({max_pending_bytes}), got"
-            f" {max_event_bytes}"
-        )
-        raise ValueError(msg)
-    if not isinstance(retry, RetryPolicy):
-        msg = f"retry: expected a RetryPolicy, got {type(retry).__name__}"
-        raise TypeError(msg)
-    return Settings(
-        filter=filter,
-        batch_size=batch_size,
-        flush_interval=_check_seconds("flush_interval", flush_interval) or _MIN_FLUSH_INTERVAL,
-        retry_buffer_cap=retry_buffer_cap,
-        max_pending_bytes=max_pending_bytes,
-        max_event_bytes=max_event_bytes,
-        append_timeout=_check_seconds("append_timeout", append_timeout, zero=False, infinite=True),
-        grace_period=_check_seconds("grace_period", grace_period),
-        retry=retry,
-        on_failure=on_failure,
-        spill=_check_path("spill", spill),
-        max_spill_bytes=check_count("max_spill_bytes", max_spill_bytes, _LEAST_SPILL_BYTES, "bytes"),
-    )
+def _require_at_most(settings: Settings, name: str, bound_name: str, unit: str = "") -> None:
+    value, bound = getattr(settings, name), getattr(settings, bound_name)
+    if value > bound:
+        raise ValueError(f"{name}: expected at most {bound_name} ({bound}){unit}, got {value}")

@@ -46,9 +46,10 @@ from typing import Any, Final
 import attrs
 
 from trio_eventlog._lock_file import FileLock, give_to_owner, let_go, lock_open_file
-from trio_eventlog._model._codec import from_json, give_seq, seal_persisted, to_json
 from trio_eventlog._model._errors import CodecError, LogBusy, SpillError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._sealed import seal_persisted
+from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._util import fork_count
 
 VERSION: Final = 1
@@ -460,7 +461,7 @@ class SpillFile:
                 if position < self._old_end:
                     seq, self._next_old_seq = self._next_old_seq, self._next_old_seq + 1
                     if event is not None:
-                        give_seq(event, seq)
+                        event = attrs.evolve(event, seq=seq)
                 if event is not None:
                     events.append(event)
             return Load(events, at, at >= limit)

@@ -23,9 +23,10 @@ from cattrs.cols import defaultdict_structure_factory, is_defaultdict, is_mappin
 from cattrs.gen import make_mapping_structure_fn, make_mapping_unstructure_fn
 from cattrs.strategies import configure_union_passthrough
 
-from trio_eventlog._model._codec import codec_error, encode_payload
 from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent
+from trio_eventlog._model._payload import encode_payload
+from trio_eventlog._model._wire import codec_error
 
 T = TypeVar("T")
 

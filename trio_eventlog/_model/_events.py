@@ -1,13 +1,14 @@
 """The event model: what a program hands in, and what a store keeps.
 
-Plain values, immutable and free of any event loop. Floor 0: attrs, the standard library, and the decoder of
-payloads.
+Plain immutable values, free of any event loop.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any, Final, Literal, TypeAlias, cast
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import attrs
 import msgspec
@@ -20,67 +21,70 @@ MAX_U64: Final = 2**64 - 1
 MAX_STORED: Final = 2**63 - 1
 """The largest seq and the largest timestamp that a store keeps."""
 
-
 _decode: Final = msgspec.json.Decoder().decode
-"""Four times as fast as the standard library's, and stricter with what only a damaged store can hold."""
+"""Four times as fast as the standard library's, and stricter with text that only a damaged store has."""
+
+
+Scopes: TypeAlias = tuple[str | None, str | None, str | None, str | None]
+"""The values of the four scope keys in a payload; see ``SCOPES``."""
 
 
 class _SealedPayload:
-    """Lets an event carry its payload as JSON text and decode it only when somebody looks.
+    """Lets an event carry its payload as JSON text and decode it only when it is read.
 
-    A *sealed* event is one whose payload was checked and encoded once, at ingest or when a store
-    read it. The ``payload`` slot stays empty until it is first read; Python then falls back to
-    ``__getattr__``, which fills it. (attrs builds ``cached_property`` on slotted classes in the same
-    way.) The encoded text stays authoritative: a sealed event that was read and whose payload was
-    then changed still is the event that was sealed.
+    A *sealed* event is one whose payload was checked and encoded, at ingest or before a store wrote it. Its
+    ``payload`` slot stays empty until it is read; Python falls back to ``__getattr__``, which fills it.
+    (attrs builds ``cached_property`` on slotted classes in the same way.) The text stays authoritative:
+    changing the decoded payload does not change what was sealed.
     """
 
-    __slots__ = ("_encoded",)
+    # In the event itself and not in an object of its own, which costs ingest 5 %.
+    __slots__ = ("_scopes", "_size", "_text")
 
-    _encoded: bytes | str | None
+    _text: bytes | str | None
+    """The payload as JSON; None if the event is not sealed. The other two are set only if it is."""
+
+    _scopes: Scopes | None
+    """The scopes of the payload; None if they are not known."""
+
+    _size: int | None
+    """Bytes of payload, agent or module, and type, as UTF-8; None if they are not known."""
+
+    def __attrs_post_init__(self) -> None:
+        # An unset slot would do, but finding that out takes as long as making the event.
+        _set_text(self, None)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "payload":
-            encoded = self._encoded
-            if encoded is not None:
-                try:
-                    payload = _decode(encoded)
-                except ValueError as exc:
-                    # A store hands out what it holds, and does not look into it.
-                    raise CodecError("payload", f"not JSON, the store is damaged: {exc}") from exc
-                object.__setattr__(self, "payload", payload)
-                return payload
-        elif name == "_encoded":
+        if name == "payload" and (text := self._text) is not None:
+            try:
+                payload = _decode(text)
+            except ValueError as exc:
+                # A store hands out the text that it holds and does not look into it.
+                raise CodecError("payload", f"not JSON, the store is damaged: {exc}") from exc
+            object.__setattr__(self, "payload", payload)
+            return payload
+        if name == "_text":
             # Unset: the event was unpickled.
             return None
-        msg = f"{type(self).__name__!r} object has no attribute {name!r}"
-        raise AttributeError(msg)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
-@attrs.frozen(init=False)
+@attrs.frozen
 class AgentEvent(_SealedPayload):
-    """Something that an agent (a worker, a member of a group) did or that happened to it.
+    """Something that an agent (a worker, a member of a group) did, or that happened to it.
 
     Attributes:
-      agent_id: which agent. Text of any script; a store holds at least 512 bytes of UTF-8.
+      agent_id: which agent: a string of any script. A store holds at least 512 bytes of UTF-8.
       event_type: what happened, for example ``"run_started"``.
-      payload: details as JSON (see :func:`to_json` for what that means), or None for none.
+      payload: details as JSON (see :func:`to_json` for what that means), or None.
     """
 
     agent_id: str
     event_type: str
     payload: Any = attrs.field(default=None, hash=False)
 
-    def __init__(self, agent_id: str, event_type: str, payload: Any = None) -> None:
-        # What attrs would write, and the mark that it is not sealed: a look for one that is not set costs as
-        # much as all the rest.
-        _set_agent_id(self, agent_id)
-        _set_agent_type(self, event_type)
-        _set_agent_payload(self, payload)
-        _set_encoded(self, None)
 
-
-@attrs.frozen(init=False)
+@attrs.frozen
 class ModuleEvent(_SealedPayload):
     """Something that happened in a module of the program rather than to one agent.
 
@@ -94,26 +98,54 @@ class ModuleEvent(_SealedPayload):
     event_type: str
     payload: Any = attrs.field(default=None, hash=False)
 
-    def __init__(self, module: str, event_type: str, payload: Any = None) -> None:
-        # What attrs would write, and the mark that it is not sealed: a look for one that is not set costs as
-        # much as all the rest.
-        _set_module(self, module)
-        _set_module_type(self, event_type)
-        _set_module_payload(self, payload)
-        _set_encoded(self, None)
-
-
-# Setting a field of a frozen class through object.__setattr__ costs five times as much.
-_set_encoded: Any = cast("Any", _SealedPayload)._encoded.__set__
-_set_agent_id: Any = cast("Any", AgentEvent).agent_id.__set__
-_set_agent_type: Any = cast("Any", AgentEvent).event_type.__set__
-_set_agent_payload: Any = cast("Any", AgentEvent).payload.__set__
-_set_module: Any = cast("Any", ModuleEvent).module.__set__
-_set_module_type: Any = cast("Any", ModuleEvent).event_type.__set__
-_set_module_payload: Any = cast("Any", ModuleEvent).payload.__set__
 
 UnifiedEvent: TypeAlias = AgentEvent | ModuleEvent
 """Either kind of event. On the wire the field ``kind`` tells them apart."""
+
+
+E = TypeVar("E", bound=UnifiedEvent)
+
+# The constructors would fill the payload slot, and object.__setattr__ takes twice as long as these.
+_new: Final = object.__new__
+_set_text: Final = cast("Any", _SealedPayload)._text.__set__
+_set_scopes: Final = cast("Any", _SealedPayload)._scopes.__set__
+_set_size: Final = cast("Any", _SealedPayload)._size.__set__
+_set_agent_id: Final = cast("Any", AgentEvent).agent_id.__set__
+_set_agent_type: Final = cast("Any", AgentEvent).event_type.__set__
+_set_module: Final = cast("Any", ModuleEvent).module.__set__
+_set_module_type: Final = cast("Any", ModuleEvent).event_type.__set__
+
+
+def sealed(
+    kind: type[E],
+    actor: str,
+    event_type: str,
+    text: bytes | str,
+    *,
+    scopes: Scopes | None = None,
+    size: int | None = None,
+) -> E:
+    """An event around a payload that is JSON already, and trusted to be.
+
+    Args:
+      kind: its class.
+      actor: the ``agent_id`` or the ``module``.
+      event_type: its type.
+      text: the payload as JSON.
+      scopes: the scopes of the payload, if they are known.
+      size: bytes of payload, actor and type as UTF-8, if they are known.
+    """
+    event = _new(kind)
+    if kind is AgentEvent:
+        _set_agent_id(event, actor)
+        _set_agent_type(event, event_type)
+    else:
+        _set_module(event, actor)
+        _set_module_type(event, event_type)
+    _set_text(event, text)
+    _set_scopes(event, scopes)
+    _set_size(event, size)
+    return event
 
 
 def source_of(event: UnifiedEvent) -> Literal["agent", "module"]:
@@ -127,8 +159,8 @@ class EventEnvelope:
 
     Attributes:
       event_id: the identity of the event. A store keeps one event per id; the first write wins.
-      source: ``"agent"`` or ``"module"``, in agreement with the event. Reading accepts any text here,
-        as the ancestor of this format does; :meth:`EventLog.ingest` refuses what does not agree.
+      source: ``"agent"`` or ``"module"``, in agreement with the event. Reading accepts any string here, as
+        the original of this format does; :meth:`EventLog.ingest` refuses one that does not agree.
       timestamp_ms: wall-clock time in milliseconds since 1970-01-01 UTC.
       event: the event itself.
     """
@@ -146,21 +178,18 @@ class EventEnvelope:
         event_id: str | None = None,
         timestamp_ms: int | None = None,
     ) -> EventEnvelope:
-        """Wrap ``event``, filling in what is not given.
+        """Wrap ``event`` in an envelope.
 
         Args:
           event: the event.
-          event_id: its identity; by default a new UUIDv7 (RFC 9562), which is unique and ascends
-            with time.
-          timestamp_ms: milliseconds since 1970-01-01 UTC, 0 to 2**63 - 1; by default now, by the
-            wall clock.
+          event_id: its identity; by default a new UUIDv7 (RFC 9562), which is unique and increases with time.
+          timestamp_ms: milliseconds since 1970-01-01 UTC, 0 to 2**63 - 1; by default now, by the wall clock.
 
         Raises:
           TypeError: ``event`` is neither an :class:`AgentEvent` nor a :class:`ModuleEvent`.
         """
         if not isinstance(event, AgentEvent | ModuleEvent):
-            msg = f"event must be an AgentEvent or a ModuleEvent, got {type(event).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"event must be an AgentEvent or a ModuleEvent, got {type(event).__name__}")
         return cls(
             new_event_id() if event_id is None else event_id,
             source_of(event),
@@ -189,20 +218,19 @@ class PersistedEvent:
 
 
 def wall_clock_ms() -> int:
-    """Milliseconds since 1970-01-01 UTC, now, by the wall clock. Only ever stamps events."""
+    """Milliseconds since 1970-01-01 UTC, by the wall clock. Used for the timestamps of events only."""
     return time.time_ns() // 1_000_000
 
 
 def new_event_id() -> str:
-    """A new UUIDv7 as text, 36 characters."""
-    return str(_uuid7())
+    """A new UUIDv7 as a string of 36 characters."""
+    return str(_uuid7()())
 
 
-def _uuid7() -> object:
-    # Imported on first use so that importing this package stays light: not every program lets the
-    # library make ids. From then on, it stands in the place of this function.
-    global _uuid7  # noqa: PLW0603 - see above
+@cache
+def _uuid7() -> Callable[[], object]:
+    # Imported on first use, so that importing this package stays light: not every program lets the library
+    # make ids.
     from uuid_utils import uuid7  # noqa: PLC0415 - see above
 
-    _uuid7 = uuid7
-    return uuid7()
+    return uuid7

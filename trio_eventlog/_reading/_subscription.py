@@ -34,10 +34,10 @@ import trio
 
 from trio_eventlog._declared import check_store
 from trio_eventlog._engine._recent_events import RecentEvents
-from trio_eventlog._model._codec import size_of
 from trio_eventlog._model._errors import CodecError, EventsPruned, StaleCursor, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._sealed import size_of
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventStore, PagedStore, PrunedStore, WatchableStore
 

@@ -8,11 +8,11 @@ from collections.abc import Collection, Sequence
 import attrs
 import trio
 
-from trio_eventlog._model._codec import reseal
 from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._sealed import reseal
 from trio_eventlog._util import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch

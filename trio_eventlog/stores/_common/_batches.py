@@ -8,9 +8,9 @@ from typing import Final
 
 import trio
 
-from trio_eventlog._model._codec import is_sealed, seal_persisted
 from trio_eventlog._model._errors import CodecError, EventRejected
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._sealed import is_sealed, seal_persisted
 
 _SLICE_SECONDS: Final = 0.01
 """Length of a slice; far below the 100 ms for which a store may block the loop."""

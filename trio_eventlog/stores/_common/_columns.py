@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeAlias
 
-from trio_eventlog._model._codec import (
-    encoded_payload,
-    persisted_event,
-    scopes_of,
-    sealed_agent_event,
-    sealed_module_event,
-)
-from trio_eventlog._model._events import AgentEvent, PersistedEvent
+from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent, sealed
+from trio_eventlog._model._sealed import encoded_payload, scopes_of_event
 
 AGENT: Final = 0
 MODULE: Final = 1
@@ -46,7 +40,7 @@ def columns_of(event: PersistedEvent) -> Columns:
         kind, actor = AGENT, content.agent_id
     else:
         kind, actor = MODULE, content.module
-    identity, mob_id, run_id, step_id = scopes_of(encoded)
+    identity, mob_id, run_id, step_id = scopes_of_event(content)
     return Columns(
         event.seq,
         event.id,
@@ -70,6 +64,6 @@ StoredColumns: TypeAlias = tuple[int, str, int, int, str, str, str | None, bytes
 def event_of(columns: StoredColumns) -> PersistedEvent:
     """The event of these columns. Its payload stays JSON until it is first read."""
     seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload = columns
-    make = sealed_agent_event if kind == AGENT else sealed_module_event
-    encoded = b"null" if payload is None else payload
-    return persisted_event(event_id, seq, timestamp_ms, member_id, make(actor, event_type, encoded))
+    cls = AgentEvent if kind == AGENT else ModuleEvent
+    content = sealed(cls, actor, event_type, b"null" if payload is None else payload)
+    return PersistedEvent(event_id, seq, timestamp_ms, member_id, content)

@@ -1,13 +1,6 @@
-"""The codec: the ancestor's wire form, and payloads that come back equal or are refused."""
+"""The wire form: that of the original, and values that come back equal or are refused by name."""
 
-import copy
-import datetime as dt
-import decimal
-import enum
 import json
-import math
-import pickle
-import uuid
 from pathlib import Path
 
 import attrs
@@ -15,6 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests._helpers.json_values import Level, Name, Text, events, exact, queries, texts, unsigned
 from trio_eventlog import (
     AgentEvent,
     CodecError,
@@ -26,14 +20,7 @@ from trio_eventlog import (
     from_json,
     to_json,
 )
-from trio_eventlog._model._codec import (
-    MAX_DEPTH,
-    check_envelope,
-    encode_payload,
-    encoded_payload,
-    persisted_event,
-    reseal,
-    scopes_of,
+from trio_eventlog._model._sealed import (
     seal_event,
     seal_persisted,
 )
@@ -44,47 +31,6 @@ TYPES = {
     "event_query": EventQuery,
     "persisted_event": PersistedEvent,
 }
-
-# --- values ---------------------------------------------------------------------------------------
-
-texts = st.text(st.characters(exclude_categories=["Cs"]))
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | texts
-)
-payloads = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-    max_leaves=12,
-)
-events = st.builds(AgentEvent, texts, texts, payloads) | st.builds(ModuleEvent, texts, texts, payloads)
-unsigned = st.integers(0, 2**64 - 1)
-queries = st.builds(
-    EventQuery,
-    since_ms=st.none() | unsigned,
-    until_ms=st.none() | unsigned,
-    member_id=st.none() | texts,
-    identity=st.none() | texts,
-    mob_id=st.none() | texts,
-    run_id=st.none() | texts,
-    step_id=st.none() | texts,
-    event_types=st.lists(texts, max_size=3).map(tuple),
-    limit=st.none() | unsigned,
-    after_seq=st.none() | unsigned,
-)
-
-
-def exact(value):
-    """A form of a JSON value in which 1, 1.0 and True differ, and so do 0.0 and -0.0."""
-    if isinstance(value, dict):
-        return {key: exact(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [exact(item) for item in value]
-    return type(value), repr(value)
-
 
 # --- the ancestor's vectors -----------------------------------------------------------------------
 
@@ -429,7 +375,6 @@ def test_persisted_events_come_back_equal(event_id, seq, timestamp_ms, member_id
 
     assert found == persisted
     assert exact(found.event.payload) == exact(event.payload)
-    assert persisted_event(event_id, seq, timestamp_ms, member_id, event) == persisted
 
 
 @given(texts, texts, unsigned, events)
@@ -445,190 +390,6 @@ def test_queries_come_back_equal(query):
 
     assert found == query
     assert None not in json.loads(to_json(query)).values()
-
-
-class Text(str):
-    __slots__ = ()
-
-
-class Whole(int):
-    pass
-
-
-class Real(float):
-    pass
-
-
-class Mapping(dict):
-    pass
-
-
-class Sequence(list):
-    pass
-
-
-class Colour(enum.Enum):
-    RED = "red"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-
-
-class Name(enum.StrEnum):
-    FIRST = "first"
-
-
-@attrs.frozen
-class Point:
-    x: int = 1
-
-
-NO_JSON = [
-    (),
-    (1, 2),
-    b"bytes",
-    bytearray(b"bytes"),
-    memoryview(b"bytes"),
-    {1},
-    frozenset({1}),
-    math.nan,
-    math.inf,
-    -math.inf,
-    2**64,
-    -(2**63) - 1,
-    10**400,
-    1j,
-    decimal.Decimal(1),
-    dt.datetime(2024, 1, 1, tzinfo=dt.UTC),
-    dt.date(2024, 1, 1),
-    dt.time(1),
-    dt.timedelta(1),
-    uuid.UUID(int=0),
-    Text("text"),
-    Whole(1),
-    Real(1.0),
-    Mapping(a=1),
-    Sequence([1]),
-    Colour.RED,
-    Level.LOW,
-    Name.FIRST,
-    Point(),
-    AgentEvent("a", "t"),
-    object(),
-    int,
-    len,
-    range(3),
-    iter([1]),
-    Path(),
-    ...,
-    "\ud800",
-    "a\udfffb",
-]
-BAD_KEYS = [1, 1.0, True, None, b"key", (), Text("key"), Name.FIRST, uuid.UUID(int=0)]
-
-
-@st.composite
-def flawed(draw):
-    """A payload that is JSON but for one place, and the path to that place."""
-    if draw(st.booleans()):
-        value = draw(st.sampled_from(NO_JSON))
-    else:
-        value = {**draw(st.dictionaries(texts, scalars, max_size=2)), draw(st.sampled_from(BAD_KEYS)): 1}
-    path = ""
-    for _ in range(draw(st.integers(0, 4))):
-        if draw(st.booleans()):
-            before = draw(st.lists(payloads, max_size=2))
-            path = f"[{len(before)}]{path}"
-            value = [*before, value, *draw(st.lists(payloads, max_size=2))]
-        else:
-            key = draw(st.sampled_from(["key", "with space", "", "a.b", "0", "ключ", "it's"]))
-            step = f".{key}" if key.isidentifier() else f"[{key!a}]"
-            path = step + path
-            value = {**draw(st.dictionaries(st.sampled_from("abc"), scalars, max_size=2)), key: value}
-    return value, path
-
-
-@given(flawed())
-def test_other_payloads_are_refused_by_name(case):
-    """Nothing is coerced, at whatever place it hides: tuples are no lists, and so on."""
-    payload, path = case
-
-    with pytest.raises(CodecError) as caught:
-        to_json(AgentEvent("a", "t", payload))
-    assert caught.value.path == f"payload{path}"
-
-    with pytest.raises(CodecError) as caught:
-        to_json(PersistedEvent("i", 1, 1, "a", ModuleEvent("m", "t", payload)))
-    assert caught.value.path == f"event.payload{path}"
-
-    with pytest.raises(CodecError) as caught:
-        seal_event(AgentEvent("a", "t", payload))
-    assert caught.value.path == f"payload{path}"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [pytest.param(value, id=f"{type(value).__name__}-{index}") for index, value in enumerate(NO_JSON)],
-)
-def test_every_other_payload_is_refused(value):
-    """Each of them at least once, alone and nested; the standard library would take some."""
-    for payload, path in ((value, ""), ([value], "[0]"), ({"k": [1, value]}, ".k[1]")):
-        with pytest.raises(CodecError) as caught:
-            encode_payload(payload)
-
-        assert caught.value.path == f"payload{path}"
-
-
-@pytest.mark.parametrize("key", BAD_KEYS, ids=lambda key: f"{type(key).__name__}")
-def test_keys_must_be_text(key):
-    for payload, path in (({key: 1}, ""), ([{key: 1}], "[0]")):
-        with pytest.raises(CodecError, match="keys must be str") as caught:
-            encode_payload(payload)
-
-        assert caught.value.path == f"payload{path}"
-
-
-def test_a_lone_surrogate_in_a_key_is_refused():
-    with pytest.raises(CodecError, match=r"lone surrogate '.ud800' at character 1") as caught:
-        encode_payload([{"a\ud800": 1}])
-
-    assert caught.value.path == r"payload[0]['a\ud800']"
-
-
-def nest(levels, *, wrap):
-    value = []
-    for _ in range(levels - 1):
-        value = wrap(value)
-    return value
-
-
-@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"k": value}], ids=["list", "dict"])
-def test_depth(wrap):
-    """200 levels pass in both directions; one more is refused in both."""
-    deep = nest(MAX_DEPTH, wrap=wrap)
-    text = to_json(ModuleEvent("m", "t", deep))
-
-    assert from_json(text, ModuleEvent).payload == deep
-
-    deeper = wrap(deep)
-    with pytest.raises(CodecError, match="nested more than 200 levels deep") as caught:
-        to_json(ModuleEvent("m", "t", deeper))
-    assert caught.value.path.startswith("payload")
-    # A path is for people: it stays readable.
-    assert len(caught.value.path) <= 201
-
-    payload = json.dumps(deeper)
-    with pytest.raises(CodecError, match="nested more than 200 levels deep"):
-        from_json(f'{{"kind":"module","module":"m","event_type":"t","payload":{payload}}}', ModuleEvent)
-
-
-def test_a_payload_that_holds_itself_is_refused():
-    loop = {}
-    loop["self"] = [loop]
-
-    with pytest.raises(CodecError, match="nested more than 200 levels deep"):
-        encode_payload(loop)
 
 
 @pytest.mark.parametrize(
@@ -691,170 +452,3 @@ def test_instances_of_subclasses_are_refused():
 def test_writing_another_type_is_an_error_of_the_caller(obj):
     with pytest.raises(TypeError, match="cannot encode"):
         to_json(obj)
-
-
-# --- envelopes ------------------------------------------------------------------------------------
-
-
-def test_an_envelope_must_fit_a_store():
-    """What a log takes is narrower than what the wire can carry."""
-    agent, module = AgentEvent("a", "t"), ModuleEvent("m", "t")
-    check_envelope(EventEnvelope("i", "agent", 2**63 - 1, agent))
-    check_envelope(EventEnvelope("", "module", 0, module))
-
-    for envelope, path in (
-        (EventEnvelope("i", "module", 1, agent), "source"),
-        (EventEnvelope("i", "agent", 1, module), "source"),
-        (EventEnvelope("i", "", 1, module), "source"),
-        (EventEnvelope("i", "agent", 2**63, agent), "timestamp_ms"),
-        (EventEnvelope("i", "agent", True, agent), "timestamp_ms"),
-        (EventEnvelope("i", "agent", -1, agent), "timestamp_ms"),
-        (EventEnvelope("\udc00", "agent", 1, agent), "event_id"),
-        (EventEnvelope(7, "agent", 1, agent), "event_id"),
-    ):
-        with pytest.raises(CodecError) as caught:
-            check_envelope(envelope)
-        assert caught.value.path == path
-
-
-def test_an_envelope_fills_in_what_is_not_given():
-    """Ids are unique, ascend with time, and are UUIDs of version 7."""
-    event = AgentEvent("a", "t")
-    first, second = EventEnvelope.of(event), EventEnvelope.of(ModuleEvent("m", "t"))
-
-    assert uuid.UUID(first.event_id).version == 7
-    assert first.event_id < second.event_id
-    assert (first.source, second.source) == ("agent", "module")
-    assert 0 <= second.timestamp_ms - first.timestamp_ms < 60_000
-    assert first.event is event
-
-    given_both = EventEnvelope.of(event, event_id="", timestamp_ms=0)
-    assert given_both == EventEnvelope("", "agent", 0, event)
-
-    with pytest.raises(TypeError, match="event must be"):
-        EventEnvelope.of(first)
-
-
-# --- sealed events --------------------------------------------------------------------------------
-
-
-def scribble(value):
-    """Change every list and dict in a JSON value."""
-    if isinstance(value, list):
-        for item in value:
-            scribble(item)
-        value.append("scribbled")
-    elif isinstance(value, dict):
-        for item in value.values():
-            scribble(item)
-        value["scribbled"] = True
-
-
-@given(events)
-def test_a_sealed_event_shares_nothing(event):
-    """Neither with the caller's object, nor with another copy, nor with what was read from it."""
-    original = copy.deepcopy(event)
-    sealed = seal_event(event)
-    again = reseal(PersistedEvent("i", 1, 1, None, sealed)).event
-
-    scribble(event.payload)
-    assert sealed == original
-    assert exact(sealed.payload) == exact(original.payload)
-
-    scribble(sealed.payload)
-    assert again == original
-    # The text it was sealed with stays authoritative.
-    assert to_json(sealed) == to_json(original)
-    assert seal_event(sealed) == original
-
-
-@given(events)
-def test_a_sealed_event_is_like_any_other(event):
-    """Equal, of the same hash, repr and class; it pickles, copies, evolves and matches."""
-
-    def sealed():
-        # A new one each time: the payload is decoded when it is first read.
-        return seal_event(event)
-
-    assert type(sealed()) is type(event)
-    assert sealed() == event
-    assert event == sealed()
-    assert hash(sealed()) == hash(event)
-    assert repr(sealed()) == repr(event)
-    assert pickle.loads(pickle.dumps(sealed())) == event  # noqa: S301 - our own
-    assert copy.copy(sealed()) == event
-    assert copy.deepcopy(sealed()) == event
-    assert attrs.evolve(sealed()) == event
-    assert attrs.evolve(sealed(), event_type="other").event_type == "other"
-    assert attrs.evolve(sealed(), payload=1).payload == 1
-    assert attrs.asdict(sealed()) == attrs.asdict(event)
-    assert encoded_payload(sealed()) == encode_payload(event.payload)
-    match sealed():
-        case AgentEvent(agent_id, event_type, payload) | ModuleEvent(
-            agent_id, event_type, payload
-        ):  # pragma: no branch
-            assert (agent_id, event_type, payload) == attrs.astuple(event, recurse=False)
-
-
-def test_a_payload_is_decoded_once_and_only_when_read():
-    sealed = seal_event(AgentEvent("a", "t", {"x": []}))
-
-    assert sealed.payload is sealed.payload
-
-    # `_encoded` decides; nothing else was built yet.
-    broken = seal_event(AgentEvent("a", "t"))
-    object.__setattr__(broken, "_encoded", "no JSON")
-    assert broken.agent_id == "a"
-    assert to_json(AgentEvent("a", broken.event_type)) == b'{"kind":"agent","agent_id":"a","event_type":"t"}'
-    with pytest.raises(CodecError, match="payload: not JSON, the store is damaged: JSON is malformed"):
-        broken.payload  # noqa: B018 - reading is what fails
-
-
-def test_events_are_frozen_and_have_no_other_attributes():
-    for event in (AgentEvent("a", "t", 1), seal_event(AgentEvent("a", "t", 1))):
-        with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            event.payload = 2
-        with pytest.raises(attrs.exceptions.FrozenInstanceError):
-            del event.payload
-        with pytest.raises(AttributeError, match="'AgentEvent' object has no attribute 'other'"):
-            event.other  # noqa: B018 - reading is what fails
-        assert event.payload == 1
-
-    with pytest.raises(AttributeError, match="no attribute 'payload'"):
-        object.__new__(AgentEvent).payload  # noqa: B018 - as while it is being unpickled
-
-
-def test_a_sealed_persisted_event_is_an_equal_one():
-    event = PersistedEvent("i", 1, 2, "a", AgentEvent("a", "t", {"x": [1]}))
-
-    sealed = seal_persisted(event)
-
-    assert sealed == event
-    assert sealed is not event
-    scribble(event.event.payload)
-    assert sealed.event.payload == {"x": [1]}
-    assert to_json(reseal(sealed)) == to_json(sealed)
-
-
-# --- scopes ---------------------------------------------------------------------------------------
-
-
-@given(
-    payloads
-    | st.dictionaries(
-        st.sampled_from(["identity", "mob_id", "run_id", "step_id", "Run_id", ""]), payloads, max_size=5
-    )
-)
-@example({"run_id": "r", "step_id": 1, "mob_id": None, "identity": ""})
-@example([{"run_id": "r"}])
-@example("run_id")
-def test_scopes_are_read_out_of_the_text(payload):
-    """As they would be read out of the payload: string values at the top level of an object."""
-    expected = tuple(
-        payload[key] if isinstance(payload, dict) and isinstance(payload.get(key), str) else None
-        for key in ("identity", "mob_id", "run_id", "step_id")
-    )
-
-    encoded = encode_payload(payload)
-    assert scopes_of(encoded) == expected
-    assert scopes_of(encoded.decode()) == expected

@@ -1,0 +1,49 @@
+"""Telling what a log's own appends do from what the program does. Floor 4: Trio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Final
+
+import trio
+
+from trio_eventlog._util import SOME_LOG, at_work
+
+__all__ = ["OwnWork"]
+
+_numbers: Final = count(1)
+"""Of the logs of this process. 0 is the one in ``SOME_LOG``."""
+
+
+class OwnWork:
+    """What runs on behalf of the appends of one log, told by the context (:mod:`contextvars`)."""
+
+    def __init__(self) -> None:
+        self._number = next(_numbers)
+        self._led_here: frozenset[int] = frozenset()  # logs whose appends have led to events of this one
+
+    @contextmanager
+    def mark(self) -> Iterator[None]:
+        """Let what runs in the block, and the tasks and threads it starts, be known as work for this log."""
+        token = at_work.set(self._led_here | {self._number})
+        try:
+            yield
+        finally:
+            at_work.reset(token)
+
+    def is_running(self) -> bool:
+        """Whether the caller works for this log."""
+        return self._includes(at_work.get())
+
+    def includes_task(self, task: trio.lowlevel.Task) -> bool:
+        """Whether ``task`` does."""
+        return self._includes(task.context.get(at_work, frozenset()))
+
+    def _includes(self, logs: frozenset[int]) -> bool:
+        if self._number in logs or logs is SOME_LOG:
+            return True
+        # If appends of this log led back to those logs, events would go in a circle for ever.
+        self._led_here |= logs
+        return False

@@ -1,0 +1,177 @@
+"""Sealed events: checked in full, and their payload encoded, exactly once.
+
+:func:`seal_event` is the only place that seals. What it finds out on the way (the JSON text, the scopes, the
+size) is carried along in the event, for the log, its buffers and the stores to use.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from trio_eventlog._model._base_errors import CodecError
+from trio_eventlog._model._checks import require_integer, require_string, shown
+from trio_eventlog._model._events import (
+    MAX_STORED,
+    AgentEvent,
+    EventEnvelope,
+    ModuleEvent,
+    PersistedEvent,
+    Scopes,
+    UnifiedEvent,
+    sealed,
+    source_of,
+)
+from trio_eventlog._model._payload import encode_payload, scopes_in, scopes_of
+
+
+def seal_event(event: UnifiedEvent, prefix: str = "", max_bytes: int = sys.maxsize) -> UnifiedEvent:
+    """A sealed copy of ``event``, which shares nothing mutable with it.
+
+    Args:
+      event: the event.
+      prefix: prefix of the names of fields in an error, such as ``"event."``.
+      max_bytes: as for :func:`encode_payload`.
+
+    Raises:
+      CodecError: a field is malformed, or the payload is too large.
+    """
+    # Exact classes: the fields that a subclass adds have no place on the wire.
+    kind = type(event)
+    if kind is AgentEvent:
+        actor = event.agent_id
+    elif kind is ModuleEvent:
+        actor = event.module
+    else:
+        raise CodecError(
+            prefix.removesuffix("."), f"expected an AgentEvent or a ModuleEvent, got {shown(event)}"
+        )
+    event_type = event.event_type
+    # Strings are usually ASCII, of which there is nothing else to check.
+    if type(actor) is str and type(event_type) is str and actor.isascii() and event_type.isascii():
+        size = len(actor) + len(event_type)
+    else:
+        require_string(actor, prefix + ("agent_id" if kind is AgentEvent else "module"))
+        require_string(event_type, f"{prefix}event_type")
+        size = _utf8_size(actor) + _utf8_size(event_type)
+    text = event._text
+    if text is not None:
+        return sealed(kind, actor, event_type, text, scopes=event._scopes, size=event._size)
+    payload = event.payload
+    text = encode_payload(payload, prefix, max_bytes)
+    return sealed(kind, actor, event_type, text, scopes=scopes_in(payload), size=size + len(text))
+
+
+def check_persisted(event: PersistedEvent) -> None:
+    """Check what ``event`` adds to the event in it.
+
+    Raises:
+      CodecError: a field is malformed.
+    """
+    require_string(event.id, "id")
+    require_integer(event.seq, "seq")
+    require_integer(event.timestamp_ms, "timestamp_ms")
+    if event.member_id is not None:
+        require_string(event.member_id, "member_id")
+
+
+def seal_persisted(event: PersistedEvent) -> PersistedEvent:
+    """A sealed copy of ``event``, which shares nothing mutable with it.
+
+    Raises:
+      CodecError: a field is malformed.
+    """
+    check_persisted(event)
+    return PersistedEvent(
+        event.id, event.seq, event.timestamp_ms, event.member_id, seal_event(event.event, "event.")
+    )
+
+
+def reseal(event: PersistedEvent) -> PersistedEvent:
+    """A copy of a sealed event that shares nothing mutable with it, its decoded payload included."""
+    return PersistedEvent(
+        event.id, event.seq, event.timestamp_ms, event.member_id, seal_event(event.event, "event.")
+    )
+
+
+def is_sealed(event: PersistedEvent) -> bool:
+    """Whether nothing is left to check or to copy.
+
+    False for some events that have no flaw, such as those with an id that is not ASCII.
+    """
+    inner, event_id, member_id = event.event, event.id, event.member_id
+    return (
+        (type(inner) is AgentEvent or type(inner) is ModuleEvent)
+        and inner._text is not None
+        and type(event_id) is str
+        and event_id.isascii()
+        and (member_id is None or (type(member_id) is str and member_id.isascii()))
+        and type(event.seq) is int
+        and type(event.timestamp_ms) is int
+        and 1 <= event.seq <= MAX_STORED
+        and 0 <= event.timestamp_ms <= MAX_STORED
+    )
+
+
+def check_envelope(envelope: EventEnvelope) -> None:
+    """Check what an envelope adds to its event, as strictly as a store requires.
+
+    Raises:
+      CodecError: the id is not a string, the time is out of a store's range, or ``source`` does not agree
+        with the event.
+    """
+    require_string(envelope.event_id, "event_id")
+    require_integer(envelope.timestamp_ms, "timestamp_ms", MAX_STORED)
+    if envelope.source != (expected := source_of(envelope.event)):
+        raise CodecError("source", f"expected {expected!r} for this event, got {shown(envelope.source)}")
+
+
+# --- what a sealed event is asked for ---------------------------------------------------------------
+
+
+def encoded_payload(event: UnifiedEvent) -> bytes | str:
+    """The payload of ``event`` as JSON.
+
+    Raises:
+      CodecError: it holds something that JSON cannot carry.
+    """
+    text = event._text
+    return encode_payload(event.payload) if text is None else text
+
+
+def scopes_of_event(event: UnifiedEvent) -> Scopes:
+    """The scopes of ``event``: ``identity``, ``mob_id``, ``run_id`` and ``step_id``."""
+    text = event._text
+    if text is None:
+        return scopes_in(event.payload)
+    scopes = event._scopes
+    return scopes_of(text) if scopes is None else scopes
+
+
+def event_size(event_id: str, event: UnifiedEvent) -> int:
+    """Bytes of an event: payload, id, agent or module, and type, as UTF-8."""
+    if event._text is None or (size := event._size) is None:
+        actor = event.agent_id if type(event) is AgentEvent else event.module
+        size = _utf8_size(encoded_payload(event)) + _utf8_size(actor) + _utf8_size(event.event_type)
+    return size + (len(event_id) if event_id.isascii() else len(event_id.encode()))
+
+
+def size_of(event: PersistedEvent) -> int:
+    """Bytes of a sealed event: payload, id, agent or module, and type, as UTF-8."""
+    return event_size(event.id, event.event)
+
+
+def _utf8_size(text: bytes | str) -> int:
+    return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())
+
+
+# --- events out of a store --------------------------------------------------------------------------
+
+
+def sealed_agent_event(agent_id: str, event_type: str, text: bytes | str) -> AgentEvent:
+    """An agent event around a payload that is JSON already, and trusted to be."""
+    return sealed(AgentEvent, agent_id, event_type, text)
+
+
+def sealed_module_event(module: str, event_type: str, text: bytes | str) -> ModuleEvent:
+    """A module event around a payload that is JSON already, and trusted to be."""
+    return sealed(ModuleEvent, module, event_type, text)
