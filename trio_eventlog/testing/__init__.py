@@ -1,7 +1,7 @@
 """A harness for stores, and tools for tests of programs that use a log.
 
-Needs the extra ``testing``, which has Hypothesis. Nothing here imports pytest, but for
-:class:`StoreConformance` when it skips a test.
+It needs the extra ``testing``, which brings Hypothesis. Only :class:`StoreConformance` imports pytest,
+when it skips a test.
 """
 
 from trio_eventlog._util import adopt_public_names as _adopt_public_names

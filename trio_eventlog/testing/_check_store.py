@@ -50,9 +50,9 @@ def check_store(
 ) -> ConformanceReport:
     """Check a store against the contract, clause by clause.
 
-    Runs Trio itself, on the real clock, each example in a :func:`trio.run` and a thread of its own; so it
-    is not called from within Trio. Hypothesis draws the examples and shrinks those that fail. Ctrl-C
-    cancels the example that is running, and comes out.
+    It runs Trio itself, on the real clock, each example in a :func:`trio.run` and a thread of its own; do not
+    call it from within Trio. Hypothesis draws the examples and shrinks those that fail. Ctrl-C cancels the
+    example that is running and is raised again.
 
     Args:
       open_store: takes a location and returns an async context manager that yields the store. A location
@@ -65,21 +65,21 @@ def check_store(
       drop_store: an async function that removes what the store keeps for a location outside of its
         directory. Called with each location, once its example has ended.
       clauses: which clauses to check, such as ``["S1", "S5"]``; None for all.
-      budget: seconds that looking for failures takes in all, spread over the clauses; time that one does
-        not need goes to those after it. Each check tries one example at least, so that a slow store takes
-        longer. A failure takes time beyond the budget, 2 s or more, to shrink it.
+      budget: how long to look for failures in all, in seconds. It is spread over the clauses; time that one
+        does not need goes to those after it. Each check tries at least one example, so that a slow store
+        takes longer. Shrinking a failure takes time beyond the budget, 2 s or more.
       op_timeout: seconds after which an operation of the store counts as hung. One that was cancelled has
         to end within a fifth of that; with the default, within the second of S11.
       max_examples: most examples of a check. Checks whose examples are costly get a share of that; those
         that have a few fixed examples try all of them.
-      seed: draws the same examples as a run before, whose report has it; None for new ones.
+      seed: the seed of an earlier run, from its report, to draw the same examples; None for new ones.
       on_result: called with the result of each clause as soon as it is known.
 
     Returns:
       What was found.
 
     Raises:
-      TypeError: ``open_store`` is no function, or does not return an async context manager of a store.
+      TypeError: ``open_store`` is not a function, or does not return an async context manager of a store.
       ValueError: an unknown clause; a number out of range.
       RuntimeError: called from within :func:`trio.run`.
       TimeoutError: opening or leaving the store on a fresh location did not end.

@@ -29,7 +29,7 @@ class StoreConformance:
       budget: seconds for all clauses together.
       op_timeout: seconds after which an operation counts as hung.
       max_examples: most examples of a check.
-      seed: draws the examples of a run before; None for new ones.
+      seed: the seed of an earlier run, to draw the same examples; None for new ones.
 
     They mean the same as the arguments of :func:`check_store`.
     """

@@ -355,67 +355,69 @@ class Example:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the contract has no room for it
             self.violated(f"{what} raised {exc!r}", exc)
 
-    async def cancelled(
-        self,
-        what: str,
-        code: str,
-        values: Sequence[object],
-        point: CancelPoint,
-        call: Callable[[], Awaitable[Any]],
-        *,
-        errors: bool = False,
-    ) -> Outcome:
-        """Call a method of the store, cancel it, and wait for its end, which must come in time.
 
-        The program has what it returned in a list ``returned``, which is empty if it did not return.
+async def call_and_cancel(
+    example: Example,
+    what: str,
+    code: str,
+    values: Sequence[object],
+    call: Callable[[], Awaitable[Any]],
+    *,
+    point: CancelPoint,
+    errors: bool = False,
+) -> Outcome:
+    """Call a method of the store, cancel it, and wait for its end, which must come in time.
 
-        Args:
-          what: the name of the method, for messages.
-          code: the call as Python, with ``$0`` and so on for ``values``.
-          values: what it uses.
-          point: when to cancel it.
-          call: the call itself.
-          errors: whether it may raise an error.
+    The program has what it returned in a list ``returned``, which is empty if it did not return.
 
-        Returns:
-          How it ended.
-        """
-        timeout = self.subject.cancel_timeout
-        program = self.program
-        returned: list[Any] = []
-        program.variables["returned"] = returned
-        program.add("returned = []")
-        with program.block("async def call() -> None:"):
-            if errors:
-                program.add(f"with suppress(Exception):\n    returned.append(await {code})", *values)
-            else:
-                program.add(f"returned.append(await {code})", *values)
-        with program.block("async with trio.open_nursery() as nursery:") as block:
-            program.add("nursery.start_soon(call)")
-            program.add(point.code())
-            program.add("nursery.cancel_scope.cancel()")
-        self.alive(what)
-        outcome = Outcome(cancelled=True)
-        done = trio.Event()
+    Args:
+      example: the example that does it.
+      what: the name of the method, for messages.
+      code: the call as Python, with ``$0`` and so on for ``values``.
+      values: what it uses.
+      call: the call itself.
+      point: when to cancel it.
+      errors: whether it may raise an error.
 
-        async def run() -> None:
-            nonlocal outcome
-            try:
-                outcome = Outcome(value=await call())
-                returned.append(outcome.value)
-            except Exception as exc:  # noqa: BLE001 - judged by the caller
-                outcome = Outcome(error=exc)
-            finally:
-                done.set()
+    Returns:
+      How it ended.
+    """
+    timeout = example.subject.cancel_timeout
+    program = example.program
+    returned: list[Any] = []
+    program.variables["returned"] = returned
+    program.add("returned = []")
+    with program.block("async def call() -> None:"):
+        if errors:
+            program.add(f"with suppress(Exception):\n    returned.append(await {code})", *values)
+        else:
+            program.add(f"returned.append(await {code})", *values)
+    with program.block("async with trio.open_nursery() as nursery:") as block:
+        program.add("nursery.start_soon(call)")
+        program.add(point.code())
+        program.add("nursery.cancel_scope.cancel()")
+    example.alive(what)
+    outcome = Outcome(cancelled=True)
+    done = trio.Event()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run)
-            await point.wait()
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True), trio.move_on_after(timeout):
-                await done.wait()
-            if not done.is_set():
-                block.add("cancelled_at = trio.current_time()")
-                program.add("assert trio.current_time() - cancelled_at <= $0", timeout)
-                self.violated(f"{what}, cancelled, did not end within {timeout} s")
-        return outcome
+    async def run() -> None:
+        nonlocal outcome
+        try:
+            outcome = Outcome(value=await call())
+            returned.append(outcome.value)
+        except Exception as exc:  # noqa: BLE001 - judged by the caller
+            outcome = Outcome(error=exc)
+        finally:
+            done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await point.wait()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True), trio.move_on_after(timeout):
+            await done.wait()
+        if not done.is_set():
+            block.add("cancelled_at = trio.current_time()")
+            program.add("assert trio.current_time() - cancelled_at <= $0", timeout)
+            example.violated(f"{what}, cancelled, did not end within {timeout} s")
+    return outcome

@@ -49,6 +49,7 @@ class _Held:
     error: BaseException | None = None
 
 
+# Longer than other classes: Hypothesis takes all rules from one.
 class StoreStateMachine(RuleBasedStateMachine):
     """A state machine for your store: subclass it, and override :meth:`open_store`.
 

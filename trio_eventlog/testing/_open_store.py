@@ -13,7 +13,7 @@ import trio
 
 from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict
 from trio_eventlog.abc import EventPage, PagedStore
-from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example, Outcome
+from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example, Outcome, call_and_cancel
 from trio_eventlog.testing._model import Accepted, Conflict, Model, difference
 from trio_eventlog.testing._program import Series, code_of
 
@@ -163,10 +163,10 @@ class OpenStore:
         nursery.start_soon(call)
 
     async def cancel(self, method: str, *args: object, point: CancelPoint, errors: bool = False) -> Outcome:
-        """Call a method and cancel it, as :meth:`Example.cancelled` does."""
+        """Call a method and cancel it, as :func:`call_and_cancel` does."""
         call = partial(getattr(self.store, method), *copied(args))
         code = self._code(method, args)
-        return await self.example.cancelled(method, code, args, point, call, errors=errors)
+        return await call_and_cancel(self.example, method, code, args, call, point=point, errors=errors)
 
     def _code(self, method: str, args: Sequence[object]) -> str:
         return f"{self.name}.{method}({', '.join(f'${index}' for index in range(len(args)))})"

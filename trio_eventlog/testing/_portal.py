@@ -22,7 +22,7 @@ class PortalStuck(RuntimeError):
 
 
 class Portal:
-    """One Trio run, driven by whoever calls.
+    """One Trio run, driven by its callers.
 
     Use it in one thread, and close it. What it runs stands still between calls; only deadlines pass.
     """

@@ -114,7 +114,7 @@ class _FailingCase:
 
 
 class _Case:
-    """A case that Hypothesis does not try to print: some are large, and nobody reads them."""
+    """A case that Hypothesis does not try to print: some are large."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -124,7 +124,7 @@ class _Case:
 
 
 class _TimeIsUp(BaseException):
-    """Ends a search from within. No Exception: that would be a failing example to Hypothesis."""
+    """Ends a search from within. Not an Exception, which Hypothesis would take for a failing example."""
 
 
 @attrs.define
@@ -163,7 +163,7 @@ class _Search:
         """Try a case, if there is time.
 
         Raises:
-          _TimeIsUp: there is none, or no use in going on.
+          _TimeIsUp: there is none, or going on would be of no use.
         """
         key = repr(drawn.value)
         if key in self.failing:

@@ -28,7 +28,7 @@ MAX_U64: Final = 2**64 - 1
 FAMILIES: Final[tuple[tuple[str, ...], ...]] = (
     ("a", "A", "ab", "\u00e1", "a\u0301"),  # case, prefix, accents
     ("a", "a ", " a", "a\t", "a\n"),  # white space at the ends
-    ("a", "a\0", "a\0b", "\0"),  # C ends a text at NUL
+    ("a", "a\0", "a\0b", "\0"),  # C ends a string at NUL
     ("a", "", "%", "_", "a%"),  # no filter at all, and the wildcards of LIKE
     ("ab", "a_", "a%b", "*", "a*", "?"),
     ("\u00e9", "e\u0301", "e", "\u00c9"),  # the same letter in several normal forms

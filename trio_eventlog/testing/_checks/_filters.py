@@ -220,7 +220,7 @@ async def _try_many_types(example: Example, count: int) -> None:
 
 # --- S6 -------------------------------------------------------------------------------------------
 
-# Values that are no texts, beside the texts that look like them.
+# Values that are not strings, each with the string that it looks like.
 _LOOKALIKES: tuple[tuple[str, Any], ...] = (
     ("1", 1),
     ("1.0", 1.0),
