@@ -1,5 +1,6 @@
 """Every built-in store, by the public harness alone."""
 
+import os
 from contextlib import asynccontextmanager
 
 from hypothesis import settings
@@ -7,6 +8,9 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from trio_eventlog.stores import MemoryStore, SqliteStore
 from trio_eventlog.testing import StoreConformance, StoreStateMachine
+
+EXAMPLES = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 20
+"""Other ones in each run: a few are enough until the night."""
 
 
 @asynccontextmanager
@@ -16,14 +20,14 @@ async def open_memory(_location):
 
 class TestMemoryStore(StoreConformance):
     durable = False
-    max_examples = 60
+    max_examples = EXAMPLES
 
     def open_store(self, location):
         return open_memory(location)
 
 
 class TestSqliteStore(StoreConformance):
-    max_examples = 60
+    max_examples = EXAMPLES
 
     def open_store(self, location):
         return SqliteStore.open(location / "events.db")

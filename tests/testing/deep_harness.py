@@ -3,7 +3,7 @@
 import pytest
 
 from tests._helpers.broken_stores import BROKEN
-from tests.testing.test_harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
+from tests._helpers.harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
 from trio_eventlog.testing import check_store
 
 pytestmark = pytest.mark.usefixtures("hardly_shrunk")

@@ -7,28 +7,8 @@ import pytest
 
 from tests._helpers.broken_stores import BROKEN
 from tests._helpers.correct_stores import open_file, open_file_reader, open_memory
-from trio_eventlog.testing import CLAUSES, _search, check_store
-from trio_eventlog.testing._check_store import DEFAULT_BUDGET, clause_shares
-
-
-def check_clause(broken, *, seed):
-    """With the part of the default budget that the clause has in a whole run."""
-    return check_store(
-        broken.open_store,
-        durable=broken.durable,
-        open_reader=broken.open_reader,
-        clauses=[broken.clause],
-        budget=DEFAULT_BUDGET * clause_shares()[broken.clause],
-        # Some hang, and there is no need to wait as long as for a store that might not.
-        op_timeout=1.0,
-        seed=seed,
-    )
-
-
-@pytest.fixture
-def hardly_shrunk(monkeypatch):
-    """What is found is the point here, not how small it is."""
-    monkeypatch.setattr(_search, "shrink_seconds", lambda allotted: 0.2)
+from tests._helpers.harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
+from trio_eventlog.testing import CLAUSES, check_store
 
 
 @pytest.mark.usefixtures("hardly_shrunk")
@@ -37,6 +17,33 @@ def test_a_broken_store_is_caught_by_its_clause(broken):
     report = check_clause(broken, seed=0)
 
     assert [failure.clause for failure in report.failures] == [broken.clause], str(report)
+    assert_shows_the_failure(report.failures[0].example)
+
+
+def assert_shows_the_failure(program):
+    """Run the program that a report shows: it fails as well, and not because of a mistake in it.
+
+    What depends on which task comes first may take more than one run.
+    """
+    code = compile(program, "example.py", "exec")
+    shown = None
+    for _ in range(10):
+        try:
+            exec(code, {"__name__": "example"})  # noqa: S102 - that is the test
+        except Exception as exc:  # noqa: BLE001 - whatever the store raises
+            shown = exc
+            break
+
+    assert shown is not None, program
+    mistakes = (SyntaxError, NameError, ImportError, AttributeError, TypeError)
+    assert not any(isinstance(leaf, mistakes) for leaf in leaves(shown)), program
+    assert program.isascii()
+
+
+def leaves(error):
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
 
 
 def test_every_clause_has_a_store_that_breaks_it():

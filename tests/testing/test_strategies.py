@@ -27,8 +27,8 @@ from trio_eventlog.testing import (
     run_in_virtual_time,
     texts,
 )
-from trio_eventlog.testing._code import batch_code, event_code, query_code
 from trio_eventlog.testing._model import Conflict, Model, canonical
+from trio_eventlog.testing._program import code_of
 
 TOP = 2**63 - 1
 
@@ -168,9 +168,9 @@ def test_code_means_what_it_was_made_of(event, query, batch):
         assert code.isascii()
         return eval(code, names)  # noqa: S307 - that is what it is for
 
-    assert canonical(value(event_code(event))) == canonical(event)
-    assert value(query_code(query)) == query
-    assert_same_events(value(batch_code(batch)), batch)
+    assert canonical(value(code_of(event))) == canonical(event)
+    assert value(code_of(query)) == query
+    assert_same_events(value(code_of(batch)), batch)
 
 
 def at(seq, payload=None):

@@ -1,27 +1,28 @@
 """A harness for stores, and tools for tests of programs that use a log.
 
-Needs the extra ``testing``, which has Hypothesis. Nothing here imports pytest, but for
-:class:`StoreConformance` when it skips a test.
+It needs the extra ``testing``, which brings Hypothesis. Only :class:`StoreConformance` imports pytest,
+when it skips a test.
 """
 
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
+from trio_eventlog.testing._accounts import FailureReports as FailureReports
+from trio_eventlog.testing._accounts import check_accounts as check_accounts
+from trio_eventlog.testing._accounts import run_in_virtual_time as run_in_virtual_time
 from trio_eventlog.testing._check_store import check_store as check_store
 from trio_eventlog.testing._conformance import StoreConformance as StoreConformance
 from trio_eventlog.testing._contract import CLAUSES as CLAUSES
-from trio_eventlog.testing._faults import AppendCall as AppendCall
+from trio_eventlog.testing._example import ClauseViolation as ClauseViolation
 from trio_eventlog.testing._faults import Fails as Fails
-from trio_eventlog.testing._faults import FailureReports as FailureReports
 from trio_eventlog.testing._faults import Fault as Fault
-from trio_eventlog.testing._faults import FaultyStore as FaultyStore
 from trio_eventlog.testing._faults import GoesBack as GoesBack
 from trio_eventlog.testing._faults import Hangs as Hangs
 from trio_eventlog.testing._faults import Rejects as Rejects
 from trio_eventlog.testing._faults import Slow as Slow
 from trio_eventlog.testing._faults import Works as Works
-from trio_eventlog.testing._faults import check_accounts as check_accounts
 from trio_eventlog.testing._faults import fault_scripts as fault_scripts
 from trio_eventlog.testing._faults import faults as faults
-from trio_eventlog.testing._faults import run_in_virtual_time as run_in_virtual_time
+from trio_eventlog.testing._faulty_store import AppendCall as AppendCall
+from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
 from trio_eventlog.testing._report import ClauseFailure as ClauseFailure
@@ -29,7 +30,6 @@ from trio_eventlog.testing._report import ClausePassed as ClausePassed
 from trio_eventlog.testing._report import ClauseSkipped as ClauseSkipped
 from trio_eventlog.testing._report import ConformanceError as ConformanceError
 from trio_eventlog.testing._report import ConformanceReport as ConformanceReport
-from trio_eventlog.testing._session import ClauseViolation as ClauseViolation
 from trio_eventlog.testing._strategies import batches as batches
 from trio_eventlog.testing._strategies import envelopes as envelopes
 from trio_eventlog.testing._strategies import events as events

@@ -11,7 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import attrs
@@ -27,7 +27,7 @@ class Children:
     opening: str
     """Statements after which ``open_store`` opens it."""
 
-    def environment(self) -> Mapping[str, str]:
+    def environment(self) -> dict[str, str]:
         """The variables of this process, and its import path."""
         path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])  # noqa: PTH109 - text
         return {**os.environ, "PYTHONPATH": path}

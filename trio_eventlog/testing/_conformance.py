@@ -14,8 +14,8 @@ from trio_eventlog.testing._check_store import (
     DEFAULT_MAX_EXAMPLES,
     DEFAULT_OP_TIMEOUT,
     check_store,
-    clause_shares,
 )
+from trio_eventlog.testing._clauses import clause_shares
 
 
 class StoreConformance:
@@ -29,7 +29,7 @@ class StoreConformance:
       budget: seconds for all clauses together.
       op_timeout: seconds after which an operation counts as hung.
       max_examples: most examples of a check.
-      seed: draws the examples of a run before; None for new ones.
+      seed: the seed of an earlier run, to draw the same examples; None for new ones.
 
     They mean the same as the arguments of :func:`check_store`.
     """

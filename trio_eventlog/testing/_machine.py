@@ -16,21 +16,23 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
 from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, UnifiedEvent
-from trio_eventlog.testing._check_store import declarations
-from trio_eventlog.testing._checks._appending import cuts
+from trio_eventlog.testing._checks._common import cancel_points
 from trio_eventlog.testing._children import Children, find_children, opening_statements
+from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example
+from trio_eventlog.testing._first_look import declarations
 from trio_eventlog.testing._model import Conflict
+from trio_eventlog.testing._open_store import OpenStore, opened, read_meanwhile
 from trio_eventlog.testing._portal import Portal, PortalStuck
 from trio_eventlog.testing._processes import run_killed
-from trio_eventlog.testing._session import ClauseViolation, Cut, Session, Subject, Tested, fresh_location
 from trio_eventlog.testing._strategies import MAX_STORED, batches, events, queries
+from trio_eventlog.testing._subject import StoreUnderTest, fresh_location
 
 T = TypeVar("T")
 
-_MOST_PER_BATCH = 200
+_MAX_BATCH = 200
 """Larger ones are for :func:`check_store`; here they would fill the log for all later queries."""
 
-_PATIENCE_TO_CLOSE = 30.0
+_CLOSE_TIMEOUT = 30.0
 
 
 def _drawn_batches() -> SearchStrategy[list[PersistedEvent]]:
@@ -41,12 +43,13 @@ def _drawn_batches() -> SearchStrategy[list[PersistedEvent]]:
 class _Held:
     """A store that a task of its own keeps open: rules come and go."""
 
-    store: Tested
+    store: OpenStore
     leave: trio.Event
     left: trio.Event
     error: BaseException | None = None
 
 
+# Longer than other classes: Hypothesis takes all rules from one.
 class StoreStateMachine(RuleBasedStateMachine):
     """A state machine for your store: subclass it, and override :meth:`open_store`.
 
@@ -72,7 +75,7 @@ class StoreStateMachine(RuleBasedStateMachine):
     durable: ClassVar[bool] = True
     kills: ClassVar[bool] = True
     op_timeout: ClassVar[float] = 5.0
-    most_per_batch: int = _MOST_PER_BATCH
+    most_per_batch: int = _MAX_BATCH
 
     _children: ClassVar[dict[type[StoreStateMachine], Children | str]] = {}
 
@@ -95,8 +98,8 @@ class StoreStateMachine(RuleBasedStateMachine):
         self._root = tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True)
         location = fresh_location(Path(self._root.name))
         opener = _Opener(type(self))
-        self._subject = Subject(open_store=opener, durable=self.durable, op_timeout=self.op_timeout)
-        self._session = Session(self._subject, "S10", location)
+        self._subject = StoreUnderTest(open_store=opener, durable=self.durable, op_timeout=self.op_timeout)
+        self._example = Example(self._subject, "S10", location)
         self._opening = opening_statements(opener) or "open_store = ...  # yours"
         self._given: list[list[PersistedEvent]] = []
         self._killed = False
@@ -110,24 +113,24 @@ class StoreStateMachine(RuleBasedStateMachine):
             raise
 
     def _patience(self) -> float:
-        return self._session.last_sign_of_life + self._subject.patience - time.monotonic()
+        return self._example.last_sign_of_life + self._subject.patience - time.monotonic()
 
     def _do(self, clause: str, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """Carry out a step of a rule; what goes wrong breaks ``clause``."""
-        session = self._session
-        session.clause = clause
-        session.alive(getattr(function, "__name__", "a step").strip("_"))
+        example = self._example
+        example.clause = clause
+        example.alive(getattr(function, "__name__", "a step").strip("_"))
         try:
             return self._portal.call(function, *args)
         except PortalStuck as exc:
-            violation = ClauseViolation("S11", f"{session.in_progress}: {exc}")
+            violation = ClauseViolation("S11", f"{example.in_progress}: {exc}")
         except Exception:
-            if session.violation is None:
+            if example.violation is None:
                 raise
-            violation = session.violation
-        session.violation = violation
+            violation = example.violation
+        example.violation = violation
         why = f"{violation.clause}: {violation.message}"
-        program = session.script.program(self._opening, why)
+        program = example.program.code(self._opening, why)
         raise ClauseViolation(violation.clause, violation.message, program) from violation.__cause__
 
     # --- opening and leaving ----------------------------------------------------------------------
@@ -144,14 +147,14 @@ class StoreStateMachine(RuleBasedStateMachine):
             self.most_per_batch = min(self.most_per_batch, declared.max_batch)
         # After a kill the lock of a network store is waited for.
         self._subject = attrs.evolve(self._subject, lock_timeout=declared.lock_timeout)
-        self._session.subject = self._subject
+        self._example.subject = self._subject
 
     async def _hold(self, task_status: trio.TaskStatus[None]) -> None:
         """Keep the store open until it shall be left."""
         leave, left = trio.Event(), trio.Event()
         held: _Held | None = None
         try:
-            async with self._session.opened() as store:
+            async with opened(self._example) as store:
                 held = self._held = _Held(store, leave, left)
                 task_status.started()
                 await leave.wait()
@@ -172,16 +175,16 @@ class StoreStateMachine(RuleBasedStateMachine):
             raise held.error
 
     @property
-    def _store(self) -> Tested:
+    def _store(self) -> OpenStore:
         assert self._held is not None
         return self._held.store
 
     # --- appending --------------------------------------------------------------------------------
 
     async def _append(self, batch: Sequence[PersistedEvent]) -> None:
-        outcome, _ = self._session.model.expect(batch)
+        outcome, _ = self._example.model.expect(batch)
         if isinstance(outcome, Conflict):
-            self._session.clause = "S3"
+            self._example.clause = "S3"
             await self._store.conflicting(batch)
         else:
             await self._store.append(batch, returns=True)
@@ -189,7 +192,7 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     def _next(self, content: Sequence[UnifiedEvent]) -> list[PersistedEvent]:
         """New events as a log makes them; none once the seqs have come to their end."""
-        first = self._session.model.highest + 1
+        first = self._example.model.highest + 1
         new: list[PersistedEvent] = []
         for seq, event in enumerate(content, start=first):
             if seq > MAX_STORED:
@@ -225,7 +228,7 @@ class StoreStateMachine(RuleBasedStateMachine):
     def redeliver_changed(self, index: int, content: UnifiedEvent, same_seq: bool) -> None:
         """Append an old event again, with other content under the same id, perhaps on another seq."""
         old = self._given[index % len(self._given)][:1]
-        fresh = self._session.model.highest + 1
+        fresh = self._example.model.highest + 1
         changed = [
             attrs.evolve(event, event=content, seq=event.seq if same_seq or fresh > MAX_STORED else fresh)
             for event in old
@@ -236,23 +239,23 @@ class StoreStateMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 20), content=st.lists(events(), max_size=2))
     def conflict(self, index: int, content: list[UnifiedEvent]) -> None:
         """Append new events of which the last sits on a seq that is taken."""
-        held = self._session.model.events()
+        held = self._example.model.events()
         if not held:
             return
         self._ids += 1
         taken = attrs.evolve(held[index % len(held)], id=f"other-{self._ids}")
         self._do("S3", self._append, [*self._next(content), taken][-self.most_per_batch :])
 
-    @rule(content=st.lists(events(), min_size=1, max_size=5), cut=cuts())
-    def cancel_append(self, content: list[UnifiedEvent], cut: Cut) -> None:
+    @rule(content=st.lists(events(), min_size=1, max_size=5), point=cancel_points())
+    def cancel_append(self, content: list[UnifiedEvent], point: CancelPoint) -> None:
         """Cancel an append of new events; then find out what became of it."""
-        self._do("S4", self._append_cut, self._next(content), cut)
+        self._do("S4", self._append_and_cancel, self._next(content), point)
 
-    async def _append_cut(self, batch: list[PersistedEvent], cut: Cut) -> None:
+    async def _append_and_cancel(self, batch: list[PersistedEvent], point: CancelPoint) -> None:
         if not batch:
             return
-        ended = await self._store.append_cut(batch, cut)
-        returned = not ended.cancelled and ended.error is None
+        outcome = await self._store.cancel_append(batch, point)
+        returned = not outcome.cancelled and outcome.error is None
         await self._store.settle(batch, must_be_there=returned)
         self._given.append(batch)
 
@@ -272,7 +275,7 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     async def _query(self, query: EventQuery) -> None:
         await self._store.query(query)
-        self._session.clause = "S7"
+        self._example.clause = "S7"
         await self._store.query(query, values=True)
 
     @rule(limit=st.integers(1, 5), query=queries())
@@ -282,10 +285,10 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     async def _page(self, limit: int, query: EventQuery) -> None:
         after_seq = query.after_seq
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             page = attrs.evolve(query, limit=limit, after_seq=after_seq)
             await self._store.query(page)
-            expected = self._session.model.query(page)
+            expected = self._example.model.query(page)
             if len(expected) < limit:
                 return
             after_seq = expected[-1].seq
@@ -306,15 +309,9 @@ class StoreStateMachine(RuleBasedStateMachine):
     async def _read_while_appending(self, batch: list[PersistedEvent], readers: int) -> None:
         if not batch:
             return
-        session, store = self._session, self._store
-        counts = {len(session.model), len(session.model) + len(batch)}
-        appending = True
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(readers):
-                nursery.start_soon(store.watch, counts, lambda: appending)
+        held = len(self._example.model)
+        async with read_meanwhile(self._example, readers, {held, held + len(batch)}):
             await self._append(batch)
-            appending = False
 
     # --- opening again ----------------------------------------------------------------------------
 
@@ -328,15 +325,15 @@ class StoreStateMachine(RuleBasedStateMachine):
         self._do("S10", self._query, EventQuery())
 
     @precondition(lambda self: self._can_kill())
-    @rule(content=st.lists(events(), min_size=1, max_size=3), cut=st.none() | cuts())
-    def kill_the_writer(self, content: list[UnifiedEvent], cut: Cut | None) -> None:
+    @rule(content=st.lists(events(), min_size=1, max_size=3), point=st.none() | cancel_points())
+    def kill_the_writer(self, content: list[UnifiedEvent], point: CancelPoint | None) -> None:
         """Let another process append, and kill it, perhaps in the midst of that."""
         self._killed = True
         batch = self._next(content)
         if not batch:
             return
         self._do("S15", self._close)
-        acknowledged = self._do("S10", run_killed, self._session, [batch], cut)
+        acknowledged = self._do("S10", run_killed, self._example, [batch], point)
         self._do("S13", self._open)
         self._do("S10", self._settle, batch, bool(acknowledged))
 
@@ -354,28 +351,28 @@ class StoreStateMachine(RuleBasedStateMachine):
         if not isinstance(children, Children):
             return False
         self._subject = attrs.evolve(self._subject, children=children)
-        self._session.subject = self._subject
+        self._example.subject = self._subject
         return True
 
     def teardown(self) -> None:
         """Compare everything once more, if nothing went wrong, and leave the store."""
         try:
-            if self._session.violation is None and self._held is not None:
+            if self._example.violation is None and self._held is not None:
                 self._do("S10", self._query, EventQuery())
                 self._do("S15", self._close)
         finally:
-            self._session.alive("leaving the store", expected_seconds=_PATIENCE_TO_CLOSE)
+            self._example.alive("leaving the store", expected_seconds=_CLOSE_TIMEOUT)
             try:
                 self._portal.close(self._drop)
             finally:
                 self._root.cleanup()
 
     async def _drop(self) -> None:
-        with trio.move_on_after(_PATIENCE_TO_CLOSE, shield=True):
-            await self.drop_store(self._session.location)
+        with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            await self.drop_store(self._example.location)
 
 
-_MOST_PAGES = 20
+_MAX_PAGES = 20
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from trio_eventlog import AgentEvent, EventQuery, PersistedEvent
 
 
 @attrs.frozen
-class Stored:
+class Accepted:
     """An append that succeeds."""
 
     elsewhere: tuple[int, ...]
@@ -40,7 +40,7 @@ class Model:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def expect(self, batch: Iterable[PersistedEvent]) -> tuple[Stored | Conflict, list[PersistedEvent]]:
+    def expect(self, batch: Iterable[PersistedEvent]) -> tuple[Accepted | Conflict, list[PersistedEvent]]:
         """What appending ``batch`` should lead to, and the events that it would add; changes nothing."""
         added: dict[str, PersistedEvent] = {}
         elsewhere: set[int] = set()
@@ -58,7 +58,7 @@ class Model:
             used.add(event.seq)
         if taken:
             return Conflict(tuple(sorted(taken))), []
-        return Stored(tuple(sorted(elsewhere))), list(added.values())
+        return Accepted(tuple(sorted(elsewhere))), list(added.values())
 
     def adopt(self, events: Iterable[PersistedEvent]) -> None:
         """Take events that are known to be stored."""
@@ -67,7 +67,7 @@ class Model:
             self._by_seq[event.seq] = event
             self.highest = max(self.highest, event.seq)
 
-    def append(self, batch: Iterable[PersistedEvent]) -> Stored | Conflict:
+    def append(self, batch: Iterable[PersistedEvent]) -> Accepted | Conflict:
         """Append ``batch``, and say what a store should answer."""
         outcome, added = self.expect(batch)
         self.adopt(added)

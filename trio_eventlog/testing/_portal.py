@@ -22,7 +22,7 @@ class PortalStuck(RuntimeError):
 
 
 class Portal:
-    """One Trio run, driven by whoever calls.
+    """One Trio run, driven by its callers.
 
     Use it in one thread, and close it. What it runs stands still between calls; only deadlines pass.
     """
@@ -115,11 +115,9 @@ class Portal:
             if self._run_outcome is not None:
                 ended, self._run_outcome = self._run_outcome, outcome.Value(None)
                 ended.unwrap()
-                msg = "the run has ended"
-                raise PortalStuck(msg)
+                raise PortalStuck("the run has ended")
             remaining = self._patience()
             if remaining <= 0:
-                msg = "neither an end nor a reaction to being cancelled"
-                raise PortalStuck(msg)
+                raise PortalStuck("neither an end nor a reaction to being cancelled")
             with suppress(queue.Empty):
                 self._host.get(timeout=remaining)()

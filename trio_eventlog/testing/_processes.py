@@ -1,23 +1,24 @@
-"""Examples that need a second process: one that is killed, one that has the lock."""
+"""Examples that need a second process: one that is killed, or one that has the lock."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from trio_eventlog import LogBusy, PersistedEvent
-from trio_eventlog.testing._code import batch_code
-from trio_eventlog.testing._session import Cut, Session
+from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example
+from trio_eventlog.testing._program import code_of
+from trio_eventlog.testing._subject import StoreOpener
 
-_CHILD_SECONDS: Final = 60.0
-"""A loaded machine takes long to start Python."""
+_CHILD_TIMEOUT: Final = 60.0
+"""Seconds. A machine under load takes long to start Python. Helpers say it again: programs show them."""
 
 _APPENDER: Final = """\
 import os, signal, sys
@@ -60,54 +61,105 @@ except LogBusy:
     print("busy")
 """
 
-
-def opener_source(session: Session) -> str:
-    """A program that opens the store, says how that went, and keeps it open until its input ends."""
-    assert session.subject.children is not None
-    return _OPENER.format(opening=session.subject.children.opening)
+# --- what programs do as well ---------------------------------------------------------------------
 
 
-def _appender_source(session: Session, batches: Sequence[Sequence[PersistedEvent]], cut: Cut | None) -> str:
-    assert session.subject.children is not None
-    lines: list[str] = []
-    for number, batch in enumerate(batches, start=1):
-        if cut is not None and number == len(batches):
-            lines += [f"nursery.start_soon(store.append_batch, {batch_code(batch)})", cut.code()]
-        else:
-            lines += [
-                f"await store.append_batch({batch_code(batch)})",
-                f'print("appended", {number}, flush=True)',
-            ]
-    lines.append("os.kill(os.getpid(), signal.SIGKILL)")
-    indented = (f"            {line}" for line in "\n".join(lines).splitlines())
-    return _APPENDER.format(opening=session.subject.children.opening, body="\n".join(indented))
-
-
-def _note(session: Session, source: str) -> None:
-    # Within quotes a backslash is written twice.
-    session.script.add("child = '''" + source.replace("\\", "\\\\") + "'''", verbatim=True)
-
-
-async def run_child(session: Session, source: str) -> subprocess.CompletedProcess[bytes]:
+async def run_child(
+    source: str, location: Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end, with the location as its argument."""
-    assert session.subject.children is not None
-    session.alive("running a child process", expected_seconds=_CHILD_SECONDS)
-    _note(session, source)
-    session.script.add(
-        "result = subprocess.run([sys.executable, '-c', child, str(location)],"
-        " stdin=subprocess.DEVNULL, capture_output=True)"
-    )
-    result: subprocess.CompletedProcess[bytes] | None = None
-    with trio.move_on_after(_CHILD_SECONDS):
-        result = await trio.run_process(
-            [sys.executable, "-c", source, os.fspath(session.location)],
-            env=session.subject.children.environment(),
+    with trio.fail_after(60):
+        return await trio.run_process(
+            [sys.executable, "-c", source, str(location)],
+            env=env,
             capture_stdout=True,
             capture_stderr=True,
             check=False,
         )
-    if result is None:
-        session.violated(f"a child process did not end within {_CHILD_SECONDS:.0f} s")
+
+
+@asynccontextmanager
+async def held_by_child(
+    source: str, location: Path, env: dict[str, str] | None = None
+) -> AsyncIterator[None]:
+    """While this lasts another process has the store open; then it is killed."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", source, str(location)],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        printed: bytes | bytearray = b""
+        with trio.fail_after(60):
+            # It may come in pieces.
+            while not printed.endswith(b"\n") and (piece := await process.stdout.receive_some()):
+                printed += piece
+        assert printed == b"opened\n", (
+            f"another process could not open the log: it printed {bytes(printed)!r}"
+        )
+        yield
+    finally:
+        process.kill()
+        with trio.move_on_after(60, shield=True):
+            await process.wait()
+            await process.stdin.aclose()
+            await process.stdout.aclose()
+
+
+async def wait_for_lock(open_store: StoreOpener, location: Path, seconds: float) -> None:
+    """Wait until the lock of a process that was killed is gone."""
+    deadline = trio.current_time() + seconds
+    while trio.current_time() < deadline:
+        try:
+            async with open_store(location):
+                return
+        except LogBusy:
+            await trio.sleep(0.05)
+
+
+# --- steps of an example --------------------------------------------------------------------------
+
+
+def opener_source(example: Example) -> str:
+    """A program that opens the store, says how that went, and keeps it open until its input ends."""
+    assert example.subject.children is not None
+    return _OPENER.format(opening=example.subject.children.opening)
+
+
+def _appender_source(
+    example: Example, batches: Sequence[Sequence[PersistedEvent]], point: CancelPoint | None
+) -> str:
+    assert example.subject.children is not None
+    lines: list[str] = []
+    for number, batch in enumerate(batches, start=1):
+        if point is not None and number == len(batches):
+            lines += [f"nursery.start_soon(store.append_batch, {code_of(list(batch))})", point.code()]
+        else:
+            lines += [
+                f"await store.append_batch({code_of(list(batch))})",
+                f'print("appended", {number}, flush=True)',
+            ]
+    lines.append("os.kill(os.getpid(), signal.SIGKILL)")
+    indented = (f"            {line}" for line in "\n".join(lines).splitlines())
+    return _APPENDER.format(opening=example.subject.children.opening, body="\n".join(indented))
+
+
+async def run_to_its_end(example: Example, source: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end. The program of the example has the result in ``result``."""
+    assert example.subject.children is not None
+    program = example.program
+    program.define_text("CHILD", source)
+    program.define(run_child)
+    program.add("result = await run_child(CHILD, location)")
+    example.alive("running a child process", expected_seconds=_CHILD_TIMEOUT)
+    try:
+        result = await run_child(source, example.location, example.subject.children.environment())
+    except trio.TooSlowError as exc:
+        example.violated(f"a child process did not end within {_CHILD_TIMEOUT:.0f} s", exc)
+    program.variables["result"] = result
     return result
 
 
@@ -116,80 +168,57 @@ def last_line(stderr: bytes) -> str:
     return (stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
 
 
-async def run_killed(session: Session, batches: Sequence[Sequence[PersistedEvent]], cut: Cut | None) -> int:
+async def run_killed(
+    example: Example, batches: Sequence[Sequence[PersistedEvent]], point: CancelPoint | None
+) -> int:
     """Append in a process that then kills itself, and wait until its lock is gone.
 
     Args:
-      session: the example.
+      example: the example.
       batches: what is appended, one after the other.
-      cut: when to kill it during the last append; None for after that has returned.
+      point: when to kill it during the last append; None for after that has returned.
 
     Returns:
       How many of the appends had returned.
     """
-    result = await run_child(session, _appender_source(session, batches, cut))
-    if result.returncode != -signal.SIGKILL:
-        session.violated(f"the store failed in a child process: {last_line(result.stderr)}")
-    await wait_for_lock(session)
+    result = await run_to_its_end(example, _appender_source(example, batches, point))
+    example.check(
+        "result.returncode == $0",
+        lambda: f"the store failed in a child process: {last_line(result.stderr)}",
+        -int(signal.SIGKILL),
+    )
+    await wait_until_free(example)
     return result.stdout.count(b"appended")
 
 
-async def wait_for_lock(session: Session) -> None:
-    """Until the lock of a process that was killed is gone, as long as the store says it may take."""
-    deadline = trio.current_time() + session.subject.lock_timeout
-    if session.subject.lock_timeout:
-        with session.script.block(f"with trio.move_on_after({session.subject.lock_timeout}):"):
-            session.script.add(
-                "while True:\n    try:\n        async with open_store(location):\n            break"
-            )
-            session.script.add("    except LogBusy:\n        await trio.sleep(0.05)")
-    while trio.current_time() < deadline:
-        session.alive("waiting for the lock", expected_seconds=1)
-        try:
-            async with session.subject.open_store(session.location):
-                return
-        except LogBusy:
-            await trio.sleep(0.05)
-        except Exception as exc:  # noqa: BLE001 - whatever it is, it is not due
-            session.violated(f"opening the store after a kill raised {exc!r}; expected LogBusy at most", exc)
+async def wait_until_free(example: Example) -> None:
+    """Wait until the lock of a process that was killed is gone, as long as the store says it may take."""
+    seconds = example.subject.lock_timeout
+    if seconds:
+        what = "opening the store after a kill"
+        await example.run(
+            what, wait_for_lock, "open_store", "location", values=[seconds], expected_seconds=seconds
+        )
 
 
 @asynccontextmanager
-async def held_by_child(session: Session) -> AsyncIterator[None]:
+async def held_elsewhere(example: Example) -> AsyncIterator[None]:
     """While this lasts another process has the store open; then it is killed."""
-    assert session.subject.children is not None
-    source = opener_source(session)
-    session.alive("running a child process", expected_seconds=_CHILD_SECONDS)
-    script = session.script
-    _note(session, source)
-    script.add(
-        "process = subprocess.Popen([sys.executable, '-c', child, str(location)],"
-        " stdin=subprocess.PIPE, stdout=subprocess.PIPE)"
+    assert example.subject.children is not None
+    source = opener_source(example)
+    example.program.define_text("CHILD", source)
+    example.program.define(held_by_child)
+    example.alive("running a child process", expected_seconds=_CHILD_TIMEOUT)
+    held: AbstractAsyncContextManager[None] = held_by_child(
+        source, example.location, example.subject.children.environment()
     )
-    script.add("assert process.stdout.readline() == b'opened\\n'")
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", source, os.fspath(session.location)],
-        env=session.subject.children.environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        printed: bytes | bytearray = b""
-        with trio.move_on_after(_CHILD_SECONDS):
-            # It may come in pieces.
-            while not printed.endswith(b"\n") and (piece := await process.stdout.receive_some()):
-                printed += piece
-        session.expect(
-            printed == b"opened\n",
-            f"another process could not open the log, which nobody had open: it printed {bytes(printed)!r}",
-        )
-        yield
-    finally:
-        process.kill()
-        with trio.move_on_after(_CHILD_SECONDS, shield=True):
-            await process.wait()
-            await process.stdin.aclose()
-            await process.stdout.aclose()
-        script.add("process.kill()\nprocess.communicate()")
+    with example.program.block("async with held_by_child(CHILD, location):"):
+        try:
+            async with held:
+                yield
+        except ClauseViolation:
+            raise
+        except AssertionError as exc:
+            example.violated(str(exc), exc)
+        except trio.TooSlowError as exc:
+            example.violated(f"a child process did not start within {_CHILD_TIMEOUT:.0f} s", exc)

@@ -23,9 +23,10 @@ from hypothesis import HealthCheck, Phase, Verbosity, find, settings
 from hypothesis.errors import Flaky, NoSuchExample, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
-from trio_eventlog.testing._session import ClauseViolation, Session, Subject, fresh_location
+from trio_eventlog.testing._example import ClauseViolation, Example
+from trio_eventlog.testing._subject import StoreUnderTest, fresh_location
 
-CheckRun: TypeAlias = Callable[[Session, Any], Awaitable[None]]
+CheckRun: TypeAlias = Callable[[Example, Any], Awaitable[None]]
 
 _SETTINGS: Final = settings(
     database=None,
@@ -46,7 +47,7 @@ def shrink_seconds(allotted: float) -> float:
 _REPEATS: Final = 3
 
 
-def _no_table(_subject: Subject) -> Sequence[Any]:
+def _no_table(_subject: StoreUnderTest) -> Sequence[Any]:
     return ()
 
 
@@ -71,9 +72,9 @@ class Check:
 
     clause: str
     name: str
-    cases: Callable[[Subject], SearchStrategy[Any]]
+    cases: Callable[[StoreUnderTest], SearchStrategy[Any]]
     run: CheckRun
-    table: Callable[[Subject], Sequence[Any]] = _no_table
+    table: Callable[[StoreUnderTest], Sequence[Any]] = _no_table
     smaller: Callable[[Any], SearchStrategy[Any]] | None = None
     share: float = 1.0
     fixed: int | None = None
@@ -86,7 +87,7 @@ class Check:
 
 
 @attrs.frozen(kw_only=True)
-class Finding:
+class SmallestFailure:
     """An example that fails."""
 
     check: str
@@ -96,15 +97,15 @@ class Finding:
 
 
 @attrs.frozen(kw_only=True)
-class Searched:
+class SearchResult:
     """What became of a check."""
 
     examples: int
-    finding: Finding | None
+    failure: SmallestFailure | None
 
 
 @attrs.frozen
-class _Failing:
+class _FailingCase:
     """A case that failed."""
 
     case: Any
@@ -113,7 +114,7 @@ class _Failing:
 
 
 class _Case:
-    """A case that Hypothesis does not try to print: some are large, and nobody reads them."""
+    """A case that Hypothesis does not try to print: some are large."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -123,15 +124,15 @@ class _Case:
 
 
 class _TimeIsUp(BaseException):
-    """Ends a search from within. No Exception: that would be a failing example to Hypothesis."""
+    """Ends a search from within. Not an Exception, which Hypothesis would take for a failing example."""
 
 
 @attrs.define
-class Workplace:
+class Sandbox:
     """Where examples keep their data: a directory of its own for each, and what removes them."""
 
     root: Path
-    subject: Subject
+    subject: StoreUnderTest
     opening: str
     reading: str | None = None
 
@@ -144,16 +145,16 @@ class Workplace:
             shutil.rmtree(location, ignore_errors=True)
 
 
-class _Hunt:
+class _Search:
     """The cases of a check that were tried, and the time that is left."""
 
-    def __init__(self, attempt: Callable[[Any], _Failing | None], seconds: float) -> None:
+    def __init__(self, attempt: Callable[[Any], _FailingCase | None], seconds: float) -> None:
         self._attempt = attempt
         self._seconds = seconds
         self._until = time.monotonic() + seconds
         self.tried = 0
         """Until the first one failed."""
-        self.failing: dict[str, _Failing] = {}
+        self.failing: dict[str, _FailingCase] = {}
         """By what they look like, in the order in which they were found."""
         self.defect: Exception | None = None
         """What went wrong that is not the store's."""
@@ -162,7 +163,7 @@ class _Hunt:
         """Try a case, if there is time.
 
         Raises:
-          _TimeIsUp: there is none, or no use in going on.
+          _TimeIsUp: there is none, or going on would be of no use.
         """
         key = repr(drawn.value)
         if key in self.failing:
@@ -192,37 +193,37 @@ class _Hunt:
 class Searcher:
     """Runs checks on one subject."""
 
-    def __init__(self, workplace: Workplace, seed: int) -> None:
-        self._workplace = workplace
-        self._subject = workplace.subject
+    def __init__(self, sandbox: Sandbox, seed: int) -> None:
+        self._sandbox = sandbox
+        self._subject = sandbox.subject
         self._seed = seed
         self._examples = 0
 
-    def search(self, check: Check, *, max_examples: int, seconds: float) -> Searched:
+    def search(self, check: Check, *, max_examples: int, seconds: float) -> SearchResult:
         """Try cases of ``check`` until one fails, the number is reached or the time is up.
 
         One case at least is tried, whatever it takes. The smallest failing case gets some time more.
         """
-        hunt = _Hunt(partial(self._confirmed, check), seconds)
+        running = _Search(partial(self._confirmed, check), seconds)
         strategy = check.cases(self._subject)
         limits = settings(_SETTINGS, max_examples=max_examples)
         random = Random(f"{self._seed}:{check.clause}:{check.name}")  # noqa: S311 - for examples, not for secrets
         smallest: str | None = None
         with contextlib.suppress(_TimeIsUp, NoSuchExample, Unsatisfiable, Flaky):
             for case in check.table(self._subject):
-                if hunt.fails(_Case(case)):
+                if running.fails(_Case(case)):
                     strategy = strategy if check.smaller is None else check.smaller(case)
                     break
-            smallest = repr(find(strategy.map(_Case), hunt.fails, settings=limits, random=random).value)
-        if hunt.defect is not None:
-            raise hunt.defect
-        if not hunt.failing:
-            return Searched(examples=hunt.tried, finding=None)
+            smallest = repr(find(strategy.map(_Case), running.fails, settings=limits, random=random).value)
+        if running.defect is not None:
+            raise running.defect
+        if not running.failing:
+            return SearchResult(examples=running.tried, failure=None)
         # Cut short, shrinking has come as far as the last one that failed.
-        worst = hunt.failing[smallest if smallest is not None else list(hunt.failing)[-1]]
-        return Searched(examples=hunt.tried, finding=self._judged(check, worst))
+        worst = running.failing[smallest if smallest is not None else list(running.failing)[-1]]
+        return SearchResult(examples=running.tried, failure=self._judged(check, worst))
 
-    def _judged(self, check: Check, failing: _Failing) -> Finding:
+    def _judged(self, check: Check, failing: _FailingCase) -> SmallestFailure:
         """Whether the failure repeats."""
         repeats = failing.violation.out_of_reach or check.confirm > 1
         for _ in range(0 if repeats else _REPEATS):
@@ -230,14 +231,14 @@ class Searcher:
             if again is not None:
                 failing, repeats = again, True
                 break
-        return Finding(
+        return SmallestFailure(
             check=check.name,
             message=failing.violation.message,
             program=failing.program,
             intermittent=not repeats,
         )
 
-    def _confirmed(self, check: Check, case: Any) -> _Failing | None:
+    def _confirmed(self, check: Check, case: Any) -> _FailingCase | None:
         failing = None
         for _ in range(check.confirm):
             failing = self._example(check, case)
@@ -245,43 +246,43 @@ class Searcher:
                 return failing
         return failing
 
-    def _example(self, check: Check, case: Any) -> _Failing | None:
+    def _example(self, check: Check, case: Any) -> _FailingCase | None:
         """Try one case. Returns None if nothing fails."""
-        location = fresh_location(self._workplace.root)
-        session = Session(self._subject, check.clause, location)
+        location = fresh_location(self._sandbox.root)
+        example = Example(self._subject, check.clause, location)
 
-        async def example() -> None:
+        async def attempt() -> None:
             try:
-                await check.run(session, case)
+                await check.run(example, case)
             finally:
-                session.alive("dropping the store", expected_seconds=_DROP_SECONDS)
+                example.alive("dropping the store", expected_seconds=_DROP_SECONDS)
                 with trio.move_on_after(_DROP_SECONDS, shield=True):
-                    await self._workplace.drop([location, *session.siblings])
+                    await self._sandbox.drop([location, *example.siblings])
 
         # Hypothesis makes the global generator start anew for each example: what a store does one time in a
         # hundred would never be seen.
         self._examples += 1
         seed_random(f"{self._seed}:{self._examples}")
-        error = run_watched(example, session)
-        if session.violation is None:
+        error = run_watched(attempt, example)
+        if example.violation is None:
             if error is None:
                 return None
             if isinstance(error, Exception):
                 raise error
             # SystemExit and the like end a program, and so must not end the harness in silence.
-            session.violation = ClauseViolation(check.clause, f"{session.in_progress} raised {error!r}")
-        why = f"{check.clause}: {session.violation.message}"
-        program = session.script.program(self._workplace.opening, why, self._workplace.reading)
-        return _Failing(case, session.violation, program)
+            example.violation = ClauseViolation(check.clause, f"{example.in_progress} raised {error!r}")
+        why = f"{check.clause}: {example.violation.message}"
+        program = example.program.code(self._sandbox.opening, why, self._sandbox.reading)
+        return _FailingCase(case, example.violation, program)
 
 
 _DROP_SECONDS: Final = 60.0
 
 
-def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> BaseException | None:
-    """Run an example in a thread of its own, and give it up if it does not even let the harness run.
+def run_watched(attempt: Callable[[], Awaitable[None]], example: Example) -> BaseException | None:
+    """Run an example in a thread of its own, and abandon it if it does not even let the harness run.
 
-    The session then has a violation that is out of reach.
+    The example then has a violation that is out of reach.
 
     Returns:
       What the example raised.
@@ -295,7 +296,7 @@ def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> Bas
         nonlocal token
         token = trio.lowlevel.current_trio_token()
         with scope:
-            await example()
+            await attempt()
 
     def run() -> None:
         nonlocal error
@@ -310,34 +311,34 @@ def run_watched(example: Callable[[], Awaitable[None]], session: Session) -> Bas
     thread = threading.Thread(target=run, name="trio_eventlog.testing", daemon=True)
     thread.start()
     try:
-        for remaining in _remaining(session):
+        for remaining in _remaining(example):
             if done.wait(remaining):
                 break
         else:
-            _give_up(session)
+            _abandon(example)
     except KeyboardInterrupt:
         if token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(scope.cancel)
-        done.wait(session.subject.patience)
+        done.wait(example.subject.patience)
         raise
     return error
 
 
-def _remaining(session: Session) -> Iterator[float]:
+def _remaining(example: Example) -> Iterator[float]:
     """Seconds to wait, again and again, until the last sign of life is too long ago."""
     while True:
-        remaining = session.last_sign_of_life + session.subject.patience - time.monotonic()
+        remaining = example.last_sign_of_life + example.subject.patience - time.monotonic()
         if remaining <= 0:
             return
         yield remaining
 
 
-def _give_up(session: Session) -> None:
+def _abandon(example: Example) -> None:
     message = (
-        f"{session.in_progress}: for {session.subject.patience:.1f} s neither an end nor a reaction to being"
+        f"{example.in_progress}: for {example.subject.patience:.1f} s neither an end nor a reaction to being"
         " cancelled; the store blocks the event loop or swallows Cancelled"
     )
-    if session.violation is None:
-        session.violation = ClauseViolation(session.clause, message)
-    session.violation.out_of_reach = True
+    if example.violation is None:
+        example.violation = ClauseViolation(example.clause, message)
+    example.violation.out_of_reach = True

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
-from trio_eventlog.testing._checks import _appending, _living, _reading
+from trio_eventlog.testing._checks import (
+    _appending,
+    _atomicity,
+    _cancellation,
+    _durability,
+    _errors,
+    _filters,
+    _isolation,
+    _lifecycle,
+    _locking,
+    _values,
+)
 from trio_eventlog.testing._search import Check
 
-CHECKS: tuple[Check, ...] = (*_appending.CHECKS, *_reading.CHECKS, *_living.CHECKS)
+__all__ = ["CHECKS"]
+
+CHECKS: tuple[Check, ...] = (
+    *_appending.CHECKS,
+    *_atomicity.CHECKS,
+    *_filters.CHECKS,
+    *_values.CHECKS,
+    *_durability.CHECKS,
+    *_cancellation.CHECKS,
+    *_errors.CHECKS,
+    *_locking.CHECKS,
+    *_isolation.CHECKS,
+    *_lifecycle.CHECKS,
+)
 """All of them, in the order of the clauses."""

@@ -1,0 +1,33 @@
+"""Stores that break one clause of the contract each, by a fault that real stores have.
+
+What checks stores must find every one of them. Derived from the correct stores, so that the lines of a
+class are its fault.
+"""
+
+from tests._helpers.broken_stores import (
+    appending,
+    atomicity,
+    cancellation,
+    durability,
+    errors,
+    filters,
+    isolation,
+    lifecycle,
+    locking,
+    values,
+)
+from tests._helpers.broken_stores._broken import Broken
+
+BROKEN: tuple[Broken, ...] = (
+    *appending.BROKEN,
+    *atomicity.BROKEN,
+    *filters.BROKEN,
+    *values.BROKEN,
+    *durability.BROKEN,
+    *cancellation.BROKEN,
+    *errors.BROKEN,
+    *locking.BROKEN,
+    *isolation.BROKEN,
+    *lifecycle.BROKEN,
+)
+"""All of them, in the order of the clauses."""

@@ -1,0 +1,62 @@
+"""What the checks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from trio_eventlog import ModuleEvent, PersistedEvent
+from trio_eventlog.testing._example import AfterSeconds, AfterTicks, CancelPoint
+from trio_eventlog.testing._subject import StoreUnderTest
+
+DURABLE: Final = frozenset({"durable"})
+
+
+def plain(seq: int, *, event_id: str | None = None, payload: Any = None) -> PersistedEvent:
+    """An event without anything special."""
+    event_id = f"id-{seq}" if event_id is None else event_id
+    # A whole second: what becomes of parts of it is the business of S7.
+    return PersistedEvent(event_id, seq, 1_000, None, ModuleEvent("m", "t", payload))
+
+
+def plain_batches(sizes: Sequence[int]) -> list[list[PersistedEvent]]:
+    """Batches of these sizes, on the seqs from 1 on."""
+    batches: list[list[PersistedEvent]] = []
+    first = 1
+    for size in sizes:
+        batches.append([plain(seq) for seq in range(first, first + size)])
+        first += size
+    return batches
+
+
+def batch_sizes(_subject: StoreUnderTest) -> SearchStrategy[list[int]]:
+    """A few small batches."""
+    return st.lists(st.integers(1, 3), min_size=1, max_size=4)
+
+
+def nested(levels: int) -> Any:
+    """This many lists, each in the next."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def affordable(subject: StoreUnderTest, sizes: Sequence[int]) -> list[int]:
+    """Those of ``sizes`` that take no more than some hundred appends."""
+    max_batch = subject.max_batch
+    return [size for size in sizes if max_batch is None or size <= 200 * max_batch] or [min(sizes)]
+
+
+def cancel_points() -> SearchStrategy[CancelPoint]:
+    """When to cancel: stores without threads go by ticks, others by time."""
+    ticks = st.sampled_from((1, 0, 2, 3, 4, 5, 7, 10, 15, 30)).map(AfterTicks)
+    return ticks | st.sampled_from((0.001, 0.0, 0.002, 0.004, 0.008, 0.016)).map(AfterSeconds)
+
+
+def once(_subject: StoreUnderTest) -> SearchStrategy[None]:
+    """For a check that has one case."""
+    return st.none()
