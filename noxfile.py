@@ -137,6 +137,15 @@ def campaign(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Restart and kill the servers of a NATS cluster again and again under a log that writes."""
+    arguments = install_package(session, "testing,nats")
+    install_group(session, "tests")
+    install_group(session, "servers")
+    session.run("pytest", "tests/stores/jetstream/deep_soak.py", *arguments)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Compare the log with others, and with what is possible; `-- --quick` takes less than a minute."""
     install_package(session)
