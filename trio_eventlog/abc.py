@@ -225,7 +225,7 @@ class LeasedStore(Protocol):
 
     @property
     def lock_timeout(self) -> float:
-        """Seconds within which the lock of a killed process is gone: finite, 0 or more.
+        """The lock of a killed process is gone within this many seconds; finite, 0 or more.
 
         0 without this attribute.
         """

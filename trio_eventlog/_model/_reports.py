@@ -155,7 +155,7 @@ class RevertReport:
       expected_seq: the highest seq that it had acknowledged before.
       again: how many events of this run are offered to the store again, because the log still had them. Those
         that were immediately lost to the cap are not counted; they are in a :class:`LossReport`.
-      lost: how many events of this run are lost, with :attr:`LossReason.REVERTED`. Exact, unless the seqs of
+      lost: how many events of this run are lost, with ``LossReason.REVERTED``. Exact, unless the seqs of
         this run have more than a thousand gaps; then it may be too high.
       earlier: lowest and highest seq of the events of earlier runs that the store no longer has; how many
         there are is unknown. None if it has all of them.
