@@ -64,7 +64,10 @@ nitpick_ignore_regex = [
     ("py:.*", r"[a-z]+"),
     ("py:.*", r"(AsyncIterator|Callable|Collection|Mapping|Sequence|PathLike|Any)"),
     # Of this library, and not public: what they stand for is in the text.
-    ("py:class", r"(Filter|OnFailure|PosArgs|trio_eventlog\.(_model\._event_types|testing\._accounts)\.[TU])"),
+    (
+        "py:class",
+        r"(Filter|OnFailure|PosArgs|trio_eventlog\.(_model\._event_types|testing\._accounts)\.[TU])",
+    ),
     ("py:exc", r"(Exception|KeyboardInterrupt|RuntimeError|TimeoutError|TypeError|ValueError)"),
     ("py:.*", r"(datetime|decimal|ssl|uuid)\.\w+"),
     ("py:.*", r"enum\.StrEnum|StrEnum|Protocol"),

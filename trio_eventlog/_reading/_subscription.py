@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from trio_eventlog._engine._recent_events import RecentEvents
+from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
@@ -135,6 +136,7 @@ class Feed:
         """Sleep until something has happened. A checkpoint."""
         await self._sleeping.park()
 
+    @ki_protected
     @asynccontextmanager
     async def subscribe(
         self, query: EventQuery, after: int, *, is_from_first: bool

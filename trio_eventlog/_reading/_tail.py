@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import trio
 
 from trio_eventlog._declared import check_store
+from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StaleCursor, StoreError
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._reading._pages import Page, PageReader, checked_start
@@ -18,6 +19,7 @@ from trio_eventlog.abc import ChangeWatch, EventStore, WatchableStore
 __all__ = ["tail"]
 
 
+@ki_protected
 @asynccontextmanager
 async def tail(
     store: EventStore,

@@ -111,21 +111,26 @@ class Dialer:
         error: BaseException | None = None
         send, receive = trio.open_memory_channel[trio.socket.SocketType | OSError](len(addresses))
         sock: trio.socket.SocketType | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                sock = await _first_to_answer(nursery, addresses, send, receive)
-            except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, outside of the nursery
-                error = exc
-            nursery.cancel_scope.cancel(reason="an address has answered")
-        while receive.statistics().current_buffer_used:
-            late = receive.receive_nowait()
-            if not isinstance(late, OSError):
-                late.close()
+        is_ours = True
         try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    sock = await _first_to_answer(nursery, addresses, send, receive)
+                except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, outside of the nursery
+                    error = exc
+                nursery.cancel_scope.cancel(reason="an address has answered")
             if error is not None:
                 raise error
+            is_ours = False
         finally:
             del error
+            # Sockets that nobody gets: those that came late, and all if this was cancelled meanwhile.
+            while receive.statistics().current_buffer_used:
+                late = receive.receive_nowait()
+                if not isinstance(late, OSError):
+                    late.close()
+            if is_ours and sock is not None:
+                sock.close()
         assert sock is not None
         return trio.SocketStream(sock)
 
