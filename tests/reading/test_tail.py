@@ -32,7 +32,7 @@ from trio_eventlog import (
     abc,
     open_event_log,
 )
-from trio_eventlog._reading import _subscription
+from trio_eventlog._reading import _pages, _stream, _subscription
 from trio_eventlog.reading import tail
 from trio_eventlog.stores import MemoryStore, SqliteStore
 
@@ -401,9 +401,8 @@ async def test_an_error_of_the_store_skips_nothing(autojump_clock: trio.testing.
         for method in ("query", "last_seq"):
             await anext(events)
             cursor = events.cursor
-            events._ready.clear()
-            events._through = cursor
-            # Of a page that has been read to its end.
+            # As after a page that has been read to its end.
+            events._unread = _stream._Unread(_pages.Page([], cursor))
             if method == "last_seq":
                 events._source.known_end = cursor  # type: ignore[misc]
             with (

@@ -191,6 +191,8 @@ class EventStream(metaclass=NoPublicConstructor):
             self._is_busy = False
         self._require_open()
         if not (self._unread and self._left):
+            self._is_over = True
+            self._progress.unpark_all()
             raise StopAsyncIteration
         if (gap := self._unread.take_gap()) is not None:
             self._cursor = gap.last
@@ -200,6 +202,8 @@ class EventStream(metaclass=NoPublicConstructor):
         scope = self._scope = trio.CancelScope()
         try:
             with scope:
+                # A cancelled step does not ask the store.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 while not (self._unread or self._is_over):
                     self._cursor = max(self._cursor, self._unread.through)
                     self._pass(self._cursor)
