@@ -50,9 +50,8 @@ def check_integer(value: object, maximum: int = MAX_U64) -> int:
     if type(value) is not int:
         raise TypeError(f"expected an integer, got {shown(value)}")
     if not 0 <= value <= maximum:
-        raise ValueError(
-            f"expected 0 to 2**{maximum.bit_length()} - 1, got {shown_integer(value).removeprefix('integer ')}"
-        )
+        found = shown_integer(value).removeprefix("integer ")
+        raise ValueError(f"expected 0 to 2**{maximum.bit_length()} - 1, got {found}")
     return value
 
 
