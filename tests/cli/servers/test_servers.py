@@ -414,18 +414,13 @@ def test_copy_leaves_out_what_does_not_fit_into_a_message(told, nats, tmp_path):
 # --- trouble --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("driver", "url", "extra"),
-    [
-        ("psycopg", "postgresql://me:secret@127.0.0.1:1/app", "postgres"),
-        ("nats", "nats://me:secret@127.0.0.1:1/S", "nats"),
-    ],
-)
-def test_a_driver_that_is_not_installed(driver, url, extra):
-    with feeding("query", "--store", url, prelude=f"import sys; sys.modules[{driver!r}] = None") as child:
+def test_a_driver_that_is_not_installed():
+    """NATS is spoken without one."""
+    url = "postgresql://me:secret@127.0.0.1:1/app"
+    with feeding("query", "--store", url, prelude="import sys; sys.modules['psycopg'] = None") as child:
         done = finish(child)
     assert (done.status, done.out) == (1, "")
-    assert how_to_install(extra) in done.err
+    assert how_to_install("postgres") in done.err
     assert done.err.count("\n") == 1
     assert "secret" not in done.err
 
