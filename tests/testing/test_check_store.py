@@ -421,8 +421,8 @@ class GarbagePages(MemoryStore):
             EventPage("nothing", True),
             "query_page returned an EventPage of str, expected an EventPage of events",
         ),
-        (EventPage([], True), "query_page after seq 0 found 0 of 120 events, with is_complete=True"),
-        (EventPage([], False), "query_page after seq 0 found 0 of 120 events, with is_complete=False"),
+        (EventPage([], True), "query_page after seq 0 found 0 of 1200 events, with is_complete=True"),
+        (EventPage([], False), "query_page after seq 0 found 0 of 1200 events, with is_complete=False"),
     ],
 )
 @pytest.mark.usefixtures("hardly_shrunk")
@@ -436,7 +436,7 @@ def test_a_store_whose_pages_are_garbage(page, message):
     (failure,) = check(open_store, "S5").failures
 
     assert failure.message == message
-    assert "page = await store.query_page(EventQuery(after_seq=0), max_bytes=2400)" in failure.example
+    assert "page = await store.query_page(EventQuery(after_seq=0), max_bytes=24000)" in failure.example
 
 
 class Crashes(CorrectMemoryStore):
