@@ -162,9 +162,11 @@ def bench_servers(session: nox.Session) -> None:
 
 
 def public_names() -> set[str]:
-    """What the modules of the package list in ``__all__``."""
+    """What the public modules of the package list in ``__all__``."""
     names: set[str] = set()
     for path in ROOT.glob("trio_eventlog/**/*.py"):
+        if any(re.match("_(?!_)", part) for part in path.relative_to(ROOT).parts):
+            continue
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
                 names.update(ast.literal_eval(node.value))

@@ -36,10 +36,9 @@ async def in_thread(work: Callable[[], T], *, discard: Callable[[T], object] | N
         )
     except BaseException:
         if handover is not None and handover.give_up():
-            with trio.move_on_after(DISK_TIMEOUT, shield=True):
-                # What it raises must not take the place of the Cancelled.
-                with suppress(OSError):
-                    await trio.to_thread.run_sync(handover.discard, abandon_on_cancel=True, limiter=limiter)
+            # What it raises must not take the place of the Cancelled.
+            with suppress(OSError), trio.move_on_after(DISK_TIMEOUT, shield=True):
+                await trio.to_thread.run_sync(handover.discard, abandon_on_cancel=True, limiter=limiter)
         raise
 
 

@@ -65,7 +65,7 @@ async def next_page(
     Raises:
       StoreError: a store failed. The next call returns what this one would have returned.
     """
-    while True:
+    while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
         try:
             return await anext(events.pages(), [])
         except EventsPruned as exc:
