@@ -6,7 +6,7 @@ import uuid
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from tests._helpers.json_values import (
     events,
@@ -21,7 +21,7 @@ from trio_eventlog import (
     PersistedEvent,
     to_json,
 )
-from trio_eventlog._model._events import sealed
+from trio_eventlog._model._events import persisted, sealed
 from trio_eventlog._model._payload import encode_payload, scopes_of
 from trio_eventlog._model._sealed import (
     check_envelope,
@@ -178,6 +178,8 @@ def test_a_sealed_persisted_event_is_an_equal_one():
 
 
 @given(events, texts)
+@example(AgentEvent("a", "t", {"run_id": "r", "step_id": 1, "mob_id": None, "identity": ""}), "i")
+@example(ModuleEvent("m", "t", {"identity": "é", "mob_id": "m", "run_id": [], "step_id": "s"}), "i")
 def test_what_sealing_finds_out_is_what_the_text_says(event, event_id):
     """Scopes and size are carried along; they are the same when they have to be counted again."""
     known = seal_event(event)
@@ -203,3 +205,13 @@ def test_sealing_again_keeps_what_is_known(event):
         assert scopes_of_event(again) is scopes_of_event(known)
         assert is_sealed(PersistedEvent("i", 1, 1, None, again))
     assert not is_sealed(PersistedEvent("i", 1, 1, None, event))
+
+
+@given(events, texts)
+def test_a_numbered_event_is_what_the_constructor_makes(event, event_id):
+    """The log builds its events past the constructor, for speed."""
+    member_id = event.agent_id if isinstance(event, AgentEvent) else None
+    expected = PersistedEvent(event_id, 7, 8, member_id, event)
+
+    assert persisted(event_id, 7, 8, event) == expected
+    assert repr(persisted(event_id, 7, 8, event)) == repr(expected)
