@@ -169,8 +169,8 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     def __init__(self, pgconn: pq.abc.PGconn, label: str) -> None:
         super().__init__(pgconn, tuple_row)
         # One task at a time uses a connection anyway, and acquiring a lock of Trio's is a checkpoint.
-        self.lock = cast("Any", nullcontext())
-        self.cursor_factory = psycopg.AsyncRawCursor
+        self.lock: Any = nullcontext()
+        self.cursor_factory: type[psycopg.AsyncCursor[TupleRow]] = psycopg.AsyncRawCursor
         # The types of parameters are part of a prepared statement, and psycopg goes by their values.
         self.adapters.register_dumper(int, Int8BinaryDumper)
         self.adapters.register_dumper(Int8Array, _Int8ArrayDumper)

@@ -14,7 +14,6 @@ from trio_eventlog._model._descriptions import StoreDescription, StoreVerificati
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._model._sealed import is_sealed
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -212,11 +211,10 @@ class PostgresStore(metaclass=NoPublicConstructor):
             or another one has its name; or the tables are not those that were made.
         """
         appender = await self._require_appender()
-        # The events of a log are sealed already, and the append itself is a checkpoint.
-        batch = list(events)
-        if not (batch and all(map(is_sealed, batch))):
-            batch = await sealed_batch(events)
+        # The append itself is a checkpoint.
+        batch = await sealed_batch(events)
         if not batch:
+            await trio.lowlevel.checkpoint()
             return ()
         return await appender.append(batch, self._channel if self._notify else None)
 
