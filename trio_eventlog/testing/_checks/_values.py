@@ -21,10 +21,11 @@ from trio_eventlog.testing._subject import StoreUnderTest
 # --- S7 -------------------------------------------------------------------------------------------
 
 
-@st.composite
-def _payloads(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
-    values = draw(st.lists(payloads(), min_size=1, max_size=5))
-    agents = draw(st.booleans())
+def _payloads(_subject: StoreUnderTest) -> SearchStrategy[Reads]:
+    return st.builds(_payload_reads, st.lists(payloads(), min_size=1, max_size=5), st.booleans())
+
+
+def _payload_reads(values: list[Any], agents: bool) -> Reads:
     batch = tuple(
         PersistedEvent(
             f"id-{seq}",
@@ -72,8 +73,7 @@ async def _try_payload_values(example: Example, case: PayloadValues) -> None:
     await try_values(example, Reads((batch,) if batch else (), (EventQuery(),)))
 
 
-@st.composite
-def _fields(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
+def _fields(_subject: StoreUnderTest) -> SearchStrategy[Reads]:
     seqs = st.sampled_from((1, 2, 3, 2**31, 2**53 + 1, MAX_STORED - 1, MAX_STORED))
     times = st.sampled_from((0, 1, 999, 1_001, 2**31 + 1, 2**53 + 1, MAX_STORED))
     member = st.none() | texts()
@@ -84,7 +84,9 @@ def _fields(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
         max_size=3,
         unique_by=(lambda event: event.id, lambda event: event.seq),
     )
-    return Reads((tuple(sorted(draw(batch), key=lambda event: event.seq)),), (EventQuery(),))
+    return batch.map(
+        lambda events: Reads((tuple(sorted(events, key=lambda event: event.seq)),), (EventQuery(),))
+    )
 
 
 def _bounds(_subject: StoreUnderTest) -> SearchStrategy[Reads]:
