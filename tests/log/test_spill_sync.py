@@ -5,9 +5,10 @@ As in test_spill, the work of threads is done inline.
 
 from __future__ import annotations
 
+import errno
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from tests._helpers.spill import ingest
 from trio_eventlog import (
     EventEnvelope,
     EventQuery,
+    EventsLost,
+    LossReport,
     PersistedEvent,
+    Report,
     RetryPolicy,
     RevertReport,
     SpillDamageReport,
@@ -84,7 +88,7 @@ async def spill(log: Any, store: FakeStore, first: int, last: int) -> None:
     store.otherwise = take
 
 
-def settings(path: Path, reports: Reports, **more: Any) -> dict[str, Any]:
+def settings(path: Path, reports: Callable[[Report], None], **more: Any) -> dict[str, Any]:
     return {
         "spill": path,
         "on_failure": reports,
@@ -233,6 +237,35 @@ async def test_a_sync_that_hangs(disk, path, autojump_clock):
     assert trio.current_time() - ended <= 5
     assert len(ids_in(path)) > 5
     assert "at the end" in str(reports.spill_reports[-1].error)
+
+
+async def test_a_sync_that_cannot_be_cancelled(disk, path, autojump_clock):
+    """The block ends only with it. What is lost is told long before, and what is not synced is kept."""
+
+    class StubbornStore(UnsyncedStore):
+        async def sync(self) -> None:
+            with trio.CancelScope(shield=True):
+                await super().sync()
+
+    store, told = StubbornStore(), []
+
+    def on_failure(report: Report) -> None:
+        told.append((trio.current_time(), type(report)))
+
+    with pytest.raises(EventsLost):
+        async with open_event_log(store, **settings(path, on_failure, grace_period=0)) as log:
+            await spill(log, store, 1, 40)
+            spilled = ids_in(path)
+            store.seconds = 600
+            await log.flush()
+            disk.error = OSError(errno.EIO, "broken")
+            store.otherwise = fail
+            log.ingest(event(41))
+            left_at = trio.current_time()
+    assert [at - left_at for at, kind in told if kind is LossReport] == [pytest.approx(10)]
+    assert trio.current_time() - left_at > 500
+    assert len(spilled) > 5
+    assert ids_in(path) == spilled
 
 
 async def test_leaving_syncs_once_more(disk, path, autojump_clock):

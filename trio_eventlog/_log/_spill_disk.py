@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 
 from trio_eventlog._lock_file import FileLock, give_to_owner, let_go, lock_open_file
-from trio_eventlog._log._spill_format import BLOCK_SIZE, Read, may_begin, read_all
+from trio_eventlog._log._spill_format import BLOCK_SIZE, Read, may_begin, read_some
 from trio_eventlog._model._errors import LogBusy
 
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -310,7 +310,7 @@ def _write_at(fd: int, data: bytes, position: int) -> None:
 def _copy(read: Read, start: int, end: int, to_fd: int, position: int) -> None:
     """Copy the bytes from ``start`` to ``end`` to ``position`` of another file."""
     while start < end:
-        block = read_all(read, start, min(start + BLOCK_SIZE, end))
+        block = read_some(read, start, min(start + BLOCK_SIZE, end))
         _write_at(to_fd, block, position)
         start += len(block)
         position += len(block)

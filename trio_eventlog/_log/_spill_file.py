@@ -32,10 +32,10 @@ from trio_eventlog._log._spill_format import (
     event_in,
     header_of,
     is_event,
-    last_line_end,
     line_of,
     lines_in,
     mark_of,
+    survey,
 )
 from trio_eventlog._model._errors import SpillError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
@@ -372,7 +372,7 @@ class SpillFile:
         disk, top = self._disk, self._marks.top
         size = disk.real_size
         if size < disk.size:
-            end = last_line_end(disk.read, len(top), size)
+            _, end, _ = survey(disk.read, len(top))
             self._positions.lose(disk.size - end)
             self._marks.marked_seq = 0
             disk.was_cut_off(end, top if size < len(top) else b"")

@@ -121,7 +121,7 @@ def lines_in(read: Read, start: int, end: int) -> Iterator[tuple[bytes, bool, in
     parts: list[bytes] = []
     position = line_end = start
     while position < end:
-        block = _read_some(read, position, min(position + BLOCK_SIZE, end))
+        block = read_some(read, position, min(position + BLOCK_SIZE, end))
         *lines, rest = block.split(b"\n")
         line_end = position
         for line in lines:
@@ -134,6 +134,14 @@ def lines_in(read: Read, start: int, end: int) -> Iterator[tuple[bytes, bool, in
     if line_end < end:
         # Its line break was overwritten.
         yield b"".join(parts).replace(b"\0", b""), False, end
+
+
+def read_some(read: Read, start: int, end: int) -> bytes:
+    """Bytes from ``start`` on, one or more, and none from ``end`` on. Raises OSError if there are none."""
+    block = read(end - start, start)
+    if not block:
+        raise OSError(errno.EIO, f"it ends at byte {start}, and should have {end}")
+    return block
 
 
 def _without_zeros(line: bytes) -> tuple[bytes, bool]:
@@ -197,7 +205,7 @@ def contents_of(read: Read, size: int, log_id: str | None) -> Contents:
     if header and (mark := _mark_in(head, start)) is not None:
         top_seq, top = mark[0], header + mark[1]
         start = len(top)
-    lines, end, marked_seq = _survey(read, start)
+    lines, end, marked_seq = survey(read, start)
     is_anothers = found_id is not None and log_id is not None and found_id != log_id
     if is_anothers and lines:
         raise StoreUnusable(
@@ -229,7 +237,7 @@ def _parse(line: bytes) -> tuple[bool, Any, Any]:
         return False, None, None
 
 
-def _survey(read: Read, start: int) -> tuple[int, int, int]:
+def survey(read: Read, start: int) -> tuple[int, int, int]:
     """How many events follow byte ``start``, where the last line ends, and the highest seq of a mark."""
     lines, end, durable_seq, last_mark = 0, start, 0, -1
     position, before = start, b"\n"
@@ -288,37 +296,10 @@ def _find_last_seq(read: Read, start: int, end: int) -> int:
     most = BLOCK_SIZE
     while True:
         begin = max(end - most, start)
-        for line in reversed(read_all(read, begin, end).split(b"\n")):
+        for line, *_ in reversed(list(lines_in(read, begin, end))):
             event, _ = event_in(line)
             if event is not None:
                 return event.seq
         if begin == start or most >= _MAX_LAST_LINE:
             return 0
         most *= 4
-
-
-def read_all(read: Read, start: int, end: int) -> bytes:
-    """The bytes from ``start`` to ``end``. Raises OSError if there are fewer."""
-    parts: list[bytes] = []
-    while start < end:
-        parts.append(_read_some(read, start, end))
-        start += len(parts[-1])
-    return b"".join(parts)
-
-
-def _read_some(read: Read, start: int, end: int) -> bytes:
-    block = read(end - start, start)
-    if not block:
-        raise OSError(errno.EIO, f"it ends at byte {start}, and should have {end}")
-    return block
-
-
-def last_line_end(read: Read, start: int, size: int) -> int:
-    """Where the last line ends that begins at byte ``start`` or later, in a file of ``size`` bytes."""
-    while size > start:
-        begin = max(size - BLOCK_SIZE, start)
-        last = read(size - begin, begin).rfind(b"\n")
-        if last >= 0:
-            return begin + last + 1
-        size = begin
-    return start

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import attrs
 import trio
 
 from trio_eventlog._engine._retry_buffer import RetryBuffer
@@ -16,8 +17,6 @@ from trio_eventlog._log._threads import DISK_TIMEOUT, in_thread
 from trio_eventlog._model._errors import LossReason, SpillError
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._reports import RevertReport, SpillDamageReport, SpillFailureReport, SpillReport
-
-__all__ = ["SpillQueue", "open_spill_file"]
 
 _MAX_EVENTS: Final = 1024
 """Most events of one write."""
@@ -54,29 +53,28 @@ def _close_unused(spill_file: SpillFile) -> None:
     spill_file.close(() if has_content else None, is_exact=False)
 
 
+@attrs.define(eq=False)
 class SpillQueue:
-    """What the buffer and the spill file do with each other.
+    """What the buffer and the spill file do with each other."""
 
-    Args:
-      spill_file: the file.
-      buffer: where events come from and go back to.
-      reporter: the reporter of the log.
-      max_bytes: most bytes that may wait in memory.
-    """
+    _file: SpillFile
+    _buffer: RetryBuffer
+    _reporter: Reporter
+    _max_bytes: int  # that may wait in memory
+    _has_events: bool = attrs.field(init=False)  # even if they are settled
+    _is_read_given_up: bool = attrs.field(default=False, init=False)
+    # Positions in the file: the end of what was written, both ends of the batch that was read last, and the
+    # end of what the file was told to forget.
+    _written_to: int = attrs.field(init=False)
+    _batch_from: int = attrs.field(init=False)
+    _batch_to: int = attrs.field(init=False)
+    _forgotten_to: int = attrs.field(init=False)
 
-    def __init__(
-        self, spill_file: SpillFile, buffer: RetryBuffer, reporter: Reporter, max_bytes: int
-    ) -> None:
-        self._file = spill_file
-        self._buffer = buffer
-        self._reporter = reporter
-        self._max_bytes = min(_MAX_BYTES, max_bytes)
-        self._has_events = bool(spill_file.recovered)  # even if they are settled
-        self._is_read_given_up = False
-        # Positions in the file: the end of what was written, both ends of the batch that was read last, and
-        # the end of what the file was told to forget.
-        self._written_to = spill_file.end
-        self._batch_from = self._batch_to = self._forgotten_to = spill_file.start
+    def __attrs_post_init__(self) -> None:
+        self._max_bytes = min(self._max_bytes, _MAX_BYTES)
+        self._has_events = bool(self._file.recovered)
+        self._written_to = self._file.end
+        self._batch_from = self._batch_to = self._forgotten_to = self._file.start
 
     @property
     def size_bytes(self) -> int:
@@ -84,22 +82,20 @@ class SpillQueue:
         return self._file.size_bytes
 
     def tell_what_was_found(self, last_seq: int, first_seq: int) -> None:
-        """Report what the file says about the past.
-
-        Args:
-          last_seq: the last seq of the store.
-          first_seq: the lowest seq of this run.
-        """
+        """Report what the file says about the time before ``first_seq``, if the store has ``last_seq``."""
         if self._file.was_damaged:
-            self._reporter.tell(
-                SpillDamageReport(path=self._file.path, events=0, first_seq=first_seq, last_seq=first_seq - 1)
-            )
+            self._tell_damage(0, first_seq, first_seq - 1)
         known = self._file.known_seq
         if known > last_seq and first_seq > last_seq + 1:
             earlier = (last_seq + 1, known)
             self._reporter.tell(
                 RevertReport(last_seq=last_seq, expected_seq=known, again=0, lost=0, earlier=earlier)
             )
+
+    def _tell_damage(self, events: int, first_seq: int, last_seq: int) -> None:
+        self._reporter.tell(
+            SpillDamageReport(path=self._file.path, events=events, first_seq=first_seq, last_seq=last_seq)
+        )
 
     def tell_failure(self, error: Exception, events: int, retry_in: float) -> None:
         """Report a failure of the file, or of a sync that it waits for."""
@@ -112,11 +108,8 @@ class SpillQueue:
     async def write(self, *, is_last_chance: bool) -> tuple[int, Exception | None]:
         """Write the oldest events that are in memory alone. A checkpoint.
 
-        Args:
-          is_last_chance: whether these events have nowhere else to go.
-
-        Returns:
-          How many events those are, and why it failed, if it did.
+        Returns how many events those are, and why it failed, if it did. ``is_last_chance`` says that they
+        have nowhere else to go.
         """
         events = self._buffer.start_filing(_MAX_EVENTS, self._max_bytes)
         self._file.note_stored(self._buffer.last_durable_seq)
@@ -146,14 +139,7 @@ class SpillQueue:
         is_last = load.is_last and through == self._written_to and not self._buffer.is_filing
         missing = self._buffer.loaded(load.events, is_last=is_last)
         if missing.count:
-            self._reporter.tell(
-                SpillDamageReport(
-                    path=self._file.path,
-                    events=missing.count,
-                    first_seq=missing.first_seq,
-                    last_seq=missing.last_seq,
-                )
-            )
+            self._tell_damage(missing.count, missing.first_seq, missing.last_seq)
         return None
 
     # --- what the file can forget -----------------------------------------------------------------
@@ -206,8 +192,7 @@ class SpillQueue:
     async def close(self, reason: LossReason) -> None:
         """Leave the file to the next run, or remove it. Takes a bounded time, also when cancelled.
 
-        Args:
-          reason: why events are lost that the file cannot take any more.
+        Events that the file cannot take any more are lost for ``reason``.
         """
         self._file.note_stored(self._buffer.last_durable_seq)
         is_exact = not self._is_read_given_up
