@@ -28,6 +28,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -182,7 +183,7 @@ class TaskRecorder(trio.abc.Instrument):
             if above is not None and not (above.parent_task is root and task.name.startswith("<")):
                 self._spawned(task, at_start=True)
             for nursery in reversed(task.child_nurseries):
-                found.extend(sorted(nursery.child_tasks, key=_name_of, reverse=True))
+                found.extend(sorted(nursery.child_tasks, key=attrgetter("name"), reverse=True))
 
     def _stop(self) -> None:
         self._tell("recording_stopped", running=len(self._tasks), suppressed=self._suppressed)
@@ -299,10 +300,6 @@ def record_tasks(
         with suppress(KeyError):
             trio.lowlevel.remove_instrument(recorder)
         recorder._stop()
-
-
-def _name_of(task: trio.lowlevel.Task) -> str:
-    return task.name
 
 
 def _shown(name: str) -> str:

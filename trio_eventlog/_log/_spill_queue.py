@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -33,15 +34,15 @@ async def open_spill_file(
 ) -> SpillFile:
     """Open a spill file, and let what an earlier run left in it follow the last seq of the store.
 
-    If this is cancelled while the disk hangs, a thread stays behind, which closes the file once it has opened
-    it.
+    If this is cancelled while the disk hangs, a thread stays behind, which closes the file once it is open.
     """
     spill_file = await in_thread(
         partial(SpillFile, path, log_id, max_bytes, keep=keep), discard=_close_unused
     )
     after = spill_file.number_after(last_seq)
     if after + spill_file.recovered > MAX_STORED:
-        await in_thread(partial(_close_unused, spill_file))
+        with suppress(*DISK_ERRORS):
+            await in_thread(partial(_close_unused, spill_file))
         raise SpillError(spill_file.path, f"its {spill_file.recovered} events find no seq after {after}")
     spill_file.number_from(after + 1)
     spill_file.note_stored(last_seq)
@@ -57,7 +58,7 @@ def _close_unused(spill_file: SpillFile) -> None:
 class SpillQueue:
     """What the buffer and the spill file do with each other."""
 
-    _file: SpillFile
+    file: SpillFile
     _buffer: RetryBuffer
     _reporter: Reporter
     _max_bytes: int  # that may wait in memory
@@ -72,20 +73,20 @@ class SpillQueue:
 
     def __attrs_post_init__(self) -> None:
         self._max_bytes = min(self._max_bytes, _MAX_BYTES)
-        self._has_events = bool(self._file.recovered)
-        self._written_to = self._file.end
-        self._batch_from = self._batch_to = self._forgotten_to = self._file.start
+        self._has_events = bool(self.file.recovered)
+        self._written_to = self.file.end
+        self._batch_from = self._batch_to = self._forgotten_to = self.file.start
 
     @property
     def size_bytes(self) -> int:
         """Size of the file."""
-        return self._file.size_bytes
+        return self.file.size_bytes
 
     def tell_what_was_found(self, last_seq: int, first_seq: int) -> None:
         """Report what the file says about the time before ``first_seq``, if the store has ``last_seq``."""
-        if self._file.was_damaged:
+        if self.file.was_damaged:
             self._tell_damage(0, first_seq, first_seq - 1)
-        known = self._file.known_seq
+        known = self.file.known_seq
         if known > last_seq and first_seq > last_seq + 1:
             earlier = (last_seq + 1, known)
             self._reporter.tell(
@@ -94,13 +95,13 @@ class SpillQueue:
 
     def _tell_damage(self, events: int, first_seq: int, last_seq: int) -> None:
         self._reporter.tell(
-            SpillDamageReport(path=self._file.path, events=events, first_seq=first_seq, last_seq=last_seq)
+            SpillDamageReport(path=self.file.path, events=events, first_seq=first_seq, last_seq=last_seq)
         )
 
     def tell_failure(self, error: Exception, events: int, retry_in: float) -> None:
         """Report a failure of the file, or of a sync that it waits for."""
         self._reporter.tell(
-            SpillFailureReport(path=self._file.path, error=error, events=events, retry_in=retry_in)
+            SpillFailureReport(path=self.file.path, error=error, events=events, retry_in=retry_in)
         )
 
     # --- in and out -------------------------------------------------------------------------------
@@ -112,15 +113,15 @@ class SpillQueue:
         have nowhere else to go.
         """
         events = self._buffer.start_filing(_MAX_EVENTS, self._max_bytes)
-        self._file.note_stored(self._buffer.last_durable_seq)
-        self._file.is_last_chance = is_last_chance
+        self.file.note_stored(self._buffer.last_durable_seq)
+        self.file.is_last_chance = is_last_chance
         try:
-            await in_thread(partial(self._file.append, events))
+            await in_thread(partial(self.file.append, events))
         except DISK_ERRORS as exc:
             self._buffer.not_filed()
             return len(events), exc
         self._buffer.filed()
-        self._written_to = self._file.end
+        self._written_to = self.file.end
         self._has_events = True
         return len(events), None
 
@@ -129,7 +130,7 @@ class SpillQueue:
         # Nothing beyond what write() has returned for: it would count as read before it counts as written.
         through = self._written_to
         try:
-            load = await in_thread(partial(self._file.read, max_batch, self._max_bytes, through=through))
+            load = await in_thread(partial(self.file.read, max_batch, self._max_bytes, through=through))
         except DISK_ERRORS as exc:
             return exc
         except trio.Cancelled:
@@ -168,21 +169,12 @@ class SpillQueue:
             self._has_events = False
         return is_settled
 
-    @property
-    def waits_for_sync(self) -> bool:
-        """Whether the file keeps what is settled until the store was synced."""
-        return self._file.keep is Keep.UNTIL_TOLD
-
-    def keep_until_full(self) -> None:
-        """Keep what is settled as long as there is room: not even a sync makes sure of it."""
-        self._file.keep = Keep.UNTIL_FULL
-
     async def forget_through(self, position: int) -> None:
         """Let the file give up what is settled up to ``position``."""
         self._forgotten_to = position
-        self._file.note_stored(self._buffer.last_durable_seq)
+        self.file.note_stored(self._buffer.last_durable_seq)
         try:
-            await in_thread(partial(self._file.settle, position))
+            await in_thread(partial(self.file.settle, position))
         except DISK_ERRORS as exc:
             # It goes with the next write, or at the end.
             self.tell_failure(exc, 0, math.inf)
@@ -194,21 +186,20 @@ class SpillQueue:
 
         Events that the file cannot take any more are lost for ``reason``.
         """
-        self._file.note_stored(self._buffer.last_durable_seq)
+        self.file.note_stored(self._buffer.last_durable_seq)
         is_exact = not self._is_read_given_up
         again = self._buffer.again if is_exact else ()
         read = self._buffer.read if self._buffer.spilled else None
         with trio.move_on_after(DISK_TIMEOUT, shield=True) as scope:  # noqa: ASYNC912 - in_thread is one
             try:
-                await in_thread(partial(self._file.close, read, again=again, is_exact=is_exact))
+                await in_thread(partial(self.file.close, read, again=again, is_exact=is_exact))
             except DISK_ERRORS as exc:
                 self.tell_failure(exc, 0, math.inf)
             else:
                 if again:
                     self._buffer.again_filed()
         if scope.cancelled_caught:
-            late = TimeoutError(f"closing it took longer than {DISK_TIMEOUT} s")
-            self.tell_failure(late, 0, math.inf)
+            self.tell_failure(TimeoutError(f"closing it took longer than {DISK_TIMEOUT} s"), 0, math.inf)
         self._buffer.again_not_filed(reason)
         if self._buffer.spilled:
-            self._reporter.tell(SpillReport(path=self._file.path, events=self._buffer.spilled))
+            self._reporter.tell(SpillReport(path=self.file.path, events=self._buffer.spilled))

@@ -15,6 +15,7 @@ from trio_eventlog._log._backoff import Backoff
 from trio_eventlog._log._flush_timer import FlushTimer
 from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._settings import Settings
+from trio_eventlog._log._spill_file import Keep
 from trio_eventlog._log._spill_queue import SpillQueue
 from trio_eventlog._log._threads import DISK_TIMEOUT
 from trio_eventlog._model._errors import LossReason, StoreUnusable
@@ -123,7 +124,7 @@ class Spiller:
         """Make the file small again if all that it has is settled."""
         if not self.queue.take_settled():
             return
-        if not self.queue.waits_for_sync:
+        if self.queue.file.keep is not Keep.UNTIL_TOLD:
             await self.queue.forget_through(self.queue.settled_to)
         elif self.syncer is not None:
             self.syncer.wake()
@@ -131,7 +132,8 @@ class Spiller:
     def store_went_back(self) -> None:
         """The file may have copies of what the store lost, and the next run can deliver them again."""
         if self.syncer is not None:
-            self.queue.keep_until_full()
+            # Not even a sync makes sure of what is settled.
+            self.queue.file.keep = Keep.UNTIL_FULL
 
     async def finish(self) -> None:
         """Write what is left, and sync the store, for a bounded time. Not cut short by being cancelled."""
