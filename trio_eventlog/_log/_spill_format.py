@@ -34,7 +34,7 @@ from trio_eventlog._model._wire import from_json, to_json
 VERSION: Final = 1
 """Of the layout."""
 
-BLOCK_SIZE: Final = 1024 * 1024
+BLOCK_SIZE: Final = 256 * 1024
 """Bytes that are read at once."""
 
 _PREFIX: Final = b'{"trio_eventlog": "spill"'
@@ -122,13 +122,15 @@ def lines_in(read: Read, start: int, end: int) -> Iterator[tuple[bytes, bool, in
     position = line_end = start
     while position < end:
         block = read_some(read, position, min(position + BLOCK_SIZE, end))
-        *lines, rest = block.split(b"\n")
-        line_end = position
-        for line in lines:
-            line_end += len(line) + 1
-            yield *_without_zeros(b"".join((*parts, line))), line_end
+        begin = 0
+        while (stop := block.find(b"\n", begin)) >= 0:
+            line = b"".join((*parts, block[begin:stop]))
             parts.clear()
+            begin = stop + 1
+            line_end = position + begin
+            yield line.replace(b"\0", b""), b"\0" not in line, line_end
         # A run of zeros can be as long as the file.
+        rest = block[begin:]
         parts.append(rest if rest.strip(b"\0") else rest[:1])
         position += len(block)
     if line_end < end:
@@ -142,11 +144,6 @@ def read_some(read: Read, start: int, end: int) -> bytes:
     if not block:
         raise OSError(errno.EIO, f"it ends at byte {start}, and should have {end}")
     return block
-
-
-def _without_zeros(line: bytes) -> tuple[bytes, bool]:
-    text = line.replace(b"\0", b"")
-    return text, len(text) == len(line)
 
 
 # --- what a file has ------------------------------------------------------------------------------
