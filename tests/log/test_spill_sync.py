@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -621,6 +622,22 @@ async def test_a_file_that_is_cut_off_while_it_is_open(disk, path, autojump_cloc
     (damage,) = [report for report in reports.spill_reports if isinstance(report, SpillDamageReport)]
     assert damage.events == log.statistics().lost_total
     assert "e-100" in store.held
+
+
+async def test_a_file_whose_last_line_break_is_overwritten(disk, path, autojump_clock):
+    """Its last event is missed and told; what is waited for comes to an end."""
+    store, reports = FakeStore(), Reports()
+    store.max_batch = 5
+    async with open_event_log(store, **settings(path, reports)) as log:
+        await spill(log, store, 1, 20)
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"x")
+        with trio.fail_after(60), pytest.raises(EventsLost):
+            await log.flush()
+        assert (log.statistics().persisted, log.statistics().lost_total) == (19, 1)
+    (damage,) = [report for report in reports.spill_reports if isinstance(report, SpillDamageReport)]
+    assert damage.events == 1
 
 
 async def test_clearing_that_fails_leaves_no_hole(disk, path, autojump_clock):
