@@ -207,6 +207,22 @@ async def test_a_sync_that_fails_is_tried_again(disk, path, autojump_clock, erro
     assert not path.exists()
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), BaseExceptionGroup("of a nursery", [KeyboardInterrupt()])])
+async def test_a_sync_that_ends_the_program(disk, path, autojump_clock, error):
+    """It ends the log. No report says that it took too long, and the file stays as it is."""
+    store, reports = UnsyncedStore(), Reports()
+    store.errors = [error]
+    with pytest.raises(type(error)):
+        async with open_event_log(store, **settings(path, reports)) as log:
+            await spill(log, store, 1, 40)
+            spilled = ids_in(path)
+            await trio.sleep(10)
+            pytest.fail("the body went on")
+    assert len(spilled) > 5
+    assert ids_in(path) >= spilled
+    assert not [report for report in reports.spill_reports if isinstance(report, SpillFailureReport)]
+
+
 async def test_a_sync_that_never_succeeds_is_not_tried_for_ever(disk, path, autojump_clock):
     store, reports = UnsyncedStore(), Reports()
     store.error = StoreUnusable("read-only")

@@ -235,10 +235,11 @@ class Syncer:
             error = exc
         except BaseException as exc:
             cancelled, other = split_cancelled(exc)
-            cut_off = TimeoutError(f"sync of the store took longer than {DISK_TIMEOUT} s at the end")
-            self._queue.tell_failure(other if isinstance(other, Exception) else cut_off, 0, math.inf)
-            if cancelled is None or (other is not None and not isinstance(other, Exception)):
+            if other is None:
+                other = TimeoutError(f"sync of the store took longer than {DISK_TIMEOUT} s at the end")
+            if cancelled is None or not isinstance(other, Exception):
                 raise
+            self._queue.tell_failure(other, 0, math.inf)
             raise cancelled from None  # noqa: ASYNC104 - it is what was Cancelled
         if error is None:
             self._backoff.succeeded()
