@@ -29,20 +29,13 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: str, what: str, mode: int = 0o600, guarded: str | None = None) -> FileLock:
-        """Take the lock.
+        """Take the lock at a real path, whose file is made if it is not there.
 
-        Args:
-          path: of the lock file, a real path; it is made if it is not there.
-          what: what it guards, for messages.
-          mode: permissions of the lock file. Users who may write to what it guards may lock it, as with
-            SQLite's own side files.
-          guarded: path of what it guards, whose owner and group it gets; by default its own without the
-            ``.lock`` at the end.
-
-        Raises:
-          LogBusy: it is held already, in this process or another.
-          StoreUnusable: this platform or file system has no such locks.
-          OSError: the lock file cannot be made.
+        ``what`` is what it guards, for messages, and ``guarded`` the path of that, by default its own without
+        the ``.lock`` at the end: users who may write to it may lock it, as with SQLite's own side files, so
+        the lock file gets ``mode``, and its owner and group. Raises LogBusy if the lock is held already, in
+        this process or another, StoreUnusable if there are no such locks here, and OSError if the lock file
+        cannot be made.
         """
         if sys.platform == "win32":  # pragma: no cover
             raise StoreUnusable(f"{what} cannot be written: this platform does not have flock")
@@ -82,11 +75,8 @@ class FileLock:
 def lock_open_file(fd: int) -> None:
     """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
 
-    For a file that no other code opens while it is locked, except to find that out.
-
-    Raises:
-      BlockingIOError: it is locked already, in this process or another.
-      OSError: it cannot be locked.
+    For a file that no other code opens while it is locked, except to find that out. Raises BlockingIOError if
+    it is locked already, in this process or another, and OSError if it cannot be locked.
     """
     _registry.files.add(fd)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

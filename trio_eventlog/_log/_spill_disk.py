@@ -47,9 +47,7 @@ class SpillDisk:
     def open(cls, path: Path) -> SpillDisk:
         """Open and lock the file at a real path, creating it if necessary.
 
-        Raises:
-          LogBusy: it is locked already.
-          StoreUnusable, OSError: it cannot be opened or locked.
+        Raises LogBusy if it is locked already, StoreUnusable or OSError if it cannot be opened or locked.
         """
         with contextlib.ExitStack() as undo:
             lock = FileLock.acquire(f"{path}.lock", f"the spill file {path}")
@@ -132,7 +130,7 @@ class SpillDisk:
 
     def rewrite(self, head: bytes, start: int) -> None:
         """Replace the file by one with ``head`` and what it has from byte ``start`` on."""
-        new_path = _new_path(self.path)
+        new_path = Path(f"{self.path}.new")
         if _is_leftover(new_path):
             os.unlink(new_path)
         fd = open_file(new_path, os.O_EXCL)
@@ -241,14 +239,9 @@ def reason_of(exc: OSError, path: Path) -> str:
     return f"{exc.filename}: {what}" if is_of_another else what
 
 
-def _new_path(path: Path) -> Path:
-    """The name of a replacement while it is written."""
-    return Path(f"{path}.new")
-
-
 def _take_up_leftover(path: Path) -> None:
     """What a killed process was writing anew: it is of use only if the file itself is gone."""
-    new_path = _new_path(path)
+    new_path = Path(f"{path}.new")
     if not _is_leftover(new_path):
         return
     try:
