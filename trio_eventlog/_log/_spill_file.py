@@ -70,7 +70,7 @@ from trio_eventlog._log._spill_format import (
 )
 from trio_eventlog._model._errors import LogBusy, SpillError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._util import fork_count
+from trio_eventlog._util import Forks
 
 _MAX_HEADER: Final = 64 * 1024
 
@@ -145,7 +145,7 @@ class SpillFile:
         self.keep = keep
         """Whoever sets it does so between two calls, or lets what runs go by the one or the other."""
         self._mutex = threading.Lock()
-        self._forks = fork_count()
+        self._forks = Forks.count
         self._header = header_of(log_id)
         self._top = self._header  # what the file begins with: the header, and a mark if one follows
         self._top_seq = 0  # of that mark
@@ -343,7 +343,7 @@ class SpillFile:
     @contextlib.contextmanager
     def _work(self) -> Iterator[None]:
         # Who forked this process goes on writing there, and may have held the mutex.
-        if fork_count() != self._forks:
+        if Forks.count != self._forks:
             raise OSError(errno.EPERM, "the spill file belongs to the process that forked this one")
         with self._mutex:
             if self._fd < 0:

@@ -33,7 +33,7 @@ from trio_eventlog import (
     from_json,
     open_event_log,
 )
-from trio_eventlog._util import _Forks
+from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores.jetstream._api import Pull, drop_consumer
@@ -601,7 +601,7 @@ async def test_a_child_by_fork_has_no_store(server, log_name, monkeypatch):
     """It shares the socket with its parent, and must not use it."""
     async with JetStreamStore.open(server.url, log=log_name) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(_Forks, "count", _Forks.count + 1)
+            patch.setattr(Forks, "count", Forks.count + 1)
             for call in itertools.chain(*CALLS.values()):
                 with pytest.raises(StoreError):
                     await call(store)
