@@ -12,7 +12,7 @@ import trio.testing
 from tests._helpers.events import agent, module
 from trio_eventlog import EventQuery, EventRejected, StoreUnusable
 from trio_eventlog._util import Forks, check_integer
-from trio_eventlog.stores._common import _batches, _closing
+from trio_eventlog.stores._common import _batches
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores._common._closing import Closing, OwningProcess

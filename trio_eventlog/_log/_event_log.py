@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from threading import get_ident
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import trio
 
