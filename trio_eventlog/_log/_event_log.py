@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import trio
 
-from trio_eventlog._declared import awaitable
+from trio_eventlog._answers import awaitable
 from trio_eventlog._engine._retry_buffer import LossAccount
 from trio_eventlog._log._core import Core
 from trio_eventlog._log._outcome import events_lost, renewed
