@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.fakes import numbered
-from tests.reading.test_paging import event, store_with
-from tests.reading.test_subscription import QUERIES
+from tests._helpers.readers import QUERIES, event, store_with
 from trio_eventlog import (
     EventEnvelope,
     EventLog,

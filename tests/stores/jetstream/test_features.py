@@ -11,8 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests._helpers.nats_server import running_server
-from tests.log.test_checkpoints import (
+from tests._helpers.checkpoints import (
     DESCRIBE,
     IN_A_FILE,
     STORE_CALLS,
@@ -21,6 +20,7 @@ from tests.log.test_checkpoints import (
     checked,
     entered_cancelled,
 )
+from tests._helpers.nats_server import running_server
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
