@@ -15,8 +15,7 @@ from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._own_work import OwnWork
 from trio_eventlog._log._publisher import Publisher
 from trio_eventlog._log._reporter import Reporter
-from trio_eventlog._log._spiller import Spiller
-from trio_eventlog._log._syncer import split_cancelled
+from trio_eventlog._log._spiller import Spiller, split_cancelled
 from trio_eventlog._model._errors import (
     EventRejected,
     LossReason,
