@@ -13,7 +13,7 @@ from trio_eventlog._log._backoff import Backoff
 from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_queue import SpillQueue
-from trio_eventlog._log._threads import DISK_TIMEOUT
+from trio_eventlog._threads import DISK_TIMEOUT
 from trio_eventlog._model._errors import StoreUnusable
 
 __all__ = ["Syncer", "split_cancelled"]

@@ -87,27 +87,25 @@ _decode_long: Final = msgspec.json.Decoder(_Long).decode
 
 def row_of(event: PersistedEvent) -> StoredRow:
     """The row of a sealed event."""
-    columns = columns_of(event)
-    event_id = columns.id.encode()
-    event_type = columns.event_type.encode()
-    member_id = None if columns.member_id is None else columns.member_id.encode()
+    seq, id_text, timestamp_ms, kind, actor, type_text, member_text, *scope_texts, payload = columns_of(event)
+    event_id, event_type = id_text.encode(), type_text.encode()
+    member_id = None if member_text is None else member_text.encode()
     long: bytes | None = None
     if max(len(event_id), len(event_type), len(member_id or b"")) >= _KEY_BYTES:
         long = _encode_long(
             _Long(
-                id=columns.id if is_cut(event_id) else None,
-                event_type=columns.event_type if is_cut(event_type) else None,
-                member_id=columns.member_id if is_cut(member_id or b"") else None,
+                id=id_text if is_cut(event_id) else None,
+                event_type=type_text if is_cut(event_type) else None,
+                member_id=member_text if is_cut(member_id or b"") else None,
             )
         )
         event_id, event_type = key_of(event_id), key_of(event_type)
         member_id = None if member_id is None else key_of(member_id)
-    scopes = (
-        None if text is None else key_of(text.encode())
-        for text in (columns.identity, columns.mob_id, columns.run_id, columns.step_id)
-    )
-    head = (columns.seq, columns.timestamp_ms, columns.kind, event_id, columns.actor.encode(), event_type)
-    return (*head, member_id, *scopes, columns.payload, long)
+    scopes = [None if text is None else key_of(text.encode()) for text in scope_texts]
+    if isinstance(payload, str):
+        payload = payload.encode()
+    head = (seq, timestamp_ms, kind, event_id, actor.encode(), event_type, member_id)
+    return (*head, *scopes, payload, long)
 
 
 def size_of(row: StoredRow) -> int:
