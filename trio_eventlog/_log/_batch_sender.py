@@ -8,7 +8,7 @@ from collections.abc import Collection
 import attrs
 import trio
 
-from trio_eventlog._declared import awaitable
+from trio_eventlog._answers import awaitable
 from trio_eventlog._log._backlog import Backlog
 from trio_eventlog._log._flush_timer import FlushTimer
 from trio_eventlog._log._outcome import Outcome

@@ -39,7 +39,7 @@ from trio_eventlog._log._spill_format import (
 )
 from trio_eventlog._model._errors import SpillError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._util import fork_count
+from trio_eventlog._util import Forks
 
 _MAX_DEAD: Final = 4 * 1024 * 1024
 """Bytes of dead events for which the file is not written anew while there is room."""
@@ -150,7 +150,7 @@ class SpillFile:
         self.is_last_chance: bool = False
         """Whether to write the file anew even for little room: what comes next has nowhere else to go."""
         self._mutex = threading.Lock()
-        self._forks = fork_count()
+        self._forks = Forks.count
         self._no_tidying_below = 0
         try:
             self._disk = SpillDisk.open(self.path)
@@ -230,7 +230,7 @@ class SpillFile:
     @contextlib.contextmanager
     def _work(self) -> Iterator[None]:
         # The process that forked this one goes on writing there, and may have held the mutex.
-        if fork_count() != self._forks:
+        if Forks.count != self._forks:
             raise OSError(errno.EPERM, "the spill file belongs to the process that forked this one")
         with self._mutex:
             if self._disk.is_closed:

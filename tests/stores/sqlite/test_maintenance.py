@@ -26,7 +26,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.abc import Finding
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _maintenance as _sqlite_upkeep
+from trio_eventlog.stores.sqlite import _reader as _sqlite_upkeep
 
 
 @pytest.fixture
