@@ -253,15 +253,18 @@ def _find_line(read: Read) -> int | None:
 
     The end of the file if it has only zeros and the beginning of a header; None if it has something else.
     """
-    position, before, is_nothing = 0, b"", True
+    position, before, is_nothing, searched_to = 0, b"", True, 0
     while block := read(BLOCK_SIZE, position):
         is_nothing = is_nothing and (not block.strip(b"\0") if position else _is_beginning(block))
         text = before + block
         for found in _LINE_START.finditer(text):
             at = position - len(before) + found.start()
+            if at < searched_to:
+                continue
             line = _line_at(read, at)
             if _mark_in(line + b"\n") is not None or event_in(line)[0] is not None:
                 return at
+            searched_to = at + len(line)
         before = text[1 - len(_PREFIX) :]
         position += len(block)
     return position if is_nothing else None
