@@ -113,11 +113,10 @@ def give_to_owner(fd: int, beside: str) -> None:
     Otherwise what root does once would lock out the owner. SQLite does the same with its own side files. If
     there is no file but the new one, its directory counts.
     """
-    new = os.fstat(fd)
     for path in (beside, os.path.dirname(beside)):  # noqa: PTH120 - str all along
         with contextlib.suppress(OSError):
             owner = os.stat(path)  # noqa: PTH116 - str all along
-            if not os.path.samestat(owner, new):
+            if not os.path.samestat(owner, os.fstat(fd)):
                 break
     else:  # pragma: no cover - a directory that is gone
         return
