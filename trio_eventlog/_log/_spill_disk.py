@@ -8,6 +8,8 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -134,13 +136,13 @@ class SpillDisk:
         if _is_leftover(new_path):
             os.unlink(new_path)
         fd = open_file(new_path, os.O_EXCL)
-        aside: str | None = None
+        put_back: Callable[[], None] | None = None
         try:
             lock_open_file(fd)
             _write_at(fd, head, 0)
             _copy(self.read, start, self.size, fd, len(head))
             os.fsync(fd)
-            aside = self._keep_aside()
+            put_back = self._keep_aside()
             try:
                 os.replace(new_path, self.path)
             except OSError:
@@ -148,10 +150,12 @@ class SpillDisk:
                     raise
         except BaseException:
             let_go(fd)
-            for path in (new_path, aside):
-                with contextlib.suppress(OSError):
-                    if path is not None:
-                        os.unlink(path)
+            with contextlib.suppress(OSError):
+                if put_back is not None:
+                    self._needs_name = True  # on the disk it may still have none
+                    put_back()
+                # Not before: it is all that there is if the file could not be put back.
+                os.unlink(new_path)
             raise
         old, self._fd = self._fd, fd
         self.size += len(head) - start
@@ -161,8 +165,11 @@ class SpillDisk:
         with contextlib.suppress(OSError):
             self._mend_name()
 
-    def _keep_aside(self) -> str | None:
-        """Give a second name to what is to be replaced, if that may be of use: it is damaged, or not ours."""
+    def _keep_aside(self) -> Callable[[], None] | None:
+        """Keep what is to be replaced under another name, if that may be of use: it is damaged, or not ours.
+
+        Returns what undoes that.
+        """
         try:
             there = os.lstat(self.path)
         except FileNotFoundError:
@@ -175,8 +182,14 @@ class SpillDisk:
         except OSError as exc:
             if exc.errno not in _NO_LINKS:
                 raise
-            _copy_file(self.path, aside)
-        return aside
+            # If the process ends now, the next one takes up the replacement.
+            try:
+                os.replace(self.path, aside)
+            except OSError:
+                if not _is_at(Path(aside), self._fd):
+                    raise
+            return partial(os.replace, aside, self.path)
+        return partial(os.unlink, aside)
 
     def _name_aside(self) -> str:
         suffix = f".damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
@@ -307,19 +320,3 @@ def _copy(read: Read, start: int, end: int, to_fd: int, position: int) -> None:
         _write_at(to_fd, block, position)
         start += len(block)
         position += len(block)
-
-
-def _copy_file(path: Path, to_path: str) -> None:
-    """Copy a file to a new one, durably."""
-    with contextlib.ExitStack() as stack:
-        fd = open_file(path)
-        stack.callback(let_go, fd)
-        to_fd = open_file(Path(to_path), os.O_EXCL)
-        stack.callback(let_go, to_fd)
-        try:
-            _copy(lambda most, position: os.pread(fd, most, position), 0, os.fstat(fd).st_size, to_fd, 0)
-            os.fsync(to_fd)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(to_path)
-            raise
