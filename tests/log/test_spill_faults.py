@@ -512,6 +512,19 @@ SCENARIOS = {
         content=header() + lines(1) + lines(2).replace(b"id-2", b"id-X") + lines(3),
         before=(1, 3),
     ),
+    "damage and no room": Scenario(
+        [
+            step("open"),
+            step("read", 6),
+            step("read", 1),
+            step("append", *range(110, 114)),
+            step("read", 9),
+            step("close"),
+        ],
+        content=header() + lines(*range(100, 110)).replace(b"id-101", b"id-XXX"),
+        before=(100, *range(102, 110)),
+        max_bytes=SMALL,
+    ),
     "zeros before the events": Scenario(
         [
             step("open"),
@@ -567,7 +580,9 @@ SCENARIOS = {
     ),
 }
 
-SCENARIOS["damage without links"] = attrs.evolve(SCENARIOS["damage"], has_links=False)
+SCENARIOS["damage and no room, without links"] = attrs.evolve(
+    SCENARIOS["damage and no room"], has_links=False
+)
 
 KINDS = ["before", "after", "short", "ends"]
 
