@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 from types import FunctionType, MethodType
 from typing import Any, Final, TypeVar, cast
 
-from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._model._errors import StoreError, StoreUnusable
+from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_integer
 from trio_eventlog.abc import (
     BoundedStore,
     DurableStore,
@@ -21,9 +23,9 @@ from trio_eventlog.abc import (
 
 __all__ = [
     "awaitable",
-    "check_count",
     "check_methods",
     "check_store",
+    "last_seq_of",
     "log_id_of",
     "max_batch_of",
     "survives_of",
@@ -34,14 +36,6 @@ T = TypeVar("T")
 
 _MAX_BATCH: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
-
-
-def check_count(name: str, value: object, minimum: int, unit: str = "events") -> int:
-    if type(value) is not int:
-        raise TypeError(f"{name}: expected a number of {unit} as an int, got {type(value).__name__}")
-    if value < minimum:
-        raise ValueError(f"{name}: expected {minimum} or more {unit}, got {value}")
-    return value
 
 
 _METHODS: Final = ("append_batch", "query", "last_seq")
@@ -106,8 +100,21 @@ def awaitable(store: object, method: str, returned: T) -> T:
         return returned
     raise TypeError(
         f"store: {method} of {type(store).__name__} returned {type(returned).__name__} and nothing to await;"
-        f" append_batch, query and last_seq must be async: async def {method}(…)"
+        f" {method} must be async: async def {method}(…)"
     )
+
+
+async def last_seq_of(store: EventStore) -> int:
+    """The last seq of ``store``. A checkpoint if the store's method is one.
+
+    Raises:
+      StoreError: the store returned something else.
+      TypeError: its method is not async.
+    """
+    last_seq: object = await awaitable(store, "last_seq", store.last_seq())
+    if type(last_seq) is not int or not 0 <= last_seq <= MAX_STORED:
+        raise StoreError(f"last_seq of {store!r} must return an int of 0 to 2**63 - 1, got {last_seq!r:.100}")
+    return last_seq
 
 
 def max_batch_of(store: object) -> int:
@@ -116,7 +123,7 @@ def max_batch_of(store: object) -> int:
     max_batch: object = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is None:
         return _MAX_BATCH
-    return check_count("max_batch of the store", max_batch, 1)
+    return check_integer("max_batch of the store", max_batch, 1, unit="events")
 
 
 def log_id_of(store: object) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextvars import ContextVar
 from inspect import get_annotations
 from types import FunctionType
 from typing import Any, Final, NoReturn, TypeVar
@@ -29,48 +28,6 @@ if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
 def fork_count() -> int:
     """A number that differs in every child made by ``os.fork``. Faster than asking for the process id."""
     return _Forks.count
-
-
-def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
-    """Check an argument that is an integer.
-
-    Args:
-      name: of the argument, for the message.
-      value: the argument.
-      minimum: the lowest value allowed.
-      maximum: the highest value allowed; None for no bound.
-
-    Returns:
-      ``value``.
-
-    Raises:
-      TypeError: it is not an integer; a bool is not one.
-      ValueError: it is out of range.
-    """
-    if type(value) is not int:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if value < minimum or (maximum is not None and value > maximum):
-        expected = f"{minimum} or more" if maximum is None else f"{minimum} to {_shown(maximum)}"
-        raise ValueError(f"{name}: expected {expected}, got {_shown(value)}")
-    return value
-
-
-_MAX_BITS_SHOWN: Final = 128
-
-
-def _shown(value: int) -> str:
-    bits = value.bit_length()
-    if value == 2**63 - 1:
-        return "2**63 - 1"
-    # Python refuses to turn very long integers into text.
-    return str(value) if bits <= _MAX_BITS_SHOWN else f"an integer of {bits} bits"
-
-
-at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
-"""The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
-
-SOME_LOG: Final = frozenset({0})
-"""What stands there in a thread that works for a log and does not know for which."""
 
 
 class NoPublicConstructor(type):

@@ -398,7 +398,8 @@ class PrunableStore(Protocol):
           The number of events that were deleted, or would be.
 
         Raises:
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+          TypeError: it is not an integer.
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
           StoreError: the store failed; another call may succeed.
           StoreUnusable: the store will never do it.
         """

@@ -8,15 +8,13 @@ from typing import Final
 
 from trio_eventlog._model._base_errors import CodecError
 from trio_eventlog._model._events import MAX_U64
+from trio_eventlog._numbers import shown_integer
 
 _MAX_PATH: Final = 200
 """Characters of a path in an error."""
 
 _MAX_SHOWN: Final = 50
 """Characters of a value in an error."""
-
-_MAX_BITS_SHOWN: Final = 128
-"""Python refuses to convert very long integers to strings."""
 
 _repr: Final = reprlib.Repr().repr
 
@@ -40,7 +38,7 @@ def check_string(value: object) -> str:
     return value
 
 
-def check_integer(value: object, maximum: int = MAX_U64) -> int:
+def check_unsigned(value: object, maximum: int = MAX_U64) -> int:
     """Return ``value`` if it is an integer from 0 to ``maximum``, which is 2**n - 1.
 
     Raises:
@@ -66,7 +64,7 @@ def require_string(value: object, path: str) -> None:
 def require_integer(value: object, path: str, maximum: int = MAX_U64) -> None:
     """Raise CodecError unless ``value`` is an integer from 0 to ``maximum``."""
     try:
-        check_integer(value, maximum)
+        check_unsigned(value, maximum)
     except (TypeError, ValueError) as exc:
         raise CodecError(path, str(exc)) from None
 
@@ -82,12 +80,6 @@ def shown(value: object) -> str:
     except Exception:  # noqa: BLE001 - a repr that is not ours may raise anything
         return kind.__name__
     return f"{kind.__name__} ({text.encode('ascii', 'backslashreplace').decode():.{_MAX_SHOWN}})"
-
-
-def shown_integer(value: int) -> str:
-    """An integer, for an error."""
-    bits = value.bit_length()
-    return f"integer {value}" if bits <= _MAX_BITS_SHOWN else f"an integer of {bits} bits"
 
 
 def path_of(root: str, steps: Iterable[str | int]) -> str:

@@ -31,6 +31,7 @@ from typing import Final, TypeVar
 
 from trio_eventlog._model._base_errors import CodecError, EventLogError, require_string
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._numbers import check_integer
 
 __all__ = [
     "CodecError",
@@ -58,8 +59,7 @@ _MAX_NAMES_SHOWN: Final = 10
 
 def _require_int(**arguments: object) -> None:
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+        check_integer(name, value)
 
 
 def _tuple_of(name: str, value: Iterable[T], kind: type) -> tuple[T, ...]:

@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 import msgspec
 
 from trio_eventlog._model._base_errors import CodecError
-from trio_eventlog._model._checks import check_string, path_of, shown, shown_integer
+from trio_eventlog._model._checks import check_string, path_of, shown
 from trio_eventlog._model._events import MAX_U64, Scopes
+from trio_eventlog._numbers import shown_integer
 
 MAX_DEPTH: Final = 200
 """Highest number of levels of lists and dicts in a payload."""

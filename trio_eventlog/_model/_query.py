@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from trio_eventlog._model._checks import check_integer, check_string
+from trio_eventlog._model._checks import check_string, check_unsigned
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._payload import SCOPES
 
@@ -23,7 +23,7 @@ def _check(check: Callable[[object], object], value: object, name: str) -> None:
 
 def _check_integer(_query: EventQuery, field: attrs.Attribute[int | None], value: object) -> None:
     if value is not None:
-        _check(check_integer, value, field.name)
+        _check(check_unsigned, value, field.name)
 
 
 def _check_string(_query: EventQuery, field: attrs.Attribute[str | None], value: object) -> None:

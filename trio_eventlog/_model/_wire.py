@@ -22,8 +22,8 @@ from cattrs.strategies import configure_tagged_union
 
 from trio_eventlog._model._base_errors import CodecError
 from trio_eventlog._model._checks import (
-    check_integer,
     check_string,
+    check_unsigned,
     path_of,
     require_integer,
     require_string,
@@ -60,7 +60,7 @@ def _converter() -> cattrs.Converter:
     # Made on first use: it takes as long as importing half of this package does.
     converter = make_converter()
     # All integers of the model are unsigned and have 64 bits.
-    converter.register_structure_hook(int, lambda value, _cls: check_integer(value))
+    converter.register_structure_hook(int, lambda value, _cls: check_unsigned(value))
     converter.register_structure_hook(str, lambda value, _cls: check_string(value))
     converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _structure_strings)
 

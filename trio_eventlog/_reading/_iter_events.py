@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import trio
 
-from trio_eventlog._declared import check_store
+from trio_eventlog._declared import check_store, last_seq_of
 from trio_eventlog._model._errors import StaleCursor
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_integer
 from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._stream import EventStream
 from trio_eventlog.abc import EventStore
@@ -39,10 +40,7 @@ def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size
       TypeError, ValueError: an argument is not as described.
     """
     wanted, after = checked_start(query, None)
-    if type(page_size) is not int:
-        raise TypeError(f"page_size: expected a number of events, got {type(page_size).__name__}")
-    if page_size < 1:
-        raise ValueError(f"page_size: expected 1 event or more, got {page_size}")
+    check_integer("page_size", page_size, 1, unit="events")
     check_store(store)
     after = after or 0
     source = _StoredSource(PageReader(store, wanted, is_from_first=after == 0))
@@ -64,7 +62,7 @@ class _StoredSource:
         through = found[-1].seq if found else after
         gaps = await self._reader.find_gaps(after, found, through if found else None)
         if not found and not gaps and after:
-            last_seq = await self._reader.store.last_seq()
+            last_seq = await last_seq_of(self._reader.store)
             if last_seq < after:
                 raise StaleCursor(after, last_seq)
         self._is_at_end = is_complete

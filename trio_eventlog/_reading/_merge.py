@@ -14,6 +14,7 @@ import trio
 from trio_eventlog._model._errors import EventsPruned, StaleCursor
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_integer
 from trio_eventlog._reading._iter_events import iter_events
 from trio_eventlog._reading._pages import checked_start
 from trio_eventlog._reading._stream import EventStream
@@ -236,6 +237,5 @@ def merge_events(
     if not isinstance(cursors, Mapping):
         raise TypeError(f"cursors: expected a mapping from names to seqs, got {type(cursors).__name__}")
     for name, cursor in cursors.items():
-        if type(cursor) is not int or cursor < 0:
-            raise ValueError(f"cursors[{name!r}]: expected a seq, got {cursor!r:.50}")
+        check_integer(f"cursors[{name!r}]", cursor, 0)
     return MergedEvents._create(stores, query, cursors, page_size)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from trio_eventlog._model._events import MAX_STORED
-from trio_eventlog._util import check_integer
+from trio_eventlog._numbers import check_integer
 
 _MAX_LOG_NAME_BYTES: Final = 512
 
@@ -77,10 +77,11 @@ def check_prune(before_ms: int | None, keep: int | None) -> None:
     """Check the arguments of ``prune`` that say which events go.
 
     Raises:
-      ValueError: not exactly one is given, or it is not an integer in range.
+      TypeError: it is not an integer.
+      ValueError: not exactly one is given, or it is out of range.
     """
     if (before_ms is None) == (keep is None):
         raise ValueError("before_ms, keep: expected one of them")
     for name, value in (("before_ms", before_ms), ("keep", keep)):
-        if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
-            raise ValueError(f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}")
+        if value is not None:
+            check_integer(name, value, 0, MAX_STORED)

@@ -14,6 +14,7 @@ from trio_eventlog._model._descriptions import StoreDescription, StoreVerificati
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_integer
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -401,12 +402,6 @@ def _checked(conninfo: object, log: str, schema_name: str, readers: object, part
         raise ValueError(
             f"schema: PostgreSQL does not take {schema_name!a}: no name begins with pg_, or has NUL in it"
         )
-    for name, value, least, most in (
-        ("readers", readers, 1, _MAX_READERS),
-        ("partitions", partitions, 0, _MAX_PARTITIONS),
-    ):
-        if type(value) is not int:
-            raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-        if not least <= value <= most:
-            raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+    check_integer("readers", readers, 1, _MAX_READERS)
+    check_integer("partitions", partitions, 0, _MAX_PARTITIONS)
     return Names(schema_name)
