@@ -5,12 +5,12 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 * 0, values (attrs, the codecs and the standard library): ``_numbers _util _model _lock_file``, and ``typed``,
   the public face of ``_model._event_types``
 * 1, the engine (no Trio, no I/O; time and chance are arguments): ``_engine``
-* 2, the contract: ``abc _declared``, and what several Trio parts need: ``_ki _own_work``
+* 2, the contract: ``abc _answers _declared``, and what several Trio parts need: ``_ki _own_work``
 * 3, what reads (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all
 * 4, the log, the only place that awaits ``append_batch``: ``_log``
-* beside them, on the public names alone: ``cli logging recorder testing __main__``. Two names of ``_util`` are
-  an exception: ``adopt_public_names`` and ``how_to_install``.
+* beside them, on the public names alone: ``cli logging recorder testing __main__``; and, of ``_util``,
+  ``adopt_public_names`` and ``how_to_install``
 
 Three modules of the lower floors go beyond what their floor allows: ``_lock_file`` has a ``threading.Lock``,
 for it is used from any thread; ``_model._events`` loads ``uuid_utils`` when the first id is made; and

@@ -6,10 +6,10 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable
 from types import FunctionType, MethodType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
-from trio_eventlog._model._errors import StoreError, StoreUnusable
-from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._answers import awaitable
+from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import check_integer
 from trio_eventlog.abc import (
@@ -22,17 +22,13 @@ from trio_eventlog.abc import (
 )
 
 __all__ = [
-    "awaitable",
     "check_methods",
     "check_store",
-    "last_seq_of",
     "log_id_of",
     "max_batch_of",
     "survives_of",
     "sync_of",
 ]
-
-T = TypeVar("T")
 
 _MAX_BATCH: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
@@ -88,33 +84,6 @@ async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - not a ch
         if is_plain:
             # It can call an async method and return what that returns. Try it with nothing to do.
             await awaitable(store, name, method(nothing))
-
-
-def awaitable(store: object, method: str, returned: T) -> T:
-    """Return ``returned``, which a method of ``store`` returned.
-
-    Raises:
-      TypeError: it cannot be awaited.
-    """
-    if inspect.isawaitable(returned):
-        return returned
-    raise TypeError(
-        f"store: {method} of {type(store).__name__} returned {type(returned).__name__} and nothing to await;"
-        f" {method} must be async: async def {method}(…)"
-    )
-
-
-async def last_seq_of(store: EventStore) -> int:
-    """The last seq of ``store``. A checkpoint if the store's method is one.
-
-    Raises:
-      StoreError: the store returned something else.
-      TypeError: its method is not async.
-    """
-    last_seq: object = await awaitable(store, "last_seq", store.last_seq())
-    if type(last_seq) is not int or not 0 <= last_seq <= MAX_STORED:
-        raise StoreError(f"last_seq of {store!r} must return an int of 0 to 2**63 - 1, got {last_seq!r:.100}")
-    return last_seq
 
 
 def max_batch_of(store: object) -> int:

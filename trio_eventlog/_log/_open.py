@@ -10,7 +10,8 @@ from typing import Final
 
 import trio
 
-from trio_eventlog._declared import check_methods, last_seq_of, log_id_of, max_batch_of, survives_of, sync_of
+from trio_eventlog._answers import ask_last_seq
+from trio_eventlog._declared import check_methods, log_id_of, max_batch_of, survives_of, sync_of
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._log._event_log import EventLog
@@ -151,7 +152,7 @@ async def open_event_log(
     log_id, keep = _check_declarations(store)
     with _reserve(store):
         await check_methods(store)
-        last_seq = await last_seq_of(store)
+        last_seq = await ask_last_seq(store)
         after = last_seq
         spill_file: SpillFile | None = None
         if settings.spill is not None:

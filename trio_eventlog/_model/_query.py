@@ -46,6 +46,15 @@ def _to_tuple(value: Iterable[str] | None) -> tuple[Any, ...]:
     return tuple(value)
 
 
+# A new field has to be known to:
+#
+# * `matches`, by which MemoryStore, JetStream's reader and recent events filter;
+# * what looks at less than an event: the outlines in _engine/_recent_events.py, is_unfiltered in
+#   _reading/_pages.py (which compares with EventQuery()), subjects and `is_exact` in stores/jetstream;
+# * the statements in stores/sqlite/_select.py and stores/postgres/_select.py, with stores/_common/_bounds.py;
+# * users: the options in cli/_options.py, and the harness in testing/_checks/_filters.py.
+#
+# tests/model/test_query_fields.py, and its twin for servers, ask each of them for every field.
 @attrs.frozen(kw_only=True)
 class EventQuery:
     """A filter over a log, an order (always ascending by seq) and a limit.

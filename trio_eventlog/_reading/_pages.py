@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 import attrs
 
-from trio_eventlog._declared import awaitable
-from trio_eventlog._model._checks import shown
-from trio_eventlog._model._errors import CodecError, StoreError
-from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._answers import ask_page, ask_pruned_seq, ask_query
+from trio_eventlog._model._errors import CodecError
+from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
-from trio_eventlog.abc import EventPage, EventStore, PagedStore, PrunedStore
+from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
 
 __all__ = ["Gap", "LiveSource", "Page", "PageReader", "Source", "checked_start"]
 
@@ -97,54 +96,17 @@ class PageReader:
         Returns:
           The next events that match, and whether there are no others.
         """
-        store = self.store
-        if isinstance(store, PagedStore):
-            query = attrs.evolve(self.query, after_seq=after, limit=limit)
-            page = await awaitable(store, "query_page", store.query_page(query, max_bytes=_MAX_PAGE_BYTES))
-            self._check_page(page)
-            self._check_events("query_page", page.events, after, limit)
+        query = attrs.evolve(self.query, after_seq=after, limit=limit)
+        if isinstance(self.store, PagedStore):
+            page = await ask_page(self.store, query, _MAX_PAGE_BYTES)
             return page.events, page.is_complete and len(page.events) < limit
         limit = min(limit, self._size_limit)
-        query = attrs.evolve(self.query, after_seq=after, limit=limit)
-        found = await awaitable(store, "query", store.query(query))
-        self._check_events("query", found, after, limit)
+        found = await ask_query(self.store, attrs.evolve(query, limit=limit))
         if found:
             size = max(sum(map(_size_of, found)), 1)
             fitting = _MAX_PAGE_BYTES * len(found) // size
             self._size_limit = max(min(fitting, _MAX_GROWTH * self._size_limit), 1)
         return found, len(found) < limit
-
-    def _check_page(self, page: object) -> None:
-        if not isinstance(page, EventPage):
-            raise self._wrong("query_page", "an EventPage", page)
-        is_complete: object = page.is_complete
-        if type(is_complete) is not bool:
-            raise self._wrong("query_page", "an EventPage whose is_complete is a bool", is_complete)
-        if not page.events and not is_complete:
-            # The reader would ask the same again, for ever.
-            raise self._wrong("query_page", "an event, or a page that is complete", page)
-
-    def _check_events(self, method: str, events: object, after: int, limit: int) -> None:
-        """Check what reading relies on: a cursor that moves, and no more than was asked for.
-
-        Whether the events match the query is a matter for the tests of a store.
-        """
-        if not isinstance(events, list):
-            raise self._wrong(method, "a list of events", events)
-        items = cast("list[object]", events)
-        if len(items) > limit:
-            raise self._wrong(method, f"{limit} events at most", items)
-        for item in items:
-            if not isinstance(item, PersistedEvent):
-                raise self._wrong(method, "PersistedEvents", item)
-            seq: object = item.seq
-            if type(seq) is not int or not after < seq <= MAX_STORED:
-                raise self._wrong(method, f"ascending seqs above {after}", seq)
-            after = seq
-
-    def _wrong(self, method: str, expected: str, found: object) -> StoreError:
-        got = f"a list of {len(cast('list[object]', found))}" if type(found) is list else shown(found)
-        return StoreError(f"{method} of {self.store!r} must return {expected}, got {got}")
 
     async def find_gaps(self, after: int, found: list[PersistedEvent], through: int | None) -> list[Gap]:
         """Find where events behind ``after`` were pruned.
@@ -161,10 +123,7 @@ class PageReader:
         is_seamless = self.is_unfiltered and through is not None and through - after == len(found)
         if is_seamless or not isinstance(self.store, PrunedStore):
             return []
-        pruned: object = await awaitable(self.store, "pruned_seq", self.store.pruned_seq())
-        if type(pruned) is not int or pruned < 0:
-            raise self._wrong("pruned_seq", "a seq or 0", pruned)
-        self.pruned_seq = pruned
+        pruned = self.pruned_seq = await ask_pruned_seq(self.store)
         if self._is_from_first and not after:
             return []
         return _gaps_between(found, after, pruned if through is None else min(pruned, through))

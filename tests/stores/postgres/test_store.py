@@ -9,11 +9,11 @@ import trio.testing
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests._helpers.checkpoints import CALLS, checked, entered_cancelled
 from tests._helpers.longest_step import measured_steps
+from tests._helpers.pages import fences, run_program
 from tests._helpers.postgres_logs import event, seqs, sql, url
 from tests._helpers.postgres_server import ESCAPED_PASSWORD
-from tests.log.test_checkpoints import CALLS, checked, entered_cancelled
-from tests.project.test_docs import fences, run_program
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
