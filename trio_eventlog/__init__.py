@@ -42,6 +42,8 @@ from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent,
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import (
     AppendFailureReport,
+    LogState,
+    LogStatistics,
     LossReport,
     Report,
     RevertReport,
@@ -49,7 +51,6 @@ from trio_eventlog._model._reports import (
     SpillFailureReport,
     SpillReport,
 )
-from trio_eventlog._model._statistics import LogState, LogStatistics
 from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import adopt_public_names as _adopt_public_names

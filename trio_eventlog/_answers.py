@@ -15,8 +15,6 @@ from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.abc import EventPage, EventStore, PagedStore, PrunedStore
 
-__all__ = ["ask_last_seq", "ask_page", "ask_pruned_seq", "ask_query", "awaitable"]
-
 T = TypeVar("T")
 
 

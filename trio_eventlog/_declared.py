@@ -21,15 +21,6 @@ from trio_eventlog.abc import (
     SyncableStore,
 )
 
-__all__ = [
-    "check_methods",
-    "check_store",
-    "log_id_of",
-    "max_batch_of",
-    "survives_of",
-    "sync_of",
-]
-
 _MAX_BATCH: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
 

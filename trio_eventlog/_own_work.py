@@ -10,8 +10,6 @@ from typing import Final
 
 import trio
 
-__all__ = ["SOME_LOG", "OwnWork", "at_work"]
-
 at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
 """The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
 

@@ -17,9 +17,9 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from trio_eventlog._model._descriptions import Finding, StoreDescription, StoreVerification
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import Finding, StoreDescription, StoreVerification
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 
 __all__ = [

@@ -24,8 +24,7 @@ from trio_eventlog._model._errors import (
     StoreWentBack,
 )
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import AppendFailureReport, RevertReport
-from trio_eventlog._model._statistics import LogState
+from trio_eventlog._model._reports import AppendFailureReport, LogState, RevertReport
 from trio_eventlog._own_work import OwnWork
 from trio_eventlog.abc import EventStore
 

@@ -11,8 +11,6 @@ from trio_eventlog._model._checks import check_string, check_unsigned
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._payload import SCOPES
 
-__all__ = ["SCOPES", "EventQuery"]
-
 
 def _check(check: Callable[[object], object], value: object, name: str) -> None:
     try:

@@ -13,8 +13,6 @@ from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._stream import EventStream
 from trio_eventlog.abc import EventStore
 
-__all__ = ["iter_events"]
-
 
 def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size: int = 1000) -> EventStream:
     """Iterate over all events that match, in ascending order of seq, with one page of them in memory.

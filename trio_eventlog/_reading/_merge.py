@@ -24,8 +24,6 @@ from trio_eventlog.abc import EventStore
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["LogEvent", "MergedEvents", "merge_events"]
-
 
 @attrs.frozen
 class LogEvent:

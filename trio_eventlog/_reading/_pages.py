@@ -13,8 +13,6 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
 
-__all__ = ["Gap", "LiveSource", "Page", "PageReader", "Source", "checked_start"]
-
 _MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes after which a page from the store is large enough."""
 

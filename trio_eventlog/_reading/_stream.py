@@ -40,8 +40,6 @@ from trio_eventlog._util import NoPublicConstructor
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["EventStream", "PageIterator"]
-
 
 class _Unread:
     """The part of a page that was not handed out yet."""

@@ -18,8 +18,6 @@ from trio_eventlog._reading._pages import LiveSource, Page, PageReader
 from trio_eventlog._reading._stream import EventStream
 from trio_eventlog.abc import EventStore
 
-__all__ = ["Feed", "Subscription"]
-
 _PAGE_SIZE: Final = 256
 """Events of a page from the store. Few, since there may be many readers, each with a page of its own."""
 

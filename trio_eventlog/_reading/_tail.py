@@ -17,8 +17,6 @@ from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog.abc import ChangeWatch, EventStore, WatchableStore
 
-__all__ = ["tail"]
-
 
 @ki_protected
 @asynccontextmanager

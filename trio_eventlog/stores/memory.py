@@ -8,18 +8,17 @@ from collections.abc import Callable, Collection, Sequence
 import attrs
 import trio
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._payload import SCOPES
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog._model._sealed import reseal
 from trio_eventlog._numbers import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
-
-__all__ = ["MemoryStore"]
 
 
 class MemoryStore:

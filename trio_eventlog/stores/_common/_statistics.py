@@ -6,8 +6,8 @@ from collections import Counter
 
 import attrs
 
-from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription
 
 
 @attrs.define

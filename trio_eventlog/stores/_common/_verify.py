@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
-from trio_eventlog._model._descriptions import Finding, StoreVerification
 from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._payload import SCOPES, scopes_of
+from trio_eventlog._model._reports import Finding, StoreVerification
 from trio_eventlog._model._sealed import encoded_payload
 from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog.stores._common._columns import AGENT, MODULE

@@ -11,9 +11,9 @@ from typing import Final
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._numbers import check_number
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage

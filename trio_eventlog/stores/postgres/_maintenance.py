@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription
 from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription
 from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description

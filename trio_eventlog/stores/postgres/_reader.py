@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, cast
 import attrs
 import trio
 
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, check_pages

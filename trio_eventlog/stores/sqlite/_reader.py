@@ -8,8 +8,8 @@ from typing import TypeVar
 import apsw
 import attrs
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog.stores._common._prune import PrunePlan, PruneProgress
 from trio_eventlog.stores.sqlite import _files as files
 from trio_eventlog.stores.sqlite import _maintenance as maintenance
