@@ -120,3 +120,9 @@ async def entered_cancelled(call: Awaitable[object]) -> None:
         scope.cancel(reason="test")
         await call
     assert scope.cancelled_caught
+
+
+async def watch(store: SqliteStore | PostgresStore) -> None:
+    """Enter and leave."""
+    async with store.watch_changes():
+        pass

@@ -6,6 +6,7 @@ The list is compared with what the package exports, so that a new function canno
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import trio
 import trio.testing
 
 import trio_eventlog
-from tests._helpers.checkpoints import CALLS, async_methods, checked, entered_cancelled, event
+from tests._helpers.checkpoints import CALLS, async_methods, checked, entered_cancelled, event, watch
 from tests._helpers.fakes import FakeStore, fail_with, numbered
 from trio_eventlog import (
     EventLog,
@@ -25,6 +26,7 @@ from trio_eventlog import (
     open_event_log,
     stores,
 )
+from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import (
     JetStreamStore,
@@ -80,6 +82,28 @@ async def test_methods_of_a_closed_store(tmp_path: Path) -> None:
         for call in calls:
             with trio.testing.assert_checkpoints(), pytest.raises(trio_eventlog.StoreError):
                 await call(store)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("state", ["open", "closed", "inherited by a child"])
+async def test_methods_in_every_state(
+    state: str, read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are checkpoints, and raise Cancelled if entered cancelled, whatever else they would raise."""
+    path = tmp_path / "events.db"
+    calls = [*itertools.chain(*CALLS[SqliteStore].values()), watch]
+    async with SqliteStore.open(path):
+        pass
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(SqliteStore.open(path, read_only=read_only))
+        if state == "closed":
+            await stack.aclose()
+        with monkeypatch.context() as patch:
+            if state == "inherited by a child":
+                patch.setattr(Forks, "count", Forks.count + 1)
+            for call in calls:
+                await entered_cancelled(call(store))
+                await checked(call(store))
 
 
 async def test_methods_of_the_log(autojump_clock: trio.testing.MockClock) -> None:

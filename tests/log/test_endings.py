@@ -30,9 +30,8 @@ from trio_eventlog import (
     StoreUnusable,
     open_event_log,
 )
-from trio_eventlog._log import _spill_queue, _threads
+from trio_eventlog._log import _spill_queue
 from trio_eventlog._log._spill_file import SpillFile
-from trio_eventlog._log._threads import in_thread
 
 Clock = trio.testing.MockClock
 
@@ -354,65 +353,3 @@ async def test_a_file_that_is_still_being_opened_is_busy(
                     break
             except LogBusy:
                 await trio.sleep(0.01)
-
-
-async def test_what_a_thread_makes_after_it_was_given_up_is_discarded() -> None:
-    """Once, by the thread."""
-    is_given_up, discarded, is_discarded = threading.Event(), list[str](), threading.Event()
-    scope = trio.CancelScope()
-
-    def work() -> str:
-        trio.from_thread.run_sync(scope.cancel)
-        assert is_given_up.wait(10)
-        return "made"
-
-    def discard(made: str) -> None:
-        discarded.append(made)
-        is_discarded.set()
-
-    with scope:
-        await in_thread(work, discard=discard)
-    is_given_up.set()
-    assert scope.cancelled_caught
-    assert await trio.to_thread.run_sync(is_discarded.wait, 10)
-    assert discarded == ["made"]
-
-
-async def test_what_a_thread_made_before_it_was_given_up_is_discarded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Once, and before the cancellation goes on."""
-    goes_on, is_made, discarded = threading.Event(), threading.Event(), list[str]()
-    run = _threads._Handover.run
-
-    def run_and_tell(handover: Any) -> Any:
-        result = run(handover)
-        is_made.set()
-        return result
-
-    monkeypatch.setattr(_threads._Handover, "run", run_and_tell)
-    async with trio.open_nursery() as nursery:
-
-        def work() -> str:
-            assert goes_on.wait(10)
-            return "made"
-
-        async def make() -> None:
-            await in_thread(work, discard=discarded.append)
-            pytest.fail("not cancelled")
-
-        nursery.start_soon(make)
-        await trio.testing.wait_all_tasks_blocked()
-        goes_on.set()
-        # The loop stands still, so that what the thread made cannot be handed over any more.
-        assert is_made.wait(10)
-        nursery.cancel_scope.cancel(reason="test")
-
-    assert discarded == ["made"]
-
-
-async def test_what_a_thread_made_is_not_discarded() -> None:
-    """If it was waited for."""
-    discarded: list[str] = []
-    assert await in_thread(lambda: "made", discard=discarded.append) == "made"
-    assert discarded == []

@@ -16,7 +16,7 @@ from trio_eventlog.stores._common import _batches
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores._common._closing import Closing, OwningProcess
-from trio_eventlog.stores._common._columns import AGENT, MODULE, columns_of, event_of
+from trio_eventlog.stores._common._columns import AGENT, COLUMNS, MODULE, columns_of, event_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._statistics import SeqGaps
@@ -46,10 +46,11 @@ def test_columns_and_back(payload: object) -> None:
     """All but the scopes make the event again."""
     for event, kind in ((agent(1, payload=payload), AGENT), (module(2, payload=payload), MODULE)):
         columns = columns_of(event)
-        assert columns.kind == kind
-        assert columns.run_id == ("r" if isinstance(payload, dict) else None)
-        assert columns.step_id is None
-        assert event_of((*columns[:7], columns.payload)) == event
+        named = dict(zip(COLUMNS, columns, strict=True))
+        assert named["kind"] == kind
+        assert named["run_id"] == ("r" if isinstance(payload, dict) else None)
+        assert named["step_id"] is None
+        assert event_of((*columns[:7], columns[-1])) == event
 
 
 def test_conflicts() -> None:

@@ -14,10 +14,10 @@ import trio
 from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._spill_file import Keep, SpillFile
-from trio_eventlog._log._threads import DISK_TIMEOUT, in_thread
 from trio_eventlog._model._errors import LossReason, SpillError
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._reports import RevertReport, SpillDamageReport, SpillFailureReport, SpillReport
+from trio_eventlog._threads import DISK_TIMEOUT, in_thread
 
 _MAX_EVENTS: Final = 1024
 """Most events of one write."""

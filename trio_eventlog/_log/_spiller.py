@@ -17,8 +17,8 @@ from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_file import Keep
 from trio_eventlog._log._spill_queue import SpillQueue
-from trio_eventlog._log._threads import DISK_TIMEOUT
 from trio_eventlog._model._errors import LossReason, StoreUnusable
+from trio_eventlog._threads import DISK_TIMEOUT
 
 _MAX_UNSYNCED_BYTES: Final = 4 * 1024 * 1024
 """Bytes of settled events in the spill file that make a sync due; a quarter of ``max_spill_bytes`` if that is

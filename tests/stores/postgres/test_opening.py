@@ -294,6 +294,7 @@ async def test_s12_what_will_not_pass_is_unusable_and_what_may_is_not(server, lo
         server.url() + "?sslmode=maybe": (StoreUnusable, "invalid sslmode"),
         server.url(port=1): (StoreError, "refused"),
         server.url().replace("127.0.0.1", "no.such.host.invalid"): (StoreError, "is not found"),
+        server.url().replace("127.0.0.1", "no..name"): (StoreUnusable, "is not found"),
         server.url() + "?target_session_attrs=standby": (StoreError, "hot standby"),
     }
     for conninfo, (error, message) in refused.items():

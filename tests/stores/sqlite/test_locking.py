@@ -18,7 +18,7 @@ from trio_eventlog import (
 )
 from trio_eventlog import _lock_file as _lockfile
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _rows as rows
+from trio_eventlog.stores.sqlite import _appender as rows
 from trio_eventlog.stores.sqlite import _worker as worker_module
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")

@@ -15,7 +15,6 @@ import attrs
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.stores._common._bounds import Bounds
-from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._rows import READ, ByteaArray, key_of
 
 _EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
@@ -132,40 +131,3 @@ def _add_time(terms: _Terms, column: str, bounds: Bounds) -> None:
 
 def _limit(terms: _Terms, limit: int | None) -> str:
     return "" if limit is None else f" limit {terms.value(limit)}::bigint"
-
-
-# --- what the log holds, in numbers ---------------------------------------------------------------
-
-TOTALS: Final = """
-select count(*), min(seq), max(seq), min(timestamp_ms), max(timestamp_ms)
-from :s.events where log = $1::bigint
-"""
-
-HIGHEST: Final = f"select {schema.HIGHEST} from :s.logs where log = $1::bigint"  # noqa: S608 - no values
-
-PRUNED: Final = "select pruned_seq from :s.logs where log = $1::bigint"
-
-SIZE: Final = b"""
-select coalesce(sum(pg_total_relation_size(oid)), 0)::bigint from pg_class
-where relnamespace = to_regnamespace(quote_ident($1::text)) and relkind = 'r'
-"""
-
-GAPS: Final = """
-select before + 1, seq - 1, count(*) over ()
-from (select lag(seq) over (order by seq) as before, seq from :s.events where log = $1::bigint) as neighbours
-where seq > before + 1 order by seq limit $2::bigint
-"""
-
-
-def frequencies(column: str) -> str:
-    """The statement for the most frequent values of a column: each key, its count, and how many keys."""
-    return f"""
-select {column}, count(*) as events, count(*) over () from :s.events
-where log = $1::bigint and {column} is not null
-group by {column} order by events desc, {column} limit $2::bigint
-"""  # noqa: S608 - the name of a column of ours
-
-
-def whole(column: str) -> str:
-    """The statement for the whole text behind a key."""
-    return f"select long from :s.events where log = $1::bigint and {column} = $2::bytea limit 1"  # noqa: S608 - as above

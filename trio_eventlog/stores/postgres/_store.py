@@ -72,9 +72,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """
 
     lock_timeout: Final[float] = LOCK_TIMEOUT
-    """Seconds within which the lock of a dead appender is free. If its process was killed that takes
-    milliseconds, or about a second if one of its statements was waiting; if its host or the network has
-    vanished, it takes until the server notices."""
+    """Seconds until the lock of a dead appender is free. If its process was killed that takes milliseconds,
+    or about a second if a statement was waiting; if its host or the network has vanished, it takes until the
+    server notices."""
 
     log_id: Final[str | None]
     """Identifies this log among all others, in this database and elsewhere; None in a read-only store."""
@@ -174,7 +174,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[dict[str, PostgresStore]]:
         """Open logs of one schema for reading, for the length of an ``async with`` block.
 
-        However many they are, they share up to ``readers`` connections. For
+        They share up to ``readers`` connections, however many they are. For
         :func:`trio_eventlog.reading.merge_events`, for example. Entering and leaving are as with
         :meth:`open`.
 
@@ -212,7 +212,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
             or another one has its name; or the tables are not those that were made.
         """
         appender = await self._require_appender()
-        # The append itself is a checkpoint.
         batch = await sealed_batch(events)
         if not batch:
             await trio.lowlevel.checkpoint()
@@ -232,7 +231,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; the log is gone; or the tables are damaged, or not those that
             were made.
         """
-        await self._pool.require_open()
         found, _ = await self._reader.select(queries.select(query, self._reader.number))
         return found
 
@@ -242,7 +240,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         The server sends at most that many bytes and one more event.
         """
         check_max_bytes(max_bytes)
-        await self._pool.require_open()
         plan = queries.select_page(query, self._reader.number, max_bytes)
         found, is_cut = await self._reader.select(plan)
         return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
@@ -255,9 +252,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
         Raises:
           LogBusy: another appender has opened the log while the connection was lost.
         """
-        await self._pool.require_open()
-        run = self._pool.read if self._appender is None else self._appender.run
-        return await run(self._reader.highest_seq)
+        if self._appender is None:
+            return await self._pool.read(self._reader.highest_seq)
+        return await (await self._require_appender()).run(self._reader.highest_seq)
 
     async def sync(self) -> None:
         """See :meth:`trio_eventlog.abc.SyncableStore.sync`.
@@ -273,7 +270,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
     async def pruned_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.PrunedStore.pruned_seq`."""
-        await self._pool.require_open()
         return await self._pool.read(self._reader.pruned_seq)
 
     async def _require_appender(self) -> Appender:
@@ -293,7 +289,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ``wait`` raises :class:`StoreError`; the next call makes a new one, and returns once, since it may
         have missed something.
         """
-        await self._pool.require_open()
         watch = await self._pool.open_watch(self._channel)
         try:
             yield watch
@@ -306,7 +301,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ``size_bytes`` is that of all tables and indexes of the schema.
         """
         top = checked_top(top)
-        await self._pool.require_open()
         return await self._pool.read(lambda connection: self._reader.describe(connection, top))
 
     async def verify(
@@ -317,7 +311,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         Includes that no index is missing or invalid, and that no log of the schema has lost its name.
         PostgreSQL's own structures are not checked: ``pg_amcheck`` does that.
         """
-        await self._pool.require_open()
         return await self._reader.verify(most_findings, on_progress)
 
     async def prune(
@@ -335,12 +328,10 @@ class PostgresStore(metaclass=NoPublicConstructor):
         PostgreSQL's autovacuum has run.
         """
         check_prune(before_ms, keep)
-        await self._pool.require_open()
         return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
-        await self._pool.require_open()
         return await _log_names(self._pool, self._reader.names)
 
     @staticmethod
@@ -377,7 +368,7 @@ async def _find_logs(pool: Pool, names: Names, logs: Sequence[str]) -> dict[str,
 async def _load_driver() -> ModuleType:
     """The module that needs the driver. A checkpoint."""
     try:
-        # Importing psycopg takes more than the 100 ms for which the loop may stand still.
+        # Importing psycopg takes more than the 100 ms for which the event loop may be blocked.
         return await trio.to_thread.run_sync(
             importlib.import_module,
             "trio_eventlog.stores.postgres._pool",
@@ -386,7 +377,7 @@ async def _load_driver() -> ModuleType:
     except ImportError as exc:
         raise StoreUnusable(f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})") from exc
     except RuntimeError as exc:
-        # There is no thread to be had.
+        # No thread can be started.
         raise StoreError(f"PostgresStore: {exc}") from exc
 
 
