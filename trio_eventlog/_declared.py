@@ -29,11 +29,7 @@ _METHODS: Final = ("append_batch", "query", "last_seq")
 
 
 def check_store(store: object) -> None:
-    """Check that ``store`` is an open store, and not something that one is made from.
-
-    Raises:
-      TypeError: it is not; the message says what to write instead.
-    """
+    """Raise TypeError unless ``store`` is an open store; the message says what to write instead."""
     if isinstance(store, type):
         way = (
             f"async with {store.__name__}.open(…) as store"
@@ -59,12 +55,7 @@ def check_store(store: object) -> None:
 
 
 async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - not a checkpoint in itself
-    """Check that a log can append to ``store``.
-
-    Raises:
-      StoreUnusable: it is read-only.
-      TypeError: a method of it is not async.
-    """
+    """Raise StoreUnusable if ``store`` is read-only, and TypeError if a method of it is not async."""
     if isinstance(store, ReadOnlyCapableStore) and store.read_only is True:
         raise StoreUnusable(
             f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"

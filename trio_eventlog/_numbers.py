@@ -12,14 +12,7 @@ _MAX_BITS_SHOWN: Final = 128
 def check_integer(
     name: str, value: object, minimum: int | None = None, maximum: int | None = None, *, unit: str = ""
 ) -> int:
-    """Return ``value``, an argument, if it is an integer in range.
-
-    Args:
-      name: of the argument, for the message.
-      value: the argument.
-      minimum: the lowest value allowed; None for no bound.
-      maximum: the highest value allowed, with a minimum only; None for no bound.
-      unit: what is counted, such as ``"events"``, for the message.
+    """Return ``value``, the argument ``name``, if it is an integer in range; None for no bound.
 
     Raises:
       TypeError: it is not an integer; a bool is not one.
@@ -44,16 +37,9 @@ def check_number(
     infinite: bool = False,
     unit: str = "",
 ) -> float:
-    """Return ``value``, an argument, as a float if it is a number in range.
+    """Return ``value``, the argument ``name``, as a float if it is a number in range.
 
-    Args:
-      name: of the argument, for the message.
-      value: the argument.
-      minimum: the lowest value allowed.
-      maximum: the highest value allowed; None for no bound.
-      above: whether it must be above the minimum.
-      infinite: whether infinity is allowed.
-      unit: such as ``"seconds"``, for the message.
+    With ``above`` it must be more than the minimum; with ``infinite`` it may be infinite.
 
     Raises:
       TypeError: it is neither an int nor a float; a bool is not one.

@@ -47,12 +47,9 @@ class NoPublicConstructor(type):
 
 
 def adopt_public_names(namespace: dict[str, Any]) -> None:
-    """Let the public names of a module say that they are imported from there.
+    """Let the public names of a module, of which these are the ``globals()``, say that they are from there.
 
     In tracebacks, reprs, pickles and the docs.
-
-    Args:
-      namespace: ``globals()`` of the module, with ``__all__``.
     """
     for name in namespace["__all__"]:
         value = namespace.get(name)

@@ -6,6 +6,11 @@ has the method or attribute; it need not inherit from anything. Callers check fo
 does not see what ``__getattr__`` provides, so a store that wraps another one defines each ability that it
 passes on.
 
+What a store says about itself is checked when a log is opened (``_declared``), and what it answers each time
+(``_answers``): a wrong value is an error that names the attribute or method. The stores that come with the
+library are used through the same methods. What they do faster than others is to recognise events that a log
+has checked and encoded, and not to do either again.
+
 Floor 2: knows the values, and neither Trio nor any store.
 """
 

@@ -20,12 +20,7 @@ _repr: Final = reprlib.Repr().repr
 
 
 def check_string(value: object) -> str:
-    """Return ``value`` if it is a string that JSON can carry.
-
-    Raises:
-      TypeError: it is not a string; a subclass of ``str`` is not one.
-      ValueError: it has a lone surrogate.
-    """
+    """Return ``value`` if it is a string that JSON can carry: no subclass, and no lone surrogate."""
     if type(value) is not str:
         raise TypeError(f"expected a string, got {shown(value)}")
     if not value.isascii():
@@ -39,12 +34,7 @@ def check_string(value: object) -> str:
 
 
 def check_unsigned(value: object, maximum: int = MAX_U64) -> int:
-    """Return ``value`` if it is an integer from 0 to ``maximum``, which is 2**n - 1.
-
-    Raises:
-      TypeError: it is not an integer; a bool is not one.
-      ValueError: it is out of range.
-    """
+    """Return ``value`` if it is an integer (not a bool) from 0 to ``maximum``, which is 2**n - 1."""
     if type(value) is not int:
         raise TypeError(f"expected an integer, got {shown(value)}")
     if not 0 <= value <= maximum:
@@ -83,12 +73,7 @@ def shown(value: object) -> str:
 
 
 def path_of(root: str, steps: Iterable[str | int]) -> str:
-    """The path to an item of a payload, such as ``payload.items[3]``, cut to a readable length.
-
-    Args:
-      root: where the path starts.
-      steps: the keys and indices from there.
-    """
+    """The path to an item of a payload, such as ``payload.items[3]``, cut to a readable length."""
     path = root
     for step in steps:
         if isinstance(step, int):
