@@ -12,7 +12,6 @@ from trio_eventlog._answers import awaitable
 from trio_eventlog._log._backlog import Backlog
 from trio_eventlog._log._flush_timer import FlushTimer
 from trio_eventlog._log._outcome import Outcome
-from trio_eventlog._log._own_work import OwnWork
 from trio_eventlog._log._publisher import Publisher
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._spiller import Spiller, split_cancelled
@@ -25,8 +24,8 @@ from trio_eventlog._model._errors import (
     StoreWentBack,
 )
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import AppendFailureReport, RevertReport
-from trio_eventlog._model._statistics import LogState
+from trio_eventlog._model._reports import AppendFailureReport, LogState, RevertReport
+from trio_eventlog._own_work import OwnWork
 from trio_eventlog.abc import EventStore
 
 __all__ = ["BatchSender"]

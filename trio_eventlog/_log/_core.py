@@ -13,7 +13,6 @@ from trio_eventlog._log._backlog import Backlog
 from trio_eventlog._log._batch_sender import BatchSender
 from trio_eventlog._log._flush_timer import FlushTimer
 from trio_eventlog._log._outcome import Outcome
-from trio_eventlog._log._own_work import OwnWork
 from trio_eventlog._log._publisher import Publisher
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
@@ -23,6 +22,7 @@ from trio_eventlog._log._spiller import Spiller, Syncer
 from trio_eventlog._log._tasks import Tasks
 from trio_eventlog._log._writer import Writer
 from trio_eventlog._model._errors import LossReason
+from trio_eventlog._own_work import OwnWork
 from trio_eventlog._reading._subscription import Feed
 from trio_eventlog.abc import EventStore
 

@@ -10,7 +10,7 @@ import attrs
 
 from trio_eventlog._engine._retry_buffer import LossAccount
 from trio_eventlog._model._errors import EventLogBroken, EventsLost, StoreUnusable
-from trio_eventlog._model._statistics import LogState
+from trio_eventlog._model._reports import LogState
 
 __all__ = ["GRACE_PERIOD_OVER", "Outcome", "events_lost", "renewed"]
 

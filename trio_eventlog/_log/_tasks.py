@@ -11,7 +11,7 @@ import trio
 from trio_eventlog._log._failure_log import write_record
 from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._model._errors import LossReason
-from trio_eventlog._model._statistics import LogState
+from trio_eventlog._model._reports import LogState
 
 __all__ = ["Tasks"]
 
