@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Final, cast
 
 import apsw
@@ -215,7 +215,10 @@ def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -
 
 def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Columns]) -> None:
     """Insert the rows of at most 2,048 events in one statement."""
-    db.execute(_insert_sql(log_id, len(rows)), list(chain.from_iterable(rows)))
+    bindings: list[str | int | bytes | None] = []
+    for row in rows:
+        bindings += row
+    db.execute(_insert_sql(log_id, len(rows)), bindings)
 
 
 def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEvent]]:
