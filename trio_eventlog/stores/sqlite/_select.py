@@ -24,27 +24,18 @@ from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
-from trio_eventlog.stores._common._bounds import Bounds
+from trio_eventlog.stores._common._bounds import EQUALITIES, EVENT_OVERHEAD, MAX_MERGED_TYPES, Bounds
 from trio_eventlog.stores._common._columns import event_of
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
 from trio_eventlog.stores.sqlite._schema import SCHEMA_VERSION, damaged, first_row, last_seq, table_of
 
 READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload"
 
-_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
-"""Filters for one string."""
-
 _RANKS: Final = ("step_id", "run_id", "identity", "member_id", "event_types", "mob_id", "time")
 """The first of these that a query has finds the rows. With none, the log is read from ``after_seq`` on."""
 
-_MAX_MERGED_TYPES: Final = 32
-"""Up to this many event types are each read from the index and merged; more are checked."""
-
 _MAX_BOUND_TYPES: Final = 10_000
 """Event types that fit into a statement, which takes 32,766 parameters."""
-
-_OVERHEAD: Final = 100
-"""Bytes of an event in addition to its payload, roughly."""
 
 
 @attrs.frozen
@@ -102,7 +93,7 @@ def select(query: EventQuery, log_id: int) -> Select | None:
     if after:
         terms.add("seq > ?", after)
     _add_time(terms, bounds)
-    for name in _EQUALITIES:
+    for name in EQUALITIES:
         if name != driver and getattr(query, name) is not None:
             terms.add(f"{name} = ?", getattr(query, name))
     unbound = len(types) > _MAX_BOUND_TYPES
@@ -125,7 +116,7 @@ def select(query: EventQuery, log_id: int) -> Select | None:
 def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | None:
     for name in _RANKS:
         if name == "event_types":
-            applies = 1 <= len(types) <= _MAX_MERGED_TYPES
+            applies = 1 <= len(types) <= MAX_MERGED_TYPES
         elif name == "time":
             # This index is not in the order of seq, so what it finds has to be sorted. It is used only for a
             # window alone; with a cursor, or with types to check, the log is read in order.
@@ -191,7 +182,7 @@ def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage
             event = _event(db, row)
             if plan.types is None or event.event.event_type in plan.types:
                 found.append(event)
-                weight += _OVERHEAD + size_of(event)
+                weight += EVENT_OVERHEAD + size_of(event)
                 if len(found) == plan.limit:
                     break
     return EventPage(found, is_complete=True)

@@ -326,11 +326,12 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if dry_run:
             return total
         progress = PruneProgress(total, on_progress)
-        pruner = readers.Pruner(self._log_reader, plan, progress, files.WriteAheadLog(place.path))
+        wal = files.WriteAheadLog(place.path)
+        prune = partial(readers.prune_some, reader=self._log_reader, plan=plan, progress=progress, wal=wal)
         parts = _Parts()
         try:
             worker = await _start(place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
-            while await worker.run(pruner.prune_some):
+            while await worker.run(prune):
                 progress.report()
             return progress.gone
         finally:
