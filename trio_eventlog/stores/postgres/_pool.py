@@ -175,15 +175,15 @@ async def open_connections(
 
     Raises ValueError if ``conninfo`` cannot be read, and as :meth:`PostgresStore.open`.
     """
-    target = Target(conninfo, writes=log is not None)
+    target = Target(conninfo, names, writes=log is not None)
     pool = Pool(target, readers)
-    appender = None if log is None else Appender(target, names, log)
+    appender = None if log is None else Appender(target, log)
     try:
         if appender is not None:
             await appender.open(partitions)
         else:
             # A server that cannot be reached, or tables of another program, are reported now.
-            await pool.read(lambda connection: is_initialized(connection, names, pool.label), opening=True)
+            await pool.read(is_initialized, opening=True)
         yield pool, appender
     finally:
         # In a forked child, the connections are the parent's.

@@ -15,7 +15,7 @@ import trio
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
-from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._model._errors import StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._util import NoPublicConstructor
@@ -217,7 +217,13 @@ class SqliteStore(metaclass=NoPublicConstructor):
         writer, appender = await self._writing()
         sealed = await sealed_batch(events)
         # With nothing to append it waits for its turn all the same.
-        return await writer.run(partial(appender.append, events=sealed) if sealed else lambda _: ())
+        job = partial(appender.append, events=sealed) if sealed else lambda _: ()
+        try:
+            return await writer.run(job)
+        except StoreWentBack as exc:
+            # Not before it is raised here: the next append reports what a cancelled one could not.
+            appender.acknowledged = exc.last_seq
+            raise
 
     async def _writing(self) -> tuple[SerialWorker, Appender]:
         if self._writer is None or self._appender is None:
