@@ -4,7 +4,7 @@ Floors; a lower one never imports an upper one, and a test walks the imports:
 
 * 0, values (attrs, the codecs and the standard library): ``_util _model _lock_file``, and ``typed``
 * 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_engine``
-* 2, the contract: ``abc _declared``, and what every Trio part needs: ``_ki _threads``
+* 2, the contract: ``abc _answers _declared``, and what every Trio part needs: ``_ki _threads``
 * 3, what reads (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all
 * 4, the log, the only place that awaits ``append_batch``: ``_log``

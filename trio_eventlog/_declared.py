@@ -6,8 +6,9 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable
 from types import FunctionType, MethodType
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
+from trio_eventlog._answers import awaitable
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.abc import (
@@ -20,7 +21,6 @@ from trio_eventlog.abc import (
 )
 
 __all__ = [
-    "awaitable",
     "check_count",
     "check_methods",
     "check_store",
@@ -29,8 +29,6 @@ __all__ = [
     "survives_of",
     "sync_of",
 ]
-
-T = TypeVar("T")
 
 _MAX_BATCH: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
@@ -94,20 +92,6 @@ async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - not a ch
         if is_plain:
             # It can call an async method and return what that returns. Try it with nothing to do.
             await awaitable(store, name, method(nothing))
-
-
-def awaitable(store: object, method: str, returned: T) -> T:
-    """Return ``returned``, which a method of ``store`` returned.
-
-    Raises:
-      TypeError: it cannot be awaited.
-    """
-    if inspect.isawaitable(returned):
-        return returned
-    raise TypeError(
-        f"store: {method} of {type(store).__name__} returned {type(returned).__name__} and nothing to await;"
-        f" append_batch, query and last_seq must be async: async def {method}(…)"
-    )
 
 
 def max_batch_of(store: object) -> int:

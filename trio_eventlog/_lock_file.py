@@ -10,10 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
 from typing import Final
 
 from trio_eventlog._model._errors import LogBusy, StoreUnusable
+
+if sys.platform != "win32":  # pragma: no branch
+    import fcntl
 
 
 class FileLock:
@@ -40,22 +44,20 @@ class FileLock:
           StoreUnusable: this platform or file system has no such locks.
           OSError: the lock file cannot be made.
         """
-        try:
-            import fcntl  # noqa: PLC0415 - not there on Windows
-        except ImportError as exc:  # pragma: no cover - Windows
-            raise StoreUnusable(f"{what} cannot be written: this platform does not have flock") from exc
+        if sys.platform == "win32":  # pragma: no cover
+            raise StoreUnusable(f"{what} cannot be written: this platform does not have flock")
         with _registry.mutex:
             if path in _registry.held:
                 raise LogBusy(f"{what} is open for writing already, in this process")
             fd = _open(path, mode, path.removesuffix(".lock") if guarded is None else guarded)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_open_file(fd)
             except BlockingIOError:
                 by = _holder(fd)
-                os.close(fd)
+                let_go(fd)
                 raise LogBusy(f"{what} is open for writing elsewhere{by}") from None
             except OSError as exc:
-                os.close(fd)
+                let_go(fd)
                 if exc.errno == errno.ENOMEM:
                     raise
                 raise StoreUnusable(f"{path} cannot be locked: {exc.strerror}") from exc
@@ -63,8 +65,8 @@ class FileLock:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
                 os.write(fd, f"{os.getpid()}\n".encode())
-            _registry.held[path] = fd
-        return cls(path, fd)
+            lock = _registry.held[path] = cls(path, fd)
+        return lock
 
     def release(self) -> None:
         """Let the next appender in. Safe to call again, and in a child that inherited the object.
@@ -72,12 +74,9 @@ class FileLock:
         The file stays: if it were removed, another process could lock a file that no longer has a name.
         """
         with _registry.mutex:
-            if _registry.held.get(self.path) == self._fd:
+            if _registry.held.get(self.path) is self:
                 del _registry.held[self.path]
-                _unlock(self._fd)
-                # It is closed whatever is said.
-                with contextlib.suppress(OSError):
-                    os.close(self._fd)
+                let_go(self._fd)
 
 
 def lock_open_file(fd: int) -> None:
@@ -89,8 +88,6 @@ def lock_open_file(fd: int) -> None:
       BlockingIOError: it is locked already, in this process or another.
       OSError: it cannot be locked.
     """
-    import fcntl  # noqa: PLC0415 - not there on Windows
-
     _registry.files.add(fd)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -99,17 +96,11 @@ def let_go(fd: int) -> None:
     """Close ``fd``, and with it its lock if it has one. It is closed whatever the system says."""
     if fd in _registry.files:
         _registry.files.discard(fd)
-        _unlock(fd)
+        # At once: a process that was forked off just now may not have closed its copy yet.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
     with contextlib.suppress(OSError):
         os.close(fd)
-
-
-def _unlock(fd: int) -> None:
-    """Give the lock back at once: a process that was forked off just now may not have closed its copy yet."""
-    import fcntl  # noqa: PLC0415 - not there on Windows
-
-    with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _open(path: str, mode: int, guarded: str) -> int:
@@ -127,13 +118,10 @@ def _open(path: str, mode: int, guarded: str) -> int:
 
 
 def give_to_owner(fd: int, beside: str) -> None:
-    """Give a new file owner and group of the file that it stands beside, as far as the system allows.
+    """Give the new file ``fd`` owner and group of the file ``beside`` it, as far as the system allows.
 
-    Otherwise what root does once would lock out the owner. SQLite does the same with its own side files.
-
-    Args:
-      fd: the new file.
-      beside: path of the file beside it, or of the new file; if there is no other, its directory counts.
+    Otherwise what root does once would lock out the owner. SQLite does the same with its own side files. If
+    there is no file but the new one, its directory counts.
     """
     new = os.fstat(fd)
     for path in (beside, os.path.dirname(beside)):  # noqa: PTH120 - str all along
@@ -143,7 +131,7 @@ def give_to_owner(fd: int, beside: str) -> None:
                 break
     else:  # pragma: no cover - a directory that is gone
         return
-    # Only root may give a file away. Others may give it to a group of theirs.
+    # Only root may give a file away. Others may give it to one of their groups.
     for uid in (owner.st_uid, -1):
         with contextlib.suppress(OSError):
             os.fchown(fd, uid, owner.st_gid)
@@ -159,7 +147,7 @@ def _holder(fd: int) -> str:
 
 
 class _Registry:
-    """The locks of this process, lock file to descriptor.
+    """The locks of this process.
 
     flock belongs to the open file, which a fork shares: a child would keep the lock alive after its
     parent died. So a child closes its copies, which leaves the parent's lock alone.
@@ -167,16 +155,15 @@ class _Registry:
 
     def __init__(self) -> None:
         self.mutex = threading.Lock()
-        self.held: dict[str, int] = {}
-        self.files: set[int] = set()
-        """What is locked itself."""
+        self.held: dict[str, FileLock] = {}  # by lock file
+        self.files: set[int] = set()  # descriptors that are locked, those of lock files included
 
     def forget(self) -> None:
         # Another thread of the parent may have held the mutex; here there is no such thread.
         self.mutex = threading.Lock()
-        held, self.held = self.held, {}
+        self.held.clear()
         files, self.files = self.files, set()
-        for fd in (*held.values(), *files):
+        for fd in files:
             with contextlib.suppress(OSError):
                 os.close(fd)
 

@@ -12,10 +12,11 @@ from typing import Any, Final, NoReturn, TypeVar
 T = TypeVar("T")
 
 
-class _Forks:
-    """How often this process, counted with those that it was forked from, was forked."""
+class Forks:
+    """Tells a process from its children made by ``os.fork``, faster than their ids do."""
 
     count = 0
+    """Forks on the way to this process: another number in each child."""
 
     @classmethod
     def add(cls) -> None:
@@ -23,12 +24,7 @@ class _Forks:
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
-    os.register_at_fork(after_in_child=_Forks.add)
-
-
-def fork_count() -> int:
-    """A number that differs in every child made by ``os.fork``. Faster than asking for the process id."""
-    return _Forks.count
+    os.register_at_fork(after_in_child=Forks.add)
 
 
 def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:

@@ -323,14 +323,14 @@ async def test_a_file_that_is_still_being_opened_is_busy(
     """Once its lock is taken, and until the thread that was left behind has closed it."""
     spill = tmp_path / "log.spill"
     is_open, goes_on = threading.Event(), threading.Event()
-    find = SpillFile._find_last_seq
+    begin = SpillFile._begin
 
-    def hang_in_the_middle(file: SpillFile) -> Any:
+    def hang_in_the_middle(file: SpillFile, *arguments: Any) -> Any:
         is_open.set()
         assert goes_on.wait(10)
-        return find(file)
+        return begin(file, *arguments)
 
-    monkeypatch.setattr(SpillFile, "_find_last_seq", hang_in_the_middle)
+    monkeypatch.setattr(SpillFile, "_begin", hang_in_the_middle)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 

@@ -20,7 +20,7 @@ import pytest
 
 from tests._helpers.fakes import numbered
 from trio_eventlog import PersistedEvent, SpillError
-from trio_eventlog._log import _spill_disk, _spill_file
+from trio_eventlog._log import _spill_disk
 from trio_eventlog._log._spill_file import Keep, SpillFile, SpillFull
 from trio_eventlog._log._spill_format import header_of, line_of
 
@@ -309,11 +309,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Disk], None]:
                 disk.close(fd)
 
         Lock.used = disk
-        for module in (_spill_file, _spill_disk):
-            monkeypatch.setattr(module, "os", disk)
-            monkeypatch.setattr(module, "let_go", let_go)
-        monkeypatch.setattr(_spill_file, "lock_open_file", disk.flock)
-        monkeypatch.setattr(_spill_file, "FileLock", Lock)
+        monkeypatch.setattr(_spill_disk, "os", disk)
+        monkeypatch.setattr(_spill_disk, "let_go", let_go)
+        monkeypatch.setattr(_spill_disk, "lock_open_file", disk.flock)
+        monkeypatch.setattr(_spill_disk, "FileLock", Lock)
 
     return use
 
@@ -391,7 +390,7 @@ class Program:
 
     def _read_to(self) -> int:
         assert self.file is not None
-        return self.file._read_to - self.file.start
+        return self.file._positions.read_to - self.file.start
 
     def close(self) -> None:
         assert self.file is not None
@@ -683,8 +682,7 @@ def test_on_a_real_disk(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatc
             return counted
 
     calls = Calls()
-    for module in (_spill_file, _spill_disk):
-        monkeypatch.setattr(module, "os", calls)
+    monkeypatch.setattr(_spill_disk, "os", calls)
     was_fault = True
     while was_fault:
         position, calls = position + 1, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.fakes import numbered
-from tests.reading.test_subscription import QUERIES, varied
+from tests._helpers.readers import QUERIES, event, store_with
 from trio_eventlog import (
-    AgentEvent,
     EventQuery,
     PersistedEvent,
     StaleCursor,
@@ -25,21 +24,6 @@ from trio_eventlog import (
 )
 from trio_eventlog.reading import LogEvent, iter_events, merge_events
 from trio_eventlog.stores import MemoryStore, SqliteStore
-
-
-def event(seq: int, timestamp_ms: int | None = None) -> PersistedEvent:
-    """One for a store."""
-    inner = varied(seq)
-    member_id = inner.agent_id if isinstance(inner, AgentEvent) else None
-    return PersistedEvent(f"e{seq}", seq, seq if timestamp_ms is None else timestamp_ms, member_id, inner)
-
-
-async def store_with(seqs: Sequence[int]) -> MemoryStore:
-    """Some events."""
-    store = MemoryStore()
-    await store.append_batch([event(seq) for seq in seqs])
-    return store
-
 
 # --- page by page ---------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import trio.testing
 
 from tests._helpers.events import agent, module
 from trio_eventlog import EventQuery, EventRejected, StoreUnusable
-from trio_eventlog._util import check_integer, fork_count
-from trio_eventlog.stores._common import _batches, _closing
+from trio_eventlog._util import Forks, check_integer
+from trio_eventlog.stores._common import _batches
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores._common._closing import Closing, OwningProcess
@@ -169,8 +169,7 @@ def test_a_forked_child(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is refused, whatever its process id."""
     process = OwningProcess()
     process.check("x.db")
-    count = fork_count()
-    monkeypatch.setattr(_closing, "fork_count", lambda: count + 1)
+    monkeypatch.setattr(Forks, "count", Forks.count + 1)
     assert not process.is_current()
     with pytest.raises(StoreUnusable, match=r"x\.db: the store belongs to the process that forked this one"):
         process.check("x.db")

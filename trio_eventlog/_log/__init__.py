@@ -26,8 +26,8 @@ losses in time even while an append takes long.
 With a spill file there is a third, the spiller (``_spiller``, ``_spill_queue``). When many events wait
 while the store is slow or down, it writes the oldest to the file, and at the end whatever is left. It alone
 writes there, and the flush task alone reads. If what the store acknowledges does not survive a loss of
-power, there is a fourth, the syncer (``_syncer``), which has the store make sure of what was delivered from
-the file before the file gives that up.
+power, there is a fourth, the syncer (also in ``_spiller``), which has the store make sure of what was
+delivered from the file before the file gives that up.
 
 The tasks are shielded all their life, because events may still come while the body is being cancelled. When
 the body ends, the flush task gets a deadline, and the others end after it (``_core``, ``_tasks``). The

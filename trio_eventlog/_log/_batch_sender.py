@@ -8,15 +8,14 @@ from collections.abc import Collection
 import attrs
 import trio
 
-from trio_eventlog._declared import awaitable
+from trio_eventlog._answers import awaitable
 from trio_eventlog._log._backlog import Backlog
 from trio_eventlog._log._flush_timer import FlushTimer
 from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._own_work import OwnWork
 from trio_eventlog._log._publisher import Publisher
 from trio_eventlog._log._reporter import Reporter
-from trio_eventlog._log._spiller import Spiller
-from trio_eventlog._log._syncer import split_cancelled
+from trio_eventlog._log._spiller import Spiller, split_cancelled
 from trio_eventlog._model._errors import (
     EventRejected,
     LossReason,

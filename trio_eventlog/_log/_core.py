@@ -19,8 +19,7 @@ from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_file import SpillFile
 from trio_eventlog._log._spill_queue import SpillQueue
-from trio_eventlog._log._spiller import Spiller
-from trio_eventlog._log._syncer import Syncer
+from trio_eventlog._log._spiller import Spiller, Syncer
 from trio_eventlog._log._tasks import Tasks
 from trio_eventlog._log._writer import Writer
 from trio_eventlog._model._errors import LossReason
@@ -100,9 +99,13 @@ class Core:
     ) -> Spiller:
         queue = SpillQueue(spill_file, self.backlog.buffer, self.reporter, settings.max_pending_bytes)
         sync = sync_of(store)
-        syncer = None if sync is None else Syncer(sync, queue, settings, self.outcome)
         return Spiller(
-            queue, syncer, settings=settings, backlog=self.backlog, timer=timer, outcome=self.outcome
+            queue=queue,
+            syncer=None if sync is None else Syncer(sync, queue, settings, self.outcome),
+            settings=settings,
+            backlog=self.backlog,
+            timer=timer,
+            outcome=self.outcome,
         )
 
     def start(self, nursery: trio.Nursery, store_last_seq: int) -> None:

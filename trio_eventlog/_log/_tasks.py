@@ -50,9 +50,9 @@ class Tasks:
                 # The tasks see to it that this ends: each has a deadline, or is stopped by one that has.
                 with trio.CancelScope(shield=True):
                     await self._is_done.wait()
-            except BaseException as exc:  # noqa: BLE001, ASYNC103 - only KeyboardInterrupt can come here; kept
+            except KeyboardInterrupt as exc:
                 self._outcome.interrupt = exc
-                self._end(f"a {type(exc).__name__}")
+                self._end("a KeyboardInterrupt")
 
     def interrupt(self, error: BaseException) -> None:
         """End the log and its body for an exception that is meant for the whole program."""

@@ -167,16 +167,3 @@ def size_of(event: PersistedEvent) -> int:
 
 def _utf8_size(text: bytes | str) -> int:
     return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode())
-
-
-# --- events out of a store --------------------------------------------------------------------------
-
-
-def sealed_agent_event(agent_id: str, event_type: str, text: bytes | str) -> AgentEvent:
-    """An agent event around a payload that is JSON already, and trusted to be."""
-    return sealed(AgentEvent, agent_id, event_type, text)
-
-
-def sealed_module_event(module: str, event_type: str, text: bytes | str) -> ModuleEvent:
-    """A module event around a payload that is JSON already, and trusted to be."""
-    return sealed(ModuleEvent, module, event_type, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from trio_eventlog._answers import ask_last_seq
 from trio_eventlog._declared import check_store
 from trio_eventlog._model._errors import StaleCursor
 from trio_eventlog._model._query import EventQuery
@@ -64,7 +65,7 @@ class _StoredSource:
         through = found[-1].seq if found else after
         gaps = await self._reader.find_gaps(after, found, through if found else None)
         if not found and not gaps and after:
-            last_seq = await self._reader.store.last_seq()
+            last_seq = await ask_last_seq(self._reader.store)
             if last_seq < after:
                 raise StaleCursor(after, last_seq)
         self._is_at_end = is_complete

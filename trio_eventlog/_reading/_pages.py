@@ -6,7 +6,8 @@ from typing import Final, Protocol
 
 import attrs
 
-from trio_eventlog._model._errors import CodecError, StoreError
+from trio_eventlog._answers import ask_page, ask_pruned_seq, ask_query
+from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
@@ -97,10 +98,10 @@ class PageReader:
         """
         query = attrs.evolve(self.query, after_seq=after, limit=limit)
         if isinstance(self.store, PagedStore):
-            page = await self.store.query_page(query, max_bytes=_MAX_PAGE_BYTES)
+            page = await ask_page(self.store, query, _MAX_PAGE_BYTES)
             return page.events, page.is_complete and len(page.events) < limit
         limit = min(limit, self._size_limit)
-        found = await self.store.query(attrs.evolve(query, limit=limit))
+        found = await ask_query(self.store, attrs.evolve(query, limit=limit))
         if found:
             size = max(sum(map(_size_of, found)), 1)
             fitting = _MAX_PAGE_BYTES * len(found) // size
@@ -122,10 +123,7 @@ class PageReader:
         is_seamless = self.is_unfiltered and through is not None and through - after == len(found)
         if is_seamless or not isinstance(self.store, PrunedStore):
             return []
-        pruned: object = await self.store.pruned_seq()
-        if type(pruned) is not int or pruned < 0:
-            raise StoreError(f"pruned_seq of {self.store!r} must return a seq or 0, got {pruned!r:.100}")
-        self.pruned_seq = pruned
+        pruned = self.pruned_seq = await ask_pruned_seq(self.store)
         if self._is_from_first and not after:
             return []
         return _gaps_between(found, after, pruned if through is None else min(pruned, through))

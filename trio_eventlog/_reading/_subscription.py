@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from trio_eventlog._answers import ask_last_seq
 from trio_eventlog._engine._recent_events import RecentEvents
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StoreWentBack
@@ -216,7 +217,7 @@ class _FeedSource:
         last_seq = durable
         if reader.pruned_seq < durable and not (reader.is_unfiltered and last_found >= durable):
             # Nothing shows that the store still has the last event.
-            last_seq = await reader.store.last_seq()
+            last_seq = await ask_last_seq(reader.store)
         if last_seq < durable:
             through = max(after, last_seq, found[-1].seq if found else 0)
             return Page(found, through, [gap for gap in gaps if gap.last <= through]), last_seq

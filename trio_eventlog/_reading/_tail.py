@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import trio
 
+from trio_eventlog._answers import ask_last_seq
 from trio_eventlog._declared import check_store
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StaleCursor, StoreError
@@ -70,7 +71,7 @@ async def tail(
         if isinstance(store, WatchableStore):
             with suppress(StoreError):
                 watch = await stack.enter_async_context(store.watch_changes())
-        last_seq = await store.last_seq()
+        last_seq = await ask_last_seq(store)
         is_from_first = after == 0
         if after is None:
             after = last_seq
@@ -97,7 +98,7 @@ class _TailSource:
         self.known_end = last_seq
 
     async def find_end(self) -> int:
-        self.known_end = await self._reader.store.last_seq()
+        self.known_end = await ask_last_seq(self._reader.store)
         return self.known_end
 
     async def read(self, after: int, limit: int) -> Page | None:

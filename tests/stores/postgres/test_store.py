@@ -11,11 +11,11 @@ import trio.testing
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests._helpers.checkpoints import CALLS, checked, entered_cancelled, watch
 from tests._helpers.longest_step import measured_steps
+from tests._helpers.pages import fences, run_program
 from tests._helpers.postgres_logs import event, seqs, sql, url
 from tests._helpers.postgres_server import ESCAPED_PASSWORD
-from tests.log.test_checkpoints import CALLS, checked, entered_cancelled
-from tests.project.test_docs import fences, run_program
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -27,7 +27,7 @@ from trio_eventlog import (
     StoreError,
     StoreUnusable,
 )
-from trio_eventlog._util import _Forks
+from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _rows as rows
@@ -380,12 +380,6 @@ async def test_every_method_is_a_checkpoint(log):
     await checked(PostgresStore.logs(url()))
 
 
-async def watch(store):
-    """Enter and leave."""
-    async with store.watch_changes():
-        pass
-
-
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("state", ["open", "closed", "inherited by a child"])
 async def test_methods_in_every_state(log, state, read_only, monkeypatch):
@@ -398,7 +392,7 @@ async def test_methods_in_every_state(log, state, read_only, monkeypatch):
             await stack.aclose()
         with monkeypatch.context() as patch:
             if state == "inherited by a child":
-                patch.setattr(_Forks, "count", _Forks.count + 1)
+                patch.setattr(Forks, "count", Forks.count + 1)
             for call in [*itertools.chain(*CALLS[PostgresStore].values()), watch]:
                 await entered_cancelled(call(store))
                 await checked(call(store))

@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from trio_eventlog._model._errors import StoreUnusable
-from trio_eventlog._util import fork_count
+from trio_eventlog._util import Forks
 
 T = TypeVar("T")
 
@@ -28,11 +28,11 @@ def read_only_error(label: str) -> StoreUnusable:
 class OwningProcess:
     """The process that has opened a store; its children by ``os.fork`` must not use it."""
 
-    _forks: int = attrs.Factory(fork_count)
+    _forks: int = attrs.Factory(lambda: Forks.count)
 
     def is_current(self) -> bool:
         """Whether this is that process, and not one forked from it."""
-        return self._forks == fork_count()
+        return self._forks == Forks.count
 
     def check(self, label: str) -> None:
         """Check that this is that process.
