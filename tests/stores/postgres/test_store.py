@@ -31,7 +31,7 @@ from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _rows as rows
-from trio_eventlog.stores.postgres._schema import Names
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._target import Target
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 

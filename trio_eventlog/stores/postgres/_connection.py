@@ -24,8 +24,8 @@ from psycopg.waiting import Ready, Wait
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores._common._closing import OwningProcess
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array
-from trio_eventlog.stores.postgres._schema import Names
 
 T = TypeVar("T")
 

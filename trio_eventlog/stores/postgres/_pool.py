@@ -15,7 +15,8 @@ from trio_eventlog._model._errors import StoreError
 from trio_eventlog.stores._common._closing import OwningProcess, closed_error
 from trio_eventlog.stores.postgres._appender import Appender
 from trio_eventlog.stores.postgres._connection import TrioConnection, store_error
-from trio_eventlog.stores.postgres._schema import Names, is_initialized
+from trio_eventlog.stores.postgres._names import Names
+from trio_eventlog.stores.postgres._schema import is_initialized
 from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")

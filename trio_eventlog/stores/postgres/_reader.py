@@ -19,7 +19,7 @@ from trio_eventlog.stores._common._verify import Verifier, check_pages, problem_
 from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres import _select as queries
-from trio_eventlog.stores.postgres._schema import Names
+from trio_eventlog.stores.postgres._names import Names
 
 if TYPE_CHECKING:
     from trio_eventlog.stores.postgres._appender import Appender

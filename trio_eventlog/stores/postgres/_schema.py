@@ -15,7 +15,6 @@ last event, or the one in the row.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ import attrs
 
 from trio_eventlog._model._errors import LogNotFound, StoreError, StoreUnusable
 from trio_eventlog._model._query import SCOPES
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._rows import COLUMNS, ByteaArray
 
 if TYPE_CHECKING:
@@ -92,46 +92,18 @@ INDEXES: Final = {
 """The indexes of the events, and whether they are unique."""
 
 
-class Names:
-    """The name of the schema, in statements and for locks."""
-
-    def __init__(self, schema: str) -> None:
-        self.schema: Final = schema
-        escaped = schema.replace('"', '""')
-        self.quoted: Final = f'"{escaped}"'
-
-    def sql(self, template: str) -> bytes:
-        """A statement in which ``:s`` stands for the schema. Values are parameters, and never in it."""
-        return template.replace(":s.", f"{self.quoted}.").encode()
-
-    def create_schema(self) -> bytes:
-        """The statement that creates the schema."""
-        return f"create schema if not exists {self.quoted}".encode()
-
-    def migration(self, version: int, partitions: int) -> bytes:
-        """The statements that lead to ``version`` from the one before."""
-        script = MIGRATIONS[version - 1]
-        clause, parts = "", ""
-        if partitions:
-            clause = " partition by hash (log)"
-            parts = "".join(
-                f"create table :s.events_{number} partition of :s.events"
-                f" for values with (modulus {partitions:d}, remainder {number});\n"
-                for number in range(partitions)
-            )
-        return self.sql(script.replace("):partitioned;", f"){clause};\n{parts}"))
-
-    def key(self, purpose: str, log: str = "") -> int:
-        """A 64-bit number for an advisory lock; differs by purpose, schema and log."""
-        return int.from_bytes(self._digest(purpose, log)[:8], "big", signed=True)
-
-    def channel(self, log: str) -> bytes:
-        """The channel on which changes of a log are notified."""
-        return b"trio_eventlog_" + self._digest("changes", log).hex()[:32].encode()
-
-    def _digest(self, purpose: str, log: str) -> bytes:
-        # The schema's name has no NUL, so no two of these are equal.
-        return hashlib.sha256(f"trio_eventlog\0{purpose}\0{self.schema}\0{log}".encode()).digest()
+def migration(names: Names, version: int, partitions: int) -> bytes:
+    """The statements that lead to ``version`` from the one before."""
+    script = MIGRATIONS[version - 1]
+    clause, parts = "", ""
+    if partitions:
+        clause = " partition by hash (log)"
+        parts = "".join(
+            f"create table :s.events_{number} partition of :s.events"
+            f" for values with (modulus {partitions:d}, remainder {number});\n"
+            for number in range(partitions)
+        )
+    return names.sql(script.replace("):partitioned;", f"){clause};\n{parts}"))
 
 
 _FIND_LAYOUT: Final = b"""
@@ -208,7 +180,7 @@ async def migrate(connection: TrioConnection, partitions: int) -> None:
         await connection.run("insert into :s.layout values (0)")
         version = 0
     for following in range(version + 1, SCHEMA_VERSION + 1):
-        await connection.run(connection.names.migration(following, partitions))
+        await connection.run(migration(connection.names, following, partitions))
     await connection.run(f"update :s.layout set version = {SCHEMA_VERSION:d}")  # noqa: S608 - a number
     await connection.run(b"commit")
 

@@ -29,8 +29,8 @@ from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres import _select as queries
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._reader import LogReader
-from trio_eventlog.stores.postgres._schema import Names
 
 if TYPE_CHECKING:
     from types import ModuleType

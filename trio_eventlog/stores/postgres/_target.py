@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores.postgres._connection import TrioConnection, translated_errors
-from trio_eventlog.stores.postgres._schema import Names
+from trio_eventlog.stores.postgres._names import Names
 
 MIN_SERVER_VERSION: Final = 140_000
 """PostgreSQL 14: the first to end a statement whose client is gone, and to wait for a backend to end."""
