@@ -255,7 +255,7 @@ class EventLog(metaclass=NoPublicConstructor):
         ``trio.to_thread.run_sync`` inherit. A store with threads of its own passes it on with
         ``contextvars.copy_context().run(work)``.
         """
-        return self._core.reporter.is_calling or self._core.own_work.is_running()
+        return self._core.reporter.is_calling or self._core.own_work.meet_caller()
 
     def owns_task(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` is one of the log's own, or was started by one, for example in the store.
@@ -263,7 +263,7 @@ class EventLog(metaclass=NoPublicConstructor):
         For code that turns the life of tasks into events, which must leave out those of the log. A task that
         an append of another log has started counts as for :meth:`is_own_work`.
         """
-        return self._core.tasks.include(task) or self._core.own_work.includes_task(task)
+        return self._core.tasks.include(task) or self._core.own_work.meet_task(task)
 
     def __repr__(self) -> str:
         return f"<EventLog {self._core.outcome.state} on {self._store!r}, last seq {self._ingress.last_seq}>"
