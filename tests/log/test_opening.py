@@ -228,6 +228,6 @@ async def test_a_log_that_cannot_be_made_leaves_its_spill_file(path: Path, *, is
             pytest.fail("opened")
     # While the traceback holds its frame, nothing is closed by the garbage collector.
     assert caught.tb is not None
-    assert not path.exists()
+    assert not await trio.Path(path).exists()
     async with open_event_log(FakeStore(), spill=path):
         pass

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import trio
 
 from trio_eventlog._answers import awaitable
-from trio_eventlog._engine._retry_buffer import LossAccount
+from trio_eventlog._engine._losses import LossAccount
 from trio_eventlog._log._core import Core
 from trio_eventlog._log._outcome import events_lost, renewed
 from trio_eventlog._log._settings import Settings
@@ -36,8 +36,6 @@ from trio_eventlog._reading._pages import checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import Forks, NoPublicConstructor
 from trio_eventlog.abc import EventStore
-
-__all__ = ["EventLog"]
 
 _Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
 """What :meth:`EventLog._accept` makes an event of: id, timestamp, the sealed event, and the size in bytes."""
@@ -81,7 +79,7 @@ class EventLog(metaclass=NoPublicConstructor):
             filtered=self._filtered,
             persisted=buffer.persisted,
             duplicate=buffer.duplicate,
-            lost=MappingProxyType(dict(buffer.lost)),
+            lost=MappingProxyType(dict(buffer.losses.by_reason)),
             pending=backlog.pending,
             pending_bytes=backlog.bytes_in_memory,
             spilled=buffer.spilled,

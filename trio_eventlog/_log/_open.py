@@ -29,8 +29,6 @@ from trio_eventlog._log._spill_queue import close_unused, open_spill_file
 from trio_eventlog._model._errors import LogBusy
 from trio_eventlog.abc import EventStore
 
-__all__ = ["open_event_log"]
-
 _stores_in_use: Final[dict[int, EventStore]] = {}
 """Stores with an open log, by identity: not every store is hashable."""
 

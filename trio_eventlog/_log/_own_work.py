@@ -11,8 +11,6 @@ import trio
 
 from trio_eventlog._util import SOME_LOG, at_work
 
-__all__ = ["OwnWork"]
-
 _numbers: Final = count(1)
 """Of the logs of this process. 0 is the one in ``SOME_LOG``."""
 
