@@ -36,15 +36,15 @@ class OwnWork:
         finally:
             at_work.reset(token)
 
-    def is_running(self) -> bool:
-        """Whether the caller works for this log."""
-        return self._includes(at_work.get())
+    def meet_caller(self) -> bool:
+        """Tell whether the caller works for this log. If not, note for which other logs it works."""
+        return self._meet(at_work.get())
 
-    def includes_task(self, task: trio.lowlevel.Task) -> bool:
-        """Whether ``task`` does."""
-        return self._includes(task.context.get(at_work, frozenset()))
+    def meet_task(self, task: trio.lowlevel.Task) -> bool:
+        """The same for ``task``."""
+        return self._meet(task.context.get(at_work, frozenset()))
 
-    def _includes(self, logs: frozenset[int]) -> bool:
+    def _meet(self, logs: frozenset[int]) -> bool:
         if self._number in logs or logs is SOME_LOG:
             return True
         # If appends of this log led back to those logs, events would go in a circle for ever.

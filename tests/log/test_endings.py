@@ -31,6 +31,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog._log import _spill_queue
+from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._spill_file import SpillFile
 
 Clock = trio.testing.MockClock
@@ -143,12 +144,14 @@ def test_an_append_cut_off_by_keyboard_interrupt() -> None:
     assert reason(reports) == "a KeyboardInterrupt"
 
 
-async def test_an_append_cut_off_by_a_defect_of_the_log(autojump_clock: Clock) -> None:
+async def test_an_append_cut_off_by_a_defect_of_the_log(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In another task of it."""
     reports = Reports()
 
-    def fail_to_report() -> None:
-        del log._core.reporter.report_losses  # the next call works
+    def fail_to_report(_reporter: Reporter) -> None:
+        monkeypatch.undo()  # the next call works
         raise ZeroDivisionError
 
     with pytest.raises(EventLogBroken):
@@ -157,7 +160,7 @@ async def test_an_append_cut_off_by_a_defect_of_the_log(autojump_clock: Clock) -
         ) as log:
             log.ingest(numbered(1))
             await trio.testing.wait_all_tasks_blocked()
-            log._core.reporter.report_losses = fail_to_report  # type: ignore[method-assign]
+            monkeypatch.setattr(Reporter, "report_losses", fail_to_report)
             log.ingest(numbered(2))
             log.ingest(numbered(3))
             await trio.sleep_forever()

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import trio
 
 from trio_eventlog._answers import awaitable
-from trio_eventlog._engine._retry_buffer import LossAccount
+from trio_eventlog._engine._losses import LossAccount
 from trio_eventlog._log._core import Core
 from trio_eventlog._log._outcome import events_lost, renewed
 from trio_eventlog._log._settings import Settings
@@ -36,8 +36,6 @@ from trio_eventlog._reading._pages import checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import Forks, NoPublicConstructor
 from trio_eventlog.abc import EventStore
-
-__all__ = ["EventLog"]
 
 _Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
 """What :meth:`EventLog._accept` makes an event of: id, timestamp, the sealed event, and the size in bytes."""
@@ -81,7 +79,7 @@ class EventLog(metaclass=NoPublicConstructor):
             filtered=self._filtered,
             persisted=buffer.persisted,
             duplicate=buffer.duplicate,
-            lost=MappingProxyType(dict(buffer.lost)),
+            lost=MappingProxyType(dict(buffer.losses.by_reason)),
             pending=backlog.pending,
             pending_bytes=backlog.bytes_in_memory,
             spilled=buffer.spilled,
@@ -255,7 +253,7 @@ class EventLog(metaclass=NoPublicConstructor):
         ``trio.to_thread.run_sync`` inherit. A store with threads of its own passes it on with
         ``contextvars.copy_context().run(work)``.
         """
-        return self._core.reporter.is_calling or self._core.own_work.is_running()
+        return self._core.reporter.is_calling or self._core.own_work.meet_caller()
 
     def owns_task(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` is one of the log's own, or was started by one, for example in the store.
@@ -263,7 +261,7 @@ class EventLog(metaclass=NoPublicConstructor):
         For code that turns the life of tasks into events, which must leave out those of the log. A task that
         an append of another log has started counts as for :meth:`is_own_work`.
         """
-        return self._core.tasks.include(task) or self._core.own_work.includes_task(task)
+        return self._core.tasks.include(task) or self._core.own_work.meet_task(task)
 
     def __repr__(self) -> str:
         return f"<EventLog {self._core.outcome.state} on {self._store!r}, last seq {self._ingress.last_seq}>"

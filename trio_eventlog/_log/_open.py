@@ -25,11 +25,9 @@ from trio_eventlog._log._settings import (
     Settings,
 )
 from trio_eventlog._log._spill_file import Keep, SpillFile
-from trio_eventlog._log._spill_queue import open_spill_file
+from trio_eventlog._log._spill_queue import close_unused, open_spill_file
 from trio_eventlog._model._errors import LogBusy
 from trio_eventlog.abc import EventStore
-
-__all__ = ["open_event_log"]
 
 _stores_in_use: Final[dict[int, EventStore]] = {}
 """Stores with an open log, by identity: not every store is hashable."""
@@ -160,7 +158,13 @@ async def open_event_log(
                 settings.spill, log_id, settings.max_spill_bytes, keep=keep, last_seq=last_seq
             )
             after = spill_file.number_after(last_seq)
-        log = EventLog._create(store, settings, after, spill_file)
+        try:
+            log = EventLog._create(store, settings, after, spill_file)
+        except BaseException:
+            # For instance an error of the store, which is asked here what it declares.
+            if spill_file is not None:
+                await close_unused(spill_file)  # noqa: ASYNC102, ASYNC120 - it is shielded, with a deadline
+            raise
         core = log._core
         body_error: BaseException | None = None
         try:

@@ -15,16 +15,6 @@ from trio_eventlog._model._events import UnifiedEvent
 from trio_eventlog._model._reports import Report
 from trio_eventlog._numbers import check_integer, check_number
 
-__all__ = [
-    "DEFAULT_MAX_EVENT_BYTES",
-    "DEFAULT_MAX_PENDING_BYTES",
-    "DEFAULT_MAX_SPILL_BYTES",
-    "DEFAULT_RETRY",
-    "Filter",
-    "OnFailure",
-    "Settings",
-]
-
 Filter: TypeAlias = Callable[[UnifiedEvent], bool]
 OnFailure: TypeAlias = Callable[[Report], object]
 

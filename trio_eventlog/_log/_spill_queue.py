@@ -41,12 +41,17 @@ async def open_spill_file(
     )
     after = spill_file.number_after(last_seq)
     if after + spill_file.recovered > MAX_STORED:
-        with suppress(*DISK_ERRORS):
-            await in_thread(partial(_close_unused, spill_file))
+        await close_unused(spill_file)
         raise SpillError(spill_file.path, f"its {spill_file.recovered} events find no seq after {after}")
     spill_file.number_from(after + 1)
     spill_file.note_stored(last_seq)
     return spill_file
+
+
+async def close_unused(spill_file: SpillFile) -> None:
+    """Close a file that no log has used. Takes a bounded time, also when cancelled."""
+    with suppress(*DISK_ERRORS), trio.move_on_after(DISK_TIMEOUT, shield=True):
+        await in_thread(partial(_close_unused, spill_file))
 
 
 def _close_unused(spill_file: SpillFile) -> None:

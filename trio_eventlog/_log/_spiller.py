@@ -9,14 +9,12 @@ from typing import Final
 import attrs
 import trio
 
-from trio_eventlog._log._alarm import Alarm
-from trio_eventlog._log._backlog import Backlog
-from trio_eventlog._log._backoff import Backoff
-from trio_eventlog._log._flush_timer import FlushTimer
+from trio_eventlog._log._backlog import Backlog, FlushTimer
 from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_file import Keep
 from trio_eventlog._log._spill_queue import SpillQueue
+from trio_eventlog._log._timing import Alarm, Backoff
 from trio_eventlog._model._errors import LossReason, StoreUnusable
 from trio_eventlog._threads import DISK_TIMEOUT
 

@@ -1,11 +1,13 @@
-"""A deadline that one task sleeps until and others can bring forward. Floor 4: Trio."""
+"""Alarms, and waiting after failures. Floor 4: Trio."""
 
 from __future__ import annotations
+
+import math
 
 import attrs
 import trio
 
-__all__ = ["Alarm"]
+from trio_eventlog._engine._policy import RetryPolicy
 
 
 @attrs.define(eq=False)
@@ -33,3 +35,25 @@ class Alarm:
                 await trio.sleep_forever()
         finally:
             self._scope = None
+
+
+@attrs.define(eq=False)
+class Backoff:
+    """When something that failed may be tried again."""
+
+    _policy: RetryPolicy
+    _failures: int = attrs.field(default=0, init=False)  # in a row
+    retry_at: float = attrs.field(default=-math.inf, init=False)
+    """The earliest time of the next attempt."""
+
+    def succeeded(self) -> None:
+        """Forget earlier failures."""
+        self._failures = 0
+        self.retry_at = -math.inf
+
+    def failed(self, now: float, *, is_final: bool = False) -> float:
+        """Count a failure. Returns the seconds until the next attempt; infinite if there will be none."""
+        self._failures += 1
+        retry_in = math.inf if is_final else self._policy.delay(self._failures)
+        self.retry_at = now + retry_in
+        return retry_in
