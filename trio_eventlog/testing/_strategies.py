@@ -55,6 +55,11 @@ NUMBERS: Final = (
 _SCOPES: Final = ("identity", "mob_id", "run_id", "step_id")
 
 
+# Hypothesis validates and labels each strategy that is made, which takes longer than most draws: what depends
+# on nothing is made once, here and in the checks.
+_TEXT: Final = st.sampled_from(_TEXTS) | st.text(max_size=8)
+
+
 def texts() -> SearchStrategy[str]:
     """Texts that look alike, and any others.
 
@@ -62,7 +67,26 @@ def texts() -> SearchStrategy[str]:
       A strategy for str of at most 512 bytes in UTF-8, with NUL, combining and case pairs, characters
       beyond the BMP, wildcards, quotes, white space, the empty text, texts that look like numbers.
     """
-    return st.sampled_from(_TEXTS) | st.text(max_size=8)
+    return _TEXT
+
+
+def _any_payload() -> SearchStrategy[Any]:
+    leaves = st.none() | st.booleans() | st.sampled_from(NUMBERS) | _TEXT
+    values = st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+        max_leaves=6,
+    )
+    scoped = st.dictionaries(
+        st.sampled_from((*_SCOPES, "kind", "payload", "seq")),
+        _TEXT | st.sampled_from((None, 1, True, 1.0)) | st.just(["a"]) | st.just({"run_id": "a"}),
+        min_size=1,
+        max_size=4,
+    )
+    return st.none() | st.sampled_from(NUMBERS) | scoped | values
+
+
+_PAYLOAD: Final = _any_payload()
 
 
 def payloads() -> SearchStrategy[Any]:
@@ -73,19 +97,10 @@ def payloads() -> SearchStrategy[Any]:
       among them dicts with the scopes of queries as texts, as numbers and nested, and with keys
       that the wire form uses itself, such as ``kind``.
     """
-    leaves = st.none() | st.booleans() | st.sampled_from(NUMBERS) | texts()
-    values = st.recursive(
-        leaves,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts(), inner, max_size=3),
-        max_leaves=6,
-    )
-    scoped = st.dictionaries(
-        st.sampled_from((*_SCOPES, "kind", "payload", "seq")),
-        texts() | st.sampled_from((None, 1, True, 1.0)) | st.just(["a"]) | st.just({"run_id": "a"}),
-        min_size=1,
-        max_size=4,
-    )
-    return st.none() | st.sampled_from(NUMBERS) | scoped | values
+    return _PAYLOAD
+
+
+_EVENT: Final = st.builds(ModuleEvent, _TEXT, _TEXT, _PAYLOAD) | st.builds(AgentEvent, _TEXT, _TEXT, _PAYLOAD)
 
 
 def events() -> SearchStrategy[UnifiedEvent]:
@@ -94,9 +109,12 @@ def events() -> SearchStrategy[UnifiedEvent]:
     Returns:
       A strategy for :class:`AgentEvent` and :class:`ModuleEvent`.
     """
-    return st.builds(ModuleEvent, texts(), texts(), payloads()) | st.builds(
-        AgentEvent, texts(), texts(), payloads()
-    )
+    return _EVENT
+
+
+_PERSISTED_EVENT: Final = st.builds(
+    PersistedEvent, _TEXT, st.sampled_from(_SEQS), st.sampled_from(_TIMES), st.none() | _TEXT, _EVENT
+)
 
 
 def envelopes() -> SearchStrategy[EventEnvelope]:
@@ -117,14 +135,7 @@ def persisted_events() -> SearchStrategy[PersistedEvent]:
       A strategy for :class:`PersistedEvent`, with seqs from 1 to 2**63 - 1 and times from 0 on, also near
       2**31, 2**53 and the end; members that are not the agent.
     """
-    return st.builds(
-        PersistedEvent,
-        texts(),
-        st.sampled_from(_SEQS),
-        st.sampled_from(_TIMES),
-        st.none() | texts(),
-        events(),
-    )
+    return _PERSISTED_EVENT
 
 
 def batches(*, max_batch: int | None = None, unique: bool = False) -> SearchStrategy[list[PersistedEvent]]:

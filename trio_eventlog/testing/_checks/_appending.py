@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import attrs
 from hypothesis import strategies as st
@@ -29,21 +30,25 @@ class Repeats:
     """The index of the batch before which the store is opened again."""
 
 
+_FEW = st.integers(1, 4)
+_KIND = st.sampled_from(("new", "again", "other content", "other seq", "taken seq"))
+
+
 @st.composite
 def _repeats(draw: DrawFn, subject: StoreUnderTest) -> Repeats:
     seen: list[PersistedEvent] = []
     batches: list[tuple[PersistedEvent, ...]] = []
     seq = 0
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(_FEW)):
         batch: list[PersistedEvent] = []
-        for _ in range(draw(st.integers(1, 4))):
-            kind = draw(st.sampled_from(("new", "again", "other content", "other seq", "taken seq")))
+        for _ in range(draw(_FEW)):
+            kind = draw(_KIND)
             known = [*seen, *batch]
             if kind == "new" or not known:
                 seq += 1
                 event = plain(seq)
             else:
-                event = draw(st.sampled_from(known))
+                event = known[draw(_index_in(len(known)))]
                 if kind == "other content":
                     event = attrs.evolve(
                         event, timestamp_ms=7, member_id="w", event=AgentEvent("w", "u", [1])
@@ -52,12 +57,21 @@ def _repeats(draw: DrawFn, subject: StoreUnderTest) -> Repeats:
                     seq += 1
                     event = attrs.evolve(event, seq=seq)
                 elif kind == "taken seq":
-                    event = attrs.evolve(event, seq=draw(st.sampled_from(known)).seq)
+                    event = attrs.evolve(event, seq=known[draw(_index_in(len(known)))].seq)
             batch.append(event)
         seen += batch
         batches.append(tuple(batch))
-    reopens = st.none() | st.integers(1, len(batches)) if subject.durable else st.none()
-    return Repeats(tuple(batches), draw(reopens))
+    return Repeats(tuple(batches), draw(_reopenings(len(batches) if subject.durable else 0)))
+
+
+@cache
+def _index_in(count: int) -> SearchStrategy[int]:
+    return st.integers(0, count - 1)
+
+
+@cache
+def _reopenings(count: int) -> SearchStrategy[int | None]:
+    return st.none() | st.integers(1, count) if count else st.none()
 
 
 async def _try_repeats(example: Example, case: Repeats) -> None:
@@ -148,13 +162,20 @@ class Taken:
 
 @st.composite
 def _taken(draw: DrawFn, _subject: StoreUnderTest) -> Taken:
-    held = tuple(plain(seq) for seq in range(1, draw(st.integers(1, 4)) + 1))
-    seqs = st.integers(1, len(held) + 3)
-    newcomers = st.builds(lambda seq, number: plain(seq, event_id=f"new-{number}"), seqs, st.integers(1, 4))
-    known = st.builds(lambda event, seq: attrs.evolve(event, seq=seq), st.sampled_from(held), seqs)
-    batch = draw(st.lists(newcomers | known, min_size=1, max_size=4, unique_by=lambda event: event.id))
+    count = draw(_FEW)
+    batch = draw(_meeting(count))
     # That a batch need not be in order is the business of S2.
-    return Taken(held, tuple(sorted(batch, key=lambda event: event.seq)))
+    return Taken(tuple(map(plain, range(1, count + 1))), tuple(sorted(batch, key=lambda event: event.seq)))
+
+
+@cache
+def _meeting(count: int) -> SearchStrategy[list[PersistedEvent]]:
+    """Batches that meet events on the first ``count`` seqs."""
+    seqs = st.integers(1, count + 3)
+    newcomers = st.builds(lambda seq, number: plain(seq, event_id=f"new-{number}"), seqs, _FEW)
+    held = st.integers(1, count).map(plain)
+    known = st.builds(lambda event, seq: attrs.evolve(event, seq=seq), held, seqs)
+    return st.lists(newcomers | known, min_size=1, max_size=4, unique_by=lambda event: event.id)
 
 
 def _taken_table(subject: StoreUnderTest) -> list[Taken]:

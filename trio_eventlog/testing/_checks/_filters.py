@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import attrs
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent, UnifiedEvent
-from trio_eventlog.testing._checks._common import affordable, plain
+from trio_eventlog.testing._checks._common import BOOLEAN, affordable, plain
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._open_store import opened
 from trio_eventlog.testing._program import numbered_types
@@ -81,49 +82,61 @@ _MOMENTS = (0, 1, 2, 9, 10, 100)
 KINDS: tuple[type[UnifiedEvent], ...] = (ModuleEvent, AgentEvent)
 
 
-def _plain_event() -> SearchStrategy[UnifiedEvent]:
-    words = st.sampled_from(_WORDS)
-    payload = st.none() | st.dictionaries(st.sampled_from(_SCOPES), words, max_size=4) | st.just(["a"])
-    return st.builds(ModuleEvent, words, words, payload) | st.builds(AgentEvent, words, words, payload)
+_WORD = st.sampled_from(_WORDS)
+_MOMENT = st.sampled_from(_MOMENTS)
+_PAYLOAD = st.none() | st.dictionaries(st.sampled_from(_SCOPES), _WORD, max_size=4) | st.just(["a"])
+_EVENT = st.builds(ModuleEvent, _WORD, _WORD, _PAYLOAD) | st.builds(AgentEvent, _WORD, _WORD, _PAYLOAD)
+_COUNT = st.integers(1, 10)
 
 
 @st.composite
 def _filtered(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
-    count = draw(st.integers(1, 10))
-    seqs = draw(st.permutations(range(1, count + 1)))
+    count = draw(_COUNT)
+    seqs = draw(_shuffled(count))
     batches: list[list[PersistedEvent]] = [[]]
     for seq in seqs:
-        event = draw(_plain_event())
+        event = draw(_EVENT)
         member = event.agent_id if isinstance(event, AgentEvent) else None
-        batches[-1].append(PersistedEvent(f"id-{seq}", seq, draw(st.sampled_from(_MOMENTS)), member, event))
-        if draw(st.booleans()):
+        batches[-1].append(PersistedEvent(f"id-{seq}", seq, draw(_MOMENT), member, event))
+        if draw(BOOLEAN):
             batches.append([])
-    queries = draw(st.lists(_plain_queries(count), min_size=1, max_size=8))
-    return Reads(tuple(tuple(batch) for batch in batches if batch), tuple(queries), draw(st.booleans()))
+    queries = draw(_some_queries(count))
+    return Reads(tuple(tuple(batch) for batch in batches if batch), tuple(queries), draw(BOOLEAN))
 
 
-def _query_fields(count: int) -> dict[str, SearchStrategy[Any]]:
-    words = st.sampled_from(_WORDS)
-    return {
-        "after_seq": st.integers(0, count + 1),
-        "limit": st.sampled_from((0, 1, 2, 3, 100)),
-        "since_ms": st.sampled_from((*_MOMENTS, 11, 101)),
-        "until_ms": st.sampled_from((*_MOMENTS, 11, 101)),
-        "member_id": words,
-        "event_types": st.lists(words, max_size=3).map(tuple),
-        **dict.fromkeys(_SCOPES, words),
-    }
+@cache
+def _shuffled(count: int) -> SearchStrategy[list[int]]:
+    return st.permutations(range(1, count + 1))
+
+
+@cache
+def _some_queries(count: int) -> SearchStrategy[list[EventQuery]]:
+    return st.lists(_plain_queries(count), min_size=1, max_size=8)
+
+
+_ALONE = ("after_seq", "limit", "since_ms", "until_ms", "member_id", "event_types", *_SCOPES)
+_NAMES = st.lists(st.sampled_from(_ALONE), min_size=1, max_size=3, unique=True)
+_BOUND = st.sampled_from((*_MOMENTS, 11, 101))
+_FIELD: dict[str, SearchStrategy[Any]] = {
+    "limit": st.sampled_from((0, 1, 2, 3, 100)),
+    "since_ms": _BOUND,
+    "until_ms": _BOUND,
+    "member_id": _WORD,
+    "event_types": st.lists(_WORD, max_size=3).map(tuple),
+    **dict.fromkeys(_SCOPES, _WORD),
+}
 
 
 @st.composite
 def _plain_queries(draw: DrawFn, count: int) -> EventQuery:
     # Drawn one by one: a strategy that is built for each query takes longer than all the rest.
-    fields = _query_fields(count)
-    names = draw(st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True))
-    return EventQuery(**{name: draw(fields[name]) for name in names})
+    fields = {"after_seq": _cursors(count), **_FIELD}
+    return EventQuery(**{name: draw(fields[name]) for name in draw(_NAMES)})
 
 
-_ALONE = ("after_seq", "limit", "since_ms", "until_ms", "member_id", "event_types", *_SCOPES)
+@cache
+def _cursors(count: int) -> SearchStrategy[int]:
+    return st.integers(0, count + 1)
 
 
 @attrs.frozen
@@ -159,6 +172,7 @@ def _alone(_subject: StoreUnderTest) -> SearchStrategy[Alone]:
     return st.sampled_from(_ALONE).flatmap(_alone_by)
 
 
+@cache
 def _alone_by(field: str) -> SearchStrategy[Alone]:
     values: Sequence[Any] = _WORDS if field in _FIELDS else range(8)
     limits = some(_limits(field))
@@ -263,6 +277,7 @@ def _similar(_subject: StoreUnderTest) -> SearchStrategy[Similar]:
     return st.sampled_from(FAMILIES).flatmap(_similar_in)
 
 
+@cache
 def _similar_in(family: tuple[str, ...]) -> SearchStrategy[Similar]:
     texts_of_it = some(family).map(tuple)
     return st.builds(Similar, st.just(family), texts_of_it, texts_of_it, some(_FIELDS, of_four=2).map(tuple))
@@ -296,7 +311,12 @@ def _similar_ids_table(_subject: StoreUnderTest) -> list[list[str]]:
 
 
 def _similar_ids(_subject: StoreUnderTest) -> SearchStrategy[list[str]]:
-    return st.sampled_from(FAMILIES).flatmap(some)
+    return st.sampled_from(FAMILIES).flatmap(_some_of)
+
+
+@cache
+def _some_of(family: tuple[str, ...]) -> SearchStrategy[list[str]]:
+    return some(family)
 
 
 async def _try_similar_ids(example: Example, ids: list[str]) -> None:
