@@ -74,6 +74,10 @@ class _SealedPayload:
 class _AgentDraft(_SealedPayload):
     __slots__ = ("__weakref__", "agent_id", "event_type", "payload")
 
+    agent_id: str
+    event_type: str
+    payload: Any
+
     def __init__(
         self, agent_id: str, event_type: str, text: bytes | str, scopes: Scopes | None, size: int | None
     ) -> None:
@@ -107,6 +111,10 @@ class AgentEvent(_AgentDraft):
 
 class _ModuleDraft(_SealedPayload):
     __slots__ = ("__weakref__", "event_type", "module", "payload")
+
+    module: str
+    event_type: str
+    payload: Any
 
     def __init__(
         self, module: str, event_type: str, text: bytes | str, scopes: Scopes | None, size: int | None
@@ -225,6 +233,12 @@ class EventEnvelope:
 
 class _PersistedDraft:
     __slots__ = ("__weakref__", "event", "id", "member_id", "seq", "timestamp_ms")
+
+    id: str
+    seq: int
+    timestamp_ms: int
+    member_id: str | None
+    event: UnifiedEvent
 
     def __init__(
         self, event_id: str, seq: int, timestamp_ms: int, member_id: str | None, event: UnifiedEvent
