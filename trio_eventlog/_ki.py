@@ -11,8 +11,6 @@ from typing import ParamSpec, TypeVar
 import attrs
 import trio
 
-__all__ = ["ki_protected"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -44,11 +42,19 @@ def ki_protected(
         @asynccontextmanager
         async def open(cls, path: str) -> AsyncIterator[Self]: ...
 
-    ``trio.lowlevel.enable_ki_protection`` on the generator function is not enough: a KeyboardInterrupt in
-    contextlib's own frames, which run before and after those of the generator, would leave the generator
-    suspended and what it holds open. Here the protection begins outside of contextlib. The body of the
-    ``async with`` block is not protected. An interrupt that arrives meanwhile is raised at the next
-    checkpoint of the main task, which may be one within the generator.
+    Trio delivers Ctrl-C from its signal handler, which looks for the innermost frame that says whether it is
+    protected. In an unprotected one it raises KeyboardInterrupt there and then, between any two bytecodes;
+    otherwise it leaves that to the next checkpoint of the main task. ``async with`` on a function that
+    ``contextlib.asynccontextmanager`` has decorated runs two sorts of frames: those of the generator, and
+    contextlib's own ``__aenter__`` and ``__aexit__``, which run before and after each step of it.
+    ``trio.lowlevel.enable_ki_protection`` on the generator function protects only the first sort. An
+    interrupt in the second, say after the generator has opened a file and yielded but before ``async with``
+    is told, leaves the generator suspended: the body never runs, and neither does ``__aexit__``, so nothing
+    closes the file until the garbage collector comes.
+
+    Here the protection begins outside of contextlib, so that entering and leaving are each done in full or
+    cut short at a checkpoint, where the generator sees the interrupt and can clean up. The body of the
+    ``async with`` block is the caller's frame, and is not protected.
 
     Args:
       make: a function that ``contextlib.asynccontextmanager`` has decorated.

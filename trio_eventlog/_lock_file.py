@@ -10,10 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
 from typing import Final
 
 from trio_eventlog._model._errors import LogBusy, StoreUnusable
+
+if sys.platform != "win32":  # pragma: no branch
+    import fcntl
 
 
 class FileLock:
@@ -25,37 +29,28 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: str, what: str, mode: int = 0o600, guarded: str | None = None) -> FileLock:
-        """Take the lock.
+        """Take the lock at a real path, whose file is made if it is not there.
 
-        Args:
-          path: of the lock file, a real path; it is made if it is not there.
-          what: what it guards, for messages.
-          mode: permissions of the lock file. Users who may write to what it guards may lock it, as with
-            SQLite's own side files.
-          guarded: path of what it guards, whose owner and group it gets; by default its own without the
-            ``.lock`` at the end.
-
-        Raises:
-          LogBusy: it is held already, in this process or another.
-          StoreUnusable: this platform or file system has no such locks.
-          OSError: the lock file cannot be made.
+        ``what`` is what it guards, for messages, and ``guarded`` the path of that, by default its own without
+        the ``.lock`` at the end: users who may write to it may lock it, as with SQLite's own side files, so
+        the lock file gets ``mode``, and its owner and group. Raises LogBusy if the lock is held already, in
+        this process or another, StoreUnusable if there are no such locks here, and OSError if the lock file
+        cannot be made.
         """
-        try:
-            import fcntl  # noqa: PLC0415 - not there on Windows
-        except ImportError as exc:  # pragma: no cover - Windows
-            raise StoreUnusable(f"{what} cannot be written: this platform does not have flock") from exc
+        if sys.platform == "win32":  # pragma: no cover
+            raise StoreUnusable(f"{what} cannot be written: this platform does not have flock")
         with _registry.mutex:
             if path in _registry.held:
                 raise LogBusy(f"{what} is open for writing already, in this process")
             fd = _open(path, mode, path.removesuffix(".lock") if guarded is None else guarded)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_open_file(fd)
             except BlockingIOError:
                 by = _holder(fd)
-                os.close(fd)
+                let_go(fd)
                 raise LogBusy(f"{what} is open for writing elsewhere{by}") from None
             except OSError as exc:
-                os.close(fd)
+                let_go(fd)
                 if exc.errno == errno.ENOMEM:
                     raise
                 raise StoreUnusable(f"{path} cannot be locked: {exc.strerror}") from exc
@@ -63,8 +58,8 @@ class FileLock:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
                 os.write(fd, f"{os.getpid()}\n".encode())
-            _registry.held[path] = fd
-        return cls(path, fd)
+            lock = _registry.held[path] = cls(path, fd)
+        return lock
 
     def release(self) -> None:
         """Let the next appender in. Safe to call again, and in a child that inherited the object.
@@ -72,25 +67,17 @@ class FileLock:
         The file stays: if it were removed, another process could lock a file that no longer has a name.
         """
         with _registry.mutex:
-            if _registry.held.get(self.path) == self._fd:
+            if _registry.held.get(self.path) is self:
                 del _registry.held[self.path]
-                _unlock(self._fd)
-                # It is closed whatever is said.
-                with contextlib.suppress(OSError):
-                    os.close(self._fd)
+                let_go(self._fd)
 
 
 def lock_open_file(fd: int) -> None:
     """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
 
-    For a file that no other code opens while it is locked, except to find that out.
-
-    Raises:
-      BlockingIOError: it is locked already, in this process or another.
-      OSError: it cannot be locked.
+    For a file that no other code opens while it is locked, except to find that out. Raises BlockingIOError if
+    it is locked already, in this process or another, and OSError if it cannot be locked.
     """
-    import fcntl  # noqa: PLC0415 - not there on Windows
-
     _registry.files.add(fd)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -99,17 +86,11 @@ def let_go(fd: int) -> None:
     """Close ``fd``, and with it its lock if it has one. It is closed whatever the system says."""
     if fd in _registry.files:
         _registry.files.discard(fd)
-        _unlock(fd)
+        # At once: a process that was forked off just now may not have closed its copy yet.
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
     with contextlib.suppress(OSError):
         os.close(fd)
-
-
-def _unlock(fd: int) -> None:
-    """Give the lock back at once: a process that was forked off just now may not have closed its copy yet."""
-    import fcntl  # noqa: PLC0415 - not there on Windows
-
-    with contextlib.suppress(OSError):
-        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def _open(path: str, mode: int, guarded: str) -> int:
@@ -127,23 +108,19 @@ def _open(path: str, mode: int, guarded: str) -> int:
 
 
 def give_to_owner(fd: int, beside: str) -> None:
-    """Give a new file owner and group of the file that it stands beside, as far as the system allows.
+    """Give the new file ``fd`` owner and group of the file ``beside`` it, as far as the system allows.
 
-    Otherwise what root does once would lock out the owner. SQLite does the same with its own side files.
-
-    Args:
-      fd: the new file.
-      beside: path of the file beside it, or of the new file; if there is no other, its directory counts.
+    Otherwise what root does once would lock out the owner. SQLite does the same with its own side files. If
+    there is no file but the new one, its directory counts.
     """
-    new = os.fstat(fd)
     for path in (beside, os.path.dirname(beside)):  # noqa: PTH120 - str all along
         with contextlib.suppress(OSError):
             owner = os.stat(path)  # noqa: PTH116 - str all along
-            if not os.path.samestat(owner, new):
+            if not os.path.samestat(owner, os.fstat(fd)):
                 break
     else:  # pragma: no cover - a directory that is gone
         return
-    # Only root may give a file away. Others may give it to a group of theirs.
+    # Only root may give a file away. Others may give it to one of their groups.
     for uid in (owner.st_uid, -1):
         with contextlib.suppress(OSError):
             os.fchown(fd, uid, owner.st_gid)
@@ -159,7 +136,7 @@ def _holder(fd: int) -> str:
 
 
 class _Registry:
-    """The locks of this process, lock file to descriptor.
+    """The locks of this process.
 
     flock belongs to the open file, which a fork shares: a child would keep the lock alive after its
     parent died. So a child closes its copies, which leaves the parent's lock alone.
@@ -167,16 +144,15 @@ class _Registry:
 
     def __init__(self) -> None:
         self.mutex = threading.Lock()
-        self.held: dict[str, int] = {}
-        self.files: set[int] = set()
-        """What is locked itself."""
+        self.held: dict[str, FileLock] = {}  # by lock file
+        self.files: set[int] = set()  # descriptors that are locked, those of lock files included
 
     def forget(self) -> None:
         # Another thread of the parent may have held the mutex; here there is no such thread.
         self.mutex = threading.Lock()
-        held, self.held = self.held, {}
+        self.held.clear()
         files, self.files = self.files, set()
-        for fd in (*held.values(), *files):
+        for fd in files:
             with contextlib.suppress(OSError):
                 os.close(fd)
 

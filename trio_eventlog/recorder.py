@@ -4,7 +4,7 @@ Trio tells an *instrument* when a task begins, when it ends, and when it has run
 makes a :class:`ModuleEvent` of module ``"trio"`` of what matters of that:
 
 ===================== ==============================================================================
-event type            payload, beside ``run_id``
+event type            payload, in addition to ``run_id``
 ===================== ==============================================================================
 ``recording_started`` ``slow_step``: seconds, or null
 ``task_spawned``      ``task``: its number; ``name``; ``parent``: the number of the task that has opened
@@ -28,6 +28,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 from typing import Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -52,7 +53,7 @@ TaskFilter: TypeAlias = Callable[[trio.lowlevel.Task], bool]
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
-_LONGEST_NAME: Final = 200
+_MAX_NAME: Final = 200
 
 
 @attrs.define(eq=False)
@@ -73,11 +74,14 @@ class TaskRecorder(trio.abc.Instrument):
 
     run_id: str
 
-    def __init__(self, log: EventLog, run_id: str, task_filter: TaskFilter | None, max_rate: float) -> None:
+    def __init__(
+        self, log: EventLog, run_id: str, task_filter: TaskFilter | None, max_rate: float, slow_step: float
+    ) -> None:
         self.run_id = run_id
         self._log = log
         self._filter = task_filter
         self._max_rate = max_rate
+        self._slow_step = slow_step
         self._tokens = max(max_rate, 1.0)
         self._tokens_at = trio.current_time()
         self._tasks: dict[trio.lowlevel.Task, _Recorded] = {}
@@ -133,7 +137,7 @@ class TaskRecorder(trio.abc.Instrument):
             return True
         try:
             return bool(self._filter(task))
-        except Exception as exc:  # noqa: BLE001 - a stranger's; Trio would end the recording
+        except Exception as exc:  # noqa: BLE001 - of the program; Trio would end the recording
             self._complain("the filter of a task recorder raised; the task is recorded", exc)
             return True
 
@@ -167,19 +171,19 @@ class TaskRecorder(trio.abc.Instrument):
 
     # --- beginning and end ------------------------------------------------------------------------
 
-    def _start(self, slow_step: float) -> None:
-        self._tell("recording_started", slow_step=None if slow_step == math.inf else slow_step)
+    def _start(self) -> None:
+        self._tell("recording_started", slow_step=None if self._slow_step == math.inf else self._slow_step)
         root = trio.lowlevel.current_root_task()
         assert root is not None, "there is one in every run"
         found = [root]
         while found:
             task = found.pop()
             above = task.parent_nursery
-            # Trio's own first task has no nursery; it and its helpers are nobody's business.
+            # Trio's own first task has no nursery; it and its helpers are Trio's business.
             if above is not None and not (above.parent_task is root and task.name.startswith("<")):
                 self._spawned(task, at_start=True)
             for nursery in reversed(task.child_nurseries):
-                found.extend(sorted(nursery.child_tasks, key=_name_of, reverse=True))
+                found.extend(sorted(nursery.child_tasks, key=attrgetter("name"), reverse=True))
 
     def _stop(self) -> None:
         self._tell("recording_stopped", running=len(self._tasks), suppressed=self._suppressed)
@@ -217,7 +221,6 @@ class TaskRecorder(trio.abc.Instrument):
 class _StepRecorder(TaskRecorder):
     """Looks at every step of every task, which costs, and so is a class of its own."""
 
-    _slow_step: float
     _since = math.inf
     _running: _Recorded | None = None
 
@@ -255,16 +258,16 @@ def record_tasks(
 
     Records every task that begins in the run, wherever, and those that are there at the start; never those of
     ``log`` itself. Afterwards ``trio-eventlog tasks --store sqlite:events.db`` prints them as a tree. Leave
-    the block before the log's; not a checkpoint.
+    the block before that of the log. Neither entering nor leaving is a checkpoint.
 
     Args:
       log: where the records go.
       filter: called with a task that begins; false keeps it out. What its children do is recorded all the
         same. It must be quick; if it raises, the task is recorded, and the logger ``trio_eventlog`` is told
         once.
-      slow_step: seconds; a task that runs so long without a checkpoint is recorded. None: do not look, which
-        makes the recording cheaper.
-      max_rate: most records a second, of tasks that begin and of slow steps; as many may come at once. What
+      slow_step: seconds, more than 0; a task that runs for that long without a checkpoint is recorded. None:
+        do not look, which makes the recording cheaper.
+      max_rate: most records a second, of tasks that begin and of slow steps; that many may come at once. What
         is beyond is counted. A task that was recorded as begun is recorded as ended in any case. More than 0;
         ``math.inf`` for no bound.
       run_id: the ``run_id`` of the events; by default a new one.
@@ -273,26 +276,22 @@ def record_tasks(
       TypeError, ValueError: an argument is not as described.
       RuntimeError: not called in a Trio run.
     """
+    make: type[TaskRecorder] = _StepRecorder
+    if slow_step is None:
+        make, slow_step = TaskRecorder, math.inf
     for name, value in (("slow_step", slow_step), ("max_rate", max_rate)):
-        if name == "slow_step" and value is None:
-            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            msg = f"{name}: expected a number, got {type(value).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
         if not value > 0:
-            msg = f"{name}: expected more than 0, got {value}"
-            raise ValueError(msg)
+            raise ValueError(f"{name}: expected more than 0, got {value}")
     if filter is not None and not callable(filter):
-        msg = f"filter: expected a function, got {type(filter).__name__}"
-        raise TypeError(msg)
-    if run_id is not None and not isinstance(run_id, str):
-        msg = f"run_id: expected a str, got {type(run_id).__name__}"
-        raise TypeError(msg)
-    make = TaskRecorder if slow_step is None else _StepRecorder
-    recorder = make(log, f"trio-{secrets.token_hex(8)}" if run_id is None else run_id, filter, max_rate)
-    if isinstance(recorder, _StepRecorder):
-        recorder._slow_step = math.inf if slow_step is None else slow_step
-    recorder._start(math.inf if slow_step is None else slow_step)
+        raise TypeError(f"filter: expected a function, got {type(filter).__name__}")
+    if run_id is None:
+        run_id = f"trio-{secrets.token_hex(8)}"
+    elif not isinstance(run_id, str):
+        raise TypeError(f"run_id: expected a str, got {type(run_id).__name__}")
+    recorder = make(log, run_id, filter, max_rate, slow_step)
+    recorder._start()
     trio.lowlevel.add_instrument(recorder)
     try:
         yield recorder
@@ -303,13 +302,9 @@ def record_tasks(
         recorder._stop()
 
 
-def _name_of(task: trio.lowlevel.Task) -> str:
-    return task.name
-
-
 def _shown(name: str) -> str:
     # A name can be anything; an event takes what is Unicode text.
-    return name[:_LONGEST_NAME].encode(errors="backslashreplace").decode()
+    return name[:_MAX_NAME].encode(errors="backslashreplace").decode()
 
 
 def _is_cancelled(nursery: trio.Nursery | None) -> bool:

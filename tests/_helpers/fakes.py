@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import trio
 import trio.testing
+from hypothesis import strategies as st
 
 from trio_eventlog import (
     AgentEvent,
@@ -172,6 +173,8 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "reject": reject_even,
     "foreign": break_the_contract,
 }
+
+BEHAVIOUR_NAMES = st.sampled_from(list(BEHAVIOURS))
 
 
 def event_at(seq: int) -> PersistedEvent:

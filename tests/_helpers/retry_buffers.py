@@ -86,5 +86,5 @@ def settle_and_raise(buffer: RetryBuffer) -> list[FlushTicket]:
     """Settle tickets, and let their flushes raise what they hold."""
     settled = buffer.settle()
     for ticket in settled:
-        buffer.raised(ticket)
+        buffer.losses.tickets.raised(ticket)
     return settled

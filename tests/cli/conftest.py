@@ -12,7 +12,7 @@ import pytest
 from tests._helpers.cli import Done, add, run_main, standard_input
 from trio_eventlog.cli import _copy, _export, _options
 from trio_eventlog.stores import MemoryStore
-from trio_eventlog.stores.sqlite import _maintenance as _sqlite_maintenance
+from trio_eventlog.stores.sqlite import _reader as _sqlite_maintenance
 
 Cli = Callable[..., Done]
 

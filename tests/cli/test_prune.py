@@ -8,7 +8,7 @@ from tests._helpers.cli import (
     interrupt_at,
     stored,
 )
-from trio_eventlog.stores.sqlite import _maintenance as _sqlite_maintenance
+from trio_eventlog.stores.sqlite import _reader as _sqlite_maintenance
 
 
 def test_prune_refuses_seconds(cli, filled, db):

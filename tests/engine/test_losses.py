@@ -27,7 +27,7 @@ from trio_eventlog._engine._retry_buffer import RetryBuffer
 def test_flush_waits_for_its_last_event_and_no_longer() -> None:
     """It is settled when its last event is durable, not when that is in flight, whatever else waits."""
     buffer = filled(10, 5)
-    ticket = buffer.issue_ticket(3)
+    ticket = buffer.losses.tickets.issue(3)
     buffer.take(2)
     buffer.stored(())
     assert [] == buffer.settle()
@@ -42,11 +42,11 @@ def test_flush_waits_for_its_last_event_and_no_longer() -> None:
 def test_concurrent_flushes_both_see_a_loss() -> None:
     """A loss that one flush raises is raised by every flush that had begun before, and by none after."""
     buffer = filled(3, 5)
-    early, wide = buffer.issue_ticket(3), buffer.issue_ticket(5)
+    early, wide = buffer.losses.tickets.issue(3), buffer.losses.tickets.issue(5)
     buffer.take(1)
     buffer.stored(())
     assert [early] == settle_and_raise(buffer)
-    late = buffer.issue_ticket(5)
+    late = buffer.losses.tickets.issue(5)
     buffer.abandon(LossReason.SHUTDOWN)
     assert [wide, late] == buffer.settle()
 
@@ -58,15 +58,15 @@ def test_concurrent_flushes_both_see_a_loss() -> None:
 def test_a_loss_that_nobody_has_raised_yet_is_raised_by_whoever_asks() -> None:
     """A settled flush has raised nothing before its task runs: one that begins meanwhile raises the same."""
     buffer = filled(3, 5)
-    first = buffer.issue_ticket(2)
+    first = buffer.losses.tickets.issue(2)
     assert [first] == buffer.settle()
-    second, part = buffer.issue_ticket(2), buffer.issue_ticket(1)
+    second, part = buffer.losses.tickets.issue(2), buffer.losses.tickets.issue(1)
     assert [part, second] == buffer.settle()
-    buffer.raised(part)
-    third = buffer.issue_ticket(2)
+    buffer.losses.tickets.raised(part)
+    third = buffer.losses.tickets.issue(2)
     assert [third] == buffer.settle()
-    buffer.raised(second)
-    fourth = buffer.issue_ticket(2)
+    buffer.losses.tickets.raised(second)
+    fourth = buffer.losses.tickets.issue(2)
     assert [fourth] == buffer.settle()
 
     assert (2, 1, 2, {LossReason.CAP: 2}) == raised_by(first) == raised_by(second)
@@ -79,12 +79,12 @@ def test_a_loss_that_nobody_has_raised_yet_is_raised_by_whoever_asks() -> None:
 def test_withdrawn_flush_raises_nothing_for_others() -> None:
     """A flush that was cancelled has raised nothing: the next one still owes the losses."""
     buffer = filled(2, 3)
-    buffer.withdraw_ticket(buffer.issue_ticket(3))
+    buffer.losses.tickets.withdraw(buffer.losses.tickets.issue(3))
     assert [] == buffer.settle()
-    assert not buffer.is_awaited
+    assert not buffer.losses.tickets
     buffer.take(2)
     buffer.stored(())
-    ticket = buffer.issue_ticket(3)
+    ticket = buffer.losses.tickets.issue(3)
     assert [ticket] == buffer.settle()
 
     assert (1, 1, 1, {LossReason.CAP: 1}) == raised_by(ticket)
@@ -95,9 +95,9 @@ def test_flush_in_the_middle_of_a_run_of_losses() -> None:
     buffer = filled(1, 11)
     buffer.take(1)
     buffer.stored(())
-    tickets = [buffer.issue_ticket(4)]
+    tickets = [buffer.losses.tickets.issue(4)]
     settle_and_raise(buffer)
-    tickets.append(buffer.issue_ticket(11))
+    tickets.append(buffer.losses.tickets.issue(11))
     settle_and_raise(buffer)
 
     assert [(4, 1, 4, {LossReason.CAP: 4}), (6, 5, 10, {LossReason.CAP: 6})] == [
@@ -118,20 +118,20 @@ def test_memory_of_losses_is_bounded() -> None:
     """However many scattered losses nobody flushes for, their ranges stay below a bound, and what a flush
     of all of them raises stays exact."""
     buffer = RetryBuffer(1)
-    waiting = buffer.issue_ticket(2 * MAX_RANGES * 3)
+    waiting = buffer.losses.tickets.issue(2 * MAX_RANGES * 3)
     lose_every_other(buffer, 2 * MAX_RANGES)
-    assert MAX_RANGES == len(buffer._losses.tickets._unraised)
-    buffer.collect_losses()
+    assert MAX_RANGES == len(buffer.losses.tickets._unraised)
+    buffer.losses.collect()
     lose_more = 6 * MAX_RANGES
     for seq in range(2 * MAX_RANGES + 1, lose_more, 2):
         buffer.refuse(event(seq), LossReason.UNUSABLE if seq % 3 else LossReason.BROKEN)
 
-    assert MAX_RANGES == len(buffer._losses.tickets._unraised)
+    assert MAX_RANGES == len(buffer.losses.tickets._unraised)
     buffer.settle()
     odd = range(1, lose_more, 2)
     reasons = Counter(LossReason.UNUSABLE if seq % 3 else LossReason.BROKEN for seq in odd)
     assert (len(odd), 1, lose_more - 1, dict(reasons)) == raised_by(waiting)
-    assert 0 == len(buffer._losses.tickets._unraised)
+    assert 0 == len(buffer.losses.tickets._unraised)
 
 
 @given(
@@ -150,14 +150,14 @@ def test_merged_losses_are_raised_once(most_ranges: int, losses: list[bool], flu
             if is_lost:
                 buffer.refuse(event(seq), LossReason.UNUSABLE)
                 lost.append(seq)
-                assert len(buffer._losses.tickets._unraised) <= most_ranges
+                assert len(buffer.losses.tickets._unraised) <= most_ranges
     raised = 0
     for through in sorted(flushes):
-        ticket = buffer.issue_ticket(through)
+        ticket = buffer.losses.tickets.issue(through)
         settle_and_raise(buffer)
         raised += raised_by(ticket)[0]
         assert len([seq for seq in lost if seq <= through]) <= raised
-    ticket = buffer.issue_ticket(len(losses))
+    ticket = buffer.losses.tickets.issue(len(losses))
     buffer.settle()
 
     assert len(lost) == raised + raised_by(ticket)[0]
@@ -167,7 +167,7 @@ def test_merged_losses_are_raised_once(most_ranges: int, losses: list[bool], flu
 def test_final_account_counts_what_is_lost_from_then_on(losses: list[LossReason | None]) -> None:
     """The account that is opened when the body ends holds the losses of the drain and no earlier ones."""
     buffer = filled(1, 3)
-    account = buffer.open_final_account()
+    account = buffer.losses.open_final_account()
     expected: Counter[LossReason] = Counter()
     seqs = []
     for seq, reason in enumerate(losses, 4):

@@ -86,7 +86,7 @@ def play(buffer: RetryBuffer, program: list[Round]) -> Played:
             put(buffer, played.count)
 
     def collect() -> None:
-        played.lost += [each.seq for loss in buffer.collect_losses() for each in loss.events]
+        played.lost += [each.seq for loss in buffer.losses.collect() for each in loss.events]
 
     for each in program:
         arrive(each.before)
@@ -164,8 +164,10 @@ def test_every_event_is_accounted_for(cap: int, program: list[Round]) -> None:
     played = play(buffer, program)
 
     assert list(range(1, played.count + 1)) == sorted(played.stored + played.lost + memory_seqs(buffer))
-    assert played.count == buffer.persisted + buffer.duplicate + buffer.pending + buffer.lost.total()
-    assert [] == buffer.collect_losses()
+    assert (
+        played.count == buffer.persisted + buffer.duplicate + buffer.pending + buffer.losses.by_reason.total()
+    )
+    assert [] == buffer.losses.collect()
 
 
 @given(count=st.integers(1, 100), most=st.integers(1, 100), slack=st.integers(0, 5))
@@ -176,7 +178,7 @@ def test_healthy_store_loses_nothing_that_fits(count: int, most: int, slack: int
         buffer.take(most)
         buffer.stored(())
 
-    assert (count, 0) == (buffer.persisted, buffer.lost.total())
+    assert (count, 0) == (buffer.persisted, buffer.losses.by_reason.total())
 
 
 # --- single cases ---------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def test_loss_of_an_older_batch_after_newer_events() -> None:
         put(buffer, seq)
     buffer.rejected({2})
 
-    losses = {(loss.reason, loss.in_doubt): loss for loss in buffer.collect_losses()}
+    losses = {(loss.reason, loss.in_doubt): loss for loss in buffer.losses.collect()}
 
     by_cap = losses[LossReason.CAP, False]
     assert [1, 3, 4] == seqs_of(by_cap.events)
@@ -223,7 +225,7 @@ def test_rejected_at_the_end_of_a_batch_that_is_in_the_file() -> None:
     missing = buffer.loaded([event(seq) for seq in (1, 2, 3, 4, 5)], is_last=True)
     assert seqs_of(buffer.take(5)) == [4, 5]
     assert not missing.count
-    assert buffer.lost == {LossReason.REJECTED: 1}
+    assert buffer.losses.by_reason == {LossReason.REJECTED: 1}
 
 
 def test_doubt_is_kept_until_the_end() -> None:
@@ -244,7 +246,7 @@ def test_doubt_is_kept_until_the_end() -> None:
         (LossReason.SHUTDOWN, False): [4],
     }
     assert expected == {
-        (loss.reason, loss.in_doubt): seqs_of(loss.events) for loss in buffer.collect_losses()
+        (loss.reason, loss.in_doubt): seqs_of(loss.events) for loss in buffer.losses.collect()
     }
 
 
@@ -259,10 +261,10 @@ def test_store_keeps_what_it_was_given(end: str) -> None:
         again = buffer.take(2)
     elif end == "rejected":
         buffer.rejected({1})
-        again = (*buffer.collect_losses()[0].events, *buffer.take(2))
+        again = (*buffer.losses.collect()[0].events, *buffer.take(2))
     else:
         buffer.abandon(LossReason.SHUTDOWN)
-        again = buffer.collect_losses()[0].events
+        again = buffer.losses.collect()[0].events
 
     assert [1, 2] == seqs_of(again)
     assert_untouched(again)
@@ -307,7 +309,7 @@ def test_what_comes_again_goes_to_the_file_when_that_is_closed() -> None:
     buffer.again_filed()
 
     assert (4, 4) == (buffer.pending, buffer.spilled)
-    assert [5] == [each.seq for loss in buffer.collect_losses() for each in loss.events]
+    assert [5] == [each.seq for loss in buffer.losses.collect() for each in loss.events]
 
 
 def test_what_comes_again_and_does_not_reach_the_file_is_lost() -> None:
@@ -315,7 +317,7 @@ def test_what_comes_again_and_does_not_reach_the_file_is_lost() -> None:
     buffer = with_events_again()
     buffer.again_not_filed(LossReason.UNUSABLE)
 
-    [loss] = buffer.collect_losses()
+    [loss] = buffer.losses.collect()
     assert (LossReason.UNUSABLE, True, [1, 2]) == (loss.reason, loss.in_doubt, seqs_of(loss.events))
     assert (3, 2) == (buffer.pending, buffer.spilled)
 
@@ -325,13 +327,13 @@ def test_a_flush_raises_what_a_store_lost_and_nobody_has() -> None:
     buffer = filled(10, 6)
     buffer.take(6)
     buffer.stored(())
-    ticket = buffer.issue_ticket(6)
+    ticket = buffer.losses.tickets.issue(6)
     assert [ticket] == buffer.settle()
     assert not numbers_of(ticket.outcome or LossAccount())[0]
     put(buffer, 7)
     buffer.take(1)
     assert (1, 3) == buffer.went_back(2, [event(6)])
-    before, both = buffer.issue_ticket(3), buffer.issue_ticket(6)
+    before, both = buffer.losses.tickets.issue(3), buffer.losses.tickets.issue(6)
     assert [before] == buffer.settle()
     buffer.take(1)
     buffer.stored(())
@@ -339,7 +341,7 @@ def test_a_flush_raises_what_a_store_lost_and_nobody_has() -> None:
 
     assert (1, 3, 3, {LossReason.REVERTED: 1}) == raised_by(before)
     assert (3, 3, 5, {LossReason.REVERTED: 3}) == raised_by(both)
-    assert [] == buffer.collect_losses()
+    assert [] == buffer.losses.collect()
 
 
 def test_what_a_store_lost_is_in_doubt_no_longer() -> None:
@@ -352,7 +354,7 @@ def test_what_a_store_lost_is_in_doubt_no_longer() -> None:
     for seq in (4, 5, 6):
         put(buffer, seq)
 
-    [loss] = buffer.collect_losses()
+    [loss] = buffer.losses.collect()
     assert (False, [1, 2, 3]) == (loss.in_doubt, seqs_of(loss.events))
 
 
@@ -364,7 +366,12 @@ def test_duplicates_are_neither_persisted_nor_lost() -> None:
     buffer.take(4)
     buffer.stored({2, 4})
 
-    assert (2, 2, 0, 0) == (buffer.persisted, buffer.duplicate, buffer.pending, buffer.lost.total())
+    assert (2, 2, 0, 0) == (
+        buffer.persisted,
+        buffer.duplicate,
+        buffer.pending,
+        buffer.losses.by_reason.total(),
+    )
     assert 3 == buffer.last_durable_seq
 
 

@@ -429,7 +429,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.collected < len(self.model.losses))
     @rule()
     def collect_losses(self) -> None:
-        losses = self.buffer.collect_losses()
+        losses = self.buffer.losses.collect()
         self.reported += losses
 
         assert self.model.collect() == {(loss.reason, loss.in_doubt): seqs_of(loss.events) for loss in losses}
@@ -440,13 +440,13 @@ class RetryBufferMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.account is None)
     @rule()
     def open_final_account(self) -> None:
-        self.account = self.buffer.open_final_account()
+        self.account = self.buffer.losses.open_final_account()
         self.model.accounted_from = len(self.model.losses)
 
     # Flushes come and go.
 
     def issue(self, through: int) -> Waiter:
-        waiter = Waiter(through, frozenset(self.model.raised), self.buffer.issue_ticket(through))
+        waiter = Waiter(through, frozenset(self.model.raised), self.buffer.losses.tickets.issue(through))
         self.model.waiters.append(waiter)
         return waiter
 
@@ -464,7 +464,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
     @rule(waiter=consumes(tickets))
     def withdraw_ticket(self, waiter: Waiter) -> None:
         if waiter in self.model.waiters:
-            self.buffer.withdraw_ticket(waiter.ticket)
+            self.buffer.losses.tickets.withdraw(waiter.ticket)
             self.model.waiters.remove(waiter)
 
     @precondition(lambda self: self.model.waiters)
@@ -485,7 +485,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
         settled = self.model.settled
         waiter, seqs = settled.pop(place % len(settled))
         self.model.raised |= seqs
-        self.buffer.raised(waiter.ticket)
+        self.buffer.losses.tickets.raised(waiter.ticket)
 
     # What holds at every moment.
 
@@ -496,8 +496,8 @@ class RetryBufferMachine(RuleBasedStateMachine):
         assert sorted(model.seen) == sorted(model.persisted + model.duplicate + model.pending + lost)
         assert len(model.persisted) == buffer.persisted
         assert len(model.duplicate) == buffer.duplicate
-        assert Counter(loss.reason for loss in model.losses) == buffer.lost
-        assert len(model.uncollected) == buffer.unreported
+        assert Counter(loss.reason for loss in model.losses) == buffer.losses.by_reason
+        assert len(model.uncollected) == buffer.losses.unreported
 
     @invariant()
     def batch_and_then_the_newest_in_order(self) -> None:
@@ -523,7 +523,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
     def marks_are_right(self) -> None:
         assert self.model.peak == self.buffer.peak_pending
         assert max(self.model.persisted, default=0) == self.buffer.last_durable_seq
-        assert bool(self.model.waiters) == self.buffer.is_awaited
+        assert bool(self.model.waiters) == bool(self.buffer.losses.tickets)
 
     @invariant()
     def nobody_is_settled_but_by_settle(self) -> None:
@@ -556,7 +556,7 @@ class RetryBufferMachine(RuleBasedStateMachine):
             self.model.stored(set())
             self.batch = ()
         self.settle()
-        assert not self.buffer.is_awaited
+        assert not self.buffer.losses.tickets
         self.store_scribbles()
         self.collect_losses()
         lost = [seq for loss in self.reported for seq in seqs_of(loss.events)]

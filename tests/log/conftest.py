@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests._helpers.spill import Disk
+from tests._helpers.spill import Disk, OpenedFiles
 from trio_eventlog._log import _spill_queue
 
 
@@ -20,3 +21,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "log.spill"
+
+
+@pytest.fixture
+def opened() -> Iterator[OpenedFiles]:
+    files = OpenedFiles()
+    yield files
+    files.release()

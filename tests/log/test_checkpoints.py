@@ -6,7 +6,8 @@ The list is compared with what the package exports, so that a new function canno
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -15,102 +16,25 @@ import trio
 import trio.testing
 
 import trio_eventlog
+from tests._helpers.checkpoints import CALLS, async_methods, checked, entered_cancelled, event, watch
 from tests._helpers.fakes import FakeStore, fail_with, numbered
 from trio_eventlog import (
     EventLog,
     EventQuery,
     EventsLost,
-    PersistedEvent,
     StoreUnusable,
-    Subscription,
     open_event_log,
     stores,
 )
+from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import (
     JetStreamStore,
     MemoryStore,
     NullStore,
-    PostgresStore,
     SqliteStore,
     open_store,
 )
-
-
-def event(seq: int, event_id: str | None = None) -> PersistedEvent:
-    """One for a store."""
-    return PersistedEvent(event_id or f"e{seq}", seq, 0, "worker", numbered(seq))
-
-
-STORE_CALLS: dict[str, list[Callable[[MemoryStore | NullStore | SqliteStore], Awaitable[object]]]] = {
-    "append_batch": [
-        lambda store: store.append_batch([]),
-        lambda store: store.append_batch([event(1)]),
-        lambda store: store.append_batch([event(1)]),
-        lambda store: store.append_batch([event(1, "of another id")]),
-        lambda store: store.append_batch([event(0)]),
-    ],
-    "query": [
-        lambda store: store.query(EventQuery()),
-        lambda store: store.query(EventQuery(limit=0)),
-        lambda store: store.query(EventQuery(since_ms=2**64 - 1)),
-    ],
-    "last_seq": [lambda store: store.last_seq()],
-}
-
-DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]]]] = {
-    "describe": [lambda store: store.describe(), lambda store: store.describe(top=0)]
-}
-
-UPKEEP: dict[str, list[Callable[[SqliteStore | PostgresStore], Awaitable[object]]]] = {
-    "log_names": [lambda store: store.log_names()],
-    "verify": [lambda store: store.verify()],
-    "prune": [lambda store: store.prune(keep=10), lambda store: store.prune(keep=10, dry_run=True)],
-}
-
-IN_MEMORY: dict[str, list[Callable[[MemoryStore], Awaitable[object]]]] = {
-    "prune": [
-        lambda store: store.prune(keep=10),
-        lambda store: store.prune(before_ms=0, dry_run=True),
-        lambda store: store.prune(keep=0),
-    ],
-}
-
-PRUNED: dict[str, list[Callable[[MemoryStore | NullStore], Awaitable[object]]]] = {
-    "pruned_seq": [lambda store: store.pruned_seq()],
-}
-
-IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
-    "query_page": [
-        lambda store: store.query_page(EventQuery(), max_bytes=1),
-        lambda store: store.query_page(EventQuery(limit=0), max_bytes=1),
-    ],
-    "pruned_seq": [lambda store: store.pruned_seq()],
-    "sync": [lambda store: store.sync()],
-}
-
-CALLS = {
-    NullStore: STORE_CALLS | PRUNED,
-    MemoryStore: STORE_CALLS | DESCRIBE | PRUNED | IN_MEMORY,
-    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
-    # With a server, in tests/stores/postgres.
-    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
-    EventLog: {
-        "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
-        "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],
-        "query": [lambda log: log.query(), lambda log: log.query(EventQuery(limit=0))],
-    },
-    Subscription: {"wait_caught_up": [lambda events: events.wait_caught_up()]},
-}
-
-
-def async_methods(cls: type) -> set[str]:
-    """Public methods that are awaited."""
-    return {
-        name
-        for name, member in inspect.getmembers(cls, inspect.iscoroutinefunction)
-        if not name.startswith("_")
-    }
 
 
 @pytest.mark.parametrize("cls", CALLS)
@@ -130,21 +54,6 @@ def test_no_class_is_forgotten() -> None:
     protocols = {value for value in classes if value.__module__ == "trio_eventlog.abc"}
 
     assert classes - protocols - need_servers == set(CALLS)
-
-
-async def checked(call: Awaitable[object]) -> None:
-    """Assert that a call is a checkpoint, whether it returns or raises."""
-    with trio.testing.assert_checkpoints():
-        with suppress(trio_eventlog.EventLogError):
-            await call
-
-
-async def entered_cancelled(call: Awaitable[object]) -> None:
-    """Assert that a call made by a cancelled task does not return."""
-    with trio.CancelScope() as scope:
-        scope.cancel(reason="test")
-        await call
-    assert scope.cancelled_caught
 
 
 @pytest.mark.parametrize("cls", [NullStore, MemoryStore, SqliteStore])
@@ -173,6 +82,28 @@ async def test_methods_of_a_closed_store(tmp_path: Path) -> None:
         for call in calls:
             with trio.testing.assert_checkpoints(), pytest.raises(trio_eventlog.StoreError):
                 await call(store)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("state", ["open", "closed", "inherited by a child"])
+async def test_methods_in_every_state(
+    state: str, read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are checkpoints, and raise Cancelled if entered cancelled, whatever else they would raise."""
+    path = tmp_path / "events.db"
+    calls = [*itertools.chain(*CALLS[SqliteStore].values()), watch]
+    async with SqliteStore.open(path):
+        pass
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(SqliteStore.open(path, read_only=read_only))
+        if state == "closed":
+            await stack.aclose()
+        with monkeypatch.context() as patch:
+            if state == "inherited by a child":
+                patch.setattr(Forks, "count", Forks.count + 1)
+            for call in calls:
+                await entered_cancelled(call(store))
+                await checked(call(store))
 
 
 async def test_methods_of_the_log(autojump_clock: trio.testing.MockClock) -> None:

@@ -30,9 +30,9 @@ from trio_eventlog import (
     StoreUnusable,
     open_event_log,
 )
-from trio_eventlog._log import _spill_queue, _threads
+from trio_eventlog._log import _spill_queue
+from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._spill_file import SpillFile
-from trio_eventlog._log._threads import in_thread
 
 Clock = trio.testing.MockClock
 
@@ -144,12 +144,14 @@ def test_an_append_cut_off_by_keyboard_interrupt() -> None:
     assert reason(reports) == "a KeyboardInterrupt"
 
 
-async def test_an_append_cut_off_by_a_defect_of_the_log(autojump_clock: Clock) -> None:
+async def test_an_append_cut_off_by_a_defect_of_the_log(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In another task of it."""
     reports = Reports()
 
-    def fail_to_report() -> None:
-        del log._core.reporter.report_losses  # the next call works
+    def fail_to_report(_reporter: Reporter) -> None:
+        monkeypatch.undo()  # the next call works
         raise ZeroDivisionError
 
     with pytest.raises(EventLogBroken):
@@ -158,7 +160,7 @@ async def test_an_append_cut_off_by_a_defect_of_the_log(autojump_clock: Clock) -
         ) as log:
             log.ingest(numbered(1))
             await trio.testing.wait_all_tasks_blocked()
-            log._core.reporter.report_losses = fail_to_report  # type: ignore[method-assign]
+            monkeypatch.setattr(Reporter, "report_losses", fail_to_report)
             log.ingest(numbered(2))
             log.ingest(numbered(3))
             await trio.sleep_forever()
@@ -324,14 +326,14 @@ async def test_a_file_that_is_still_being_opened_is_busy(
     """Once its lock is taken, and until the thread that was left behind has closed it."""
     spill = tmp_path / "log.spill"
     is_open, goes_on = threading.Event(), threading.Event()
-    find = SpillFile._find_last_seq
+    begin = SpillFile._begin
 
-    def hang_in_the_middle(file: SpillFile) -> Any:
+    def hang_in_the_middle(file: SpillFile, *arguments: Any) -> Any:
         is_open.set()
         assert goes_on.wait(10)
-        return find(file)
+        return begin(file, *arguments)
 
-    monkeypatch.setattr(SpillFile, "_find_last_seq", hang_in_the_middle)
+    monkeypatch.setattr(SpillFile, "_begin", hang_in_the_middle)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
 
@@ -354,65 +356,3 @@ async def test_a_file_that_is_still_being_opened_is_busy(
                     break
             except LogBusy:
                 await trio.sleep(0.01)
-
-
-async def test_what_a_thread_makes_after_it_was_given_up_is_discarded() -> None:
-    """Once, by the thread."""
-    is_given_up, discarded, is_discarded = threading.Event(), list[str](), threading.Event()
-    scope = trio.CancelScope()
-
-    def work() -> str:
-        trio.from_thread.run_sync(scope.cancel)
-        assert is_given_up.wait(10)
-        return "made"
-
-    def discard(made: str) -> None:
-        discarded.append(made)
-        is_discarded.set()
-
-    with scope:
-        await in_thread(work, discard=discard)
-    is_given_up.set()
-    assert scope.cancelled_caught
-    assert await trio.to_thread.run_sync(is_discarded.wait, 10)
-    assert discarded == ["made"]
-
-
-async def test_what_a_thread_made_before_it_was_given_up_is_discarded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Once, and before the cancellation goes on."""
-    goes_on, is_made, discarded = threading.Event(), threading.Event(), list[str]()
-    run = _threads._Handover.run
-
-    def run_and_tell(handover: Any) -> Any:
-        result = run(handover)
-        is_made.set()
-        return result
-
-    monkeypatch.setattr(_threads._Handover, "run", run_and_tell)
-    async with trio.open_nursery() as nursery:
-
-        def work() -> str:
-            assert goes_on.wait(10)
-            return "made"
-
-        async def make() -> None:
-            await in_thread(work, discard=discarded.append)
-            pytest.fail("not cancelled")
-
-        nursery.start_soon(make)
-        await trio.testing.wait_all_tasks_blocked()
-        goes_on.set()
-        # The loop stands still, so that what the thread made cannot be handed over any more.
-        assert is_made.wait(10)
-        nursery.cancel_scope.cancel(reason="test")
-
-    assert discarded == ["made"]
-
-
-async def test_what_a_thread_made_is_not_discarded() -> None:
-    """If it was waited for."""
-    discarded: list[str] = []
-    assert await in_thread(lambda: "made", discard=discarded.append) == "made"
-    assert discarded == []

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trio_eventlog import AgentEvent, AppendFailureReport, LossReason, LossReport, PersistedEvent, StoreError
-from trio_eventlog._log._failure_log import INTERVAL, FailureLog, logger
+from trio_eventlog._log._reporter import INTERVAL, FailureLog, logger
 
 # --- helpers --------------------------------------------------------------------------------------
 

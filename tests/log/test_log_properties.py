@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.fakes import (
+    BEHAVIOUR_NAMES,
     BEHAVIOURS,
     FakeStore,
     Reports,
@@ -31,8 +32,6 @@ from trio_eventlog import (
     RetryPolicy,
     open_event_log,
 )
-
-BEHAVIOUR_NAMES = st.sampled_from(list(BEHAVIOURS))
 
 STEPS = st.one_of(
     st.tuples(st.just("ingest"), st.integers(1, 40)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -195,3 +197,37 @@ async def test_async_callbacks_are_refused(name: str, autojump_clock: Clock) -> 
     with pytest.raises(TypeError, match=f"{name}: expected a plain function"):
         async with open_event_log(FakeStore(), **{name: callback}):  # type: ignore[arg-type]
             pytest.fail("opened")
+
+
+class Fickle(FakeStore):
+    """A store that fails when it is asked for what it declares once the spill file is open."""
+
+    def __init__(self, spill: Path, then: Callable[[], object]) -> None:
+        super().__init__()
+        self._spill = spill
+        self._then = then
+
+    @property
+    def max_batch(self) -> int:
+        """A declaration of the store."""
+        if self._spill.exists():
+            self._then()
+            raise StoreError("gone meanwhile")
+        return 10
+
+    @max_batch.setter
+    def max_batch(self, value: int | None) -> None:
+        pass
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_log_that_cannot_be_made_leaves_its_spill_file(path: Path, *, is_cancelled: bool) -> None:
+    """The file is closed again: its lock would keep the next log out as long as this process lives."""
+    with trio.CancelScope() as scope, pytest.raises(StoreError, match="gone meanwhile") as caught:
+        async with open_event_log(Fickle(path, scope.cancel if is_cancelled else bool), spill=path):
+            pytest.fail("opened")
+    # While the traceback holds its frame, nothing is closed by the garbage collector.
+    assert caught.tb is not None
+    assert not await trio.Path(path).exists()
+    async with open_event_log(FakeStore(), spill=path):
+        pass

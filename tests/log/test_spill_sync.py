@@ -5,9 +5,11 @@ As in test_spill, the work of threads is done inline.
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,10 @@ from tests._helpers.spill import ingest
 from trio_eventlog import (
     EventEnvelope,
     EventQuery,
+    EventsLost,
+    LossReport,
     PersistedEvent,
+    Report,
     RetryPolicy,
     RevertReport,
     SpillDamageReport,
@@ -84,7 +89,7 @@ async def spill(log: Any, store: FakeStore, first: int, last: int) -> None:
     store.otherwise = take
 
 
-def settings(path: Path, reports: Reports, **more: Any) -> dict[str, Any]:
+def settings(path: Path, reports: Callable[[Report], None], **more: Any) -> dict[str, Any]:
     return {
         "spill": path,
         "on_failure": reports,
@@ -202,6 +207,22 @@ async def test_a_sync_that_fails_is_tried_again(disk, path, autojump_clock, erro
     assert not path.exists()
 
 
+@pytest.mark.parametrize("error", [SystemExit(3), BaseExceptionGroup("of a nursery", [KeyboardInterrupt()])])
+async def test_a_sync_that_ends_the_program(disk, path, autojump_clock, error):
+    """It ends the log. No report says that it took too long, and the file stays as it is."""
+    store, reports = UnsyncedStore(), Reports()
+    store.errors = [error]
+    with pytest.raises(type(error)):
+        async with open_event_log(store, **settings(path, reports)) as log:
+            await spill(log, store, 1, 40)
+            spilled = ids_in(path)
+            await trio.sleep(10)
+            pytest.fail("the body went on")
+    assert len(spilled) > 5
+    assert ids_in(path) >= spilled
+    assert not [report for report in reports.spill_reports if isinstance(report, SpillFailureReport)]
+
+
 async def test_a_sync_that_never_succeeds_is_not_tried_for_ever(disk, path, autojump_clock):
     store, reports = UnsyncedStore(), Reports()
     store.error = StoreUnusable("read-only")
@@ -233,6 +254,35 @@ async def test_a_sync_that_hangs(disk, path, autojump_clock):
     assert trio.current_time() - ended <= 5
     assert len(ids_in(path)) > 5
     assert "at the end" in str(reports.spill_reports[-1].error)
+
+
+async def test_a_sync_that_cannot_be_cancelled(disk, path, autojump_clock):
+    """The block ends only with it. What is lost is told long before, and what is not synced is kept."""
+
+    class StubbornStore(UnsyncedStore):
+        async def sync(self) -> None:
+            with trio.CancelScope(shield=True):
+                await super().sync()
+
+    store, told = StubbornStore(), []
+
+    def on_failure(report: Report) -> None:
+        told.append((trio.current_time(), type(report)))
+
+    with pytest.raises(EventsLost):
+        async with open_event_log(store, **settings(path, on_failure, grace_period=0)) as log:
+            await spill(log, store, 1, 40)
+            spilled = ids_in(path)
+            store.seconds = 600
+            await log.flush()
+            disk.error = OSError(errno.EIO, "broken")
+            store.otherwise = fail
+            log.ingest(event(41))
+            left_at = trio.current_time()
+    assert [at - left_at for at, kind in told if kind is LossReport] == [pytest.approx(10)]
+    assert trio.current_time() - left_at > 500
+    assert len(spilled) > 5
+    assert ids_in(path) == spilled
 
 
 async def test_leaving_syncs_once_more(disk, path, autojump_clock):
@@ -588,6 +638,22 @@ async def test_a_file_that_is_cut_off_while_it_is_open(disk, path, autojump_cloc
     (damage,) = [report for report in reports.spill_reports if isinstance(report, SpillDamageReport)]
     assert damage.events == log.statistics().lost_total
     assert "e-100" in store.held
+
+
+async def test_a_file_whose_last_line_break_is_overwritten(disk, path, autojump_clock):
+    """Its last event is missed and told; what is waited for comes to an end."""
+    store, reports = FakeStore(), Reports()
+    store.max_batch = 5
+    async with open_event_log(store, **settings(path, reports)) as log:
+        await spill(log, store, 1, 20)
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"x")
+        with trio.fail_after(60), pytest.raises(EventsLost):
+            await log.flush()
+        assert (log.statistics().persisted, log.statistics().lost_total) == (19, 1)
+    (damage,) = [report for report in reports.spill_reports if isinstance(report, SpillDamageReport)]
+    assert damage.events == 1
 
 
 async def test_clearing_that_fails_leaves_no_hole(disk, path, autojump_clock):

@@ -31,17 +31,16 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import apsw
-import attrs
 import pytest
 import trio
 
 import trio_eventlog
 from tests._helpers.cli import run_main
+from tests._helpers.pages import ROOT, Fence, fences, normal, run_program
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.stores.sqlite import _worker
 from trio_eventlog.testing._checks import CHECKS
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("[!_]*/*.md")),
@@ -58,43 +57,7 @@ SETUP_COMMANDS = {
 """Shell commands that need a fresh environment. CI runs the tests by one of them."""
 
 
-@attrs.frozen
-class Fence:
-    """A fenced block and what the comment before it says."""
-
-    language: str
-    text: str
-    line: int
-    """Of its first line of content, counted from 1."""
-
-    notes: dict[str, str]
-
-
-_FENCE = re.compile(
-    r"(?P<notes>(?:^<!--[^\n]*-->\n+)*)^(?P<mark>```+)(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=mark)$",
-    flags=re.MULTILINE | re.DOTALL,
-)
-
-
-def fences(page: Path) -> list[Fence]:
-    text = page.read_text()
-    found = []
-    for match in _FENCE.finditer(text):
-        notes = dict(re.findall(r"<!-- (\w+)(?:: (.*?))? -->", match["notes"]))
-        line = text.count("\n", 0, match.start("text")) + 1
-        found.append(Fence(match["language"].strip(), match["text"], line, notes))
-    return found
-
-
 # --- running a page -------------------------------------------------------------------------------
-
-
-def run_program(source: str, page: Path, line: int) -> str:
-    """Run a complete program. Its tracebacks show the line in the page."""
-    code = compile("\n" * (line - 1) + source, page, "exec", dont_inherit=True)
-    with contextlib.redirect_stdout(io.StringIO()) as output:
-        exec(code, {"__name__": "__main__"})  # noqa: S102 - that is what this is for
-    return output.getvalue()
 
 
 def run_fragment(source: str, page: Path, line: int) -> str:
@@ -149,28 +112,6 @@ def run_command(command: str, *, terminal: bool) -> tuple[int, str]:
             while part := output.read(65536):
                 printed += part
         return process.wait(60), printed.decode().replace("\r\n", "\n")
-
-
-_VARIES = (
-    (r"\x1b\[[0-9;]*m", ""),
-    (r"[ \t]+$", ""),
-    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "<time>"),
-    # Tasks that share a log take turns as Trio likes.
-    (r"^ +\d+  (?=<time>)", "<seq>  "),
-    (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "<uuid>"),
-    (r'"timestamp_ms":\d+', '"timestamp_ms":<ms>'),
-    (r"\(\d+\.\d s, [\d,]+ a second\)", "(<rate>)"),
-    (r"[\d.]+ [KM]iB \([\d,]+ bytes\)", "<size>"),
-    (r"[\d,.]+ (?:ms|s)\b", "<duration>"),
-    (r'"size_bytes": \d+', '"size_bytes": <size>'),
-)
-
-
-def normal(output: str) -> str:
-    """``output`` without what differs from run to run."""
-    for pattern, replacement in _VARIES:
-        output = re.sub(pattern, replacement, output, flags=re.MULTILINE)
-    return output.strip()
 
 
 def run_console(fence: Fence, page: Path) -> None:
@@ -246,11 +187,23 @@ def test_every_clause_has_its_heading(page, letter, count):
     assert numbers == anchors == list(range(1, count + 1))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_the_reference_of_the_command_line_names_every_option(command, capfd, monkeypatch):
+@pytest.fixture
+def help_of(monkeypatch, capfd):
+    """What the command line prints for ``--help``, run in this process."""
+    for name in ("FORCE_COLOR", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "96")
-    assert run_main(command, "--help") == 0
-    text, _ = capfd.readouterr()
+
+    def run(*command):
+        assert run_main(*command, "--help") == 0
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_reference_of_the_command_line_names_every_option(command, help_of):
+    text = help_of(command)
     _, _, rest = page_text("reference/cli.md").partition(f"## `trio-eventlog {command}`")
     section, _, _ = rest.partition("\n## ")
     panel = re.findall(r"^│.*│$", text, flags=re.MULTILINE)
@@ -261,9 +214,9 @@ def test_the_reference_of_the_command_line_names_every_option(command, capfd, mo
     assert options == {option for cell in documented for option in re.findall(r"--[a-z][a-z-]+", cell)}
 
 
-def test_no_command_is_left_out():
+def test_no_command_is_left_out(help_of):
     """Of the reference, and so of the checks above."""
-    _, text = run_command("trio-eventlog --help", terminal=False)
+    text = help_of()
 
     assert set(re.findall(r"^│ ([a-z]+) ", text, flags=re.MULTILINE)) == set(COMMANDS)
 

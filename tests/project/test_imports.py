@@ -13,6 +13,7 @@ import pytest
 import trio_eventlog
 
 PACKAGE = Path(trio_eventlog.__file__).parent
+TESTS = Path(__file__).parents[1]
 PREFIX = "trio_eventlog."
 TOP = 5
 """The floor of what stands beside the library, on the public names alone."""
@@ -201,3 +202,19 @@ def test_a_plain_import_is_light():
 def test_a_plain_import_leaves_out(module):
     """Drivers, the command line and the tools of tests are loaded by those who use them."""
     assert module not in loaded_by("import trio_eventlog, trio_eventlog.abc, trio_eventlog.stores")
+
+
+def test_no_test_imports_a_test():
+    """What tests share is in ``tests/_helpers``: a file of tests can be moved, or run by itself."""
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            found += [
+                f"{path.relative_to(TESTS)}: {name}"
+                for name in names
+                if name.startswith("tests.") and not name.startswith("tests._helpers")
+            ]
+    assert found == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.fakes import numbered
-from tests.reading.test_subscription import QUERIES, varied
+from tests._helpers.readers import QUERIES, event, store_with
 from trio_eventlog import (
-    AgentEvent,
     EventQuery,
     PersistedEvent,
     StaleCursor,
@@ -25,21 +24,6 @@ from trio_eventlog import (
 )
 from trio_eventlog.reading import LogEvent, iter_events, merge_events
 from trio_eventlog.stores import MemoryStore, SqliteStore
-
-
-def event(seq: int, timestamp_ms: int | None = None) -> PersistedEvent:
-    """One for a store."""
-    inner = varied(seq)
-    member_id = inner.agent_id if isinstance(inner, AgentEvent) else None
-    return PersistedEvent(f"e{seq}", seq, seq if timestamp_ms is None else timestamp_ms, member_id, inner)
-
-
-async def store_with(seqs: Sequence[int]) -> MemoryStore:
-    """Some events."""
-    store = MemoryStore()
-    await store.append_batch([event(seq) for seq in seqs])
-    return store
-
 
 # --- page by page ---------------------------------------------------------------------------------
 
@@ -106,8 +90,8 @@ async def test_an_error_or_a_cancellation_skips_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"page_size": 0}, ValueError, "page_size: expected 1 event or more, got 0"),
-        ({"page_size": 1.0}, TypeError, "page_size: expected a number of events, got float"),
+        ({"page_size": 0}, ValueError, "page_size: expected 1 or more events, got 0"),
+        ({"page_size": 1.0}, TypeError, "page_size: expected a number of events as an int, got float"),
         ({"query": "all"}, TypeError, "query: expected an EventQuery, got str"),
     ],
 )
@@ -271,9 +255,9 @@ async def test_one_task_at_a_time(autojump_clock: trio.testing.MockClock) -> Non
         ({"query": "all"}, TypeError, "query: expected an EventQuery, got str"),
         ({"stores": [MemoryStore()]}, TypeError, "stores: expected a mapping from names to stores, got list"),
         ({"cursors": [1]}, TypeError, "cursors: expected a mapping from names to seqs, got list"),
-        ({"cursors": {"a": -1}}, ValueError, "cursors.'a'.: expected a seq, got -1"),
-        ({"cursors": {"a": True}}, ValueError, "cursors.'a'.: expected a seq, got True"),
-        ({"page_size": 0}, ValueError, "page_size: expected 1 event or more, got 0"),
+        ({"cursors": {"a": -1}}, ValueError, "cursors.'a'.: expected 0 or more, got -1"),
+        ({"cursors": {"a": True}}, TypeError, "cursors.'a'.: expected an integer, got bool"),
+        ({"page_size": 0}, ValueError, "page_size: expected 1 or more events, got 0"),
     ],
 )
 def test_bad_arguments_of_a_merge(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

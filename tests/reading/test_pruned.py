@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.fakes import numbered
-from tests.reading.test_paging import event, store_with
-from tests.reading.test_subscription import QUERIES
+from tests._helpers.readers import QUERIES, event, store_with
 from trio_eventlog import (
     EventEnvelope,
     EventLog,
@@ -202,15 +201,6 @@ async def test_an_error_or_a_cancellation_of_the_question_skips_nothing() -> Non
         scope.cancel(reason="test")
         await anext(events)
     assert await steps(events) == [7, 8]
-
-
-@pytest.mark.parametrize("wrong", [None, -1, True, 1.0, "3"])
-async def test_a_wrong_answer_is_an_error_of_the_store(wrong: Any) -> None:
-    """It names what is wrong."""
-    store = await store_with([1, 2, 5])
-    with mock.patch.object(store, "pruned_seq", mock.AsyncMock(return_value=wrong)):
-        with pytest.raises(StoreError, match=r"pruned_seq of .* must return a seq or 0"):
-            await steps(iter_events(store, EventQuery(after_seq=1)))
 
 
 # --- merge_events ---------------------------------------------------------------------------------

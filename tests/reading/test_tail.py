@@ -16,9 +16,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests._helpers.fakes import FakeStore, numbered
-from tests.log.test_log_properties import BEHAVIOUR_NAMES, BEHAVIOURS
-from tests.reading.test_subscription import QUERIES, STEPS, play
+from tests._helpers.fakes import BEHAVIOUR_NAMES, BEHAVIOURS, FakeStore, numbered
+from tests._helpers.readers import QUERIES, STEPS, play
 from trio_eventlog import (
     EventQuery,
     EventsLost,

@@ -3,8 +3,9 @@
 import pytest
 
 from tests._helpers.broken_stores import BROKEN
+from tests._helpers.correct_stores import open_file, open_file_reader, open_memory
 from tests._helpers.harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
-from trio_eventlog.testing import check_store
+from trio_eventlog.testing import CLAUSES, check_store
 
 pytestmark = pytest.mark.usefixtures("hardly_shrunk")
 
@@ -29,3 +30,13 @@ def test_a_broken_store_breaks_no_other_clause(broken):
     failed = {failure.clause for failure in report.failures}
     assert broken.clause in failed
     assert failed <= {broken.clause, *broken.also}, str(report)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_correct_stores_pass_all_examples(seed):
+    memory = check_store(open_memory, durable=False, budget=300.0, seed=seed)
+    file = check_store(open_file, open_reader=open_file_reader, budget=300.0, seed=seed)
+
+    memory.raise_if_failed()
+    file.raise_if_failed()
+    assert [result.clause for result in file.passed] == list(CLAUSES)

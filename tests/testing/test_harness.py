@@ -1,6 +1,7 @@
 """The harness guards itself: it passes correct stores, and catches each broken one by its clause.
 
-One seed here; twenty, and what other clauses it reports, in ``deep_harness.py``.
+One seed and few examples here; twenty seeds, all examples, and what other clauses it reports, in
+``deep_harness.py``.
 """
 
 import re
@@ -20,37 +21,47 @@ def test_a_broken_store_is_caught_by_its_clause(broken):
     report = check_clause(broken, seed=0)
 
     assert [failure.clause for failure in report.failures] == [broken.clause], str(report)
-    assert_shows_the_failure(report.failures[0])
+    assert_shows(report.failures[0])
 
 
-def assert_shows_the_failure(failure):
-    """Run the program that a report shows: it fails in the way that the report names.
+def assert_shows(failure):
+    """Run the program that a report shows: it fails as the store did, and not because of a mistake in it.
 
     What depends on which task comes first may take more than one run.
     """
-    code = compile(failure.example, "example.py", "exec")
+    program = failure.example
+    code = compile(program, "example.py", "exec")
     shown = []
     for _ in range(10):
         try:
             exec(code, {"__name__": "example"})  # noqa: S102 - that is the test
         except Exception as exc:  # noqa: BLE001 - whatever the store raises
             shown = leaves(exc)
-            break
+            if any(is_that_failure(leaf, failure.message) for leaf in shown):
+                break
+    else:
+        pytest.fail(f"{failure.message}\n{shown}\n{program}")
 
-    assert any(is_named(error, failure.message) for error in shown), (shown, str(failure))
     mistakes = (SyntaxError, NameError, ImportError, AttributeError, TypeError)
-    assert not any(isinstance(error, mistakes) for error in shown), (shown, str(failure))
-    assert failure.example.isascii()
+    assert not any(isinstance(leaf, mistakes) for leaf in shown), program
+    assert program.isascii()
 
 
-def is_named(error, message):
-    """Whether an error of the program is what the report says.
+def is_that_failure(error, message):
+    """Whether a program ended with what the report says."""
+    raised = re.search(r"\braised (\w+)\((?!.*[,;] expected )", message)
+    if raised:
+        return type(error).__name__ == raised[1]
+    if "took longer than" in message:
+        return isinstance(error, trio.TooSlowError)
+    if "is not a checkpoint" in message:
+        return isinstance(error, AssertionError) and "did not yield" in str(error)
+    # An assertion that says what is wrong says the same, but for what was measured.
+    return isinstance(error, AssertionError) and without_numbers(str(error)) in without_numbers(message)
 
-    What went too slowly has a deadline of its own, what was raised is quoted, and all else is asserted.
-    """
-    if isinstance(error, trio.TooSlowError):
-        return re.search(r"took longer than|did not end within", message) is not None
-    return isinstance(error, AssertionError) or repr(error) in message
+
+def without_numbers(text):
+    return re.sub(r"[\d.]+", "N", text)
 
 
 def leaves(error):
@@ -65,7 +76,7 @@ def test_every_clause_has_a_store_that_breaks_it():
 
 def test_a_correct_store_in_memory_passes():
     """Its report says what cannot be checked on it."""
-    report = check_store(open_memory, durable=False, max_examples=30, seed=1)
+    report = check_store(open_memory, durable=False, max_examples=10, seed=1)
 
     report.raise_if_failed()
     assert [result.clause for result in report.passed] == [clause for clause in CLAUSES if clause != "S13"]
@@ -73,7 +84,7 @@ def test_a_correct_store_in_memory_passes():
 
 
 def test_a_correct_store_in_a_file_passes():
-    report = check_store(open_file, open_reader=open_file_reader, max_examples=30, seed=1)
+    report = check_store(open_file, open_reader=open_file_reader, max_examples=10, seed=1)
 
     report.raise_if_failed()
     assert [result.clause for result in report.passed] == list(CLAUSES)

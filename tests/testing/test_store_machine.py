@@ -213,7 +213,7 @@ class TestGood(StoreConformance):
 
 class TestBad(StoreConformance):
     durable = False
-    max_examples = 30
+    max_examples = 5
     seed = 1
 
     def open_store(self, location):

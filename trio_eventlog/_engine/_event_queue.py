@@ -34,13 +34,12 @@ class Batch:
 EMPTY = Batch()
 
 
+@attrs.define(eq=False)
 class EventQueue:
-    """A queue of events that knows its bytes."""
+    """A queue of events that knows its bytes, as :func:`size_of` counts them."""
 
-    def __init__(self) -> None:
-        self._events: deque[PersistedEvent] = deque()
-        self.bytes = 0
-        """Bytes of the events, as :func:`size_of` counts them."""
+    _events: deque[PersistedEvent] = attrs.field(factory=deque, init=False)
+    bytes: int = attrs.field(default=0, init=False)
 
     def __len__(self) -> int:
         return len(self._events)
@@ -70,12 +69,7 @@ class EventQueue:
         return event
 
     def take(self, max_events: int, max_bytes: float) -> Batch:
-        """Remove the oldest events and return them.
-
-        Args:
-          max_events: how many at most.
-          max_bytes: bytes after which no further event is taken.
-        """
+        """Remove the oldest events, at most ``max_events`` and none after ``max_bytes``, and return them."""
         if len(self._events) <= max_events and self.bytes <= max_bytes:
             # Usually: then nothing has to be asked for each event.
             batch = Batch(tuple(self._events), self.bytes)

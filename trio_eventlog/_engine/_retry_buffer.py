@@ -24,16 +24,14 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from enum import Enum, auto
+from typing import Final
 
 from trio_eventlog._engine._durable_seqs import DurableSeqs, Span
 from trio_eventlog._engine._event_queue import EMPTY, Batch, EventQueue
 from trio_eventlog._engine._losses import FlushTicket, LossAccount, Losses
 from trio_eventlog._model._errors import LossReason
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import LossReport
 from trio_eventlog._model._sealed import reseal, size_of
-
-__all__ = ["FlushTicket", "LossAccount", "RetryBuffer"]
 
 
 class _Filed(Enum):
@@ -72,7 +70,8 @@ class RetryBuffer:
         self._waiting = EventQueue()
         self._dead: set[int] = set()  # lost, but in the file, or on their way to it
         self._settled_through = first_seq - 1
-        self._losses = Losses()
+        self.losses: Final = Losses()
+        """What is lost, and the flushes that wait: :meth:`settle` settles their tickets."""
         self._durable = DurableSeqs()
         self.duplicate = 0
         """Events that the store already held under another seq."""
@@ -139,11 +138,9 @@ class RetryBuffer:
     # --- events arrive, and leave in batches ------------------------------------------------------
 
     def put(self, events: Sequence[PersistedEvent], size: int) -> None:
-        """Add events with higher seqs than any before them. The oldest that wait may be lost to the cap.
+        """Add events, at least one, with higher seqs than any before them, and ``size`` bytes together.
 
-        Args:
-          events: the events, ascending by seq; at least one.
-          size: their bytes, as :func:`size_of` counts them.
+        The oldest that wait may be lost to the cap.
         """
         if self.waiting + len(events) <= self._cap and self.waiting_bytes + size <= self._max_bytes:
             # Usually there is room for all of them: then nothing has to be asked for each.
@@ -157,7 +154,7 @@ class RetryBuffer:
 
     def refuse(self, event: PersistedEvent, reason: LossReason) -> None:
         """Give ``event`` up without letting it wait."""
-        self._losses.lose(event, reason, in_doubt=False)
+        self.losses.lose(event, reason, in_doubt=False)
 
     def take(self, most: int) -> tuple[PersistedEvent, ...]:
         """Put the oldest events, at most ``most``, in flight as one batch. There must be none already."""
@@ -176,13 +173,9 @@ class RetryBuffer:
         return self._in_flight.events
 
     def stored(self, duplicates: Collection[int]) -> tuple[PersistedEvent, ...]:
-        """The store has taken the batch in flight.
+        """The store has taken the batch in flight, but for the seqs of ``duplicates``, which it held before.
 
-        Args:
-          duplicates: seqs of events that it has not taken, since it already holds them under another seq.
-
-        Returns:
-          The events that it has taken.
+        Returns the events that it has taken.
         """
         stored = self._in_flight.events
         if duplicates:
@@ -197,8 +190,7 @@ class RetryBuffer:
     def failed(self, *, in_doubt: bool = True) -> None:
         """The batch in flight was not taken: it waits again, at the front, where the cap applies first.
 
-        Args:
-          in_doubt: whether the store may hold it after all.
+        ``in_doubt``: the store may hold it after all.
         """
         self._rejoin(in_doubt=in_doubt)
         self._trim()
@@ -211,7 +203,7 @@ class RetryBuffer:
         for event in self._in_flight:
             if event.seq in seqs:
                 # Resealed as in _rejoin: the store was given it.
-                self._losses.lose(reseal(event), LossReason.REJECTED, in_doubt=False)
+                self.losses.lose(reseal(event), LossReason.REJECTED, in_doubt=False)
                 # The file has it, or will: it is left out when it is read from there.
                 if self._in_flight_is in {_Filed.IN_PROGRESS, _Filed.YES}:
                     self._dead.add(event.seq)
@@ -241,12 +233,12 @@ class RetryBuffer:
             missing = _without(span, seqs)
             if missing is not None:
                 lost += missing.count
-                self._losses.lose_unseen(missing, LossReason.REVERTED)
+                self.losses.lose_unseen(missing, LossReason.REVERTED)
         self._again.put_back(Batch.of(at_hand))
-        before = self.lost[LossReason.CAP]
+        before = self.losses.by_reason[LossReason.CAP]
         self._trim()
         self.peak_pending = max(self.peak_pending, self.pending)
-        return max(len(at_hand) - (self.lost[LossReason.CAP] - before), 0), lost
+        return max(len(at_hand) - (self.losses.by_reason[LossReason.CAP] - before), 0), lost
 
     def abandon(self, reason: LossReason, *, in_doubt: bool = True, keep_again: bool = False) -> None:
         """Give up everything pending, except for what is in the spill file.
@@ -261,7 +253,7 @@ class RetryBuffer:
         self._rejoin(in_doubt=in_doubt)
         filing, self._filing = self._filing or EMPTY, None
         for event in filing:
-            self._losses.lose(event, reason, in_doubt=True)
+            self.losses.lose(event, reason, in_doubt=True)
             # If it has arrived, it is left out when it is read.
             self._dead.add(event.seq)
         while (self._again and not keep_again) or self._waiting:
@@ -297,7 +289,7 @@ class RetryBuffer:
 
     def _lose_oldest(self, reason: LossReason, *, keep_again: bool = False) -> None:
         event = (self._again if self._again and not keep_again else self._waiting).pop()
-        self._losses.lose(event, reason, in_doubt=event.seq <= self.offered_through)
+        self.losses.lose(event, reason, in_doubt=event.seq <= self.offered_through)
 
     # --- the spill file ---------------------------------------------------------------------------
 
@@ -386,7 +378,7 @@ class RetryBuffer:
     def again_not_filed(self, reason: LossReason) -> None:
         """Whether they are there is unknown, and so they are lost."""
         while self._again:
-            self._losses.lose(self._again.pop(), reason, in_doubt=True)
+            self.losses.lose(self._again.pop(), reason, in_doubt=True)
 
     def loaded(self, events: Collection[PersistedEvent], *, is_last: bool) -> LossAccount:
         """The oldest events of the file were read: they are kept for the next batch.
@@ -415,49 +407,12 @@ class RetryBuffer:
                 missing.add(first, first + count - 1, count, Counter({LossReason.DAMAGED: count}))
                 self._in_file = 0
                 span = Span(first, first + count - 1, count)
-                self._losses.lose_unseen(span, LossReason.DAMAGED, is_exact=False)
+                self.losses.lose_unseen(span, LossReason.DAMAGED, is_exact=False)
         return missing
-
-    # --- losses and flush tickets -----------------------------------------------------------------
-
-    @property
-    def lost(self) -> Counter[LossReason]:
-        """Events given up, per reason."""
-        return self._losses.by_reason
-
-    @property
-    def unreported(self) -> int:
-        """Lost events that :meth:`collect_losses` has not yet returned."""
-        return self._losses.unreported
-
-    def collect_losses(self) -> list[LossReport]:
-        """Reports of the losses since the last call, each event once, grouped by reason and doubt."""
-        return self._losses.collect()
-
-    def open_final_account(self) -> LossAccount:
-        """An account of everything lost from now on."""
-        return self._losses.open_final_account()
-
-    @property
-    def is_awaited(self) -> bool:
-        """Whether a flush waits for pending events."""
-        return bool(self._losses.tickets)
-
-    def issue_ticket(self, through: int) -> FlushTicket:
-        """A ticket for everything put so far with a seq up to ``through``; :meth:`settle` settles it."""
-        return self._losses.tickets.issue(through)
-
-    def raised(self, ticket: FlushTicket) -> None:
-        """The flush of ``ticket``, which is settled, is about to raise its outcome."""
-        self._losses.tickets.raised(ticket)
-
-    def withdraw_ticket(self, ticket: FlushTicket) -> None:
-        """Forget ``ticket``, whose flush was cancelled. It must not be settled."""
-        self._losses.tickets.withdraw(ticket)
 
     def settle(self) -> list[FlushTicket]:
         """Settle the tickets that wait for nothing any more, and return them."""
-        return self._losses.tickets.settle(self._oldest())
+        return self.losses.tickets.settle(self._oldest())
 
     def _oldest(self) -> int | None:
         """The lowest seq that may be pending."""

@@ -7,27 +7,21 @@ from typing import Final
 import trio
 
 from trio_eventlog._declared import max_batch_of, sync_of
-from trio_eventlog._engine._retry_buffer import LossAccount, RetryBuffer
+from trio_eventlog._engine._losses import LossAccount
+from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._engine._scheduler import Scheduler
-from trio_eventlog._log._backlog import Backlog
-from trio_eventlog._log._batch_sender import BatchSender
-from trio_eventlog._log._flush_timer import FlushTimer
-from trio_eventlog._log._outcome import Outcome
-from trio_eventlog._log._own_work import OwnWork
-from trio_eventlog._log._publisher import Publisher
+from trio_eventlog._log._backlog import Backlog, FlushTimer
+from trio_eventlog._log._outcome import Outcome, Tasks
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_file import SpillFile
 from trio_eventlog._log._spill_queue import SpillQueue
-from trio_eventlog._log._spiller import Spiller
-from trio_eventlog._log._syncer import Syncer
-from trio_eventlog._log._tasks import Tasks
-from trio_eventlog._log._writer import Writer
+from trio_eventlog._log._spiller import Spiller, Syncer
+from trio_eventlog._log._writer import BatchSender, Publisher, Writer
 from trio_eventlog._model._errors import LossReason
+from trio_eventlog._own_work import OwnWork
 from trio_eventlog._reading._subscription import Feed
 from trio_eventlog.abc import EventStore
-
-__all__ = ["Core"]
 
 _HEAVY_SHARE: Final = 8
 """A share of ``max_pending_bytes`` as large as this is due at once, as ``batch_size`` events are. Otherwise
@@ -37,12 +31,8 @@ events could reach the limit beside a healthy store."""
 class Core:
     """What an :class:`EventLog` is made of, from being opened to being closed.
 
-    Args:
-      store: the store.
-      settings: the arguments of :func:`open_event_log`.
-      last_seq: the seq after which the numbers of this run begin.
-      spill_file: the spill file, if there is one.
-      log: what log records name as their source.
+    ``last_seq`` is the seq after which the numbers of this run begin, ``log`` what log records name as their
+    source.
     """
 
     def __init__(
@@ -65,7 +55,7 @@ class Core:
         self.is_done = False
         """Whether nothing more will be stored."""
         self.publisher: Final = Publisher(self.feed, last_seq)
-        self.reporter: Final = Reporter(buffer, settings.on_failure, log, self.tasks.interrupt)
+        self.reporter: Final = Reporter(buffer.losses, settings.on_failure, log, self.tasks.interrupt)
         self.backlog: Final = Backlog(settings, buffer, self.reporter, last_seq + recovered)
         timer = FlushTimer(
             scheduler, self.backlog, self.outcome, max(settings.max_pending_bytes // _HEAVY_SHARE, 1)
@@ -100,18 +90,17 @@ class Core:
     ) -> Spiller:
         queue = SpillQueue(spill_file, self.backlog.buffer, self.reporter, settings.max_pending_bytes)
         sync = sync_of(store)
-        syncer = None if sync is None else Syncer(sync, queue, settings, self.outcome)
         return Spiller(
-            queue, syncer, settings=settings, backlog=self.backlog, timer=timer, outcome=self.outcome
+            queue=queue,
+            syncer=None if sync is None else Syncer(sync, queue, settings, self.outcome),
+            settings=settings,
+            backlog=self.backlog,
+            timer=timer,
+            outcome=self.outcome,
         )
 
     def start(self, nursery: trio.Nursery, store_last_seq: int) -> None:
-        """Start the tasks, and report what the spill file says about the past.
-
-        Args:
-          nursery: their nursery, in which the body runs.
-          store_last_seq: the last seq of the store.
-        """
+        """Start the tasks in the nursery of the body, and report what the spill file says about the past."""
         jobs = [self.writer.run, self.reporter.run]
         if self.spiller is not None:
             jobs.append(self.spiller.run)
@@ -123,7 +112,7 @@ class Core:
 
     def close(self) -> LossAccount:
         """The body has ended: take no more events. Returns the account of what is lost from now on."""
-        account = self.backlog.buffer.open_final_account()
+        account = self.backlog.buffer.losses.open_final_account()
         self.backlog.ingress.close_sending()
         self.backlog.room.close()
         self.outcome.close()

@@ -6,12 +6,12 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from threading import get_ident
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import trio
 
-from trio_eventlog._declared import awaitable
-from trio_eventlog._engine._retry_buffer import LossAccount
+from trio_eventlog._answers import awaitable
+from trio_eventlog._engine._losses import LossAccount
 from trio_eventlog._log._core import Core
 from trio_eventlog._log._outcome import events_lost, renewed
 from trio_eventlog._log._settings import Settings
@@ -30,16 +30,12 @@ from trio_eventlog._model._events import (
 )
 from trio_eventlog._model._payload import too_large
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import LogStatistics
 from trio_eventlog._model._sealed import check_envelope, event_size, seal_event
-from trio_eventlog._model._statistics import LogStatistics
 from trio_eventlog._reading._pages import checked_start
 from trio_eventlog._reading._subscription import Subscription
-from trio_eventlog._util import NoPublicConstructor, fork_count
+from trio_eventlog._util import Forks, NoPublicConstructor
 from trio_eventlog.abc import EventStore
-
-__all__ = ["EventLog"]
-
-_EVENTS: Final = (AgentEvent, ModuleEvent)
 
 _Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
 """What :meth:`EventLog._accept` makes an event of: id, timestamp, the sealed event, and the size in bytes."""
@@ -60,7 +56,7 @@ class EventLog(metaclass=NoPublicConstructor):
     ) -> None:
         self._store = store
         self._settings = settings
-        self._thread, self._forks = get_ident(), fork_count()
+        self._thread, self._forks = get_ident(), Forks.count
         self._first_seq = last_seq + 1
         self._recovered = 0 if spill_file is None else spill_file.recovered
         self._filtered = 0
@@ -83,7 +79,7 @@ class EventLog(metaclass=NoPublicConstructor):
             filtered=self._filtered,
             persisted=buffer.persisted,
             duplicate=buffer.duplicate,
-            lost=MappingProxyType(dict(buffer.lost)),
+            lost=MappingProxyType(dict(buffer.losses.by_reason)),
             pending=backlog.pending,
             pending_bytes=backlog.bytes_in_memory,
             spilled=buffer.spilled,
@@ -124,7 +120,7 @@ class EventLog(metaclass=NoPublicConstructor):
           Exception: whatever the filter raises. The log goes on.
         """
         prepared = self._prepare(event)
-        return None if prepared is None else self._accept(*prepared)
+        return None if prepared is None else self._accept(prepared)
 
     async def ingest_wait(self, event: EventEnvelope | UnifiedEvent) -> int | None:
         """Like :meth:`ingest`, but wait for room while the log holds ``retry_buffer_cap`` events or too many
@@ -257,7 +253,7 @@ class EventLog(metaclass=NoPublicConstructor):
         ``trio.to_thread.run_sync`` inherit. A store with threads of its own passes it on with
         ``contextvars.copy_context().run(work)``.
         """
-        return self._core.reporter.is_calling or self._core.own_work.is_running()
+        return self._core.reporter.is_calling or self._core.own_work.meet_caller()
 
     def owns_task(self, task: trio.lowlevel.Task) -> bool:
         """Whether ``task`` is one of the log's own, or was started by one, for example in the store.
@@ -265,7 +261,7 @@ class EventLog(metaclass=NoPublicConstructor):
         For code that turns the life of tasks into events, which must leave out those of the log. A task that
         an append of another log has started counts as for :meth:`is_own_work`.
         """
-        return self._core.tasks.include(task) or self._core.own_work.includes_task(task)
+        return self._core.tasks.include(task) or self._core.own_work.meet_task(task)
 
     def __repr__(self) -> str:
         return f"<EventLog {self._core.outcome.state} on {self._store!r}, last seq {self._ingress.last_seq}>"
@@ -275,15 +271,19 @@ class EventLog(metaclass=NoPublicConstructor):
     def _prepare(self, event: EventEnvelope | UnifiedEvent) -> _Prepared | None:
         """Filter, check, encode and measure; the seq comes later. Errors are raised in the caller's frame."""
         # For speed, the common case is one condition.
-        if self._is_closed or fork_count() != self._forks or get_ident() != self._thread:
+        if self._is_closed or Forks.count != self._forks or get_ident() != self._thread:
             _check_home(self._thread, self._forks, "ingest")
             self._require_open()
         settings = self._settings
-        envelope = event if isinstance(event, EventEnvelope) else None
-        bare = event if envelope is None else envelope.event
-        if not isinstance(bare, _EVENTS):
-            found = type(bare).__name__ if envelope is None else f"an EventEnvelope of {type(bare).__name__}"
-            raise TypeError(f"expected an AgentEvent, a ModuleEvent or an EventEnvelope of one, got {found}")
+        envelope: EventEnvelope | None = None
+        if type(event) is AgentEvent or type(event) is ModuleEvent:
+            bare: UnifiedEvent = event
+        elif isinstance(event, EventEnvelope):
+            envelope, bare = event, event.event
+            _check_kind(bare, "an EventEnvelope of ")
+        else:
+            bare = event
+            _check_kind(bare)
         if settings.filter is not None and not settings.filter(bare):
             self._filtered += 1
             return None
@@ -293,13 +293,17 @@ class EventLog(metaclass=NoPublicConstructor):
             check_envelope(envelope)
             event_id, timestamp_ms, prefix = envelope.event_id, envelope.timestamp_ms, "event."
         sealed = seal_event(bare, prefix, settings.max_event_bytes)
-        size = event_size(event_id, sealed)
+        size = sealed._size
+        if size is None or not event_id.isascii():
+            size = event_size(event_id, sealed)
+        else:
+            size += len(event_id)
         if size > settings.max_event_bytes:
             raise CodecError("event", too_large(settings.max_event_bytes, size=size))
         return event_id, timestamp_ms, sealed, size
 
     @trio.lowlevel.enable_ki_protection
-    def _accept(self, event_id: str, timestamp_ms: int, sealed: UnifiedEvent, size: int) -> int:
+    def _accept(self, prepared: _Prepared) -> int:
         """Give out the next seq, and send the event on its way."""
         if self._is_closed:
             self._require_open()
@@ -310,6 +314,7 @@ class EventLog(metaclass=NoPublicConstructor):
         seq = ingress.last_seq + 1
         if seq > MAX_STORED:
             raise EventLogError(f"the log has given out its last seq, {MAX_STORED}")
+        event_id, timestamp_ms, sealed, size = prepared
         event = persisted(event_id, seq, timestamp_ms, sealed)
         ingress.last_seq = seq
         if ingress.lost_from_now_on is not None:
@@ -324,10 +329,10 @@ class EventLog(metaclass=NoPublicConstructor):
         room = self._core.backlog.room
         *_, size = prepared
         if room.is_free(size):
-            seq = self._accept(*prepared)
+            seq = self._accept(prepared)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return seq
-        return await room.wait(size, partial(self._accept, *prepared), self._core.writer.wake)
+        return await room.wait(size, partial(self._accept, prepared), self._core.writer.wake)
 
     def _close(self) -> LossAccount:
         """The body has ended; see :meth:`Core.close`."""
@@ -346,6 +351,14 @@ class EventLog(metaclass=NoPublicConstructor):
             raise trio.ClosedResourceError(f"{what}: the event log is closed")
 
 
+def _check_kind(event: object, wrapping: str = "") -> None:
+    if not isinstance(event, AgentEvent | ModuleEvent):
+        raise TypeError(
+            "expected an AgentEvent, a ModuleEvent or an EventEnvelope of one, got"
+            f" {wrapping}{type(event).__name__}"
+        )
+
+
 def _checked_through(through: object, last_seq: int) -> int:
     if through is None:
         return last_seq
@@ -358,7 +371,7 @@ def _checked_through(through: object, last_seq: int) -> int:
 
 def _check_home(thread: int, forks: int, what: str) -> None:
     """Check that the caller runs in the thread and the process of a log."""
-    if fork_count() != forks:
+    if Forks.count != forks:
         raise RuntimeError(
             "an event log belongs to the process that opened it, and this one was forked from that: open"
             " the store and the log anew in a trio.run of this process"

@@ -10,7 +10,8 @@ from typing import Final
 
 import trio
 
-from trio_eventlog._declared import awaitable, check_methods, log_id_of, max_batch_of, survives_of, sync_of
+from trio_eventlog._answers import ask_last_seq
+from trio_eventlog._declared import check_methods, log_id_of, max_batch_of, survives_of, sync_of
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._log._event_log import EventLog
@@ -24,12 +25,9 @@ from trio_eventlog._log._settings import (
     Settings,
 )
 from trio_eventlog._log._spill_file import Keep, SpillFile
-from trio_eventlog._log._spill_queue import open_spill_file
-from trio_eventlog._model._errors import LogBusy, StoreError
-from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._log._spill_queue import close_unused, open_spill_file
+from trio_eventlog._model._errors import LogBusy
 from trio_eventlog.abc import EventStore
-
-__all__ = ["open_event_log"]
 
 _stores_in_use: Final[dict[int, EventStore]] = {}
 """Stores with an open log, by identity: not every store is hashable."""
@@ -152,7 +150,7 @@ async def open_event_log(
     log_id, keep = _check_declarations(store)
     with _reserve(store):
         await check_methods(store)
-        last_seq = await _ask_last_seq(store)
+        last_seq = await ask_last_seq(store)
         after = last_seq
         spill_file: SpillFile | None = None
         if settings.spill is not None:
@@ -160,7 +158,13 @@ async def open_event_log(
                 settings.spill, log_id, settings.max_spill_bytes, keep=keep, last_seq=last_seq
             )
             after = spill_file.number_after(last_seq)
-        log = EventLog._create(store, settings, after, spill_file)
+        try:
+            log = EventLog._create(store, settings, after, spill_file)
+        except BaseException:
+            # For instance an error of the store, which is asked here what it declares.
+            if spill_file is not None:
+                await close_unused(spill_file)  # noqa: ASYNC102, ASYNC120 - it is shielded, with a deadline
+            raise
         core = log._core
         body_error: BaseException | None = None
         try:
@@ -201,10 +205,3 @@ def _check_declarations(store: EventStore) -> tuple[str | None, Keep]:
     if survives_of(store) == "power":
         return log_id, Keep.NOT
     return log_id, Keep.UNTIL_FULL if sync_of(store) is None else Keep.UNTIL_TOLD
-
-
-async def _ask_last_seq(store: EventStore) -> int:
-    last_seq: object = await awaitable(store, "last_seq", store.last_seq())
-    if type(last_seq) is not int or not 0 <= last_seq <= MAX_STORED:
-        raise StoreError(f"last_seq of {store!r} must return an int of 0 to 2**63 - 1, got {last_seq!r}")
-    return last_seq

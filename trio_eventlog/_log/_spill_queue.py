@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import attrs
 import trio
 
 from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._spill_file import Keep, SpillFile
-from trio_eventlog._log._threads import DISK_TIMEOUT, in_thread
 from trio_eventlog._model._errors import LossReason, SpillError
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._reports import RevertReport, SpillDamageReport, SpillFailureReport, SpillReport
-
-__all__ = ["SpillQueue", "open_spill_file"]
+from trio_eventlog._threads import DISK_TIMEOUT, in_thread
 
 _MAX_EVENTS: Final = 1024
 """Most events of one write."""
@@ -34,19 +34,24 @@ async def open_spill_file(
 ) -> SpillFile:
     """Open a spill file, and let what an earlier run left in it follow the last seq of the store.
 
-    If this is cancelled while the disk hangs, a thread stays behind, which closes the file once it has opened
-    it.
+    If this is cancelled while the disk hangs, a thread stays behind, which closes the file once it is open.
     """
     spill_file = await in_thread(
         partial(SpillFile, path, log_id, max_bytes, keep=keep), discard=_close_unused
     )
     after = spill_file.number_after(last_seq)
     if after + spill_file.recovered > MAX_STORED:
-        await in_thread(partial(_close_unused, spill_file))
+        await close_unused(spill_file)
         raise SpillError(spill_file.path, f"its {spill_file.recovered} events find no seq after {after}")
     spill_file.number_from(after + 1)
     spill_file.note_stored(last_seq)
     return spill_file
+
+
+async def close_unused(spill_file: SpillFile) -> None:
+    """Close a file that no log has used. Takes a bounded time, also when cancelled."""
+    with suppress(*DISK_ERRORS), trio.move_on_after(DISK_TIMEOUT, shield=True):
+        await in_thread(partial(_close_unused, spill_file))
 
 
 def _close_unused(spill_file: SpillFile) -> None:
@@ -54,57 +59,54 @@ def _close_unused(spill_file: SpillFile) -> None:
     spill_file.close(() if has_content else None, is_exact=False)
 
 
+@attrs.define(eq=False)
 class SpillQueue:
-    """What the buffer and the spill file do with each other.
+    """What the buffer and the spill file do with each other."""
 
-    Args:
-      spill_file: the file.
-      buffer: where events come from and go back to.
-      reporter: the reporter of the log.
-      max_bytes: most bytes that may wait in memory.
-    """
+    file: SpillFile
+    _buffer: RetryBuffer
+    _reporter: Reporter
+    _max_bytes: int  # that may wait in memory
+    _has_events: bool = attrs.field(init=False)  # even if they are settled
+    _is_read_given_up: bool = attrs.field(default=False, init=False)
+    # Positions in the file: the end of what was written, both ends of the batch that was read last, and the
+    # end of what the file was told to forget.
+    _written_to: int = attrs.field(init=False)
+    _batch_from: int = attrs.field(init=False)
+    _batch_to: int = attrs.field(init=False)
+    _forgotten_to: int = attrs.field(init=False)
 
-    def __init__(
-        self, spill_file: SpillFile, buffer: RetryBuffer, reporter: Reporter, max_bytes: int
-    ) -> None:
-        self._file = spill_file
-        self._buffer = buffer
-        self._reporter = reporter
-        self._max_bytes = min(_MAX_BYTES, max_bytes)
-        self._has_events = bool(spill_file.recovered)  # even if they are settled
-        self._is_read_given_up = False
-        # Positions in the file: the end of what was written, both ends of the batch that was read last, and
-        # the end of what the file was told to forget.
-        self._written_to = spill_file.end
-        self._batch_from = self._batch_to = self._forgotten_to = spill_file.start
+    def __attrs_post_init__(self) -> None:
+        self._max_bytes = min(self._max_bytes, _MAX_BYTES)
+        self._has_events = bool(self.file.recovered)
+        self._written_to = self.file.end
+        self._batch_from = self._batch_to = self._forgotten_to = self.file.start
 
     @property
     def size_bytes(self) -> int:
         """Size of the file."""
-        return self._file.size_bytes
+        return self.file.size_bytes
 
     def tell_what_was_found(self, last_seq: int, first_seq: int) -> None:
-        """Report what the file says about the past.
-
-        Args:
-          last_seq: the last seq of the store.
-          first_seq: the lowest seq of this run.
-        """
-        if self._file.was_damaged:
-            self._reporter.tell(
-                SpillDamageReport(path=self._file.path, events=0, first_seq=first_seq, last_seq=first_seq - 1)
-            )
-        known = self._file.known_seq
+        """Report what the file says about the time before ``first_seq``, if the store has ``last_seq``."""
+        if self.file.was_damaged:
+            self._tell_damage(0, first_seq, first_seq - 1)
+        known = self.file.known_seq
         if known > last_seq and first_seq > last_seq + 1:
             earlier = (last_seq + 1, known)
             self._reporter.tell(
                 RevertReport(last_seq=last_seq, expected_seq=known, again=0, lost=0, earlier=earlier)
             )
 
+    def _tell_damage(self, events: int, first_seq: int, last_seq: int) -> None:
+        self._reporter.tell(
+            SpillDamageReport(path=self.file.path, events=events, first_seq=first_seq, last_seq=last_seq)
+        )
+
     def tell_failure(self, error: Exception, events: int, retry_in: float) -> None:
         """Report a failure of the file, or of a sync that it waits for."""
         self._reporter.tell(
-            SpillFailureReport(path=self._file.path, error=error, events=events, retry_in=retry_in)
+            SpillFailureReport(path=self.file.path, error=error, events=events, retry_in=retry_in)
         )
 
     # --- in and out -------------------------------------------------------------------------------
@@ -112,22 +114,19 @@ class SpillQueue:
     async def write(self, *, is_last_chance: bool) -> tuple[int, Exception | None]:
         """Write the oldest events that are in memory alone. A checkpoint.
 
-        Args:
-          is_last_chance: whether these events have nowhere else to go.
-
-        Returns:
-          How many events those are, and why it failed, if it did.
+        Returns how many events those are, and why it failed, if it did. ``is_last_chance`` says that they
+        have nowhere else to go.
         """
         events = self._buffer.start_filing(_MAX_EVENTS, self._max_bytes)
-        self._file.note_stored(self._buffer.last_durable_seq)
-        self._file.is_last_chance = is_last_chance
+        self.file.note_stored(self._buffer.last_durable_seq)
+        self.file.is_last_chance = is_last_chance
         try:
-            await in_thread(partial(self._file.append, events))
+            await in_thread(partial(self.file.append, events))
         except DISK_ERRORS as exc:
             self._buffer.not_filed()
             return len(events), exc
         self._buffer.filed()
-        self._written_to = self._file.end
+        self._written_to = self.file.end
         self._has_events = True
         return len(events), None
 
@@ -136,7 +135,7 @@ class SpillQueue:
         # Nothing beyond what write() has returned for: it would count as read before it counts as written.
         through = self._written_to
         try:
-            load = await in_thread(partial(self._file.read, max_batch, self._max_bytes, through=through))
+            load = await in_thread(partial(self.file.read, max_batch, self._max_bytes, through=through))
         except DISK_ERRORS as exc:
             return exc
         except trio.Cancelled:
@@ -146,14 +145,7 @@ class SpillQueue:
         is_last = load.is_last and through == self._written_to and not self._buffer.is_filing
         missing = self._buffer.loaded(load.events, is_last=is_last)
         if missing.count:
-            self._reporter.tell(
-                SpillDamageReport(
-                    path=self._file.path,
-                    events=missing.count,
-                    first_seq=missing.first_seq,
-                    last_seq=missing.last_seq,
-                )
-            )
+            self._tell_damage(missing.count, missing.first_seq, missing.last_seq)
         return None
 
     # --- what the file can forget -----------------------------------------------------------------
@@ -182,21 +174,12 @@ class SpillQueue:
             self._has_events = False
         return is_settled
 
-    @property
-    def waits_for_sync(self) -> bool:
-        """Whether the file keeps what is settled until the store was synced."""
-        return self._file.keep is Keep.UNTIL_TOLD
-
-    def keep_until_full(self) -> None:
-        """Keep what is settled as long as there is room: not even a sync makes sure of it."""
-        self._file.keep = Keep.UNTIL_FULL
-
     async def forget_through(self, position: int) -> None:
         """Let the file give up what is settled up to ``position``."""
         self._forgotten_to = position
-        self._file.note_stored(self._buffer.last_durable_seq)
+        self.file.note_stored(self._buffer.last_durable_seq)
         try:
-            await in_thread(partial(self._file.settle, position))
+            await in_thread(partial(self.file.settle, position))
         except DISK_ERRORS as exc:
             # It goes with the next write, or at the end.
             self.tell_failure(exc, 0, math.inf)
@@ -206,24 +189,22 @@ class SpillQueue:
     async def close(self, reason: LossReason) -> None:
         """Leave the file to the next run, or remove it. Takes a bounded time, also when cancelled.
 
-        Args:
-          reason: why events are lost that the file cannot take any more.
+        Events that the file cannot take any more are lost for ``reason``.
         """
-        self._file.note_stored(self._buffer.last_durable_seq)
+        self.file.note_stored(self._buffer.last_durable_seq)
         is_exact = not self._is_read_given_up
         again = self._buffer.again if is_exact else ()
         read = self._buffer.read if self._buffer.spilled else None
         with trio.move_on_after(DISK_TIMEOUT, shield=True) as scope:  # noqa: ASYNC912 - in_thread is one
             try:
-                await in_thread(partial(self._file.close, read, again=again, is_exact=is_exact))
+                await in_thread(partial(self.file.close, read, again=again, is_exact=is_exact))
             except DISK_ERRORS as exc:
                 self.tell_failure(exc, 0, math.inf)
             else:
                 if again:
                     self._buffer.again_filed()
         if scope.cancelled_caught:
-            late = TimeoutError(f"closing it took longer than {DISK_TIMEOUT} s")
-            self.tell_failure(late, 0, math.inf)
+            self.tell_failure(TimeoutError(f"closing it took longer than {DISK_TIMEOUT} s"), 0, math.inf)
         self._buffer.again_not_filed(reason)
         if self._buffer.spilled:
-            self._reporter.tell(SpillReport(path=self._file.path, events=self._buffer.spilled))
+            self._reporter.tell(SpillReport(path=self.file.path, events=self._buffer.spilled))

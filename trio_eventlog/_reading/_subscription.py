@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from trio_eventlog._answers import ask_last_seq
 from trio_eventlog._engine._recent_events import RecentEvents
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StoreWentBack
@@ -16,8 +17,6 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog._reading._pages import LiveSource, Page, PageReader
 from trio_eventlog._reading._stream import EventStream
 from trio_eventlog.abc import EventStore
-
-__all__ = ["Feed", "Subscription"]
 
 _PAGE_SIZE: Final = 256
 """Events of a page from the store. Few, since there may be many readers, each with a page of its own."""
@@ -78,12 +77,7 @@ class Subscription(EventStream):
 
 
 class Feed:
-    """What a log tells its subscriptions.
-
-    Args:
-      store: the store of the log.
-      durable_seq: the highest seq that is durable at first.
-    """
+    """What a log tells its subscriptions. The highest seq that is durable at first is ``durable_seq``."""
 
     def __init__(self, store: EventStore, durable_seq: int) -> None:
         self.store = store
@@ -98,23 +92,17 @@ class Feed:
     def publish(
         self, events: tuple[PersistedEvent, ...], *, is_complete: bool, size: int | None = None
     ) -> None:
-        """The store has taken ``events``, of which there is at least one.
+        """The store has taken ``events``: at least one, in ascending order of seq, above all events before.
 
-        Args:
-          events: in ascending order of seq, and above all events before.
-          is_complete: whether the store cannot have taken others since the last call.
-          size: how many bytes they have, if that is known.
+        ``is_complete`` unless the store can have taken others since the last call.
         """
         self.recent.add(events, is_complete=is_complete and bool(self._subscriptions), size=size)
         self.wake()
 
     def go_back(self, last_seq: int) -> list[PersistedEvent]:
-        """The store has no events above ``last_seq`` any more.
+        """The store has no events above ``last_seq`` any more; returns copies of those still in memory.
 
         Readers that are beyond it wait until it has; no event reaches them twice.
-
-        Returns:
-          Copies of the events above it that are still in memory, in ascending order of seq.
         """
         kept = self.recent.go_back(last_seq)
         self.times_back += 1
@@ -216,7 +204,7 @@ class _FeedSource:
         last_seq = durable
         if reader.pruned_seq < durable and not (reader.is_unfiltered and last_found >= durable):
             # Nothing shows that the store still has the last event.
-            last_seq = await reader.store.last_seq()
+            last_seq = await ask_last_seq(reader.store)
         if last_seq < durable:
             through = max(after, last_seq, found[-1].seq if found else 0)
             return Page(found, through, [gap for gap in gaps if gap.last <= through]), last_seq

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import trio
 
+from trio_eventlog._answers import ask_last_seq
 from trio_eventlog._declared import check_store
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StaleCursor, StoreError
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_number
 from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog.abc import ChangeWatch, EventStore, WatchableStore
-
-__all__ = ["tail"]
 
 
 @ki_protected
@@ -58,19 +57,15 @@ async def tail(
       TypeError, ValueError: an argument is not as described.
     """
     wanted, after = checked_start(query, after_seq)
-    # To Python a bool is an int, but True is not a time.
-    if isinstance(poll_interval, bool) or not isinstance(poll_interval, int | float):
-        raise TypeError(f"poll_interval: expected seconds, got {type(poll_interval).__name__}")
+    poll_interval = check_number("poll_interval", poll_interval, above=True, unit="seconds")
     check_store(store)
-    if not 0 < poll_interval < math.inf:
-        raise ValueError(f"poll_interval: expected more than 0 seconds, and finite, got {poll_interval}")
     async with AsyncExitStack() as stack:
         # First of all, so that no change after this is missed.
         watch: ChangeWatch | None = None
         if isinstance(store, WatchableStore):
             with suppress(StoreError):
                 watch = await stack.enter_async_context(store.watch_changes())
-        last_seq = await store.last_seq()
+        last_seq = await ask_last_seq(store)
         is_from_first = after == 0
         if after is None:
             after = last_seq
@@ -97,7 +92,7 @@ class _TailSource:
         self.known_end = last_seq
 
     async def find_end(self) -> int:
-        self.known_end = await self._reader.store.last_seq()
+        self.known_end = await ask_last_seq(self._reader.store)
         return self.known_end
 
     async def read(self, after: int, limit: int) -> Page | None:

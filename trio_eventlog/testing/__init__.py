@@ -10,7 +10,6 @@ from trio_eventlog.testing._accounts import check_accounts as check_accounts
 from trio_eventlog.testing._accounts import run_in_virtual_time as run_in_virtual_time
 from trio_eventlog.testing._check_store import check_store as check_store
 from trio_eventlog.testing._conformance import StoreConformance as StoreConformance
-from trio_eventlog.testing._contract import CLAUSES as CLAUSES
 from trio_eventlog.testing._example import ClauseViolation as ClauseViolation
 from trio_eventlog.testing._faults import Fails as Fails
 from trio_eventlog.testing._faults import Fault as Fault
@@ -25,6 +24,7 @@ from trio_eventlog.testing._faulty_store import AppendCall as AppendCall
 from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
+from trio_eventlog.testing._report import CLAUSES as CLAUSES
 from trio_eventlog.testing._report import ClauseFailure as ClauseFailure
 from trio_eventlog.testing._report import ClausePassed as ClausePassed
 from trio_eventlog.testing._report import ClauseSkipped as ClauseSkipped

@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 
 from trio_eventlog.testing._checks import CHECKS
-from trio_eventlog.testing._contract import CLAUSES
-from trio_eventlog.testing._report import ClauseFailure, ClausePassed, ClauseResult, ClauseSkipped
+from trio_eventlog.testing._report import CLAUSES, ClauseFailure, ClausePassed, ClauseResult, ClauseSkipped
 from trio_eventlog.testing._search import Check, Searcher, SearchResult, SmallestFailure
 
 

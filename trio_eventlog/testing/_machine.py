@@ -16,16 +16,21 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from hypothesis.strategies import SearchStrategy
 
 from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, UnifiedEvent
+from trio_eventlog.testing._check_store import declarations
 from trio_eventlog.testing._checks._common import cancel_points
-from trio_eventlog.testing._children import Children, find_children, opening_statements
 from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example
-from trio_eventlog.testing._first_look import declarations
 from trio_eventlog.testing._model import Conflict
 from trio_eventlog.testing._open_store import OpenStore, opened, read_meanwhile
 from trio_eventlog.testing._portal import Portal, PortalStuck
 from trio_eventlog.testing._processes import run_killed
 from trio_eventlog.testing._strategies import MAX_STORED, batches, events, queries
-from trio_eventlog.testing._subject import StoreUnderTest, fresh_location
+from trio_eventlog.testing._subject import (
+    Children,
+    StoreUnderTest,
+    find_children,
+    fresh_location,
+    opening_statements,
+)
 
 T = TypeVar("T")
 
@@ -39,17 +44,41 @@ def _drawn_batches() -> SearchStrategy[list[PersistedEvent]]:
     return st.runner().flatmap(lambda machine: batches(max_batch=machine.most_per_batch))
 
 
-@attrs.define
-class _Held:
+@attrs.define(eq=False)
+class _HeldStore:
     """A store that a task of its own keeps open: rules come and go."""
 
-    store: OpenStore
-    leave: trio.Event
-    left: trio.Event
-    error: BaseException | None = None
+    example: Example
+    store: OpenStore | None = None
+    error: Exception | None = None
+    _leave: trio.Event = attrs.Factory(trio.Event)
+    _left: trio.Event = attrs.Factory(trio.Event)
+
+    async def hold(self, task_status: trio.TaskStatus[None]) -> None:
+        """Keep the store open until :meth:`close`."""
+        try:
+            async with opened(self.example) as self.store:
+                task_status.started()
+                await self._leave.wait()
+        except Exception as exc:
+            if self.store is None:
+                raise
+            self.error = exc
+        finally:
+            self._left.set()
+
+    async def close(self) -> None:
+        """Leave the store. What that raises comes out."""
+        self._leave.set()
+        await self._left.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raise what the task ended with, if it did."""
+        if self.error is not None:
+            raise self.error
 
 
-# Longer than other classes: Hypothesis takes all rules from one.
 class StoreStateMachine(RuleBasedStateMachine):
     """A state machine for your store: subclass it, and override :meth:`open_store`.
 
@@ -104,7 +133,7 @@ class StoreStateMachine(RuleBasedStateMachine):
         self._given: list[list[PersistedEvent]] = []
         self._killed = False
         self._ids = 0
-        self._held: _Held | None = None
+        self._held: _HeldStore | None = None
         self._portal = Portal(patience=self._patience)
         try:
             self._do("S10", self._open)
@@ -137,46 +166,26 @@ class StoreStateMachine(RuleBasedStateMachine):
 
     async def _open(self) -> None:
         assert self._portal.nursery is not None
-        await self._portal.nursery.start(self._hold)
-        held = self._held
-        assert held is not None
-        if held.error is not None:
-            raise held.error
-        declared = declarations(held.store.store)
+        held = _HeldStore(self._example)
+        await self._portal.nursery.start(held.hold)
+        self._held = held
+        held.check()
+        declared = declarations(self._store.store)
         if declared.max_batch is not None:
             self.most_per_batch = min(self.most_per_batch, declared.max_batch)
         # After a kill the lock of a network store is waited for.
         self._subject = attrs.evolve(self._subject, lock_timeout=declared.lock_timeout)
         self._example.subject = self._subject
 
-    async def _hold(self, task_status: trio.TaskStatus[None]) -> None:
-        """Keep the store open until it shall be left."""
-        leave, left = trio.Event(), trio.Event()
-        held: _Held | None = None
-        try:
-            async with opened(self._example) as store:
-                held = self._held = _Held(store, leave, left)
-                task_status.started()
-                await leave.wait()
-        except Exception as exc:
-            if held is None:
-                raise
-            held.error = exc
-        finally:
-            left.set()
-
     async def _close(self) -> None:
         held, self._held = self._held, None
-        if held is None:
-            return
-        held.leave.set()
-        await held.left.wait()
-        if held.error is not None:
-            raise held.error
+        if held is not None:
+            await held.close()
 
     @property
     def _store(self) -> OpenStore:
         assert self._held is not None
+        assert self._held.store is not None
         return self._held.store
 
     # --- appending --------------------------------------------------------------------------------
@@ -296,10 +305,7 @@ class StoreStateMachine(RuleBasedStateMachine):
     @rule()
     def last_seq(self) -> None:
         """Ask for the end of the log."""
-        self._do("S9", self._last_seq)
-
-    async def _last_seq(self) -> None:
-        await self._store.last_seq()
+        self._do("S9", self._store.last_seq)
 
     @rule(content=st.lists(events(), min_size=2, max_size=5), readers=st.integers(1, 3))
     def read_while_appending(self, content: list[UnifiedEvent], readers: int) -> None:
@@ -321,7 +327,7 @@ class StoreStateMachine(RuleBasedStateMachine):
         """Leave the store, and open it again."""
         self._do("S15", self._close)
         self._do("S15", self._open)
-        self._do("S9", self._last_seq)
+        self._do("S9", self._store.last_seq)
         self._do("S10", self._query, EventQuery())
 
     @precondition(lambda self: self._can_kill())

@@ -6,7 +6,6 @@ text that never comes twice tests nothing.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -55,31 +54,10 @@ NUMBERS: Final = (
 )
 _SCOPES: Final = ("identity", "mob_id", "run_id", "step_id")
 
-# Built once: Hypothesis validates each new strategy, which takes longer than drawing from it.
-_ANY_TEXT: Final[SearchStrategy[str]] = st.sampled_from(_TEXTS) | st.text(max_size=8)
-_ANY_SCOPES: Final = st.dictionaries(
-    st.sampled_from((*_SCOPES, "kind", "payload", "seq")),
-    _ANY_TEXT | st.sampled_from((None, 1, True, 1.0)) | st.just(["a"]) | st.just({"run_id": "a"}),
-    min_size=1,
-    max_size=4,
-)
-_ANY_JSON: Final[SearchStrategy[Any]] = st.recursive(
-    st.none() | st.booleans() | st.sampled_from(NUMBERS) | _ANY_TEXT,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_ANY_TEXT, inner, max_size=3),
-    max_leaves=6,
-)
-_ANY_PAYLOAD: Final[SearchStrategy[Any]] = st.none() | st.sampled_from(NUMBERS) | _ANY_SCOPES | _ANY_JSON
-_ANY_EVENT: Final[SearchStrategy[UnifiedEvent]] = st.builds(
-    ModuleEvent, _ANY_TEXT, _ANY_TEXT, _ANY_PAYLOAD
-) | st.builds(AgentEvent, _ANY_TEXT, _ANY_TEXT, _ANY_PAYLOAD)
-_ANY_PERSISTED: Final = st.builds(
-    PersistedEvent,
-    _ANY_TEXT,
-    st.sampled_from(_SEQS),
-    st.sampled_from(_TIMES),
-    st.none() | _ANY_TEXT,
-    _ANY_EVENT,
-)
+
+# Hypothesis validates and labels each strategy that is made, which takes longer than most draws: what depends
+# on nothing is made once, here and in the checks.
+_TEXT: Final = st.sampled_from(_TEXTS) | st.text(max_size=8)
 
 
 def texts() -> SearchStrategy[str]:
@@ -89,7 +67,26 @@ def texts() -> SearchStrategy[str]:
       A strategy for str of at most 512 bytes in UTF-8, with NUL, combining and case pairs, characters
       beyond the BMP, wildcards, quotes, white space, the empty text, texts that look like numbers.
     """
-    return _ANY_TEXT
+    return _TEXT
+
+
+def _any_payload() -> SearchStrategy[Any]:
+    leaves = st.none() | st.booleans() | st.sampled_from(NUMBERS) | _TEXT
+    values = st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+        max_leaves=6,
+    )
+    scoped = st.dictionaries(
+        st.sampled_from((*_SCOPES, "kind", "payload", "seq")),
+        _TEXT | st.sampled_from((None, 1, True, 1.0)) | st.just(["a"]) | st.just({"run_id": "a"}),
+        min_size=1,
+        max_size=4,
+    )
+    return st.none() | st.sampled_from(NUMBERS) | scoped | values
+
+
+_PAYLOAD: Final = _any_payload()
 
 
 def payloads() -> SearchStrategy[Any]:
@@ -100,7 +97,10 @@ def payloads() -> SearchStrategy[Any]:
       among them dicts with the scopes of queries as texts, as numbers and nested, and with keys
       that the wire form uses itself, such as ``kind``.
     """
-    return _ANY_PAYLOAD
+    return _PAYLOAD
+
+
+_EVENT: Final = st.builds(ModuleEvent, _TEXT, _TEXT, _PAYLOAD) | st.builds(AgentEvent, _TEXT, _TEXT, _PAYLOAD)
 
 
 def events() -> SearchStrategy[UnifiedEvent]:
@@ -109,7 +109,12 @@ def events() -> SearchStrategy[UnifiedEvent]:
     Returns:
       A strategy for :class:`AgentEvent` and :class:`ModuleEvent`.
     """
-    return _ANY_EVENT
+    return _EVENT
+
+
+_PERSISTED_EVENT: Final = st.builds(
+    PersistedEvent, _TEXT, st.sampled_from(_SEQS), st.sampled_from(_TIMES), st.none() | _TEXT, _EVENT
+)
 
 
 def envelopes() -> SearchStrategy[EventEnvelope]:
@@ -130,7 +135,7 @@ def persisted_events() -> SearchStrategy[PersistedEvent]:
       A strategy for :class:`PersistedEvent`, with seqs from 1 to 2**63 - 1 and times from 0 on, also near
       2**31, 2**53 and the end; members that are not the agent.
     """
-    return _ANY_PERSISTED
+    return _PERSISTED_EVENT
 
 
 def batches(*, max_batch: int | None = None, unique: bool = False) -> SearchStrategy[list[PersistedEvent]]:
@@ -150,15 +155,10 @@ def batches(*, max_batch: int | None = None, unique: bool = False) -> SearchStra
     """
     if max_batch is not None and max_batch < 1:
         raise ValueError(f"max_batch: expected at least 1, got {max_batch}")
-    return _batches(max_batch, unique)
-
-
-@cache
-def _batches(max_batch: int | None, unique: bool) -> SearchStrategy[list[PersistedEvent]]:
     most = 8 if max_batch is None else min(8, max_batch)
     # Events of a batch differ in two ways, so that a pair of keys says whether one is unique.
     keys = (lambda event: event.id, lambda event: event.seq) if unique else None
-    small = st.lists(_ANY_PERSISTED, max_size=most, unique_by=keys)
+    small = st.lists(persisted_events(), max_size=most, unique_by=keys)
     sizes = [size for size in (100, 1_000, 5_000) if max_batch is None or size <= max_batch]
     if max_batch is not None and max_batch > most and max_batch not in sizes:
         sizes.append(max_batch)
@@ -176,30 +176,24 @@ def queries() -> SearchStrategy[EventQuery]:
       A strategy for :class:`EventQuery`, with bounds to 2**64 - 1, limits of 0, 1 and more than there is,
       many event types, and texts that match events of the other strategies, or nearly.
     """
-    return _ANY_QUERY
+    fields: dict[str, SearchStrategy[Any]] = {
+        "since_ms": st.sampled_from(_BOUNDS),
+        "until_ms": st.sampled_from(_BOUNDS),
+        "after_seq": st.sampled_from((*_SEQS, *_BOUNDS)),
+        "limit": st.sampled_from(_LIMITS),
+        "member_id": texts(),
+        **{scope: texts() for scope in _SCOPES},
+        "event_types": st.lists(texts(), max_size=4).map(tuple)
+        | st.just(tuple(f"{number}" for number in range(40))),
+    }
+    # A filter alone finds more than all of them together.
+    few = st.lists(st.sampled_from(list(fields)), max_size=2, unique=True)
+    return _queries(few | st.just(list(fields)), fields)
 
 
 @st.composite
-def drawn_queries(
+def _queries(
     draw: DrawFn, names: SearchStrategy[list[str]], fields: dict[str, SearchStrategy[Any]]
 ) -> EventQuery:
-    """Queries with these fields."""
     # Drawn one by one: a strategy that is built for each query takes longer than all the rest.
     return EventQuery(**{name: draw(fields[name]) for name in draw(names)})
-
-
-_ANY_FIELDS: Final[dict[str, SearchStrategy[Any]]] = {
-    "since_ms": st.sampled_from(_BOUNDS),
-    "until_ms": st.sampled_from(_BOUNDS),
-    "after_seq": st.sampled_from((*_SEQS, *_BOUNDS)),
-    "limit": st.sampled_from(_LIMITS),
-    "member_id": _ANY_TEXT,
-    **dict.fromkeys(_SCOPES, _ANY_TEXT),
-    "event_types": st.lists(_ANY_TEXT, max_size=4).map(tuple)
-    | st.just(tuple(f"{number}" for number in range(40))),
-}
-_ANY_QUERY: Final = drawn_queries(
-    # A filter alone finds more than all of them together.
-    st.lists(st.sampled_from(list(_ANY_FIELDS)), max_size=2, unique=True) | st.just(list(_ANY_FIELDS)),
-    _ANY_FIELDS,
-)

@@ -3,8 +3,8 @@
 import pytest
 
 from tests._helpers.nats_server import running_server
+from tests._helpers.pages import ROOT, fences, normal, run_program
 from tests._helpers.postgres_server import postgres_server
-from tests.project.test_docs import ROOT, fences, normal, run_program
 
 PAGES = {
     "how-to/choose-a-store.md": "EVENT_STORE",

@@ -11,8 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests._helpers.nats_server import running_server
-from tests.log.test_checkpoints import (
+from tests._helpers.checkpoints import (
     DESCRIBE,
     IN_A_FILE,
     STORE_CALLS,
@@ -21,6 +20,7 @@ from tests.log.test_checkpoints import (
     checked,
     entered_cancelled,
 )
+from tests._helpers.nats_server import running_server
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -33,7 +33,7 @@ from trio_eventlog import (
     from_json,
     open_event_log,
 )
-from trio_eventlog._util import _Forks
+from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores.jetstream._api import Pull, drop_consumer
@@ -601,7 +601,7 @@ async def test_a_child_by_fork_has_no_store(server, log_name, monkeypatch):
     """It shares the socket with its parent, and must not use it."""
     async with JetStreamStore.open(server.url, log=log_name) as store:
         with monkeypatch.context() as patch:
-            patch.setattr(_Forks, "count", _Forks.count + 1)
+            patch.setattr(Forks, "count", Forks.count + 1)
             for call in itertools.chain(*CALLS.values()):
                 with pytest.raises(StoreError):
                     await call(store)

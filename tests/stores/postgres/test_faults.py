@@ -32,7 +32,7 @@ from trio_eventlog import (
 from trio_eventlog.stores import PostgresStore
 from trio_eventlog.stores.postgres import _appender as appender
 from trio_eventlog.stores.postgres import _connection as connection
-from trio_eventlog.stores.postgres import _maintenance as maintenance
+from trio_eventlog.stores.postgres import _reader as maintenance
 from trio_eventlog.stores.postgres import _target as target
 
 
@@ -133,6 +133,30 @@ async def test_without_a_libpq_that_can_cancel(server, log, monkeypatch):
     """Before version 17 asking a server to stop blocks, and so it has a thread."""
     monkeypatch.setattr(connection.psycopg.capabilities, "has_cancel_safe", lambda: False)
     await test_s11_a_cancelled_append_is_stopped_at_the_server(server, log)
+
+
+async def test_s11_cancelled_where_no_thread_can_ask_the_server_to_stop(server, log, monkeypatch, caplog):
+    """The connection is dropped. The error is logged, and does not take the place of the cancellation."""
+    async with PostgresStore.open(server.url(), log=log) as store:
+        await seqs(store)
+        (reader,) = store._pool._idle
+        async with locked(server, "lock table trio_eventlog.events in access exclusive mode"):
+            with monkeypatch.context() as patch:
+                patch.setattr(connection.psycopg.capabilities, "has_cancel_safe", lambda: False)
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(store.query, EventQuery())
+                        await until(lambda: is_waiting(server, reader.backend[0]))
+                        patch.setattr(trio.to_thread, "run_sync", refuse_threads)
+                        scope.cancel(reason="test")
+            assert scope.cancelled_caught
+        assert "can't start new thread" in caplog.text
+        assert store._pool._idle == []
+        assert await seqs(store) == []
+
+
+async def refuse_threads(*_, **__):
+    raise RuntimeError("can't start new thread")
 
 
 async def test_leaving_while_a_query_runs(server, log):

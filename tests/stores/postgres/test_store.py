@@ -1,5 +1,7 @@
 """PostgresStore against a real server: the public harness, and what only PostgreSQL can do to a store."""
 
+import contextlib
+import itertools
 from pathlib import Path
 
 import psycopg
@@ -9,11 +11,11 @@ import trio.testing
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests._helpers.checkpoints import CALLS, checked, entered_cancelled, watch
 from tests._helpers.longest_step import measured_steps
+from tests._helpers.pages import fences, run_program
 from tests._helpers.postgres_logs import event, seqs, sql, url
 from tests._helpers.postgres_server import ESCAPED_PASSWORD
-from tests.log.test_checkpoints import CALLS, checked, entered_cancelled
-from tests.project.test_docs import fences, run_program
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -22,11 +24,15 @@ from trio_eventlog import (
     ModuleEvent,
     PersistedEvent,
     SequenceConflict,
+    StoreError,
     StoreUnusable,
 )
+from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _rows as rows
+from trio_eventlog.stores.postgres._names import Names
+from trio_eventlog.stores.postgres._target import Target
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 
 # --- the harness ----------------------------------------------------------------------------------
@@ -372,6 +378,38 @@ async def test_every_method_is_a_checkpoint(log):
         await checked(call(store))
     await entered_cancelled(PostgresStore.logs(url()))
     await checked(PostgresStore.logs(url()))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("state", ["open", "closed", "inherited by a child"])
+async def test_methods_in_every_state(log, state, read_only, monkeypatch):
+    """They are checkpoints, and raise Cancelled if entered cancelled, whatever else they would raise."""
+    async with PostgresStore.open(url(), log=log):
+        pass
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(PostgresStore.open(url(), log=log, read_only=read_only))
+        if state == "closed":
+            await stack.aclose()
+        with monkeypatch.context() as patch:
+            if state == "inherited by a child":
+                patch.setattr(Forks, "count", Forks.count + 1)
+            for call in [*itertools.chain(*CALLS[PostgresStore].values()), watch]:
+                await entered_cancelled(call(store))
+                await checked(call(store))
+
+
+async def test_methods_are_checkpoints_where_the_server_refuses_at_once(log, tmp_path):
+    """As the socket of a server on the same machine does while that is down: there is nothing to wait for."""
+    async with PostgresStore.open(url(), log=log) as store:
+        gone = Target(f"host={tmp_path} user=u dbname=d", Names("s"), writes=False)
+        await entered_cancelled(gone.connect())
+        await checked(gone.connect())
+        store._pool._target = gone
+        for call in (watch, lambda store: store.prune(keep=1), lambda store: store.describe()):
+            await entered_cancelled(call(store))
+            await checked(call(store))
+            with pytest.raises(StoreError):
+                await call(store)
 
 
 @pytest.mark.parametrize("opened", [PostgresStore.open, PostgresStore.open_readers])

@@ -12,7 +12,7 @@ from trio_eventlog import (
     StoreUnusable,
 )
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _rows as rows
+from trio_eventlog.stores.sqlite import _appender as rows
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
 

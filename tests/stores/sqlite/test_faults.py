@@ -35,7 +35,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _rows as rows
+from trio_eventlog.stores.sqlite import _appender as rows
 
 QUICK = RetryPolicy(initial=0.01, maximum=0.05, jitter=0)
 

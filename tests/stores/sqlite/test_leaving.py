@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import stat
+import threading
 
 import apsw
 import pytest
@@ -11,14 +12,11 @@ import trio.testing
 
 from tests._helpers.events import agent
 from tests._helpers.sqlite import Gate, connections_of, workers
-from trio_eventlog import (
-    EventQuery,
-    StoreUnusable,
-)
+from trio_eventlog import EventQuery, LogBusy, StoreError, StoreUnusable
 from trio_eventlog import _lock_file as _lockfile
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores.sqlite import _appender as rows
 from trio_eventlog.stores.sqlite import _files as _sqlite_files
-from trio_eventlog.stores.sqlite import _rows as rows
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _worker as worker_module
 
@@ -393,5 +391,73 @@ async def test_s15_cancelled_while_the_disk_hangs(path, monkeypatch, what):
     assert not workers()
     assert not _lockfile._registry.held
     assert connections_of(path) == []
+    async with SqliteStore.open(path):
+        pass
+
+
+def refuse(*_):
+    raise apsw.CantOpenError("not today")
+
+
+async def test_s15_the_lock_is_given_back_in_a_thread(path, monkeypatch):
+    """Also where the file cannot be opened: the loop does not wait for a disk."""
+    release, released_in = _lockfile.FileLock.release, []
+
+    def noted(lock):
+        released_in.append(threading.get_ident())
+        release(lock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_lockfile.FileLock, "release", noted)
+        patch.setattr(apsw, "connection_hooks", [refuse])
+        with pytest.raises(StoreError, match="not today"):
+            async with SqliteStore.open(path):
+                pytest.fail("opened")  # pragma: no cover
+    assert len(released_in) == 1
+    assert threading.get_ident() not in released_in
+    async with SqliteStore.open(path):
+        pass
+
+
+async def test_s15_the_disk_hangs_when_the_lock_is_given_back(path, monkeypatch, caplog):
+    """Opening gives up, with what it has to say, and the lock is free once the disk goes on."""
+    gate, release = Gate(), _lockfile.FileLock.release
+
+    def slow(lock):
+        gate()
+        release(lock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_lockfile.FileLock, "release", slow)
+        patch.setattr(worker_module, "CLOSE_SECONDS", 0.05)
+        patch.setattr(apsw, "connection_hooks", [refuse])
+        with pytest.raises(StoreError, match="not today"):
+            async with SqliteStore.open(path):
+                pytest.fail("opened")  # pragma: no cover
+        assert "the disk hangs" in caplog.text
+        with pytest.raises(LogBusy):
+            async with SqliteStore.open(path):
+                pytest.fail("opened")  # pragma: no cover
+        gate.open()
+        assert not workers()
+    async with SqliteStore.open(path):
+        pass
+
+
+async def test_s15_no_thread_is_left_to_give_the_lock_back(path, monkeypatch):
+    """The loop does it then."""
+    run_sync = trio.to_thread.run_sync
+
+    async def one_thread(function, *arguments, **options):
+        if function.__name__ == "release":
+            raise RuntimeError("can't start new thread")
+        return await run_sync(function, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.to_thread, "run_sync", one_thread)
+        patch.setattr(apsw, "connection_hooks", [refuse])
+        with pytest.raises(StoreError, match="not today"):
+            async with SqliteStore.open(path):
+                pytest.fail("opened")  # pragma: no cover
     async with SqliteStore.open(path):
         pass

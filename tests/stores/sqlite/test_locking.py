@@ -18,7 +18,7 @@ from trio_eventlog import (
 )
 from trio_eventlog import _lock_file as _lockfile
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _rows as rows
+from trio_eventlog.stores.sqlite import _appender as rows
 from trio_eventlog.stores.sqlite import _worker as worker_module
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
@@ -300,3 +300,16 @@ def test_locks_are_forgotten_in_a_forked_child(tmp_path):
     again = _lockfile.FileLock.acquire(f"{database}.lock", "it")
     again.release()
     again.release()
+
+
+def test_a_lock_that_was_released_does_not_release_the_next_one(tmp_path):
+    """Although that is on the same file, and usually has the same descriptor."""
+    path = str(tmp_path / "it.lock")
+    first = _lockfile.FileLock.acquire(path, "it")
+    first.release()
+    second = _lockfile.FileLock.acquire(path, "it")
+    first.release()
+    with pytest.raises(LogBusy):
+        _lockfile.FileLock.acquire(path, "it")
+    second.release()
+    _lockfile.FileLock.acquire(path, "it").release()

@@ -16,7 +16,7 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _rows as rows
+from trio_eventlog.stores.sqlite import _appender as rows
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
 

@@ -14,8 +14,8 @@ from trio_eventlog import (
     StoreUnusable,
 )
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores.sqlite import _appender as rows
 from trio_eventlog.stores.sqlite import _files as _sqlite_files
-from trio_eventlog.stores.sqlite import _rows as rows
 from trio_eventlog.stores.sqlite import _worker as worker_module
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")

@@ -12,7 +12,7 @@ import trio
 from tests._helpers.fakes import numbered
 from trio_eventlog import AgentEvent, EventQuery, PersistedEvent, StoreUnusable
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite import _wal as _sqlite_wal
+from trio_eventlog.stores.sqlite import _files as _sqlite_wal
 
 MIB = 1024 * 1024
 
@@ -44,7 +44,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(_sqlite_wal, "_LARGE", MIB)
     monkeypatch.setattr(_sqlite_wal, "_VERY_LARGE", MIB)
     monkeypatch.setattr(_sqlite_wal, "_FIRST_WAIT", 0.001)
-    monkeypatch.setattr(_sqlite_wal, "_LONGEST_WAIT", 0.001)
+    monkeypatch.setattr(_sqlite_wal, "_MAX_WAIT", 0.001)
     monkeypatch.setattr(_sqlite_wal, "_SHARE", 0)
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
 
+EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
+"""Filters for one string; the one that usually leaves the fewest events comes first."""
+
+MAX_MERGED_TYPES: Final = 32
+"""Up to this many event types are each read from the index and merged; more are checked."""
+
+EVENT_OVERHEAD: Final = 100
+"""Bytes of an event in addition to its long columns, roughly."""
+
 
 @attrs.frozen
 class Bounds:
-    """The bounds of a query that can match something; no value is above 2**63 - 1.
-
-    Attributes:
-      after: seqs begin above this one.
-      since_ms: timestamps begin with this one.
-      until_ms: timestamps end before this one; None for no bound.
-      limit: highest number of events, 1 or more; None for no bound.
-    """
+    """The bounds of a query that can match something; no value is above 2**63 - 1. None: no bound."""
 
     after: int
     since_ms: int

@@ -1,18 +1,18 @@
-"""The connection of a log's appender: its lock, its epoch, how both survive the connection, and appending.
+"""The connection of a log's appender: its lock, its epoch, how both outlive the connection, and appending.
 
-Two things see to it that a log has one appender.
+Two things ensure that a log has one appender.
 
 * An advisory lock of the session. It ends with the session, and with it everything that the session could
-  still write: whatever gets the lock knows that nothing of an earlier appender can land.
+  still write: once an appender has the lock, nothing of an earlier one can land.
 * The epoch of the log, a number that each appender raises when it gets the lock. Every append checks it, in
   its own transaction, and so learns whether another appender had the log while the connection was lost. It is
-  the time, in microseconds: so an epoch that is lower than it was means that the server went back to an older
+  the time, in microseconds: an epoch that is lower than before means that the server went back to an older
   state, and not that there was another appender.
 
 A connection may be lost without the server noticing: then the old session still has the lock. The new session
-ends it before it asks for the lock. Until that has worked the appender is shut out of its own log, which is a
-:class:`StoreError`, and passes; that another appender has opened the log meanwhile is a :class:`LogBusy`, and
-stays.
+ends it before it asks for the lock. Until that has worked the appender is shut out of its own log: a
+:class:`StoreError`, which passes. If another appender has opened the log in the meantime, it is a
+:class:`LogBusy`, which stays.
 """
 
 from __future__ import annotations
@@ -28,20 +28,13 @@ import attrs
 import psycopg
 import trio
 
-from trio_eventlog._model._errors import (
-    LogBusy,
-    SequenceConflict,
-    StoreError,
-    StoreUnusable,
-    StoreWentBack,
-)
+from trio_eventlog._model._errors import LogBusy, SequenceConflict, StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog.stores._common._closing import Closing, closed_error
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._connection import TrioConnection, needs_new_connection, translated_errors
 from trio_eventlog.stores.postgres._rows import ByteaArray, Chunk, Int8Array, encoded_chunks, key_of
-from trio_eventlog.stores.postgres._schema import Names
 from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
@@ -52,10 +45,10 @@ _CLOSE_TIMEOUT: Final = 10.0
 """Seconds for an append that is still running, and for releasing the lock."""
 
 _END_TIMEOUT: Final = 2_000
-"""Milliseconds for a lost session of ours to end, once the server was told."""
+"""Milliseconds for a lost session to end, once the server was told."""
 
 _LARGE_CHUNK: Final = 1024 * 1024
-"""Bytes of a chunk that is not kept until the next append."""
+"""Bytes of a chunk whose memory is freed before the next append."""
 
 _LOCK: Final = b"select pg_try_advisory_lock($1::bigint)"
 _UNLOCK: Final = b"select pg_advisory_unlock($1::bigint)"
@@ -69,14 +62,14 @@ and locks.database = (select oid from pg_database where datname = current_databa
 and locks.classid::bigint = ($1::bigint >> 32) & 4294967295 and locks.objid::bigint = $1::bigint & 4294967295
 """
 
-# The time tells whether the number was given to another process since.
+# The time tells whether another process has got the number since.
 _END_SESSION: Final = b"""
 select pg_terminate_backend(pid, $3::bigint) from pg_stat_activity
 where pid = $1::bigint and (extract(epoch from backend_start) * 1000000)::bigint = $2::bigint
 """
 
-# The number does not come from a sequence, which would stay behind where tables are replicated, and is not
-# one that a removed log had before.
+# The number is not from a sequence, which would stay behind where tables are replicated, and is not one that
+# a removed log had before.
 _MAKE_LOG: Final = """
 insert into :s.logs (log, name, unique_id)
 values ($1::bigint, $2::bytea, replace(gen_random_uuid()::text, '-', ''))
@@ -103,18 +96,18 @@ _TAKEN: Final = "select seq from :s.events where log = $1::bigint and seq = any(
 
 
 class Appender:
-    """What appends to a log, once :meth:`open` has returned."""
+    """Appends to a log, once :meth:`open` has returned."""
 
-    def __init__(self, target: Target, names: Names, log: str) -> None:
+    def __init__(self, target: Target, log: str) -> None:
         self._target = target
-        self._names = names
         self._log = log
-        self._key = names.key("log", log)
-        self.append_statement: Final = names.sql(schema.APPEND)
+        self._what = f"log {log!r} in schema {target.names.schema!r} of {target.label}"
+        self._key = target.names.key("log", log)
+        self.append_statement: Final = target.names.sql(schema.APPEND)
         self._turn = trio.Lock()
         self._connection: TrioConnection | None = None
         self._lost: list[tuple[int, int | None]] = []
-        """Sessions of ours that may still be there, and have the lock."""
+        """Our sessions that may still exist, and have the lock."""
         self._closed = False
         self.number: int = 0
         self.epoch: int = 0
@@ -122,22 +115,12 @@ class Appender:
         self.survives: str = "power"
         """What an acknowledged append survives."""
         self.expected_seq: int = 0
-        """How far the log goes at least: what was acknowledged, or found on opening."""
-
-    @property
-    def _what(self) -> str:
-        return f"log {self._log!r} in {self._names.place(self._target.label)}"
+        """The log's highest seq is at least this: it was acknowledged, or found on opening."""
 
     # --- opening ----------------------------------------------------------------------------------
 
     async def open(self, partitions: int) -> None:
-        """Take the log, creating schema and log if need be.
-
-        Raises:
-          LogBusy: another appender has it.
-          StoreError: it cannot be had now.
-          StoreUnusable: it cannot be had.
-        """
+        """Take the log, creating schema and log if need be."""
         connection = await self._target.connect()
         self._connection = connection
         with translated_errors(self._target.label, opening=True):
@@ -147,7 +130,7 @@ class Appender:
             if not await self._lock(connection):
                 raise LogBusy(f"{self._what} is open for writing elsewhere{await self._holder(connection)}")
             taken = await connection.fetch(
-                self._names.sql(_TAKE_LOG), self.number, f"{socket.gethostname()} process {os.getpid()}"
+                _TAKE_LOG, self.number, f"{socket.gethostname()} process {os.getpid()}"
             )
         if not taken:
             raise StoreError(f"{self._what}: it was removed while it was opened")
@@ -155,19 +138,20 @@ class Appender:
 
     async def _migrate(self, connection: TrioConnection, partitions: int) -> None:
         try:
-            await schema.migrate(connection, self._names, self._target.label, partitions)
+            await schema.migrate(connection, partitions)
         except psycopg.errors.InsufficientPrivilege as exc:
+            quoted = self._target.names.quoted
             raise StoreUnusable(
                 f"{self._target.label}: {exc.diag.message_primary}; the tables cannot be made: have someone"
-                f" who may do so run CREATE SCHEMA {self._names.quoted} AUTHORIZATION …, once, for this role"
+                f" who may do so run CREATE SCHEMA {quoted} AUTHORIZATION …, once, for this role"
             ) from exc
 
     async def _find_or_make(self, connection: TrioConnection) -> int:
-        found = await schema.find_logs(connection, self._names, [self._log])
+        found = await schema.find_logs(connection, [self._log])
         if not found:
             chosen = secrets.randbelow(2**63 - 1) + 1
-            await connection.run(self._names.sql(_MAKE_LOG), chosen, self._log.encode())
-            found = await schema.find_logs(connection, self._names, [self._log])
+            await connection.run(_MAKE_LOG, chosen, self._log.encode())
+            found = await schema.find_logs(connection, [self._log])
         if not found:
             raise StoreError(f"{self._what}: it was removed while it was opened")
         return found[self._log]
@@ -185,14 +169,10 @@ class Appender:
 
     @trio.lowlevel.enable_ki_protection  # between taking the turn and giving it back
     async def run(self, work: Callable[[TrioConnection], Awaitable[T]]) -> T:
-        """Do something on the connection that has the lock, after all that was asked for before.
+        """Run ``work`` on the connection that has the lock, after everything that came before. A checkpoint.
 
-        A checkpoint.
-
-        Raises:
-          LogBusy: another appender has opened the log since.
-          StoreError: the connection was lost, or could not be made again yet.
-          StoreUnusable: the store is closed; or what the server reported will stay.
+        Raises LogBusy if another appender has opened the log since, and StoreError if the connection was
+        lost, or could not be made again yet.
         """
         async with self._turn:
             if self._closed:
@@ -207,37 +187,29 @@ class Appender:
                     raise
                 except StoreError as exc:
                     if self._closed and type(exc) is StoreError:
-                        # Closing gave up waiting for this.
+                        # Closing did not wait for it any longer.
                         raise closed_error(self._target.label) from exc
                     raise
                 finally:
                     if not connection.is_idle():
-                        # In the middle of a transaction, if it is not lost anyway.
+                        # It is in the middle of a transaction, if it is not lost anyway.
                         connection.drop()
 
     async def append(self, events: Sequence[PersistedEvent], channel: bytes | None) -> Collection[int]:
         """Store a batch of sealed events, at least one, and notify ``channel``.
 
-        Returns:
-          The seqs of those whose id is held under another one.
-
-        Raises:
-          EventRejected, SequenceConflict, StoreWentBack, StoreError: see :meth:`PostgresStore.append_batch`.
+        See :meth:`PostgresStore.append_batch`.
         """
         chunks = await encoded_chunks(events)
-        append = _Append(self, self._names, channel, events)
+        append = _Append(self, channel, events)
         return await self.run(lambda connection: append.run(connection, chunks))
 
     async def sync(self) -> None:
-        """Have all that was committed before reach the disk of the server.
-
-        Raises:
-          StoreError: the server does not force anything to its disk; or as :meth:`run`.
-        """
+        """See :meth:`PostgresStore.sync`."""
         await self.run(self._sync)
 
     async def _sync(self, connection: TrioConnection) -> None:
-        statement = self._names.sql(schema.SYNC)
+        statement = schema.SYNC
         ((_, fsync, owned),) = await connection.fetch(statement, self.number, self.epoch)
         if fsync == "off":
             raise StoreError(
@@ -260,7 +232,7 @@ class Appender:
         connection = await self._target.connect()
         try:
             await _settle_durability(connection)
-            # First whether it is ours at all: another appender's lock must not be disturbed.
+            # First whether the log is still ours: another appender's lock must not be disturbed.
             await self._is_ours(connection)
         except BaseException:
             connection.drop()
@@ -268,7 +240,7 @@ class Appender:
         try:
             await self._reclaim(connection)
         except BaseException:
-            # It may have the lock by now.
+            # The session may have the lock by now.
             self._lost.append(connection.backend)
             connection.drop()
             raise
@@ -283,7 +255,7 @@ class Appender:
                 f"{self._what}: the connection was lost, and its lock is not free again yet"
                 f"{await self._holder(connection)}"
             )
-        # Another appender may have come and gone before we got the lock.
+        # Another appender may have had the log before we got the lock.
         await self.take_again(connection)
 
     async def _end_lost(self, connection: TrioConnection) -> None:
@@ -293,21 +265,18 @@ class Appender:
                 self._lost.remove(backend)
 
     async def take_again(self, connection: TrioConnection) -> None:
-        """Make the log ours again, on the connection that has the lock, if it is of an older state.
+        """Make the log ours again if it went back to an older state; on the connection that has the lock.
 
-        Raises:
-          LogBusy: another appender has opened it since.
-          StoreError: the tables are there, and their content is not yet.
-          StoreUnusable: the log is gone.
+        Raises LogBusy if another appender has opened it since.
         """
         if not await self._is_ours(connection):
-            # The same epoch as before: an appender that is cancelled here must not take itself for another.
-            # What the log lacks shows with the next append.
-            await connection.run(self._names.sql(_TAKE_AGAIN), self.number, self.epoch)
+            # The same epoch as before: after a cancellation here, it must not look like another appender's.
+            # The next append finds out what the log lacks.
+            await connection.run(_TAKE_AGAIN, self.number, self.epoch)
 
     async def _is_ours(self, connection: TrioConnection) -> bool:
-        """Whether no other appender has opened the log; False if it is as it was before we did."""
-        found = await schema.identify(connection, self._names, self._log, self._target.label)
+        """True if the log is still ours, False if it is as before we opened it; or LogBusy."""
+        found = await schema.identify(connection, self._log)
         if found.unique_id != self.unique_id:
             raise StoreUnusable(
                 f"{self._what} is another one now, of the same name: open it again to append to that"
@@ -318,16 +287,16 @@ class Appender:
         return found.epoch == self.epoch
 
     def taken(self, owner: str = "") -> LogBusy:
-        """The error that says that another appender has the log."""
+        """The error for a log that another appender has opened."""
         by = f" by {owner}" if owner else ""
         return LogBusy(f"{self._what} was opened{by} while the connection was lost")
 
     # --- closing ----------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Release the lock and close the connection, after what runs now. Never cancelled, and bounded.
+        """Release the lock and close the connection, after what runs now. Never cancelled; has a deadline.
 
-        A KeyboardInterrupt that arrives meanwhile is raised at the end.
+        A KeyboardInterrupt that arrives in the meantime is raised at the end.
         """
         self._closed = True
         closing = Closing(trio.current_time() + _CLOSE_TIMEOUT)
@@ -361,7 +330,7 @@ class Appender:
             connection.drop()
         if not self._lost:
             return True
-        # What a lost session still holds would shut out the next appender.
+        # The lock of a lost session would shut out the next appender.
         try:
             other = await self._target.connect()
         except StoreError:
@@ -376,12 +345,10 @@ class Appender:
 
 
 async def _settle_durability(connection: TrioConnection) -> str:
-    """Have commits of a session wait at least for the server's disk, unless the program says otherwise.
+    """Make commits of a session wait at least for the server's disk, unless the program says otherwise.
 
-    What a role, the database or the server is set to is usually meant for others, and may change.
-
-    Returns:
-      What a commit then survives.
+    Settings of a role, the database or the server are usually meant for others, and may change. Returns what
+    a commit then survives.
     """
     settings = await connection.fetch(_DURABILITY)
     return "process" if any("off" in row for row in settings) else "power"
@@ -395,12 +362,11 @@ class _Append:
     """One append, on the connection of the appender."""
 
     _appender: Appender
-    _names: Names
     _channel: bytes | None
     _events: Sequence[PersistedEvent]
 
     async def run(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> Collection[int]:
-        """Store the events. Returns the seqs of those whose id is held under another one."""
+        """Store the events. Returns the seqs of those whose id is held under another seq."""
         failure: StoreWentBack | psycopg.errors.UniqueViolation | None = None
         added = highest = 0
         try:
@@ -422,7 +388,7 @@ class _Append:
         if not connection.is_idle():
             await connection.run(b"rollback")
         if isinstance(failure, StoreWentBack):
-            # Nothing that can be cancelled comes after this: it is said once, and certainly.
+            # Nothing after this can be cancelled: the error is raised exactly once.
             self._appender.expected_seq = failure.last_seq
             raise failure
         conflicts = await self._conflicts(connection)
@@ -431,7 +397,7 @@ class _Append:
         raise SequenceConflict(conflicts) from failure
 
     async def _insert_all(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> tuple[int, int]:
-        """Store the events in one transaction. Returns how many are new, and the log's highest seq then."""
+        """Store them in one transaction. Returns how many are new, and the highest seq afterwards."""
         added = highest = 0
         if len(chunks) > 1:
             await connection.run(b"begin")
@@ -443,7 +409,7 @@ class _Append:
         return added, highest
 
     async def _insert(self, connection: TrioConnection, chunk: Chunk) -> tuple[int, int]:
-        """Store a part. Returns how many events are new, and the highest seq of the log then."""
+        """Store a part; returns the same."""
         appender = self._appender
         columns = chunk.columns()
 
@@ -453,7 +419,7 @@ class _Append:
 
         found = await insert()
         if not found:
-            # Another appender has the log; or the tables were restored under the session that has the lock.
+            # Another appender has the log; or the tables were restored while the session has the lock.
             await appender.take_again(connection)
             found = await insert()
         if not found:
@@ -466,14 +432,14 @@ class _Append:
         return added, after
 
     async def _held(self, connection: TrioConnection) -> dict[str, int]:
-        """Those of the ids that are held, with their seqs."""
+        """The ids that are held, with their seqs."""
         keys = {key_of(event.id.encode()): event.id for event in self._events}
-        statement = self._names.sql(_HELD)
+        statement = _HELD
         held = await connection.fetch(statement, self._appender.number, ByteaArray(keys))
         return {keys[key]: seq for key, seq in held}
 
     async def _conflicts(self, connection: TrioConnection) -> list[int]:
         """The seqs of new events that are taken, by others or by another of the batch."""
         seqs = new_seqs(self._events, await self._held(connection))
-        taken = await connection.fetch(self._names.sql(_TAKEN), self._appender.number, Int8Array(seqs))
+        taken = await connection.fetch(_TAKEN, self._appender.number, Int8Array(seqs))
         return conflicting_seqs(seqs, (seq for (seq,) in taken))

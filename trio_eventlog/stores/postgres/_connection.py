@@ -1,8 +1,8 @@
 """psycopg's async connection under Trio, and which of its errors are transient.
 
-psycopg writes every operation as a generator that yields what it has to wait for, and a method of the
-connection, ``wait``, that runs it. Here Trio does the waiting. So a statement needs no thread, and cancelling
-it reaches the server.
+psycopg writes every operation as a generator that yields what to wait for, and runs it with the connection's
+method ``wait``. Here Trio does the waiting. So a statement needs no thread, and cancelling it reaches the
+server.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from psycopg.waiting import Ready, Wait
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores._common._closing import OwningProcess
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array
 
 T = TypeVar("T")
@@ -39,18 +40,18 @@ _STOP_TIMEOUT: Final = 0.75
 _TRANSIENT: Final = (
     *("08", "25P02", "25P03", "25P04", "26", "40", "42P05", "53", "54000", "55", "57", "58", "72", "XX000"),
 )
-"""Prefixes of SQLSTATEs that the next attempt may not meet, even if no one does anything.
+"""Prefixes of SQLSTATEs of errors that may pass by themselves.
 
 Lost connections, transactions that ended early, statements that another session has prepared, rollbacks,
-exhausted resources and transaction numbers (54000), objects in use (a lock), operator intervention, the
-system under the server, a snapshot that is too old, and what PostgreSQL has no better code for.
+exhausted resources and transaction numbers (54000), objects in use (a lock), operator intervention, errors of
+the server's system, a snapshot that is too old, and what PostgreSQL has no better code for.
 """
 
 _FIXABLE: Final = (
     *("09", "0B", "0L", "0P", "23", "25006", "28", "2B", "2F", "38", "39", "3D", "3F", "42501", "42704"),
     *("42883", "42P01", "42P10", "44", "57P04", "F0", "HV", "P0"),
 )
-"""Prefixes of SQLSTATEs that an operator can fix while a program runs, and does.
+"""Prefixes of SQLSTATEs of errors that an operator can fix while a program runs.
 
 Writes are switched off; a password, role, permission or policy; a trigger or constraint that was added and
 fails; a database, schema, table, index or function that is missing, as while it is restored.
@@ -79,13 +80,10 @@ def first_line(exc: BaseException) -> str:
 
 
 def store_error(exc: psycopg.Error, label: str, *, opening: bool = False) -> StoreError:
-    """An error of psycopg as one of this library.
+    """An error of psycopg as one of this library; ``label`` is the database.
 
-    Args:
-      exc: the error of psycopg.
-      label: the database, for the message.
-      opening: whether the store is being opened. No event was accepted yet, and whoever starts the program
-        should learn of a wrong password at once: what an operator can fix is a StoreUnusable then.
+    On ``opening`` a store, no event was accepted yet, and the user should learn of a wrong
+    password at once: what an operator can fix is a StoreUnusable then.
     """
     sqlstate = _sqlstate(exc)
     transient = not opening if sqlstate.startswith(_FIXABLE) else sqlstate.startswith(_TRANSIENT)
@@ -118,10 +116,7 @@ _INT8_ITEM: Final = struct.Struct("!iq")
 
 
 class _ArrayDumper(Dumper):
-    """Dumps a flat list whose type is known, in a quarter of the time of psycopg's own dumper.
-
-    That one looks for the type in each item, and for lists in the list.
-    """
+    """Dumps a flat list of known type, in a quarter of the time: psycopg's own dumper looks at each item."""
 
     format = pq.Format.BINARY
     item_oid = 0
@@ -157,26 +152,26 @@ class _Int8ArrayDumper(_ArrayDumper):
 
 
 class TrioConnection(psycopg.AsyncConnection[TupleRow]):
-    """A connection of psycopg that waits with Trio, used by one task at a time.
+    """A connection of psycopg that waits with Trio, used by one task at a time; made by :meth:`open`.
 
-    Made by :meth:`open`. Parameters are ``$1``, ``$2`` and so on. Every statement is a transaction, except
-    between ``begin`` and ``commit`` or ``rollback``.
-
-    A cancelled statement is stopped at the server, and its end is awaited. If it does not end within 0.75
-    seconds, the connection is dropped.
+    Parameters are ``$1``, ``$2`` and so on. Every statement is a transaction, except between ``begin`` and
+    ``commit`` or ``rollback``. A cancelled statement is stopped at the server, and its end is awaited. If it
+    does not end within 0.75 seconds, the connection is dropped.
     """
 
-    def __init__(self, pgconn: pq.abc.PGconn, label: str) -> None:
+    def __init__(self, pgconn: pq.abc.PGconn, label: str, names: Names) -> None:
         super().__init__(pgconn, tuple_row)
-        # One task at a time uses a connection anyway, and acquiring a lock of Trio's is a checkpoint.
+        # Only one task at a time uses a connection, and acquiring a lock of Trio's is a checkpoint.
         self.lock: Any = nullcontext()
         self.cursor_factory: type[psycopg.AsyncCursor[TupleRow]] = psycopg.AsyncRawCursor
-        # The types of parameters are part of a prepared statement, and psycopg goes by their values.
+        # The types of parameters are part of a prepared statement, and psycopg's depend on the values.
         self.adapters.register_dumper(int, Int8BinaryDumper)
         self.adapters.register_dumper(Int8Array, _Int8ArrayDumper)
         self.adapters.register_dumper(ByteaArray, _ByteaArrayDumper)
         self.add_notice_handler(self._look_at_notice)
-        self._label = label
+        self.label: str = label
+        """The database, for messages."""
+        self.names: Names = names
         self._cursor: psycopg.AsyncCursor[TupleRow] | None = None
         self._process = OwningProcess()
         self._has_posted = False
@@ -185,37 +180,34 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         """The server's process, and when it started, in microseconds; a later process may have its number."""
 
     @classmethod
-    async def open(cls, conninfo: str, label: str) -> TrioConnection:
-        """Connect to the one address that ``conninfo`` names; no name is looked up.
+    async def open(cls, conninfo: str, label: str, names: Names) -> TrioConnection:
+        """Connect to the one address in ``conninfo``; no name is looked up. ``label`` is for messages.
 
-        A checkpoint. Cancelled, there is no connection.
-
-        Args:
-          conninfo: where to connect to, as libpq takes it.
-          label: the database, for messages.
-
-        Raises:
-          psycopg.OperationalError: the server refused, or cannot be reached.
+        Cancelled, there is no connection. Raises psycopg.OperationalError.
         """
         pgconn = pq.PGconn.connect_start(conninfo.encode())
         try:
             await _finish_connecting(pgconn)
-            connection = cls(pgconn, label)
+            connection = cls(pgconn, label, names)
             await connection.set_autocommit(True)
         except BaseException:
             pgconn.finish()
             raise
         return connection
 
-    def is_usable(self) -> bool:
-        """Whether the next statement may come through.
+    @property
+    def place(self) -> str:
+        """Where the logs are, for messages."""
+        return f"schema {self.names.schema!r} of {self.label}"
 
-        Reads what the server has sent meanwhile, so that a connection which it closed is noticed before a
-        statement is sent. Takes microseconds, and does not wait.
+    def is_usable(self) -> bool:
+        """Whether the next statement may come through; takes microseconds.
+
+        Reads what the server has sent in the meantime, and so notices that it closed the connection.
         """
         try:
             self.pgconn.consume_input()
-            # It takes a second look to see the end of a connection.
+            # The end of a connection shows only with the second call.
             self.pgconn.consume_input()
         except psycopg.Error:
             return False
@@ -229,7 +221,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     def drop(self) -> None:
         """Close the connection, now. A task that waits for it gets an error."""
         if not self._process.is_current():
-            # It is the parent's: anything sent to the server would end the parent's session.
+            # It belongs to the parent: anything sent to the server would end the parent's session.
             return
         self._has_posted = False
         try:
@@ -242,43 +234,38 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 
     # --- statements -------------------------------------------------------------------------------
 
-    async def fetch(self, statement: bytes, *parameters: object, prepare: bool = False) -> list[TupleRow]:
-        """Run one statement, in one round trip, and return its rows.
+    async def fetch(
+        self, statement: str | bytes, *parameters: object, prepare: bool = False
+    ) -> list[TupleRow]:
+        """Run one statement, in one round trip, and return its rows. In a string, ``:s`` is the schema.
 
-        A checkpoint. Cancelled, the statement is stopped; if it is too late for that, it is done.
-
-        Args:
-          statement: in SQL.
-          parameters: the values of ``$1``, ``$2`` and so on.
-          prepare: have the server keep its plan. Takes another round trip the first time.
+        With ``prepare`` the server keeps its plan, which takes another round trip the first time. A
+        checkpoint. Cancelled, the statement is stopped; if it is too late for that, it is done.
 
         Raises:
           psycopg.Error: the server reported an error.
-          StoreError: the connection was lost, and is dropped; what became of the statement is unknown. Or a
-            commit stopped waiting for its standby: it is done here, and may not be there.
+          StoreError: the connection was lost, and is dropped; the outcome is unknown. Or a commit stopped
+            waiting for its standby: it is done here, and may not be there.
         """
         cursor = await self.open_cursor(statement, *parameters, prepare=prepare)
         return await cursor.fetchall()
 
     async def open_cursor(
-        self, statement: bytes, *parameters: object, prepare: bool = False
+        self, statement: str | bytes, *parameters: object, prepare: bool = False
     ) -> psycopg.AsyncCursor[TupleRow]:
-        """The same for many rows: they are here, and fetched from the cursor without waiting.
-
-        It is good until the next statement.
-        """
+        """The same for many rows. They are in memory; the cursor is valid until the next statement."""
         return await self._execute(statement, parameters, prepare=prepare, binary=True)
 
     def free_memory(self) -> None:
-        """Forget parameters and rows of the last statement, if they were large. The next one takes longer."""
+        """Drop parameters and rows of the last statement. The next one takes longer."""
         self._cursor = None
 
-    async def run(self, script: bytes, *parameters: object) -> None:
-        """Run a statement that returns no rows, or several without parameters. As :meth:`fetch`."""
+    async def run(self, script: str | bytes, *parameters: object) -> None:
+        """As :meth:`fetch`, for a statement without rows, or several without parameters."""
         await self._execute(script, parameters or None, prepare=False, binary=False)
 
     def post(self, statement: bytes, *parameters: bytes) -> None:
-        """Send a statement, and do not wait for it or its errors. The next one comes after it."""
+        """Send a statement without waiting for it or its errors. The next one runs after it."""
         try:
             self.pgconn.send_query_params(statement, list(parameters))
             self.pgconn.flush()
@@ -288,15 +275,17 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             self._has_posted = True
 
     async def _execute(
-        self, statement: bytes, parameters: tuple[object, ...] | None, *, prepare: bool, binary: bool
+        self, statement: str | bytes, parameters: tuple[object, ...] | None, *, prepare: bool, binary: bool
     ) -> psycopg.AsyncCursor[TupleRow]:
         try:
             if self._has_posted:
                 await self.wait(generators.execute(self.pgconn))
                 self._has_posted = False
             self._stopped_waiting = False
-            # To make a cursor takes as long as a small statement does.
+            # Making a cursor takes as long as a small statement does.
             cursor = self._cursor = self._cursor or self.cursor()
+            if isinstance(statement, str):
+                statement = self.names.sql(statement)
             await cursor.execute(statement, parameters, prepare=prepare, binary=binary)
         except psycopg.Error as exc:
             if (
@@ -305,32 +294,32 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             ):
                 raise
             self.drop()
-            raise StoreError(f"{self._label}: the connection was lost: {_describe(exc)}") from exc
+            raise StoreError(f"{self.label}: the connection was lost: {_describe(exc)}") from exc
         except trio.ClosedResourceError as exc:
-            raise StoreError(f"{self._label}: the connection was closed") from exc
+            raise StoreError(f"{self.label}: the connection was closed") from exc
         if self._stopped_waiting:
             raise StoreError(
-                f"{self._label}: the server was made to stop waiting for its standby, by a timeout or an"
+                f"{self.label}: the server was made to stop waiting for its standby, by a timeout or an"
                 " operator: what it stored may be lost if the standby takes over"
             )
         return cursor
 
     def _look_at_notice(self, notice: psycopg.errors.Diagnostic) -> None:
-        # The warning that a commit was made to stop waiting for a standby. Its words depend on the language,
-        # and its code is that of any warning.
+        # The warning that a commit stopped waiting for a standby. Its words depend on the language, and its
+        # code is that of any warning.
         if (notice.source_file or "").endswith("syncrep.c"):
             self._stopped_waiting = True
 
     # --- waiting ----------------------------------------------------------------------------------
 
     async def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:  # noqa: ARG002, ASYNC109 - psycopg's signature
-        """Run an operation of psycopg, which calls this."""
+        """Run an operation; psycopg calls this."""
         try:
             return await self._drive(gen)
         except Exception:
             raise
         except BaseException:
-            # Cancelled, or a KeyboardInterrupt, which may have come anywhere.
+            # Cancelled, or a KeyboardInterrupt, which may have been raised anywhere.
             gen.close()
             await self._stop()  # noqa: ASYNC102 - shielded, with a deadline, inside
             raise
@@ -345,7 +334,10 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             return cast("T", done.value)
 
     async def _stop(self) -> None:
-        """Have the server stop what runs, and read what it still sends; or else drop the connection."""
+        """Have the server stop what runs, and read what it still sends; or else drop the connection.
+
+        Raises nothing but KeyboardInterrupt: an error must not take the place of the cancellation.
+        """
         if self.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
             return
         try:
@@ -355,8 +347,15 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
                 await self._ask_to_stop()
                 await self._drive(generators.execute(self.pgconn))
                 self._has_posted = False
-        except (psycopg.Error, trio.ClosedResourceError) as exc:
-            _logger.debug("%s: a statement could not be stopped: %s", self._label, exc)
+        except Exception as exc:
+            is_expected = isinstance(exc, (psycopg.Error, trio.ClosedResourceError))
+            _logger.log(
+                logging.DEBUG if is_expected else logging.WARNING,
+                "%s: a statement could not be stopped: %s",
+                self.label,
+                exc,
+                exc_info=not is_expected,
+            )
         finally:
             if self.pgconn.transaction_status in (
                 pq.TransactionStatus.ACTIVE,
@@ -373,16 +372,15 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         request = self.pgconn.cancel_conn()
         try:
             request.start()
-            # If it fails the statement runs on, and waiting for its end has a deadline.
+            # If it fails the statement goes on, and waiting for its end has a deadline.
             await _poll(request.poll, lambda: request.socket)
         finally:
             request.finish()
 
     async def wait_notified(self) -> None:
-        """Wait for a notification that this has not returned for. Cancelled, none is missed.
+        """Wait for a notification that was not waited for yet. Cancelled, none is missed.
 
-        Raises:
-          StoreError: the connection was lost, and is dropped.
+        Raises StoreError if the connection was lost; it is dropped.
         """
         try:
             while self.pgconn.notifies() is None:
@@ -392,7 +390,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
                 pass
         except (psycopg.Error, trio.ClosedResourceError) as exc:
             self.drop()
-            raise StoreError(f"{self._label}: the connection was lost: {first_line(exc)}") from exc
+            raise StoreError(f"{self.label}: the connection was lost: {first_line(exc)}") from exc
 
 
 async def _finish_connecting(pgconn: pq.abc.PGconn) -> None:
@@ -402,8 +400,8 @@ async def _finish_connecting(pgconn: pq.abc.PGconn) -> None:
 
 
 async def _poll(poll: Callable[[], pq.PollingStatus | int], socket: Callable[[], int]) -> bool:
-    """Poll, and wait for what that says, as libpq's manual has it. Returns whether it worked."""
-    while True:  # noqa: ASYNC913 - each turn but the last waits
+    """Poll, and wait for what that says, as in libpq's manual. Returns whether it worked."""
+    while True:  # noqa: ASYNC913 - each round but the last waits
         status = poll()
         if status == pq.PollingStatus.READING:
             await trio.lowlevel.wait_readable(socket())
@@ -439,7 +437,7 @@ async def wait_either(descriptor: int) -> Ready:
             nursery.start_soon(wait, trio.lowlevel.wait_readable, Ready.R)
             nursery.start_soon(wait, trio.lowlevel.wait_writable, Ready.W)
     except BaseExceptionGroup as group:
-        # That there is a nursery is an internal matter. A cancellation or a KeyboardInterrupt goes before a
+        # The nursery is an internal matter. A cancellation or a KeyboardInterrupt matters more than a
         # connection that was closed.
         failure = min(group.exceptions, key=lambda exc: isinstance(exc, Exception))
     try:

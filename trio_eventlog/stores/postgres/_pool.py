@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, TypeVar
 
+import attrs
 import psycopg
 import trio
 
@@ -14,7 +15,8 @@ from trio_eventlog._model._errors import StoreError
 from trio_eventlog.stores._common._closing import OwningProcess, closed_error
 from trio_eventlog.stores.postgres._appender import Appender
 from trio_eventlog.stores.postgres._connection import TrioConnection, store_error
-from trio_eventlog.stores.postgres._schema import Names, is_initialized
+from trio_eventlog.stores.postgres._names import Names
+from trio_eventlog.stores.postgres._schema import is_initialized
 from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
@@ -23,7 +25,7 @@ _READ_ONLY: Final = {"default_transaction_read_only": "on"}
 
 
 class Pool:
-    """The connections of a store but that of its appender; made by :func:`open_connections`."""
+    """The connections of a store, except that of its appender; made by :func:`open_connections`."""
 
     def __init__(self, target: Target, max_readers: int) -> None:
         self.label: Final = target.label
@@ -35,30 +37,21 @@ class Pool:
         self._closed = False
 
     def check_open(self) -> None:
-        """Check that the store may be used.
-
-        Raises:
-          StoreUnusable: it may not.
-        """
+        """Check that the store may be used; StoreUnusable if not."""
         self.process.check(self.label)
         if self._closed:
             raise closed_error(self.label)
 
     async def require_open(self) -> None:
-        """The same, and a checkpoint if it raises: a call on an open store has checkpoints of its own."""
+        """The same, and a checkpoint if it raises: what follows in an open store is one."""
         if self._closed or not self.process.is_current():
             await trio.lowlevel.checkpoint()
             self.check_open()
 
     @trio.lowlevel.enable_ki_protection  # between taking a slot or a connection and giving it back
     async def read(self, work: Callable[[TrioConnection], Awaitable[T]], *, opening: bool = False) -> T:
-        """Do something on a connection for reading, once one is free.
-
-        A checkpoint.
-
-        Raises:
-          StoreError: what the server reported, or that the connection was lost.
-        """
+        """Run ``work`` on a connection for reading, once one is free. A checkpoint."""
+        await self.require_open()
         async with self._slots:
             with self._errors(opening=opening):
                 connection = await self._take()
@@ -82,7 +75,7 @@ class Pool:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable():
-                # Without a checkpoint: a connection that is neither idle nor in use would never be closed.
+                # No checkpoint here: a connection that is neither idle nor in use would never be closed.
                 return connection
             self.close(connection)
         return await self._connect(_READ_ONLY)
@@ -102,21 +95,17 @@ class Pool:
             self._idle.append(connection)
 
     def close(self, connection: TrioConnection) -> None:
-        """Close a connection."""
         self._open.discard(connection)
         connection.drop()
 
     @ki_protected
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[TrioConnection]:
-        """A connection that may write, apart from all others, for the length of the block.
+        """A separate connection that may write, for the length of the block.
 
-        For what a person asks for, or what runs now and then: what an operator must fix first is said at
-        once, as on opening.
-
-        Raises:
-          StoreError: it cannot be made, or is lost; or what the server reported.
+        For what is run by hand or now and then: what an operator must fix is a StoreUnusable, as on opening.
         """
+        await self.require_open()
         with self._errors(opening=True):
             connection = await self._connect({})
             try:
@@ -126,20 +115,15 @@ class Pool:
 
     async def open_watch(self, channel: bytes) -> Watch:
         """A watch that listens to a channel."""
-        watch = Watch(self, channel)
-        await watch.listen()
-        return watch
+        return Watch(self, channel, await self.listen(channel))
 
     async def listen(self, channel: bytes) -> TrioConnection:
-        """A connection that listens to a channel; the caller closes it.
-
-        Raises:
-          StoreError: as :meth:`read`.
-        """
+        """A connection that listens to a channel; the caller closes it."""
+        await self.require_open()
         with self._errors(opening=False):
             connection = await self._connect(_READ_ONLY)
             try:
-                # Our own digits and letters.
+                # It consists of letters and digits.
                 await connection.run(b'listen "' + channel + b'"')
             except BaseException:
                 self.close(connection)
@@ -147,39 +131,28 @@ class Pool:
             return connection
 
     def close_all(self) -> None:
-        """Close all connections; those that are in use, too."""
+        """Close all connections, even those in use."""
         self._closed = True
         for connection in tuple(self._open):
             self.close(connection)
 
 
+@attrs.define(eq=False)
 class Watch:
     """See :meth:`PostgresStore.watch_changes`."""
 
-    def __init__(self, pool: Pool, channel: bytes) -> None:
-        self._pool = pool
-        self._channel = channel
-        self._connection: TrioConnection | None = None
-
-    async def listen(self) -> None:
-        """Begin to listen."""
-        self._connection = await self._pool.listen(self._channel)
+    _pool: Pool
+    _channel: bytes
+    _connection: TrioConnection | None
 
     @trio.lowlevel.enable_ki_protection  # between making a connection and keeping it
     async def wait(self) -> None:
-        """Wait until the log may have changed since this returned last, or since the watch began.
-
-        A checkpoint. Cancelled, no change is missed.
-
-        Raises:
-          StoreError: the connection was lost, or could not be made again yet.
-          StoreUnusable: the store is closed.
-        """
+        """See :meth:`trio_eventlog.abc.ChangeWatch.wait`."""
         await trio.lowlevel.checkpoint()
         self._pool.check_open()
         if self._connection is None:
-            await self.listen()
-            # What changed meanwhile was not notified.
+            self._connection = await self._pool.listen(self._channel)
+            # What changed in the meantime was not notified.
             return
         try:
             await self._connection.wait_notified()
@@ -199,21 +172,19 @@ class Watch:
 async def open_connections(
     conninfo: str, names: Names, *, readers: int, log: str | None = None, partitions: int = 0
 ) -> AsyncIterator[tuple[Pool, Appender | None]]:
-    """The connections of a store for the length of the block; with an appender for ``log``, if one is named.
+    """The connections of a store for the length of the block, with an appender for ``log`` if it is given.
 
-    Raises:
-      ValueError: ``conninfo`` cannot be read.
-      StoreError: the database cannot be opened; see :meth:`PostgresStore.open`.
+    Raises ValueError if ``conninfo`` cannot be read, and as :meth:`PostgresStore.open`.
     """
-    target = Target(conninfo, writes=log is not None)
+    target = Target(conninfo, names, writes=log is not None)
     pool = Pool(target, readers)
-    appender = None if log is None else Appender(target, names, log)
+    appender = None if log is None else Appender(target, log)
     try:
         if appender is not None:
             await appender.open(partitions)
         else:
-            # A server that cannot be reached, and tables of another program, show now.
-            await pool.read(lambda connection: is_initialized(connection, names, pool.label), opening=True)
+            # A server that cannot be reached, or tables of another program, are reported now.
+            await pool.read(is_initialized, opening=True)
         yield pool, appender
     finally:
         # In a forked child, the connections are the parent's.

@@ -1,4 +1,4 @@
-"""Events as rows of the table, and back. Knows no database.
+"""Events as rows of the table, and back. Independent of the driver.
 
 Strings are ``bytea``, in UTF-8: PostgreSQL's own ``text`` cannot hold NUL, and what it can hold depends on
 the encoding of the database. For the same reason, and because ``jsonb`` rounds numbers, a payload is kept as
@@ -30,13 +30,13 @@ MAX_EVENT_BYTES: Final = 64 * 1024 * 1024
 """Of all strings and the payload of an event together."""
 
 MAX_CHUNK_BYTES: Final = 16 * 1024 * 1024
-"""Of the events of one statement, unless a single one is larger. Sending them takes milliseconds."""
+"""Of the events of one statement, unless a single one is larger. Sending that takes milliseconds."""
 
 _KEY_BYTES: Final = 1024
 _KEY_PREFIX_BYTES: Final = 992
 
 _STRINGS_AT: Final = 3
-"""Where in a stored row the columns of bytes begin."""
+"""Index of the first column of bytes in a stored row."""
 
 StoredRow: TypeAlias = tuple[int | bytes | None, ...]
 """The columns of an event as :data:`COLUMNS` lists them."""
@@ -62,7 +62,7 @@ class ByteaArray(list[bytes | None]):
 
 
 def key_of(text: bytes) -> bytes:
-    """What is in an index for a string; see the top of this module."""
+    """The key of a string; see the top of this module."""
     if len(text) < _KEY_BYTES:
         return text
     return text[:_KEY_PREFIX_BYTES] + hashlib.sha256(text).digest()
@@ -87,27 +87,25 @@ _decode_long: Final = msgspec.json.Decoder(_Long).decode
 
 def row_of(event: PersistedEvent) -> StoredRow:
     """The row of a sealed event."""
-    columns = columns_of(event)
-    event_id = columns.id.encode()
-    event_type = columns.event_type.encode()
-    member_id = None if columns.member_id is None else columns.member_id.encode()
+    seq, id_text, timestamp_ms, kind, actor, type_text, member_text, *scope_texts, payload = columns_of(event)
+    event_id, event_type = id_text.encode(), type_text.encode()
+    member_id = None if member_text is None else member_text.encode()
     long: bytes | None = None
     if max(len(event_id), len(event_type), len(member_id or b"")) >= _KEY_BYTES:
         long = _encode_long(
             _Long(
-                id=columns.id if is_cut(event_id) else None,
-                event_type=columns.event_type if is_cut(event_type) else None,
-                member_id=columns.member_id if is_cut(member_id or b"") else None,
+                id=id_text if is_cut(event_id) else None,
+                event_type=type_text if is_cut(event_type) else None,
+                member_id=member_text if is_cut(member_id or b"") else None,
             )
         )
         event_id, event_type = key_of(event_id), key_of(event_type)
         member_id = None if member_id is None else key_of(member_id)
-    scopes = (
-        None if text is None else key_of(text.encode())
-        for text in (columns.identity, columns.mob_id, columns.run_id, columns.step_id)
-    )
-    head = (columns.seq, columns.timestamp_ms, columns.kind, event_id, columns.actor.encode(), event_type)
-    return (*head, member_id, *scopes, columns.payload, long)
+    scopes = [None if text is None else key_of(text.encode()) for text in scope_texts]
+    if isinstance(payload, str):
+        payload = payload.encode()
+    head = (seq, timestamp_ms, kind, event_id, actor.encode(), event_type, member_id)
+    return (*head, *scopes, payload, long)
 
 
 def size_of(row: StoredRow) -> int:
@@ -116,11 +114,7 @@ def size_of(row: StoredRow) -> int:
 
 
 def whole_text(column: str, key: bytes, long: bytes | None) -> str:
-    """The string for which a key stands.
-
-    Raises:
-      ValueError: the row is damaged.
-    """
+    """The string of a key; ValueError if the row is damaged."""
     if not is_cut(key):
         return key.decode()
     found: str | None = None if long is None else getattr(_decode_long(long), column)
@@ -130,11 +124,7 @@ def whole_text(column: str, key: bytes, long: bytes | None) -> str:
 
 
 def event_of(row: Row) -> PersistedEvent:
-    """The event of a row; its payload stays JSON until it is read.
-
-    Raises:
-      ValueError: the row is damaged.
-    """
+    """The event of a row; its payload stays JSON until it is read. ValueError if the row is damaged."""
     seq, timestamp_ms, kind, event_id, actor, event_type, member_id, payload, long = row
     return event_of_columns(
         (
@@ -169,10 +159,9 @@ class Chunk:
 
 
 async def encoded_chunks(events: Sequence[PersistedEvent]) -> list[Chunk]:
-    """A batch as rows, without the repeats in it. A checkpoint as often as it takes not to block the loop.
+    """A batch as rows, without the repeats in it. Never blocks the loop for long.
 
-    Raises:
-      EventRejected: events are too large. Names all of them.
+    Raises EventRejected for all events that are too large.
     """
     seen: set[str] = set()
     too_large: list[PersistedEvent] = []
@@ -180,7 +169,7 @@ async def encoded_chunks(events: Sequence[PersistedEvent]) -> list[Chunk]:
     time_slice = TimeSlice()
     for event in events:
         await time_slice.checkpoint_if_over()
-        # The first one wins, and PostgreSQL promises no order in which it inserts them.
+        # The first one wins, and PostgreSQL does not promise to insert them in order.
         if event.id in seen:
             continue
         seen.add(event.id)

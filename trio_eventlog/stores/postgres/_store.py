@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
+from trio_eventlog._numbers import check_integer
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -28,8 +30,8 @@ from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres import _select as queries
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._reader import LogReader
-from trio_eventlog.stores.postgres._schema import Names
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -71,9 +73,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
     """
 
     lock_timeout: Final[float] = LOCK_TIMEOUT
-    """Seconds within which the lock of a dead appender is free. If its process was killed that takes
-    milliseconds, or about a second if one of its statements was waiting; if its host or the network has
-    vanished, it takes until the server notices."""
+    """Seconds until the lock of a dead appender is free. If its process was killed that takes milliseconds,
+    or about a second if a statement was waiting; if its host or the network has vanished, it takes until the
+    server notices."""
 
     log_id: Final[str | None]
     """Identifies this log among all others, in this database and elsewhere; None in a read-only store."""
@@ -157,7 +159,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         async with driver.open_connections(
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
         ) as (pool, appender):
-            found = {} if appender is not None else await _find_logs(pool, names, [log])
+            found = {} if appender is not None else await _find_logs(pool, [log])
             reader = LogReader(pool, names, log, found.get(log, 0), appender)
             yield PostgresStore._create(reader, appender, notify=notify)
 
@@ -173,7 +175,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[dict[str, PostgresStore]]:
         """Open logs of one schema for reading, for the length of an ``async with`` block.
 
-        However many they are, they share up to ``readers`` connections. For
+        They share up to ``readers`` connections, however many they are. For
         :func:`trio_eventlog.reading.merge_events`, for example. Entering and leaving are as with
         :meth:`open`.
 
@@ -191,8 +193,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         driver = await _load_driver()
         async with driver.open_connections(conninfo, names, readers=readers) as (pool, _):
             if wanted is None:
-                wanted = await _log_names(pool, names)
-            found = await _find_logs(pool, names, wanted)
+                wanted = await pool.read(tables.log_names)
+            found = await _find_logs(pool, wanted)
             readings = (LogReader(pool, names, name, found[name]) for name in wanted)
             yield {reader.log: PostgresStore._create(reader, None, notify=False) for reader in readings}
 
@@ -211,7 +213,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
             or another one has its name; or the tables are not those that were made.
         """
         appender = await self._require_appender()
-        # The append itself is a checkpoint.
         batch = await sealed_batch(events)
         if not batch:
             await trio.lowlevel.checkpoint()
@@ -231,7 +232,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; the log is gone; or the tables are damaged, or not those that
             were made.
         """
-        await self._pool.require_open()
         found, _ = await self._reader.select(queries.select(query, self._reader.number))
         return found
 
@@ -241,7 +241,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         The server sends at most that many bytes and one more event.
         """
         check_max_bytes(max_bytes)
-        await self._pool.require_open()
         plan = queries.select_page(query, self._reader.number, max_bytes)
         found, is_cut = await self._reader.select(plan)
         return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
@@ -254,9 +253,9 @@ class PostgresStore(metaclass=NoPublicConstructor):
         Raises:
           LogBusy: another appender has opened the log while the connection was lost.
         """
-        await self._pool.require_open()
-        run = self._pool.read if self._appender is None else self._appender.run
-        return await run(self._reader.highest_seq)
+        if self._appender is None:
+            return await self._pool.read(self._reader.highest_seq)
+        return await (await self._require_appender()).run(self._reader.highest_seq)
 
     async def sync(self) -> None:
         """See :meth:`trio_eventlog.abc.SyncableStore.sync`.
@@ -272,7 +271,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
     async def pruned_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.PrunedStore.pruned_seq`."""
-        await self._pool.require_open()
         return await self._pool.read(self._reader.pruned_seq)
 
     async def _require_appender(self) -> Appender:
@@ -292,7 +290,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ``wait`` raises :class:`StoreError`; the next call makes a new one, and returns once, since it may
         have missed something.
         """
-        await self._pool.require_open()
         watch = await self._pool.open_watch(self._channel)
         try:
             yield watch
@@ -305,8 +302,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ``size_bytes`` is that of all tables and indexes of the schema.
         """
         top = checked_top(top)
-        await self._pool.require_open()
-        return await self._pool.read(lambda connection: self._reader.describe(connection, top))
+        return await self._pool.read(partial(self._reader.describe, top=top))
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
@@ -316,7 +312,6 @@ class PostgresStore(metaclass=NoPublicConstructor):
         Includes that no index is missing or invalid, and that no log of the schema has lost its name.
         PostgreSQL's own structures are not checked: ``pg_amcheck`` does that.
         """
-        await self._pool.require_open()
         return await self._reader.verify(most_findings, on_progress)
 
     async def prune(
@@ -334,13 +329,11 @@ class PostgresStore(metaclass=NoPublicConstructor):
         PostgreSQL's autovacuum has run.
         """
         check_prune(before_ms, keep)
-        await self._pool.require_open()
         return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
-        await self._pool.require_open()
-        return await _log_names(self._pool, self._reader.names)
+        return await self._pool.read(tables.log_names)
 
     @staticmethod
     async def logs(conninfo: str = "", *, schema: str = DEFAULT_SCHEMA) -> list[str]:
@@ -355,19 +348,14 @@ class PostgresStore(metaclass=NoPublicConstructor):
         names = _checked(conninfo, "default", schema, 1, 0)
         driver = await _load_driver()
         async with driver.open_connections(conninfo, names, readers=1) as (pool, _):
-            return await _log_names(pool, names)
+            found: list[str] = await pool.read(tables.log_names)
+            return found
 
 
-async def _log_names(pool: Pool, names: Names) -> list[str]:
-    return await pool.read(lambda connection: tables.log_names(connection, names, pool.label))
-
-
-async def _find_logs(pool: Pool, names: Names, logs: Sequence[str]) -> dict[str, int]:
+async def _find_logs(pool: Pool, logs: Sequence[str]) -> dict[str, int]:
     if not logs:
         return {}
-    return await pool.read(
-        lambda connection: tables.find_readable_logs(connection, names, logs, pool.label), opening=True
-    )
+    return await pool.read(partial(tables.find_readable_logs, logs=logs), opening=True)
 
 
 # --- the driver -----------------------------------------------------------------------------------
@@ -376,7 +364,7 @@ async def _find_logs(pool: Pool, names: Names, logs: Sequence[str]) -> dict[str,
 async def _load_driver() -> ModuleType:
     """The module that needs the driver. A checkpoint."""
     try:
-        # Importing psycopg takes more than the 100 ms for which the loop may stand still.
+        # Importing psycopg takes more than the 100 ms for which the event loop may be blocked.
         return await trio.to_thread.run_sync(
             importlib.import_module,
             "trio_eventlog.stores.postgres._pool",
@@ -385,7 +373,7 @@ async def _load_driver() -> ModuleType:
     except ImportError as exc:
         raise StoreUnusable(f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})") from exc
     except RuntimeError as exc:
-        # There is no thread to be had.
+        # No thread can be started.
         raise StoreError(f"PostgresStore: {exc}") from exc
 
 
@@ -401,12 +389,6 @@ def _checked(conninfo: object, log: str, schema_name: str, readers: object, part
         raise ValueError(
             f"schema: PostgreSQL does not take {schema_name!a}: no name begins with pg_, or has NUL in it"
         )
-    for name, value, least, most in (
-        ("readers", readers, 1, _MAX_READERS),
-        ("partitions", partitions, 0, _MAX_PARTITIONS),
-    ):
-        if type(value) is not int:
-            raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-        if not least <= value <= most:
-            raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+    check_integer("readers", readers, 1, _MAX_READERS)
+    check_integer("partitions", partitions, 0, _MAX_PARTITIONS)
     return Names(schema_name)

@@ -16,9 +16,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores.postgres._connection import TrioConnection, translated_errors
+from trio_eventlog.stores.postgres._names import Names
 
 MIN_SERVER_VERSION: Final = 140_000
-"""PostgreSQL 14: the first that ends a statement whose client is gone, and waits for a backend to end."""
+"""PostgreSQL 14: the first to end a statement whose client is gone, and to wait for a backend to end."""
 
 _CONNECT_TIMEOUT: Final = 30.0
 """Seconds for an address to answer, without ``connect_timeout``."""
@@ -26,14 +27,14 @@ _CONNECT_TIMEOUT: Final = 30.0
 _CONNECT_TIMEOUT_OF_SEVERAL: Final = 5.0
 """The same if there are other addresses to try."""
 
-# A host that has vanished is noticed within 15 seconds, rather than hours. Here for the server's side, so
-# that the locks of vanished clients are released.
+# A host that has vanished is noticed within 15 seconds instead of hours. This is for the server's side, which
+# then releases the locks of vanished clients.
 _SERVER_SETTINGS: Final = {
     "search_path": "pg_catalog",
     "idle_session_timeout": "0",  # the lock of a log is held by a session that may be idle for days
     "row_security": "off",  # a policy that would hide rows is an error, rather than a log that looks empty
-    # Every statement has an index that suits it. PostgreSQL reads a whole table, and starts other processes
-    # for it, where it takes a log for smaller, or an event for more frequent, than it is.
+    # Every statement has a suitable index. PostgreSQL would read a whole table, in several processes, where
+    # it assumes that a log is smaller, or an event more frequent, than it is.
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "max_parallel_workers_per_gather": "0",
@@ -45,7 +46,7 @@ _SERVER_SETTINGS: Final = {
     "client_connection_check_interval": "1s",
 }
 
-# The same for our side, for options that the caller has left open.
+# The same for this side, for options that the caller has not set.
 _CLIENT_DEFAULTS: Final = {
     "keepalives_idle": "5",
     "keepalives_interval": "2",
@@ -95,20 +96,13 @@ class _Address:
 
 
 class Target:
-    """A database, and how to connect to it.
+    """A database, and how to connect to it. ValueError if ``conninfo`` cannot be read."""
 
-    Args:
-      conninfo: where it is, as libpq takes it.
-      writes: whether the server must take writes, unless ``conninfo`` says otherwise.
-
-    Raises:
-      ValueError: ``conninfo`` cannot be read.
-    """
-
-    def __init__(self, conninfo: str, *, writes: bool) -> None:
+    def __init__(self, conninfo: str, names: Names, *, writes: bool) -> None:
+        self.names: Final = names
         self._options = _parsed(conninfo)
         if "service" in self._options:
-            # Only libpq knows what it stands for, and would block while it looks up the host.
+            # Only libpq knows what it means, and would block while it looks up the host.
             raise ValueError(
                 "conninfo: service: name it in the variable PGSERVICE, or write host, port and dbname instead"
             )
@@ -139,7 +133,7 @@ class Target:
         return f"<Target {self.label}>"
 
     async def connect(self, *, settings: dict[str, str] | None = None) -> TrioConnection:
-        """Connect to the first address that accepts.
+        """Connect to the first address that accepts, with ``settings`` for the session.
 
         The address of the last connection comes first: a reader that moves between standbys could see the log
         go back. Addresses that did not answer come last: if the caller is cancelled while it waits for one,
@@ -147,16 +141,14 @@ class Target:
 
         A checkpoint. Cancelled, there is no connection.
 
-        Args:
-          settings: of the session, in addition to those that all have.
-
         Raises:
           StoreError: no address accepts now.
-          StoreUnusable: none will. Never after a connection was made: what was right then can become right
-            again.
+          StoreUnusable: none will. Never after a connection was made: what worked then can work again.
         """
+        # libpq may fail at once, without anything to wait for.
+        await trio.lowlevel.checkpoint()
         failures: list[StoreError] = []
-        # As libpq does for this setting, which takes that it knows all addresses.
+        # As libpq does for this setting; only here are all addresses known.
         rounds = ("standby", "any") if self._session_attrs == "prefer-standby" else (self._session_attrs,)
         for session_attrs in rounds:
             for address in await self._addresses(failures):
@@ -181,6 +173,10 @@ class Target:
                 failures.append(StoreError(f"{self.label}: host {host.host!r} is not found: {exc.strerror}"))
             except trio.TooSlowError:
                 failures.append(StoreError(f"{self.label}: looking up host {host.host!r} took too long"))
+            except (UnicodeError, RuntimeError) as exc:
+                # It can never be a name; or no thread can be started now.
+                kind = StoreUnusable if isinstance(exc, UnicodeError) else StoreError
+                failures.append(kind(f"{self.label}: host {host.host!r} is not found: {exc}"))
         if self._shuffled:
             random.shuffle(found)
         if self._last in found:
@@ -193,7 +189,7 @@ class Target:
     def _patience(self, *, several: bool) -> float:
         """Seconds for an address to answer."""
         if self._timeout is not None:
-            # libpq applies the option where it does the waiting itself, which it does not here.
+            # libpq applies the option only where it waits itself, which it does not here.
             return self._timeout
         return _CONNECT_TIMEOUT_OF_SEVERAL if several else _CONNECT_TIMEOUT
 
@@ -219,7 +215,7 @@ class Target:
         options = {**self._options, **address.options(), "target_session_attrs": session_attrs}
         options.pop("load_balance_hosts", None)
         try:
-            connection = await TrioConnection.open(make_conninfo(**options), self.label)
+            connection = await TrioConnection.open(make_conninfo(**options), self.label, self.names)
         except psycopg.Error as exc:
             permanent = any(words in str(exc) for words in _PERMANENT_WORDS)
             raise (StoreUnusable if permanent else StoreError)(f"{self.label}: {exc}") from exc
@@ -237,7 +233,7 @@ class Target:
                 f"{self.label}: PostgreSQL {version // 10_000} is too old, it must be"
                 f" {MIN_SERVER_VERSION // 10_000} or newer"
             )
-        # The server's own function, whatever is in the search path until then.
+        # The server's own function, whatever the search path is until then.
         calls = ", ".join(
             f"pg_catalog.set_config(${index}, ${index + 1}, false)"
             for index in range(1, 2 * len(settings), 2)
@@ -245,7 +241,7 @@ class Target:
         parameters = [text for item in settings.items() for text in item]
         with translated_errors(self.label, opening=not self._has_worked):
             await connection.fetch(f"select {calls}".encode(), *parameters)
-            # A role that may see nothing else of that view sees its own row.
+            # Any role can see its own row of that view.
             for (started,) in await connection.fetch(_BACKEND_START):
                 connection.backend = (connection.backend[0], started)
 
@@ -254,7 +250,7 @@ def _parsed(conninfo: str) -> dict[str, str]:
     try:
         return {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
     except (psycopg.Error, UnicodeEncodeError):
-        # The message quotes what could not be read, which may be the password.
+        # libpq's message quotes what it could not read, which may be the password.
         unknown = _unknown_option(conninfo)
         raise ValueError(
             "conninfo: libpq cannot read it; write postgresql://USER:PASSWORD@HOST:PORT/DATABASE?OPTION=VALUE,"
@@ -274,12 +270,12 @@ def _unknown_option(conninfo: str) -> str | None:
 
 
 def _defaults() -> dict[str, str]:
-    """What the environment, a service named there, and libpq itself say for options that are not given."""
+    """The values of options that are not given: from the environment, a service named there, or libpq."""
     return {item.keyword.decode(): item.val.decode() for item in pq.Conninfo.get_defaults() if item.val}
 
 
 def _seconds(text: str) -> float | None:
-    """``connect_timeout`` as libpq means it: 0 and less are for ever, and at least 2. None: not given."""
+    """``connect_timeout`` as in libpq: 0 and less mean no limit, and 1 means 2. None if it is not given."""
     if not text:
         return None
     try:
@@ -290,7 +286,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _listed(options: dict[str, str]) -> list[_Address]:
-    """The addresses that lists of hosts and of ports stand for."""
+    """The addresses in lists of hosts and of ports."""
     hosts = options.get("host", "").split(",")
     addresses = options.get("hostaddr", "").split(",")
     ports = options.get("port", "").split(",")
@@ -315,7 +311,7 @@ def _is_port(text: str) -> bool:
 
 async def _resolved(place: _Address) -> list[_Address]:
     """The addresses behind a host name."""
-    # A path is the directory of a server's socket on this machine; without a host it is the default one.
+    # A path is the directory of a local server's socket; without a host it is the default one.
     if place.hostaddr or not place.host or place.host.startswith(("/", "@")):
         return [place]
     found = await trio.socket.getaddrinfo(place.host, place.port or "5432", type=socket.SOCK_STREAM)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import cast
+import time
+from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Final, cast
 
 import apsw
 
 from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._sealed import encoded_payload
+from trio_eventlog.stores._common._columns import COLUMNS, Columns, columns_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
-from trio_eventlog.stores.sqlite import _rows as rows
 from trio_eventlog.stores.sqlite import _schema as schema
-from trio_eventlog.stores.sqlite._files import Content, Place
-from trio_eventlog.stores.sqlite._layout import check_layout
-from trio_eventlog.stores.sqlite._wal import WriteAheadLog
+from trio_eventlog.stores.sqlite._files import Content, Place, WriteAheadLog
 
 
 class Appender:
     """Appends to one log, and notices when its files are not what they were.
 
-    A file can be put back to an older state at any moment, by a move over it, a copy into it, or SQLite's own
-    backup into it. So nothing is remembered about it that is not compared with it, in the transaction of each
-    append.
+    A file can be put back to an older state at any moment: moved over, copied into, or restored by SQLite's
+    own backup. So whatever is remembered about it is compared with it in the transaction of each append.
     """
 
     unique_id: str = ""
-    """What tells the log from all others; once it is prepared."""
+    """Identifies the log among all others; set by :meth:`prepare`."""
 
     def __init__(self, place: Place, lock: FileLock, log: str, synchronous: str) -> None:
         self._place = place
@@ -36,27 +37,24 @@ class Appender:
         self._synchronous = synchronous
         self._synced = survives(synchronous) == "power"
         self._content: Content | None = None
-        self._acknowledged = 0
+        self.acknowledged: int = 0
+        """The log's highest seq is at least this, unless it went back and an append has reported that."""
         self._version: int | None = None
         self._wal = WriteAheadLog(place.path)
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
-        schema.harden(db)
-        # Before anything is written.
-        schema.is_initialised(db)
-        check_layout(db)
         found = schema.prepare_writer(db, self._log, self._synchronous)
         place = self._place.check()
         self.unique_id = found.unique_id
-        self._acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
+        self.acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
         self._content = Content(self._place.path, place)
         if self._synced:
-            # Earlier processes may have left more than they synced. It passes for stored from here on.
+            # Earlier processes may have written more than they synced. It counts as stored from here on.
             self._content.sync()
 
     def end(self) -> None:
-        """Close what is open besides the connection, and let the next writer in."""
+        """Close what else is open, and let the next writer in."""
         try:
             if self._content is not None:
                 self._content.close()
@@ -67,17 +65,17 @@ class Appender:
         """The highest seq ever stored."""
         self._place.check()
         with schema.snapshot(db):
-            schema.check_layout(db, self._log)
+            schema.check_not_blank(db, self._log)
             log = schema.same_log(db, self._log, self.unique_id)
             return schema.checked_seq(db, log.number, "last", log.last_seq)
 
     def sync(self, db: apsw.Connection) -> None:
-        """See that all that was appended survives a loss of power."""
-        if (last_seq := self.last_seq(db)) < self._acknowledged:
-            # With a report of the next append: what is there is not what was appended.
-            raise StoreError(str(StoreWentBack(last_seq, self._acknowledged)))
+        """Make everything that was appended survive a loss of power."""
+        if (last_seq := self.last_seq(db)) < self.acknowledged:
+            # The next append reports it: what is there is not what was appended.
+            raise StoreError(str(StoreWentBack(last_seq, self.acknowledged)))
         cast("Content", self._content).sync()
-        # What is in a file that nobody will find again survives nothing.
+        # What is in a file that can no longer be found survives nothing.
         self._place.check()
 
     def append(self, db: apsw.Connection, events: Sequence[PersistedEvent]) -> Collection[int]:
@@ -86,8 +84,8 @@ class Appender:
         place = self._place.check()
         # Should an earlier rollback have failed, its transaction is still open.
         schema.roll_back(db)
-        if somebody_wrote := content.has_changed(place):
-            # SQLite goes by a number in shared memory, which only its own writes raise.
+        if is_changed := content.has_changed(place):
+            # Drop SQLite's cache: it relies on a number in shared memory, which only its own writes raise.
             db.execute("PRAGMA shrink_memory")
         changes = db.total_changes()
         log: schema.Log | None = None
@@ -97,21 +95,24 @@ class Appender:
             log = schema.same_log(db, self._log, self.unique_id)
             if db.data_version() != self._version:
                 # Another connection has written.
-                schema.check_layout(db, self._log)
+                schema.check_not_blank(db, self._log)
             self._check_log(db, log)
-            if somebody_wrote:
+            if is_changed:
                 schema.probe(db, log)
-            inserted = rows.insert(db, log.number, events)
+            inserted = insert(db, log.number, events)
             duplicates: Collection[int] = ()
             if inserted == len(events):
                 highest = max(event.seq for event in events)
             else:
-                held = rows.held_seqs(db, log.number, [event.id for event in events])
+                held = held_seqs(db, log.number, [event.id for event in events])
                 if not all(event.id in held for event in events):
                     raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
                 duplicates = duplicate_seqs(events, held)
                 highest = max(held.values())
-            schema.raise_last_seq(db, log, highest)
+            db.execute(
+                "UPDATE logs SET last_seq = ? WHERE log_id = ? AND last_seq < ?",
+                (highest, log.number, highest),
+            )
             db.execute("COMMIT")
         except BaseException as exc:
             schema.roll_back(db)
@@ -124,20 +125,20 @@ class Appender:
             raise
         self._version = db.data_version()
         self._wal.keep_small(db)
-        # What went into a file that nobody will find again is not stored.
+        # What went into a file that can no longer be found is not stored.
         content.note(self._place.check(), written=db.total_changes() != changes)
         if inserted < len(events) and self._synced:
-            # Whoever wrote the others may not have synced them, and SQLite syncs nothing if nothing is new.
+            # Another process may have written the others without a sync, and SQLite syncs only what is new.
             content.sync()
             self._place.check()
-        self._acknowledged = max(self._acknowledged, highest)
+        self.acknowledged = max(self.acknowledged, highest)
         return duplicates
 
     def _check_log(self, db: apsw.Connection, log: schema.Log) -> None:
         last_seq = schema.checked_seq(db, log.number, "last", log.last_seq)
-        acknowledged, self._acknowledged = self._acknowledged, last_seq
-        if last_seq < acknowledged:
-            raise StoreWentBack(last_seq, acknowledged)
+        if last_seq < self.acknowledged:
+            raise StoreWentBack(last_seq, self.acknowledged)
+        self.acknowledged = last_seq
 
 
 def survives(synchronous: str) -> str:
@@ -148,8 +149,8 @@ def survives(synchronous: str) -> str:
 def _raise_conflict(
     db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
 ) -> None:
-    seqs = new_seqs(events, rows.held_seqs(db, log_id, [event.id for event in events]))
-    conflicts = conflicting_seqs(seqs, rows.taken_seqs(db, log_id, seqs))
+    seqs = new_seqs(events, held_seqs(db, log_id, [event.id for event in events]))
+    conflicts = conflicting_seqs(seqs, taken_seqs(db, log_id, seqs))
     if conflicts:
         raise SequenceConflict(conflicts) from exc
 
@@ -165,7 +166,7 @@ def _raise_rejected(
     try:
         for event in events:
             try:
-                rows.insert(db, log_id, [event])
+                insert(db, log_id, [event])
             except apsw.TooBigError:
                 too_big.append(event)
             except apsw.ConstraintError:
@@ -175,3 +176,93 @@ def _raise_rejected(
         schema.roll_back(db)
     if too_big:
         raise EventRejected(too_big, "larger than SQLite can hold") from exc
+
+
+# --- events as rows --------------------------------------------------------------------------------
+
+
+def row_of(event: PersistedEvent) -> Columns:
+    """The row of a sealed event, in the order of the table's columns."""
+    columns = columns_of(event)
+    payload = columns[-1]
+    # As text. It comes last: SQLite reaches what is behind a long value only by walking through it.
+    return (*columns[:-1], payload.decode()) if isinstance(payload, bytes) else columns
+
+
+# Few large statements: each waits for the interpreter, which in a busy program takes longer than the insert.
+# SQLite takes 32,766 values, which is 2,730 rows; its driver caches compiled statements only below 16 KB of
+# text, which is 630 rows, so there are few sizes below that, too.
+_CHUNKS: Final = (2048, 512, 64, 8, 1)
+
+# While values are bound to a statement, no other thread runs Python.
+_CHUNK_BYTES: Final = 1024 * 1024
+
+
+def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -> int:
+    """Insert sealed events except those whose id is held; within a transaction. Returns how many went in.
+
+    Raises apsw.ConstraintError if an event with a new id has a seq that is taken; the transaction must be
+    rolled back then.
+    """
+    before = db.total_changes()
+    for chunk in _chunks(events):
+        # Making rows and binding them each keep the event loop waiting for a millisecond or more. It must not
+        # wait for both at once, nor for the rows of more than one statement.
+        rows = [row_of(event) for event in chunk]
+        time.sleep(0)
+        insert_rows(db, log_id, rows)
+    return db.total_changes() - before
+
+
+def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Columns]) -> None:
+    """Insert the rows of at most 2,048 events in one statement."""
+    bindings: list[str | int | bytes | None] = []
+    for row in rows:
+        bindings += row
+    db.execute(_insert_sql(log_id, len(rows)), bindings)
+
+
+def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEvent]]:
+    # Payloads are what is long.
+    ends = [0, *accumulate(len(encoded_payload(event.event)) for event in events)]
+    start = 0
+    while start < len(events):
+        size = next(
+            size
+            for size in _CHUNKS
+            if size == 1 or (start + size <= len(events) and ends[start + size] - ends[start] <= _CHUNK_BYTES)
+        )
+        yield events[start : start + size]
+        start += size
+
+
+@lru_cache(maxsize=64)
+def _insert_sql(log_id: int, size: int) -> str:
+    row = f"({','.join('?' * len(COLUMNS))})"
+    # The conflict target matters: a known id is skipped, a taken seq under a new id is an error.
+    return (
+        f"INSERT INTO {schema.table_of(log_id)} VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no values
+    )
+
+
+_LOOKUP: Final = 512
+
+
+def held_seqs(db: apsw.Connection, log_id: int, ids: Sequence[str]) -> dict[str, int]:
+    """Those of ``ids`` that are held, with their seqs."""
+    return dict(_look_up(db, log_id, "id", ids))
+
+
+def taken_seqs(db: apsw.Connection, log_id: int, seqs: Sequence[int]) -> set[int]:
+    """Those of ``seqs`` that are held."""
+    return {seq for _, seq in _look_up(db, log_id, "seq", seqs)}
+
+
+def _look_up(
+    db: apsw.Connection, log_id: int, column: str, values: Sequence[str] | Sequence[int]
+) -> Iterator[tuple[Any, Any]]:
+    for start in range(0, len(values), _LOOKUP):
+        some = values[start : start + _LOOKUP]
+        marks = ",".join("?" * len(some))
+        sql = f"SELECT id, seq FROM {schema.table_of(log_id)} WHERE {column} IN ({marks})"  # noqa: S608 - no values
+        yield from db.execute(sql, some)

@@ -1,47 +1,37 @@
-"""What a store reads, in the thread of a connection."""
+"""What a store reads, checks and prunes, in the thread of a connection."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
 import apsw
 import attrs
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import StoreUnusable
-from trio_eventlog.stores._common._prune import PrunePlan, PruneProgress
+from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._payload import SCOPES
+from trio_eventlog._model._reports import StoreDescription
+from trio_eventlog.stores._common._columns import event_of
+from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan, PruneProgress
+from trio_eventlog.stores._common._verify import Verifier, problem_of_row
 from trio_eventlog.stores.sqlite import _files as files
-from trio_eventlog.stores.sqlite import _maintenance as maintenance
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
-from trio_eventlog.stores.sqlite._layout import check_layout
-from trio_eventlog.stores.sqlite._wal import WriteAheadLog
 
 T = TypeVar("T")
 
 
-def prepare_reader(db: apsw.Connection) -> None:
-    """Make a connection ready for reading.
-
-    Raises:
-      StoreUnusable: the database is not one of this library.
-    """
-    schema.harden(db)
-    schema.is_initialised(db)
-    check_layout(db)
-
-
 @attrs.define(eq=False)
 class LogReader:
-    """Reads one log. Checks each time that it still is that log, in the file that was opened."""
+    """Reads one log. Checks each time that it is still that log, in the file that was opened."""
 
     place: files.Place
     log: str
     unique_id: str
     has_writer: bool
-    """Whether the same store writes to the log. Then the writer checks its files, and what it has stored may
-    be read to the end."""
+    """Whether the store also writes to the log. Then its writer checks the files, and everything that it has
+    stored may be read."""
 
     _version: int | None = None
 
@@ -52,7 +42,7 @@ class LogReader:
             version = db.data_version()
             if version != self._version:
                 # Another connection has written.
-                schema.check_layout(db, self.log)
+                schema.check_not_blank(db, self.log)
                 self._version = version
             result = job(db, log.number)
         self._check_place(db)
@@ -79,35 +69,184 @@ class LogReader:
     def describe(self, db: apsw.Connection, log_id: int, top: int) -> StoreDescription:
         """See :meth:`SqliteStore.describe`."""
         path = self.place.path
-        wal_bytes = WriteAheadLog(path).size_bytes()
+        wal_bytes = files.size_of(f"{path}-wal")
         return queries.describe(db, log_id, top, files.size_of(path) + wal_bytes, wal_bytes)
 
-    def plan_prune(
-        self, db: apsw.Connection, log_id: int, before_ms: int | None, keep: int | None
-    ) -> tuple[PrunePlan, int]:
-        """What is to go, and how many events that are."""
-        # In a writer, too: the connection that prunes goes by the name of the file.
-        self.place.check(side_files=False)
-        return maintenance.plan_prune(db, log_id, before_ms, keep)
+
+# --- verify ---------------------------------------------------------------------------------------
+
+_PAGE_SIZE: Final = 1000
+"""Events to check in one job; about 50 ms."""
+
+# As bytes: in a damaged file it may not be text.
+_COLUMNS: Final = ", ".join(
+    ["seq", "timestamp_ms", "kind"]
+    + [f"CAST({name} AS BLOB)" for name in ("id", "actor", "event_type", "member_id", "payload", *SCOPES)]
+)
+
+_INDEXED: Final = ("id", "event_type", "timestamp_ms", "member_id", *SCOPES)
 
 
-@attrs.frozen(eq=False)
-class Pruner:
-    """Deletes events, in the thread of a connection of its own."""
+@attrs.frozen
+class LogCheck:
+    """The checks of one log, each for a job of its own; what they find is in ``verifier``."""
 
-    reader: LogReader
-    plan: PrunePlan
-    progress: PruneProgress
-    _wal: WriteAheadLog = attrs.field(
-        init=False,
-        default=attrs.Factory(lambda self: WriteAheadLog(self.reader.place.path), takes_self=True),
-    )
+    verifier: Verifier
 
-    def prune_some(self, db: apsw.Connection) -> int:
-        """One transaction. Returns how many events went; 0 when none is left."""
-        self.reader.place.check(side_files=False)
-        some = maintenance.prune_some(db, self.reader.log, self.reader.unique_id, self.plan)
-        # Here, since the caller may be gone.
-        self.progress.add(some)
-        self._wal.keep_small(db)
-        return some
+    def _guarded(self, what: Callable[[], str], work: Callable[[], None]) -> bool:
+        """Whether ``work`` came to its end."""
+        try:
+            work()
+        except (apsw.CorruptError, apsw.SQLError, apsw.NotADBError, UnicodeDecodeError) as exc:
+            self.verifier.add_problem(f"{what()}: {exc}")
+            return False
+        return True
+
+    def check_structure(self, db: apsw.Connection, log_id: int) -> bool:
+        """SQLite's own check: pages, types, each index against its table. Returns whether there is a log."""
+        self._guarded(lambda: "logs", lambda: self._check_registry(db))
+        table = schema.table_of(log_id)
+        is_there = self._guarded(lambda: table, lambda: self._check_layout(db, table))
+        if is_there:
+            self._guarded(lambda: table, lambda: self._check_table(db, table))
+        return is_there
+
+    def _check_registry(self, db: apsw.Connection) -> None:
+        self._check_table(db, "logs")
+        # Otherwise a log whose row is gone would look as if it had never been there.
+        for table in schema.orphaned_tables(db):
+            self.verifier.add_problem(f"{table}: the log that it belongs to is gone")
+
+    def _check_layout(self, db: apsw.Connection, table: str) -> None:
+        if not db.table_exists("main", table):
+            raise apsw.CorruptError("the table is missing")
+        unique = dict(db.execute('SELECT name, "unique" FROM pragma_index_list(?)', (table,)))
+        for column in _INDEXED:
+            index = f"{table}_{column}"
+            if index not in unique:
+                self.verifier.add_problem(f"{index}: the index is missing")
+            elif column == "id" and not unique[index]:
+                self.verifier.add_problem(f"{index}: the index lets an id stand twice")
+
+    def _check_table(self, db: apsw.Connection, table: str) -> None:
+        for (line,) in db.execute(f"PRAGMA integrity_check('{table}')"):
+            if line != "ok":
+                self.verifier.add_problem(" ".join(str(line).split()))
+
+    def check_page(self, db: apsw.Connection, log_id: int) -> int | None:
+        """Check the next events. Returns the last seq that was checked, None at the end."""
+        gaps = self.verifier.gaps
+        before = gaps.last_seq
+        # There is no way past damage: the rest is only reached through the page that is damaged.
+        is_whole = self._guarded(
+            lambda: f"events after seq {gaps.last_seq}",
+            lambda: self._check_page(db, schema.table_of(log_id)),
+        )
+        return gaps.last_seq if is_whole and gaps.last_seq != before else None
+
+    def _check_page(self, db: apsw.Connection, table: str) -> None:
+        # Not from 0 on: the seq itself may be wrong. This is the lowest integer.
+        after = -(2**63) if self.verifier.gaps.last_seq is None else self.verifier.gaps.last_seq
+        sql = f"SELECT {_COLUMNS} FROM {table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE_SIZE}"  # noqa: S608 - no values
+        for row in db.execute(sql, (after,)):
+            self._check_row(row)
+
+    def _check_row(self, row: Any) -> None:
+        seq = row[0]
+        previous = self.verifier.gaps.last_seq
+        if previous is not None and seq <= previous:
+            self.verifier.add_problem(f"comes after seq {previous}", seq)
+        self.verifier.add_event(seq, _problem(row))
+
+    def check_end(self, db: apsw.Connection, log_id: int) -> None:
+        """Check that each id is there once, and that the row of the log agrees with its events."""
+        self._guarded(lambda: "ids", lambda: self._check_ids(db, schema.table_of(log_id)))
+        self._guarded(lambda: "logs", lambda: self._check_marks(db, log_id))
+
+    def _check_ids(self, db: apsw.Connection, table: str) -> None:
+        # Without their index, which may be what is damaged.
+        counts = f"SELECT CAST(id AS BLOB), count(*) AS times, max(seq) FROM {table} NOT INDEXED GROUP BY id"  # noqa: S608 - no values
+        sql = f"{counts} HAVING times > 1"
+        for event_id, times, seq in db.execute(sql):
+            # A damaged file can have NULL where the layout forbids it.
+            shown = None if event_id is None else event_id.decode(errors="backslashreplace")
+            self.verifier.add_problem(f"id {shown!a} stands {times} times", seq)
+
+    def _check_marks(self, db: apsw.Connection, log_id: int) -> None:
+        highest = schema.last_seq(db, log_id)
+        last = self.verifier.gaps.last_seq
+        # Read after the events: an append that came in between has raised it.
+        if last is not None and last > highest:
+            self.verifier.add_problem(f"the log says that its highest seq is {highest}", last)
+        pruned = schema.pruned_seq(db, log_id)
+        if not 0 <= pruned <= highest:
+            self.verifier.add_problem(
+                f"the log says that seq {pruned} was pruned, and its highest is {highest}"
+            )
+
+
+def _problem(row: Any) -> str | None:
+    """What keeps a row from being the event that was stored there."""
+    seq, timestamp_ms, kind, *raw = row
+
+    def decode() -> PersistedEvent:
+        texts: list[Any] = [None if text is None else text.decode() for text in raw[:5]]
+        event_id, actor, event_type, member_id, payload = texts
+        return event_of((seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload))
+
+    return problem_of_row(seq, kind, decode, raw[5:])
+
+
+# --- prune ----------------------------------------------------------------------------------------
+
+
+def _condition(plan: PrunePlan) -> tuple[str, tuple[int, ...]]:
+    if plan.before_ms is None:
+        return "seq <= ?", (plan.through_seq,)
+    return "timestamp_ms < ? AND seq <= ?", (plan.before_ms, plan.through_seq)
+
+
+def plan_prune(
+    db: apsw.Connection, log_id: int, place: files.Place, before_ms: int | None, keep: int | None
+) -> tuple[PrunePlan, int]:
+    """Which events are to go, and how many that are."""
+    # In a writer, too: the connection that prunes is opened by the name of the file.
+    place.check(side_files=False)
+    table = schema.table_of(log_id)
+    if keep is None:
+        through = schema.last_seq(db, log_id)
+    else:
+        sql = f"SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608 - no values
+        row = db.execute(sql, (keep,)).fetchone()
+        through = 0 if row is None else row[0]
+    plan = PrunePlan(through, before_ms)
+    where, bindings = _condition(plan)
+    (count,) = schema.first_row(db, f"SELECT count(*) FROM {table} WHERE {where}", bindings)  # noqa: S608 - no values
+    return plan, count
+
+
+def prune_some(
+    db: apsw.Connection,
+    reader: LogReader,
+    plan: PrunePlan,
+    progress: PruneProgress,
+    wal: files.WriteAheadLog,
+) -> int:
+    """Delete the oldest of them, in one transaction. Returns how many; 0 when none is left."""
+    reader.place.check(side_files=False)
+    where, bindings = _condition(plan)
+    with schema.transaction(db):
+        found = schema.same_log(db, reader.log, reader.unique_id)
+        schema.note_pruning(db)
+        table = schema.table_of(found.number)
+        some = f"SELECT seq FROM {table} WHERE {where} LIMIT {CHUNK_EVENTS}"  # noqa: S608 - no values
+        sql = f"DELETE FROM {table} WHERE seq IN ({some}) RETURNING seq"  # noqa: S608 - as above
+        gone = [seq for (seq,) in db.execute(sql, bindings)]
+        if gone:
+            db.execute(
+                "UPDATE logs SET pruned_seq = max(pruned_seq, ?) WHERE log_id = ?", (max(gone), found.number)
+            )
+    # Counted here, because the caller may have been cancelled.
+    progress.add(len(gone))
+    wal.keep_small(db)
+    return len(gone)

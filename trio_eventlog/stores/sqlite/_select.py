@@ -1,9 +1,9 @@
 """How a query becomes SQL, version 1 of the layout.
 
-Of the filters that a query has, exactly one finds the rows: the one that as a rule leaves the fewest. Its
-index is prescribed, all others are merely checked. So the plan of a query never depends on what SQLite's
-planner believes about the data; left alone, it reads a whole log from the start for "everything since
-yesterday". Statements contain names from this library alone; every value is a parameter.
+Exactly one of a query's filters finds the rows: the one that usually leaves the fewest. Its index is
+prescribed, all other filters are merely checked. So the plan never depends on what SQLite's planner assumes
+about the data; on its own, it reads a whole log from the start for "everything since yesterday". Statements
+contain only names from this library; every value is a parameter.
 """
 
 from __future__ import annotations
@@ -11,43 +11,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, cast
 
 import apsw
 import attrs
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
-from trio_eventlog.stores._common._bounds import Bounds
+from trio_eventlog.stores._common._bounds import EQUALITIES, EVENT_OVERHEAD, MAX_MERGED_TYPES, Bounds
 from trio_eventlog.stores._common._columns import event_of
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
-from trio_eventlog.stores.sqlite._rows import READ
-from trio_eventlog.stores.sqlite._schema import (
-    SCHEMA_VERSION,
-    damaged,
-    first_row,
-    last_seq,
-    table_of,
-)
+from trio_eventlog.stores.sqlite._schema import SCHEMA_VERSION, damaged, first_row, last_seq, table_of
 
-_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
-"""Filters for one text."""
+READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload"
 
 _RANKS: Final = ("step_id", "run_id", "identity", "member_id", "event_types", "mob_id", "time")
-"""Which filter finds the rows, the first that is there. If none is, the log is read from ``after_seq`` on."""
+"""The first of these that a query has finds the rows. With none, the log is read from ``after_seq`` on."""
 
-_MERGED_TYPES: Final = 32
-"""Up to so many event types are read each from the index and merged; if there are more, they are checked."""
-
-_BOUND_TYPES: Final = 10_000
-"""Up to so many event types fit into a statement, which takes 32,766 parameters."""
-
-
-_OVERHEAD: Final = 100
-"""Bytes of an event beside its payload, roughly."""
+_MAX_BOUND_TYPES: Final = 10_000
+"""Event types that fit into a statement, which takes 32,766 parameters."""
 
 
 @attrs.frozen
@@ -61,7 +49,7 @@ class Select:
     """Event types to check in Python, because they do not fit into a statement."""
 
     limit: int = -1
-    """Most events to take then; -1 for all."""
+    """Maximum number of events to take then; -1 for all."""
 
 
 class _Terms:
@@ -105,13 +93,13 @@ def select(query: EventQuery, log_id: int) -> Select | None:
     if after:
         terms.add("seq > ?", after)
     _add_time(terms, bounds)
-    for name in _EQUALITIES:
+    for name in EQUALITIES:
         if name != driver and getattr(query, name) is not None:
             terms.add(f"{name} = ?", getattr(query, name))
-    unbound = len(types) > _BOUND_TYPES
+    unbound = len(types) > _MAX_BOUND_TYPES
     if types and driver != "event_types" and not unbound:
         terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
-    # Not indexed means not by another index than seq itself.
+    # NOT INDEXED means by no index but seq itself.
     column = "event_type" if driver == "event_types" else driver
     access = "NOT INDEXED" if column is None else f"INDEXED BY {table}_{column}"
     one = f"SELECT {READ} FROM {table} {access}{terms}"  # noqa: S608 - no values
@@ -119,7 +107,7 @@ def select(query: EventQuery, log_id: int) -> Select | None:
         return Select(f"{one} ORDER BY seq", tuple(terms.bindings), frozenset(types), limit)
     if driver != "event_types":
         return Select(f"{one} ORDER BY seq LIMIT ?", (*terms.bindings, limit))
-    # Each of these comes in the order of seq, and SQLite merges them without sorting.
+    # Each of these is in the order of seq, and SQLite merges them without sorting.
     merged = " UNION ALL ".join([one] * len(types))
     bindings = [value for name in types for value in (name, *terms.bindings[1:])]
     return Select(f"{merged} ORDER BY seq LIMIT ?", (*bindings, limit))
@@ -128,10 +116,10 @@ def select(query: EventQuery, log_id: int) -> Select | None:
 def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | None:
     for name in _RANKS:
         if name == "event_types":
-            applies = 1 <= len(types) <= _MERGED_TYPES
+            applies = 1 <= len(types) <= MAX_MERGED_TYPES
         elif name == "time":
-            # The index knows nothing of the order of seq: what it finds is sorted by it first. So it serves
-            # for a window alone; with a cursor, or with types to check, the log is read in order.
+            # This index is not in the order of seq, so what it finds has to be sorted. It is used only for a
+            # window alone; with a cursor, or with types to check, the log is read in order.
             applies = timed and not types
         else:
             applies = getattr(query, name) is not None
@@ -147,10 +135,16 @@ def _add_time(terms: _Terms, bounds: Bounds) -> None:
         terms.add("timestamp_ms < ?", bounds.until_ms)
 
 
+_PAYLOAD: Final = itemgetter(-1)
+_PAYLOAD_TYPES: Final = frozenset({str, type(None)})
+
+_ROWS_AT_ONCE: Final = 500
+"""Rows whose payloads are checked together, which is faster."""
+
+
 def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
-    payload = row[-1]
-    if payload is not None and type(payload) is not str:
-        # Only a damaged file has that, and whoever reads the payload could make nothing of it.
+    if type(_PAYLOAD(row)) not in _PAYLOAD_TYPES:
+        # Only in a damaged file. The payload could not be decoded later.
         raise damaged(db, f"the payload of seq {row[0]!r:.50} is no text")
     return event_of(row)
 
@@ -160,14 +154,18 @@ def read(db: apsw.Connection, log_id: int, query: EventQuery) -> list[PersistedE
     plan = select(query, log_id)
     if plan is None:
         return []
-    if plan.types is None:
-        with closing(db.execute(plan.sql, plan.bindings)) as rows:
-            return [_event(db, row) for row in rows]
-    return _read_some(db, plan, math.inf).events
+    if plan.types is not None:
+        return _read_some(db, plan, math.inf).events
+    found: list[PersistedEvent] = []
+    with closing(db.execute(plan.sql, plan.bindings)) as cursor:
+        while rows := list(islice(cursor, _ROWS_AT_ONCE)):
+            is_sound = _PAYLOAD_TYPES.issuperset(map(type, map(_PAYLOAD, rows)))
+            found += map(event_of if is_sound else partial(_event, db), rows)
+    return found
 
 
 def read_page(db: apsw.Connection, log_id: int, query: EventQuery, max_bytes: int) -> EventPage:
-    """The same until they weigh ``max_bytes``."""
+    """The same, cut off once they have ``max_bytes``."""
     plan = select(query, log_id)
     return EventPage([], is_complete=True) if plan is None else _read_some(db, plan, max_bytes)
 
@@ -175,8 +173,8 @@ def read_page(db: apsw.Connection, log_id: int, query: EventQuery, max_bytes: in
 def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage:
     found: list[PersistedEvent] = []
     weight = 0
-    # A statement that does not come to its end would go on reading, and keep the write-ahead log, for as long
-    # as somebody keeps an error.
+    # A statement that is not closed goes on reading, and so keeps the write-ahead log from restarting, for as
+    # long as an error refers to it.
     with closing(db.execute(plan.sql, plan.bindings)) as rows:
         for row in rows:
             if weight >= max_bytes:
@@ -184,7 +182,7 @@ def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage
             event = _event(db, row)
             if plan.types is None or event.event.event_type in plan.types:
                 found.append(event)
-                weight += _OVERHEAD + size_of(event)
+                weight += EVENT_OVERHEAD + size_of(event)
                 if len(found) == plan.limit:
                     break
     return EventPage(found, is_complete=True)

@@ -14,10 +14,10 @@ import trio
 
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._lock_file import FileLock
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
-from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._model._errors import StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -32,12 +32,12 @@ from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, check_pages
 from trio_eventlog.stores.sqlite import _files as files
-from trio_eventlog.stores.sqlite import _maintenance as maintenance
+from trio_eventlog.stores.sqlite import _reader as readers
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite import _worker as workers
 from trio_eventlog.stores.sqlite._appender import Appender, survives
-from trio_eventlog.stores.sqlite._reader import LogReader, Pruner, prepare_reader
+from trio_eventlog.stores.sqlite._reader import LogReader
 from trio_eventlog.stores.sqlite._worker import SerialWorker
 
 __all__ = ["SqliteStore"]
@@ -56,8 +56,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
     for writing once at a time, in any number of processes. Keeps all clauses of
     :class:`trio_eventlog.abc.EventStore`, and states:
 
-    * **Cancellation** is prompt. An append that was cancelled may still be stored afterwards; the calls that
-      follow wait for it. A query that was cancelled is stopped.
+    * **Cancellation** is prompt: a call raises at once. An append that was cancelled may still be stored
+      afterwards, and what else was begun ends by itself; later calls wait for it. A query is stopped.
     * **Waiting for locks**: writers of different logs of one file take turns, and wait up to 2.5 seconds
       before they raise :class:`StoreError`.
     * **Durability**: with ``synchronous="full"``, an append that has returned survives a loss of power, also
@@ -68,11 +68,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
       If the file was restored from a backup, it raises :class:`StoreWentBack
       <trio_eventlog.StoreWentBack>` or, if it cannot go on, :class:`StoreUnusable`.
     * **Limits**: a string or an event that exceeds SQLite's maximum of a billion bytes is rejected.
-    * **The lock** of a writer is the side file ``<path>.<16 hex digits>.lock``, which names the holder's
-      process id and stays where it is; do not remove it. The lock itself ends with the store, or with the
-      process. It needs ``flock``: on Windows a log can only be read.
+    * **The lock** of a writer is on a side file, ``<path>.<16 hex digits>.lock``, which contains the holder's
+      process id. The file stays; do not remove it. The lock itself ends with the store, or with the process.
+      It needs ``flock``: on Windows a log can only be read.
     * **Threads**: Trio's, at most one at a time for reading and, in a writer, one for writing. They do not
-      keep a process alive whose Trio run was cut off. With Trio's ``autojump_clock``, time jumps while they
+      keep a process alive whose Trio run has ended. With Trio's ``autojump_clock``, time jumps while they
       work; use the real clock in tests.
     """
 
@@ -86,7 +86,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
     @property
     def log_id(self) -> str | None:
-        """Tells this log from all others, in this file and others; None in a store that is read-only."""
+        """Identifies this log among all others, in this file and elsewhere; None in a read-only store."""
         return None if self.read_only else self._log_reader.unique_id
 
     @property
@@ -114,32 +114,31 @@ class SqliteStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[SqliteStore]:
         """Open a log for the length of an ``async with`` block, creating file and log if need be.
 
-        A new file can be read and written by its owner alone (mode 0600). Leaving the block frees lock,
-        threads and files. It waits for an append that is still running, not for queries. After 10 seconds
-        it gives up with a warning to the logger ``trio_eventlog``, and the lock stays taken until the
-        append ends.
+        A new file can be read and written only by its owner (mode 0600). Leaving the block releases lock,
+        threads and files. It waits for an append that is still running, not for queries; after 10 seconds it
+        gives up with a warning to the logger ``trio_eventlog``, and the lock stays taken until the append
+        ends.
 
-        Entering is a checkpoint and can be cancelled, also while a disk hangs: locking and opening the file
-        then end in their threads. Once the connection is there, what runs on it is waited for as on leaving.
-        Leaving waits in spite of a cancellation or Ctrl-C, for at most 10 seconds, and raises the
-        KeyboardInterrupt then.
+        Entering is a checkpoint and can be cancelled, even while a disk hangs: locking and opening the file
+        then end in their threads. Once the file is open, what runs on it is waited for as on leaving. Leaving
+        waits despite a cancellation or Ctrl-C, for up to those 10 seconds, and raises KeyboardInterrupt then.
 
         Args:
-          path: the database file. Its directory must exist, and be writable to readers too: SQLite keeps
-            shared memory there.
+          path: the database file. Its directory must exist, and readers need to write there, too: SQLite
+            keeps shared memory in it.
           log: name of the log, 1 to 512 bytes in UTF-8.
-          read_only: do not write. Needs no lock; file and log must exist.
-          synchronous: when to make sure that data has reached the disk: ``"full"`` (each append) or
+          read_only: do not append. Takes no lock; file and log must exist.
+          synchronous: when to make sure that data has reached the disk: ``"full"`` (with each append) or
             ``"normal"`` (now and then, and with :meth:`sync`); also ``"extra"`` and ``"off"``, see above.
 
         Raises:
-          ValueError: ``path``, ``log`` or ``synchronous`` is not as described, or ``path`` is not UTF-8,
-            which SQLite needs. SQLite's ``":memory:"`` is refused: use :class:`MemoryStore`.
+          ValueError: an argument is not as described, or ``path`` is not UTF-8, which SQLite needs. SQLite's
+            ``":memory:"`` is refused: use :class:`MemoryStore`.
           TypeError: an argument is of the wrong type.
           LogBusy: the log is open for writing elsewhere.
-          LogNotFound: the log that is to be read is not in the file.
-          StoreUnusable: the file is missing, not a database, of another program, or of a newer version of
-            this library; or it may not be opened.
+          LogNotFound: with ``read_only``, there is no such log in the file.
+          StoreUnusable: the file is missing, or is not a database, belongs to another program or to a newer
+            version of this library; or it may not be opened.
           StoreError: the file cannot be opened now: it is busy, the disk is full, or there are too many open
             files or threads.
         """
@@ -163,7 +162,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
     ) -> AsyncIterator[dict[str, SqliteStore]]:
         """Open logs of one file for reading, for the length of an ``async with`` block.
 
-        All of them share one connection, on which their queries run one after another. For
+        They share one connection, on which their queries run one after another. For
         :func:`trio_eventlog.reading.merge_events`, for example. Entering and leaving are as with
         :meth:`open`.
 
@@ -205,18 +204,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
             return list(stores)
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
-        """Store a batch, all of it or nothing; see :meth:`trio_eventlog.abc.EventStore.append_batch`.
-
-        A checkpoint, also for an empty batch. Cancelled, it raises at once, and whether the batch was or
-        will be stored is unknown; every later call waits for it.
+        """See :meth:`trio_eventlog.abc.EventStore.append_batch`.
 
         Raises:
-          EventRejected: a seq is not in 1 to 2**63 - 1, a timestamp is above 2**63 - 1, a payload is not
-            JSON, a string has a lone surrogate, or an event exceeds SQLite's maximum of a billion bytes.
-            Names all such events; nothing was stored.
-          SequenceConflict: an event with another id already has a seq of the batch; nothing was stored.
-          StoreWentBack: the log holds less than it held, since the file was restored from a backup. Nothing
-            was stored; the next append goes on from there.
+          EventRejected: also if an event exceeds SQLite's maximum of a billion bytes.
+          StoreWentBack: the file was restored from a backup.
           StoreError: another writer kept the file busy for 2.5 seconds, or the disk is full.
           StoreUnusable: the store is closed, read-only, or the parent's in a forked child; or the file is
             damaged; or it or a file that belongs to it was moved, removed, replaced, overwritten or
@@ -224,7 +216,14 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         writer, appender = await self._writing()
         sealed = await sealed_batch(events)
-        return await writer.run(partial(appender.append, events=sealed) if sealed else _nothing)
+        # With nothing to append it waits for its turn all the same.
+        job = partial(appender.append, events=sealed) if sealed else lambda _: ()
+        try:
+            return await writer.run(job)
+        except StoreWentBack as exc:
+            # Not before it is raised here: the next append reports what a cancelled one could not.
+            appender.acknowledged = exc.last_seq
+            raise
 
     async def _writing(self) -> tuple[SerialWorker, Appender]:
         if self._writer is None or self._appender is None:
@@ -233,40 +232,31 @@ class SqliteStore(metaclass=NoPublicConstructor):
         return self._writer, self._appender
 
     async def sync(self) -> None:
-        """Return once all that was appended before this call survives a loss of power.
+        """See :meth:`trio_eventlog.abc.SyncableStore.sync`.
 
-        Whatever ``synchronous`` says, and also what earlier processes wrote to this log. Comes after the
-        appends that began before.
-
-        A checkpoint. Cancelled, it raises at once, and what runs then ends by itself.
-
-        Raises:
-          StoreError: the system could not make sure of it now, or the log holds less than it held, which the
-            next append says.
-          StoreUnusable: the store is closed or read-only, or its files were moved, removed or replaced.
+        Whatever ``synchronous`` says. Includes what earlier processes wrote to this log, and takes its turn
+        with appends.
         """
         writer, appender = await self._writing()
         await writer.run(appender.sync)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
-        """All events that match, ascending by seq; see :meth:`trio_eventlog.abc.EventStore.query`.
+        """See :meth:`trio_eventlog.abc.EventStore.query`.
 
-        Fast with any filter, alone or with others: each has an index, and of several the most selective
-        is used: ``step_id``, ``run_id``, ``identity``, ``member_id``, ``event_types`` (up to 32 of them),
-        ``mob_id``, time, ``after_seq``. Time together with ``after_seq`` reads on from there.
+        Fast with any filter, alone or with others: each has an index, and of several the most selective is
+        used: ``step_id``, ``run_id``, ``identity``, ``member_id``, ``event_types`` (up to 32), ``mob_id``,
+        time, ``after_seq``. Time together with ``after_seq`` reads on from there.
 
-        A checkpoint. Cancelled, it raises at once, and what runs is stopped. Queries run one after another,
-        and at the same time as appends.
+        Queries run one after another, and at the same time as appends.
 
         Raises:
-          StoreError: the query failed and may succeed later.
           StoreUnusable: the store is closed, or the file is damaged, or the log is not in it any more; or a
             reader's file was moved, removed or replaced.
         """
         return await self._read(partial(queries.read, query=query))
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
-        """See :meth:`trio_eventlog.abc.PagedStore.query_page`. Cancelled as :meth:`query` is."""
+        """See :meth:`trio_eventlog.abc.PagedStore.query_page`."""
         check_max_bytes(max_bytes)
         return await self._read(partial(queries.read_page, query=query, max_bytes=max_bytes))
 
@@ -276,8 +266,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
     async def last_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.EventStore.last_seq`.
 
-        In a writer it comes after every append that began before, also one that was cancelled; in a reader it
-        waits for the queries before it.
+        In a writer it comes after every append that began before, even one that was cancelled.
         """
         if self._writer is not None and self._appender is not None:
             return await self._writer.run(self._appender.last_seq)
@@ -286,7 +275,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
     async def pruned_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.PrunedStore.pruned_seq`.
 
-        For a log that was pruned before the file took note of it, all that is missing at its front counts as
+        If the log was pruned by a version that did not record it, all seqs before its first event count as
         pruned.
         """
         return await self._read(schema.pruned_seq)
@@ -297,9 +286,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """See :meth:`trio_eventlog.abc.WatchableStore.watch_changes`.
 
         While a task waits, checks 20 times a second whether another connection has written to the file, to
-        this log or to another. Such a check is cheap: SQLite keeps a number for it in shared memory.
-
-        Also ends a wait when a reader's file was moved, removed or replaced; the next call then says so.
+        this log or to another. Such a check is cheap: SQLite keeps a number for it in shared memory. A wait
+        also ends when a reader's file was moved, removed or replaced; the next call then says so.
         """
         yield _Watch(self._reader, self._log_reader, await self._reader.run(schema.data_version))
 
@@ -316,7 +304,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         Includes SQLite's own check of the log's table and of its indexes, none of which may be missing, and
         that every table of events in the file belongs to a log.
         """
-        check = maintenance.LogCheck(Verifier(most_findings))
+        check = readers.LogCheck(Verifier(most_findings))
         if await self._read(check.check_structure):
             await check_pages(partial(self._read, check.check_page), on_progress)
             await self._read(check.check_end)
@@ -332,25 +320,30 @@ class SqliteStore(metaclass=NoPublicConstructor):
     ) -> int:
         """See :meth:`trio_eventlog.abc.PrunableStore.prune`.
 
-        In transactions of 1,000 events, through a connection of its own; an append waits for one of them at
-        most. The file does not shrink; new events take the room. A transaction that runs when the call is
-        cancelled comes to its end.
+        In transactions of 1,000 events, through a connection of its own; an append waits for at most one of
+        them. The file does not shrink; new events use the space. If the call is cancelled, a transaction that
+        is running is completed.
         """
         check_prune(before_ms, keep)
-        plan, total = await self._read(partial(self._log_reader.plan_prune, before_ms=before_ms, keep=keep))
+        place = self._log_reader.place
+        plan, total = await self._read(
+            partial(readers.plan_prune, place=place, before_ms=before_ms, keep=keep)
+        )
         if dry_run:
             return total
-        pruner = Pruner(self._log_reader, plan, PruneProgress(total, on_progress))
+        progress = PruneProgress(total, on_progress)
+        wal = files.WriteAheadLog(place.path)
+        prune = partial(readers.prune_some, reader=self._log_reader, plan=plan, progress=progress, wal=wal)
         parts = _Parts()
         try:
-            worker = await _start(self._log_reader.place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
-            while await worker.run(pruner.prune_some):
-                pruner.progress.report()
-            return pruner.progress.gone
+            worker = await _start(place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
+            while await worker.run(prune):
+                progress.report()
+            return progress.gone
         finally:
             await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
             # A transaction that outlived its caller was not reported yet.
-            pruner.progress.report()
+            progress.report()
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
@@ -366,8 +359,8 @@ class _Watch:
     _version: int | None
 
     async def wait(self) -> None:
-        """Wait until another connection has written since this returned last. A checkpoint."""
-        # SQLite does not tell anyone when the file changes.
+        """Wait until another connection has written since this last returned. A checkpoint."""
+        # SQLite does not notify of changes.
         while (version := await self._reader.run(self._log_reader.data_version)) == self._version is not None:  # noqa: ASYNC110 - as above
             await trio.sleep(_WATCH_SECONDS)
         self._version = version
@@ -378,17 +371,18 @@ class _Watch:
 
 @attrs.define(eq=False)
 class _Parts:
-    """What is to be closed of a store, however far it was opened."""
+    """What must be closed of a store, however far it was opened."""
 
     workers: list[SerialWorker] = attrs.Factory(list)
     lock: FileLock | None = None
 
     async def aclose(self) -> None:
-        """Close all of them, whatever another raises, within one bound for all."""
-        if self.lock is not None and not self.workers:
-            self.lock.release()
+        """Close all of them, whatever the others raise, before one common deadline."""
         deadline = trio.current_time() + workers.CLOSE_SECONDS
-        # The reader first: SQLite folds its log into the file when the last connection that may write goes.
+        if self.lock is not None and not self.workers:
+            # Otherwise the writer releases it.
+            await workers.release(self.lock.path, self.lock.release, deadline)
+        # The reader first: SQLite checkpoints its log when the last connection that may write is closed.
         async with AsyncExitStack() as stack:
             for worker in self.workers:
                 stack.push_async_callback(worker.aclose, deadline)
@@ -401,7 +395,9 @@ async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchr
         found = await reader.run(partial(schema.require_log, log=log))
         log_reader = LogReader(place, log, found.unique_id, has_writer=False)
         return SqliteStore._create(log_reader, reader, survives=survives(synchronous))
-    place, lock = await workers.in_thread(path, partial(files.acquire, path, log), _give_back)
+    place, lock = await workers.in_thread(
+        path, partial(files.acquire, path, log), lambda got: got[1].release()
+    )
     parts.lock = lock
     appender = Appender(place, lock, log, synchronous)
     writer = await _start(place, parts, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end)
@@ -410,10 +406,7 @@ async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchr
     return SqliteStore._create(log_reader, reader, writer, appender, survives(synchronous))
 
 
-def _give_back(acquired: tuple[files.Place, FileLock]) -> None:
-    acquired[1].release()
-
-
+@trio.lowlevel.enable_ki_protection  # between opening a connection and noting it
 async def _start(
     place: files.Place,
     parts: _Parts,
@@ -423,7 +416,7 @@ async def _start(
     is_interruptible: bool = False,
     at_end: Callable[[], object] | None = None,
 ) -> SerialWorker:
-    """Open a connection, add it to those that are to be closed, and make it ready."""
+    """Open a connection, add it to ``parts``, and make it ready."""
     worker = await SerialWorker.start(place.path, flags, is_interruptible=is_interruptible, at_end=at_end)
     parts.workers.append(worker)
 
@@ -433,7 +426,7 @@ async def _start(
         except apsw.CantOpenError as exc:
             if db.system_errno in files.TRANSIENT_ERRNOS:
                 raise
-            # Only now does SQLite open the file and make its side files.
+            # Only now does SQLite open the file and create its side files.
             raise StoreUnusable(f"{place.path}: {exc}: may the file, and its directory, be written?") from exc
 
     await worker.run(first_job)
@@ -441,9 +434,4 @@ async def _start(
 
 
 async def _start_reader(place: files.Place, parts: _Parts) -> SerialWorker:
-    return await _start(place, parts, prepare_reader, apsw.SQLITE_OPEN_READONLY, is_interruptible=True)
-
-
-def _nothing(_db: apsw.Connection) -> tuple[int, ...]:
-    """A job that only waits for its turn."""
-    return ()
+    return await _start(place, parts, schema.prepare_reader, apsw.SQLITE_OPEN_READONLY, is_interruptible=True)

@@ -1,8 +1,8 @@
-"""Threads: one connection and the jobs that use it, and short work on files.
+"""One connection and the jobs that use it, in threads; and short work on files.
 
-SQLite blocks, so that everything that touches a connection runs in a thread of ``trio.to_thread``. A
-``CapacityLimiter`` of one is the order of a connection's jobs: a job that was abandoned by its caller keeps
-its turn until it has ended, and whatever was asked for later comes after it, as clause S4 has it.
+SQLite blocks, so everything that touches a connection runs in a thread of ``trio.to_thread``. A
+``CapacityLimiter`` of one is the order of a connection's jobs: a job whose caller was cancelled keeps its
+turn until it has ended, and whatever was asked for later comes after it, as clause S4 requires.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import apsw
 import attrs
 import trio
 
+from trio_eventlog import _threads as threads
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores._common._closing import Closing, OwningProcess, closed_error
-from trio_eventlog.stores.sqlite._files import PERMANENT_ERRNOS
-from trio_eventlog.stores.sqlite._wal import at_work
+from trio_eventlog.stores.sqlite._files import PERMANENT_ERRNOS, at_work
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ _logger: Final = logging.getLogger("trio_eventlog")
 _OPEN_SECONDS: Final = 10.0
 
 CLOSE_SECONDS: Final = 10.0
-"""For all connections of a store together."""
+"""For everything that a store has open, together."""
 
 _MIN_CLOSE_SECONDS: Final = 1.0
 """For a connection whose turn comes when that time is over. If nothing runs on it, that is plenty."""
@@ -36,7 +37,7 @@ _MIN_CLOSE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.05
 
 _PROGRESS_STEPS: Final = 50_000
-"""Steps of SQLite's virtual machine between two looks whether to stop; a few milliseconds."""
+"""Steps of SQLite's virtual machine between two checks whether to stop; a few milliseconds."""
 
 _THREAD_NAME: Final = "trio_eventlog sqlite"
 
@@ -69,50 +70,46 @@ def store_error(path: str, exc: BaseException) -> StoreError:
 
 
 @trio.lowlevel.enable_ki_protection  # between getting the result and returning it
-async def in_thread(path: str, work: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-    """Run ``work`` in a thread, with the errors of the system as errors of a store.
+async def in_thread(path: str, work: Callable[[], T], discard: Callable[[T], object] | None = None) -> T:
+    """Run work on a file in a thread, with the errors of the system as errors of a store.
 
-    Cancelled, it raises at once. Work that has begun then goes on, and what it returns goes to ``undo``.
+    Cancelled, it raises at once. Work that has begun then goes on, and what it returns goes to ``discard``.
     """
-    results: list[T] = []
-    mutex = threading.Lock()
-    is_abandoned = False
-
-    def run() -> None:
-        result = work()
-        with mutex:
-            if not is_abandoned:
-                results.append(result)
-                return
-        if undo is not None:
-            undo(result)
-
     try:
-        # A limiter of its own: a program that keeps Trio's default one busy must not keep us waiting.
-        await trio.to_thread.run_sync(
-            run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1), thread_name=_THREAD_NAME
-        )
-        return results.pop()
+        return await threads.in_thread(work, discard=discard, name=_THREAD_NAME)
     except (apsw.Error, MemoryError) as exc:
         raise store_error(path, exc) from exc
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise StoreUnusable(f"{path}: no such file or directory") from exc
     except OSError as exc:
-        raise _system_error(path, exc) from exc
+        other = f" ({exc.filename})" if exc.filename not in (None, path) else ""
+        kind = StoreUnusable if exc.errno in PERMANENT_ERRNOS else StoreError
+        raise kind(f"{path}: {exc.strerror}{other}") from exc
     except RuntimeError as exc:
         # No thread can be started.
         raise StoreError(f"{path}: {exc}") from exc
-    finally:
-        with mutex:
-            is_abandoned = True
-        if results and undo is not None:
-            undo(results.pop())
 
 
-def _system_error(path: str, exc: OSError) -> StoreError:
-    if isinstance(exc, FileNotFoundError | NotADirectoryError):
-        return StoreUnusable(f"{path}: no such file or directory")
-    other = f" ({exc.filename})" if exc.filename not in (None, path) else ""
-    kind = StoreUnusable if exc.errno in PERMANENT_ERRNOS else StoreError
-    return kind(f"{path}: {exc.strerror}{other}")
+async def release(path: str, work: Callable[[], object], deadline: float) -> None:
+    """Run ``work``, which frees something on the disk. Never cancelled, and given up at ``deadline``.
+
+    A KeyboardInterrupt that arrives in the meantime is raised at the end.
+    """
+    closing = Closing(deadline)
+    if await closing.run(partial(_free, work)) is None:
+        _logger.warning("%s: closing gave up after %.0f seconds: the disk hangs", path, CLOSE_SECONDS)
+    closing.raise_interrupt()
+
+
+async def _free(work: Callable[[], object], is_busy: Callable[[], bool] = lambda: False) -> bool:
+    try:
+        await threads.in_thread(work, name=_THREAD_NAME)
+    except RuntimeError:
+        # No thread can be started. It takes the loop's time, but the lock must not stay taken.
+        while is_busy():  # noqa: ASYNC110 - nothing tells when a thread is done
+            await trio.sleep(_POLL_SECONDS)
+        work()
+    return True
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -125,7 +122,7 @@ class _Job:
 
 @attrs.define(eq=False)
 class SerialWorker:
-    """A connection, and the turns of those who use it; made by :meth:`start`."""
+    """A connection whose jobs run one after another; made by :meth:`start`."""
 
     path: str
     _db: apsw.Connection | None
@@ -238,19 +235,7 @@ class SerialWorker:
         closing.raise_interrupt()
 
     async def _close(self) -> bool:
-        try:
-            await trio.to_thread.run_sync(
-                self._finish,
-                abandon_on_cancel=True,
-                limiter=trio.CapacityLimiter(1),
-                thread_name=_THREAD_NAME,
-            )
-        except RuntimeError:
-            # No thread can be started. It takes the loop's time, but the lock must not stay taken.
-            while self._in_use.locked():  # noqa: ASYNC110 - nothing tells when a thread is done
-                await trio.sleep(_POLL_SECONDS)
-            self._finish()
-        return True
+        return await _free(self._finish, self._in_use.locked)
 
     def _finish(self) -> None:
         with self._in_use:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from trio_eventlog.testing._checks import (
     _appending,
-    _atomicity,
     _cancellation,
     _durability,
     _errors,
     _filters,
-    _isolation,
-    _lifecycle,
-    _locking,
+    _opening,
     _values,
 )
 from trio_eventlog.testing._search import Check
@@ -20,14 +17,11 @@ __all__ = ["CHECKS"]
 
 CHECKS: tuple[Check, ...] = (
     *_appending.CHECKS,
-    *_atomicity.CHECKS,
     *_filters.CHECKS,
     *_values.CHECKS,
     *_durability.CHECKS,
     *_cancellation.CHECKS,
     *_errors.CHECKS,
-    *_locking.CHECKS,
-    *_isolation.CHECKS,
-    *_lifecycle.CHECKS,
+    *_opening.CHECKS,
 )
 """All of them, in the order of the clauses."""

@@ -1,4 +1,4 @@
-"""S1 to S3: repeats, seqs in any order, and seqs that are taken."""
+"""S1 to S4: repeats, seqs in any order, seqs that are taken, and all or nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from trio_eventlog import AgentEvent, PersistedEvent
-from trio_eventlog.testing._checks._common import affordable, plain
-from trio_eventlog.testing._example import Example
+from trio_eventlog.testing._checks._common import affordable, cancel_points, plain
+from trio_eventlog.testing._example import AfterSeconds, AfterTicks, CancelPoint, Example
 from trio_eventlog.testing._model import Conflict
-from trio_eventlog.testing._open_store import OpenStore, opened
+from trio_eventlog.testing._open_store import OpenStore, opened, read_meanwhile
+from trio_eventlog.testing._program import Series
 from trio_eventlog.testing._search import Check
 from trio_eventlog.testing._subject import StoreUnderTest
 
@@ -29,21 +30,25 @@ class Repeats:
     """The index of the batch before which the store is opened again."""
 
 
+_FEW = st.integers(1, 4)
+_KIND = st.sampled_from(("new", "again", "other content", "other seq", "taken seq"))
+
+
 @st.composite
 def _repeats(draw: DrawFn, subject: StoreUnderTest) -> Repeats:
     seen: list[PersistedEvent] = []
     batches: list[tuple[PersistedEvent, ...]] = []
     seq = 0
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(_FEW)):
         batch: list[PersistedEvent] = []
-        for _ in range(draw(st.integers(1, 4))):
-            kind = draw(st.sampled_from(("new", "again", "other content", "other seq", "taken seq")))
+        for _ in range(draw(_FEW)):
+            kind = draw(_KIND)
             known = [*seen, *batch]
             if kind == "new" or not known:
                 seq += 1
                 event = plain(seq)
             else:
-                event = draw(st.sampled_from(known))
+                event = known[draw(_index_in(len(known)))]
                 if kind == "other content":
                     event = attrs.evolve(
                         event, timestamp_ms=7, member_id="w", event=AgentEvent("w", "u", [1])
@@ -52,12 +57,21 @@ def _repeats(draw: DrawFn, subject: StoreUnderTest) -> Repeats:
                     seq += 1
                     event = attrs.evolve(event, seq=seq)
                 elif kind == "taken seq":
-                    event = attrs.evolve(event, seq=draw(st.sampled_from(known)).seq)
+                    event = attrs.evolve(event, seq=known[draw(_index_in(len(known)))].seq)
             batch.append(event)
         seen += batch
         batches.append(tuple(batch))
-    reopens = st.none() | st.integers(1, len(batches)) if subject.durable else st.none()
-    return Repeats(tuple(batches), draw(reopens))
+    return Repeats(tuple(batches), draw(_reopenings(len(batches) if subject.durable else 0)))
+
+
+@cache
+def _index_in(count: int) -> SearchStrategy[int]:
+    return st.integers(0, count - 1)
+
+
+@cache
+def _reopenings(count: int) -> SearchStrategy[int | None]:
+    return st.none() | st.integers(1, count) if count else st.none()
 
 
 async def _try_repeats(example: Example, case: Repeats) -> None:
@@ -146,19 +160,22 @@ class Taken:
     batch: tuple[PersistedEvent, ...]
 
 
-def _taken(_subject: StoreUnderTest) -> SearchStrategy[Taken]:
-    return st.integers(1, 4).flatmap(_taken_of)
+@st.composite
+def _taken(draw: DrawFn, _subject: StoreUnderTest) -> Taken:
+    count = draw(_FEW)
+    batch = draw(_meeting(count))
+    # That a batch need not be in order is the business of S2.
+    return Taken(tuple(map(plain, range(1, count + 1))), tuple(sorted(batch, key=lambda event: event.seq)))
 
 
 @cache
-def _taken_of(count: int) -> SearchStrategy[Taken]:
-    held = tuple(plain(seq) for seq in range(1, count + 1))
+def _meeting(count: int) -> SearchStrategy[list[PersistedEvent]]:
+    """Batches that meet events on the first ``count`` seqs."""
     seqs = st.integers(1, count + 3)
-    newcomers = st.builds(lambda seq, number: plain(seq, event_id=f"new-{number}"), seqs, st.integers(1, 4))
-    known = st.builds(lambda event, seq: attrs.evolve(event, seq=seq), st.sampled_from(held), seqs)
-    batches = st.lists(newcomers | known, min_size=1, max_size=4, unique_by=lambda event: event.id)
-    # That a batch need not be in order is the business of S2.
-    return batches.map(lambda batch: Taken(held, tuple(sorted(batch, key=lambda event: event.seq))))
+    newcomers = st.builds(lambda seq, number: plain(seq, event_id=f"new-{number}"), seqs, _FEW)
+    held = st.integers(1, count).map(plain)
+    known = st.builds(lambda event, seq: attrs.evolve(event, seq=seq), held, seqs)
+    return st.lists(newcomers | known, min_size=1, max_size=4, unique_by=lambda event: event.id)
 
 
 def _taken_table(subject: StoreUnderTest) -> list[Taken]:
@@ -183,9 +200,124 @@ async def _try_taken(example: Example, case: Taken) -> None:
         await store.query(values=True)
 
 
+# --- S4 -------------------------------------------------------------------------------------------
+
+_SIZES = (2, 3, 20, 150)
+
+
+def _sizes(subject: StoreUnderTest) -> SearchStrategy[int]:
+    max_batch = subject.max_batch
+    return st.sampled_from([size for size in _SIZES if max_batch is None or size <= max_batch] or [1])
+
+
+@attrs.frozen
+class Watched:
+    """Appends while others read."""
+
+    sizes: tuple[int, ...]
+    readers: int
+
+
+def _watched(subject: StoreUnderTest) -> SearchStrategy[Watched]:
+    sizes = st.lists(_sizes(subject), min_size=1, max_size=3).map(tuple)
+    return st.builds(Watched, sizes, st.integers(1, 3))
+
+
+async def _try_watched(example: Example, case: Watched) -> None:
+    batches: list[Series] = []
+    for size in case.sizes:
+        batches.append(Series(sum(map(len, batches)) + 1, size))
+    # What a reader may see: nothing, the first batch, the first two, …
+    whole = {sum(map(len, batches[:count])) for count in range(len(batches) + 1)}
+    async with opened(example) as store:
+        async with read_meanwhile(example, case.readers, whole):
+            for batch in batches:
+                await store.append(batch)
+        await store.query()
+
+
+@attrs.frozen
+class CancelledAppends:
+    """Appends that are cancelled and tried again."""
+
+    appends: tuple[tuple[int, CancelPoint], ...]
+    """The size of each, and when it is cancelled."""
+
+
+def _cancelled_appends(subject: StoreUnderTest) -> SearchStrategy[CancelledAppends]:
+    appends = st.lists(st.tuples(_sizes(subject), cancel_points()), min_size=1, max_size=3)
+    return appends.map(tuple).map(CancelledAppends)
+
+
+async def _try_cancelled_appends(example: Example, case: CancelledAppends) -> None:
+    async with opened(example) as store:
+        first = 1
+        for size, point in case.appends:
+            batch = Series(first, size)
+            first += size
+            await store.cancel_append(batch, point)
+            await store.settle(batch, must_be_there=False)
+            # S1 makes it safe, whatever became of the first attempt.
+            await store.append(batch)
+            await store.query()
+
+
+def _late(subject: StoreUnderTest) -> SearchStrategy[tuple[int, CancelPoint]]:
+    return st.tuples(
+        st.sampled_from([min(subject.max_batch or 3, 3)]),
+        st.sampled_from((AfterTicks(1), AfterTicks(2), AfterTicks(4), AfterSeconds(0.002))),
+    )
+
+
+async def _try_late(example: Example, case: tuple[int, CancelPoint]) -> None:
+    size, point = case
+    async with opened(example) as store:
+        await store.append([plain(1)])
+        await store.cancel_append([plain(seq) for seq in range(2, 2 + size)], point)
+        before = await store.call("last_seq", result="before")
+        example.check("type(before) is int", f"last_seq returned {before!r}, expected an integer")
+        await example.sleep(0.1)
+        after = await store.call("last_seq", result="after")
+        example.check(
+            "after == before",
+            f"after a cancelled append last_seq was {before}, 0.1 s later {after}: it landed in between",
+        )
+        found = [event.seq for event in await store.found()]
+        example.check(
+            "[event.seq for event in found] == list(range(1, before + 1))",
+            f"last_seq is {before} after a cancelled append, but seqs {found} are stored",
+        )
+
+
+def _conflicts(subject: StoreUnderTest) -> SearchStrategy[int]:
+    return st.just(0) if subject.max_batch == 1 else st.sampled_from((1, 2))
+
+
+async def _try_after_errors(example: Example, conflicts: int) -> None:
+    async with opened(example) as store:
+        await store.append([plain(1), plain(2)])
+        for number in range(conflicts):
+            batch = [plain(1, event_id=f"x-{number}"), plain(3, event_id=f"y-{number}")]
+            if not await store.is_refused(batch):
+                return
+        await store.append([plain(4)])
+        await store.call("last_seq")
+        await store.found()
+        example.check(
+            "4 in [event.seq for event in found]",
+            "an append after a conflict returned, but its event is not stored",
+        )
+
+
 CHECKS: tuple[Check, ...] = (
     Check(clause="S1", name="repeats", cases=_repeats, run=_try_repeats),
     Check(clause="S1", name="much later", cases=_later, run=_try_later, fixed=4),
     Check(clause="S2", name="any order", cases=_any_order, run=_try_any_order, share=0.5),
     Check(clause="S3", name="seqs that are taken", cases=_taken, run=_try_taken, table=_taken_table),
+    Check(clause="S4", name="readers", cases=_watched, run=_try_watched, share=0.2),
+    Check(
+        clause="S4", name="cancelled appends", cases=_cancelled_appends, run=_try_cancelled_appends, share=0.5
+    ),
+    Check(clause="S4", name="after a cancelled append", cases=_late, run=_try_late, fixed=4),
+    Check(clause="S4", name="after an error", cases=_conflicts, run=_try_after_errors, fixed=2),
 )

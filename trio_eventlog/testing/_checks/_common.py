@@ -12,6 +12,8 @@ from trio_eventlog import ModuleEvent, PersistedEvent
 from trio_eventlog.testing._example import AfterSeconds, AfterTicks, CancelPoint
 from trio_eventlog.testing._subject import StoreUnderTest
 
+BOOLEAN: Final = st.booleans()
+
 DURABLE: Final = frozenset({"durable"})
 
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent, UnifiedEvent
-from trio_eventlog.testing._checks._common import affordable, plain
+from trio_eventlog.testing._checks._common import BOOLEAN, affordable, plain
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._open_store import opened
 from trio_eventlog.testing._program import numbered_types
 from trio_eventlog.testing._search import Check
-from trio_eventlog.testing._strategies import FAMILIES, drawn_queries
+from trio_eventlog.testing._strategies import FAMILIES
 from trio_eventlog.testing._subject import StoreUnderTest
 
 T = TypeVar("T")
@@ -82,44 +82,61 @@ _MOMENTS = (0, 1, 2, 9, 10, 100)
 KINDS: tuple[type[UnifiedEvent], ...] = (ModuleEvent, AgentEvent)
 
 
-_ANY_WORD = st.sampled_from(_WORDS)
-_ANY_PAYLOAD = st.none() | st.dictionaries(st.sampled_from(_SCOPES), _ANY_WORD, max_size=4) | st.just(["a"])
-_ANY_EVENT = st.builds(ModuleEvent, _ANY_WORD, _ANY_WORD, _ANY_PAYLOAD) | st.builds(
-    AgentEvent, _ANY_WORD, _ANY_WORD, _ANY_PAYLOAD
-)
+_WORD = st.sampled_from(_WORDS)
+_MOMENT = st.sampled_from(_MOMENTS)
+_PAYLOAD = st.none() | st.dictionaries(st.sampled_from(_SCOPES), _WORD, max_size=4) | st.just(["a"])
+_EVENT = st.builds(ModuleEvent, _WORD, _WORD, _PAYLOAD) | st.builds(AgentEvent, _WORD, _WORD, _PAYLOAD)
+_COUNT = st.integers(1, 10)
 
 
 @st.composite
 def _filtered(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
-    count = draw(st.integers(1, 10))
-    seqs = draw(st.permutations(range(1, count + 1)))
+    count = draw(_COUNT)
+    seqs = draw(_shuffled(count))
     batches: list[list[PersistedEvent]] = [[]]
     for seq in seqs:
-        event = draw(_ANY_EVENT)
+        event = draw(_EVENT)
         member = event.agent_id if isinstance(event, AgentEvent) else None
-        batches[-1].append(PersistedEvent(f"id-{seq}", seq, draw(st.sampled_from(_MOMENTS)), member, event))
-        if draw(st.booleans()):
+        batches[-1].append(PersistedEvent(f"id-{seq}", seq, draw(_MOMENT), member, event))
+        if draw(BOOLEAN):
             batches.append([])
-    queries = draw(_plain_queries(count))
-    return Reads(tuple(tuple(batch) for batch in batches if batch), tuple(queries), draw(st.booleans()))
+    queries = draw(_some_queries(count))
+    return Reads(tuple(tuple(batch) for batch in batches if batch), tuple(queries), draw(BOOLEAN))
 
 
 @cache
-def _plain_queries(count: int) -> SearchStrategy[list[EventQuery]]:
-    fields: dict[str, SearchStrategy[Any]] = {
-        "after_seq": st.integers(0, count + 1),
-        "limit": st.sampled_from((0, 1, 2, 3, 100)),
-        "since_ms": st.sampled_from((*_MOMENTS, 11, 101)),
-        "until_ms": st.sampled_from((*_MOMENTS, 11, 101)),
-        "member_id": _ANY_WORD,
-        "event_types": st.lists(_ANY_WORD, max_size=3).map(tuple),
-        **dict.fromkeys(_SCOPES, _ANY_WORD),
-    }
-    names = st.lists(st.sampled_from(list(fields)), min_size=1, max_size=3, unique=True)
-    return st.lists(drawn_queries(names, fields), min_size=1, max_size=8)
+def _shuffled(count: int) -> SearchStrategy[list[int]]:
+    return st.permutations(range(1, count + 1))
+
+
+@cache
+def _some_queries(count: int) -> SearchStrategy[list[EventQuery]]:
+    return st.lists(_plain_queries(count), min_size=1, max_size=8)
 
 
 _ALONE = ("after_seq", "limit", "since_ms", "until_ms", "member_id", "event_types", *_SCOPES)
+_NAMES = st.lists(st.sampled_from(_ALONE), min_size=1, max_size=3, unique=True)
+_BOUND = st.sampled_from((*_MOMENTS, 11, 101))
+_FIELD: dict[str, SearchStrategy[Any]] = {
+    "limit": st.sampled_from((0, 1, 2, 3, 100)),
+    "since_ms": _BOUND,
+    "until_ms": _BOUND,
+    "member_id": _WORD,
+    "event_types": st.lists(_WORD, max_size=3).map(tuple),
+    **dict.fromkeys(_SCOPES, _WORD),
+}
+
+
+@st.composite
+def _plain_queries(draw: DrawFn, count: int) -> EventQuery:
+    # Drawn one by one: a strategy that is built for each query takes longer than all the rest.
+    fields: dict[str, SearchStrategy[Any]] = {"after_seq": _cursors(count), **_FIELD}
+    return EventQuery(**{name: draw(fields[name]) for name in draw(_NAMES)})
+
+
+@cache
+def _cursors(count: int) -> SearchStrategy[int]:
+    return st.integers(0, count + 1)
 
 
 @attrs.frozen
@@ -294,7 +311,12 @@ def _similar_ids_table(_subject: StoreUnderTest) -> list[list[str]]:
 
 
 def _similar_ids(_subject: StoreUnderTest) -> SearchStrategy[list[str]]:
-    return st.sampled_from(FAMILIES).flatmap(some)
+    return st.sampled_from(FAMILIES).flatmap(_some_of)
+
+
+@cache
+def _some_of(family: tuple[str, ...]) -> SearchStrategy[list[str]]:
+    return some(family)
 
 
 async def _try_similar_ids(example: Example, ids: list[str]) -> None:

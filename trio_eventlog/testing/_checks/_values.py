@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent, UnifiedEvent
-from trio_eventlog.testing._checks._common import nested, plain
+from trio_eventlog.testing._checks._common import BOOLEAN, nested, plain
 from trio_eventlog.testing._checks._filters import KINDS, Reads, some, try_seqs, try_values
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._open_store import opened
@@ -21,11 +22,13 @@ from trio_eventlog.testing._subject import StoreUnderTest
 # --- S7 -------------------------------------------------------------------------------------------
 
 
-def _payloads(_subject: StoreUnderTest) -> SearchStrategy[Reads]:
-    return st.builds(_payload_reads, st.lists(payloads(), min_size=1, max_size=5), st.booleans())
+_SOME_PAYLOADS = st.lists(payloads(), min_size=1, max_size=5)
 
 
-def _payload_reads(values: list[Any], agents: bool) -> Reads:
+@st.composite
+def _payloads(draw: DrawFn, _subject: StoreUnderTest) -> Reads:
+    values = draw(_SOME_PAYLOADS)
+    agents = draw(BOOLEAN)
     batch = tuple(
         PersistedEvent(
             f"id-{seq}",
@@ -78,15 +81,13 @@ def _fields(_subject: StoreUnderTest) -> SearchStrategy[Reads]:
     times = st.sampled_from((0, 1, 999, 1_001, 2**31 + 1, 2**53 + 1, MAX_STORED))
     member = st.none() | texts()
     events = st.builds(AgentEvent, texts(), texts()) | st.builds(ModuleEvent, texts(), texts())
-    batch = st.lists(
+    batches = st.lists(
         st.builds(PersistedEvent, texts(), seqs, times, member, events),
         min_size=1,
         max_size=3,
         unique_by=(lambda event: event.id, lambda event: event.seq),
     )
-    return batch.map(
-        lambda events: Reads((tuple(sorted(events, key=lambda event: event.seq)),), (EventQuery(),))
-    )
+    return batches.map(lambda batch: Reads((tuple(sorted(batch, key=attrgetter("seq"))),), (EventQuery(),)))
 
 
 def _bounds(_subject: StoreUnderTest) -> SearchStrategy[Reads]:
@@ -187,16 +188,19 @@ class NumberedBatches:
     reopens: bool
 
 
+_SEQS = st.lists(st.sampled_from((*range(1, 9), 2**53 + 1, MAX_STORED)), min_size=1, max_size=6, unique=True)
+_FREE_SEQ = st.integers(20, 30)
+
+
 @st.composite
 def _numbers(draw: DrawFn, subject: StoreUnderTest) -> NumberedBatches:
-    pool = (*range(1, 9), 2**53 + 1, MAX_STORED)
-    seqs = draw(st.lists(st.sampled_from(pool), min_size=1, max_size=6, unique=True))
+    seqs = draw(_SEQS)
     batches = [(plain(seq),) for seq in seqs]
-    if draw(st.booleans()):
+    if draw(BOOLEAN):
         # A repeat on a seq of its own is not stored, and so raises nothing.
-        free = draw(st.integers(20, 30))
+        free = draw(_FREE_SEQ)
         batches.append((plain(free, event_id=f"id-{seqs[0]}"),))
-    return NumberedBatches(tuple(batches), subject.durable and draw(st.booleans()))
+    return NumberedBatches(tuple(batches), subject.durable and draw(BOOLEAN))
 
 
 async def _try_numbers(example: Example, case: NumberedBatches) -> None:

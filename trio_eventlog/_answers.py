@@ -1,0 +1,86 @@
+"""What a store answers, checked. Floor 2, next to the contract.
+
+A store is foreign code. An answer that breaks the contract is an error that names the store and the method,
+rather than one that comes from somewhere within this package.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from trio_eventlog._model._errors import StoreError
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog.abc import EventPage, EventStore, PagedStore, PrunedStore
+
+T = TypeVar("T")
+
+
+def awaitable(store: object, method: str, returned: T) -> T:
+    """Return what a method of ``store`` returned, or raise TypeError if it cannot be awaited."""
+    if inspect.isawaitable(returned):
+        return returned
+    raise TypeError(
+        f"store: {method} of {type(store).__name__} returned {type(returned).__name__} and nothing to await;"
+        f" the methods of a store must be async: async def {method}(…)"
+    )
+
+
+async def ask_last_seq(store: EventStore) -> int:
+    """The last seq of ``store``; 0 if it has no events."""
+    return await _ask_seq(store, "last_seq", store.last_seq())
+
+
+async def ask_pruned_seq(store: PrunedStore) -> int:
+    """The highest seq that was pruned from ``store``; 0 if none was."""
+    return await _ask_seq(store, "pruned_seq", store.pruned_seq())
+
+
+async def _ask_seq(store: object, method: str, call: Awaitable[object]) -> int:
+    seq = await awaitable(store, method, call)
+    if type(seq) is not int or not 0 <= seq <= MAX_STORED:
+        raise _wrong(store, method, "an int of 0 to 2**63 - 1", f"{seq!r:.100}")
+    return seq
+
+
+async def ask_query(store: EventStore, query: EventQuery) -> list[PersistedEvent]:
+    """The events that match ``query``, which has a cursor and a limit."""
+    found: object = await awaitable(store, "query", store.query(query))
+    return _checked_events(store, "query", found, query)
+
+
+async def ask_page(store: PagedStore, query: EventQuery, max_bytes: int) -> EventPage:
+    """The same, cut off after ``max_bytes``."""
+    call = store.query_page(query, max_bytes=max_bytes)
+    page: Any = await awaitable(store, "query_page", call)
+    if not isinstance(page, EventPage):
+        raise _wrong(store, "query_page", "an EventPage", type(page).__name__)
+    if not _checked_events(store, "query_page", page.events, query) and not page.is_complete:
+        raise _wrong(store, "query_page", "an event or a complete page", "neither")
+    return page
+
+
+def _checked_events(store: object, method: str, found: object, query: EventQuery) -> list[PersistedEvent]:
+    if not isinstance(found, list):
+        raise _wrong(store, method, "a list of events", type(found).__name__)
+    last = query.after_seq or 0
+    for event in found:
+        if not isinstance(event, PersistedEvent):
+            raise _wrong(store, method, "PersistedEvents", type(event).__name__)
+        if type(event.seq) is not int or event.seq <= last:
+            raise _wrong(
+                store, method, "events in ascending order of seq", f"seq {event.seq!r:.50} after {last}"
+            )
+        if event.seq > MAX_STORED:
+            # It would be no cursor for the next query.
+            raise _wrong(store, method, "seqs of 1 to 2**63 - 1", f"{event.seq!r:.50}")
+        last = event.seq
+    if query.limit is not None and len(found) > query.limit:
+        raise _wrong(store, method, f"at most {query.limit} events", str(len(found)))
+    return found
+
+
+def _wrong(store: object, method: str, expected: str, found: str) -> StoreError:
+    return StoreError(f"{method} of {store!r} must return {expected}, got {found}")

@@ -1,0 +1,97 @@
+"""Work that waits for a disk, in a thread. Floor 2: Trio."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from threading import Lock
+from typing import Final, Generic, TypeVar
+
+import trio
+
+__all__ = ["DISK_TIMEOUT", "in_thread"]
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("trio_eventlog")
+
+DISK_TIMEOUT: Final = 5.0
+"""Seconds that anything at the end of a log may wait for a disk."""
+
+_DISCARD_TIMEOUT: Final = 1.0
+"""Seconds by which a cancellation may be late, so that what was made in vain is gone by then."""
+
+
+@trio.lowlevel.enable_ki_protection  # between getting the result and returning it
+async def in_thread(
+    work: Callable[[], T], *, discard: Callable[[T], object] | None = None, name: str | None = None
+) -> T:
+    """Run ``work`` in a thread. A checkpoint.
+
+    A disk can hang as any store can. If this is cancelled, the thread is left to itself, and what it does may
+    still happen. Callers see to it that what comes after waits for it.
+
+    Args:
+      work: the function to run.
+      discard: called in a thread with the result of ``work`` if this was cancelled, as soon as there is one.
+        Its errors are logged: they must not take the place of the cancellation.
+      name: of the thread.
+
+    Raises:
+      RuntimeError: no thread can be started.
+    """
+    # A limiter of its own: the program may keep Trio's default limiter busy.
+    limiter = trio.CapacityLimiter(1)
+    handover = None if discard is None else _Handover(work, discard)
+    try:
+        return await trio.to_thread.run_sync(
+            work if handover is None else handover.run,
+            abandon_on_cancel=True,
+            limiter=limiter,
+            thread_name=name,
+        )
+    except BaseException:
+        if handover is not None and handover.give_up():
+            try:
+                with trio.move_on_after(_DISCARD_TIMEOUT, shield=True):
+                    await trio.to_thread.run_sync(
+                        handover.discard, abandon_on_cancel=True, limiter=limiter, thread_name=name
+                    )
+            except RuntimeError:
+                # No thread can be started. It takes the loop's time, but nothing must stay open.
+                handover.discard()
+        raise
+
+
+class _Handover(Generic[T]):
+    """A result that a thread hands to a task, which may have given up waiting for it."""
+
+    def __init__(self, work: Callable[[], T], discard: Callable[[T], object]) -> None:
+        self._work = work
+        self._discard = discard
+        self._mutex = Lock()
+        self._results: list[T] = []  # one, once there is one
+        self._is_given_up = False
+
+    def run(self) -> T:
+        """Do the work. For the thread."""
+        result = self._work()
+        with self._mutex:
+            self._results.append(result)
+            is_given_up = self._is_given_up
+        if is_given_up:
+            self.discard()
+        return result
+
+    def give_up(self) -> bool:
+        """Want the result no more. Returns whether it is there, and must be discarded by the caller."""
+        with self._mutex:
+            self._is_given_up = True
+            return bool(self._results)
+
+    def discard(self) -> None:
+        """Discard the result. Raises nothing."""
+        try:
+            self._discard(self._results.pop())
+        except Exception:
+            _logger.warning("what was opened in vain could not be closed", exc_info=True)
