@@ -130,7 +130,7 @@ _FIELD: dict[str, SearchStrategy[Any]] = {
 @st.composite
 def _plain_queries(draw: DrawFn, count: int) -> EventQuery:
     # Drawn one by one: a strategy that is built for each query takes longer than all the rest.
-    fields = {"after_seq": _cursors(count), **_FIELD}
+    fields: dict[str, SearchStrategy[Any]] = {"after_seq": _cursors(count), **_FIELD}
     return EventQuery(**{name: draw(fields[name]) for name in draw(_NAMES)})
 
 
