@@ -1,14 +1,18 @@
 """A structured-concurrency event log for Trio programs.
 
-Floors; a lower one never imports an upper one, and a test walks the imports:
+Floors; a lower one never imports an upper one, and a test walks the imports. What stands beside them uses the
+public names alone, and :func:`adopt_public_names` and :func:`how_to_install` of the helpers. Three modules of
+the lower floors have what their floor is otherwise free of: the lock file a lock of threads, for it is used
+from any thread; the events a package that makes ids, loaded for the first id; the retry policy
+``random.random`` as the default of an argument.
 
-* 0, values (attrs, the codecs and the standard library): ``_util _model _lock_file``, and ``typed``
-* 1, the engine (pure: no Trio, no I/O, time and chance are arguments): ``_engine``
-* 2, the contract: ``abc _answers _declared``, and what every Trio part needs: ``_ki _threads``
+* 0, values (attrs, the codecs and the standard library): ``_numbers _util _model _lock_file``, and ``typed``
+* 1, the engine (no Trio, no I/O; time and chance are arguments): ``_engine``
+* 2, the contract: ``abc _answers _declared``, and what several Trio parts need: ``_ki _own_work _threads``
 * 3, what reads (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all
 * 4, the log, the only place that awaits ``append_batch``: ``_log``
-* beside them, on the public names alone: ``cli logging recorder testing __main__``
+* beside them: ``cli logging recorder testing __main__``
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -38,6 +42,8 @@ from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent,
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import (
     AppendFailureReport,
+    LogState,
+    LogStatistics,
     LossReport,
     Report,
     RevertReport,
@@ -45,7 +51,6 @@ from trio_eventlog._model._reports import (
     SpillFailureReport,
     SpillReport,
 )
-from trio_eventlog._model._statistics import LogState, LogStatistics
 from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import adopt_public_names as _adopt_public_names

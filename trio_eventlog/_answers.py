@@ -15,17 +15,11 @@ from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.abc import EventPage, EventStore, PagedStore, PrunedStore
 
-__all__ = ["ask_last_seq", "ask_page", "ask_pruned_seq", "ask_query", "awaitable"]
-
 T = TypeVar("T")
 
 
 def awaitable(store: object, method: str, returned: T) -> T:
-    """Return ``returned``, which a method of ``store`` returned.
-
-    Raises:
-      TypeError: it cannot be awaited.
-    """
+    """Return what a method of ``store`` returned, or raise TypeError if it cannot be awaited."""
     if inspect.isawaitable(returned):
         return returned
     raise TypeError(
@@ -79,6 +73,9 @@ def _checked_events(store: object, method: str, found: object, query: EventQuery
             raise _wrong(
                 store, method, "events in ascending order of seq", f"seq {event.seq!r:.50} after {last}"
             )
+        if event.seq > MAX_STORED:
+            # It would be no cursor for the next query.
+            raise _wrong(store, method, "seqs of 1 to 2**63 - 1", f"{event.seq!r:.50}")
         last = event.seq
     if query.limit is not None and len(found) > query.limit:
         raise _wrong(store, method, f"at most {query.limit} events", str(len(found)))

@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 from trio_eventlog._answers import awaitable
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_integer
 from trio_eventlog.abc import (
     BoundedStore,
     DurableStore,
@@ -20,37 +21,15 @@ from trio_eventlog.abc import (
     SyncableStore,
 )
 
-__all__ = [
-    "check_count",
-    "check_methods",
-    "check_store",
-    "log_id_of",
-    "max_batch_of",
-    "survives_of",
-    "sync_of",
-]
-
 _MAX_BATCH: Final = 4096
 """Most events offered in one append to a store that declares no ``max_batch``."""
-
-
-def check_count(name: str, value: object, minimum: int, unit: str = "events") -> int:
-    if type(value) is not int:
-        raise TypeError(f"{name}: expected a number of {unit} as an int, got {type(value).__name__}")
-    if value < minimum:
-        raise ValueError(f"{name}: expected {minimum} or more {unit}, got {value}")
-    return value
 
 
 _METHODS: Final = ("append_batch", "query", "last_seq")
 
 
 def check_store(store: object) -> None:
-    """Check that ``store`` is an open store, and not something that one is made from.
-
-    Raises:
-      TypeError: it is not; the message says what to write instead.
-    """
+    """Raise TypeError unless ``store`` is an open store; the message says what to write instead."""
     if isinstance(store, type):
         way = (
             f"async with {store.__name__}.open(…) as store"
@@ -76,12 +55,7 @@ def check_store(store: object) -> None:
 
 
 async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - not a checkpoint in itself
-    """Check that a log can append to ``store``.
-
-    Raises:
-      StoreUnusable: it is read-only.
-      TypeError: a method of it is not async.
-    """
+    """Raise StoreUnusable if ``store`` is read-only, and TypeError if a method of it is not async."""
     if isinstance(store, ReadOnlyCapableStore) and store.read_only is True:
         raise StoreUnusable(
             f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"
@@ -100,7 +74,7 @@ def max_batch_of(store: object) -> int:
     max_batch: object = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is None:
         return _MAX_BATCH
-    return check_count("max_batch of the store", max_batch, 1)
+    return check_integer("max_batch of the store", max_batch, 1, unit="events")
 
 
 def log_id_of(store: object) -> str | None:

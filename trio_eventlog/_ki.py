@@ -11,8 +11,6 @@ from typing import ParamSpec, TypeVar
 import attrs
 import trio
 
-__all__ = ["ki_protected"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -29,20 +29,13 @@ class FileLock:
 
     @classmethod
     def acquire(cls, path: str, what: str, mode: int = 0o600, guarded: str | None = None) -> FileLock:
-        """Take the lock.
+        """Take the lock at a real path, whose file is made if it is not there.
 
-        Args:
-          path: of the lock file, a real path; it is made if it is not there.
-          what: what it guards, for messages.
-          mode: permissions of the lock file. Users who may write to what it guards may lock it, as with
-            SQLite's own side files.
-          guarded: path of what it guards, whose owner and group it gets; by default its own without the
-            ``.lock`` at the end.
-
-        Raises:
-          LogBusy: it is held already, in this process or another.
-          StoreUnusable: this platform or file system has no such locks.
-          OSError: the lock file cannot be made.
+        ``what`` is what it guards, for messages, and ``guarded`` the path of that, by default its own without
+        the ``.lock`` at the end: users who may write to it may lock it, as with SQLite's own side files, so
+        the lock file gets ``mode``, and its owner and group. Raises LogBusy if the lock is held already, in
+        this process or another, StoreUnusable if there are no such locks here, and OSError if the lock file
+        cannot be made.
         """
         if sys.platform == "win32":  # pragma: no cover
             raise StoreUnusable(f"{what} cannot be written: this platform does not have flock")
@@ -82,11 +75,8 @@ class FileLock:
 def lock_open_file(fd: int) -> None:
     """Lock the open file ``fd`` itself, until :func:`let_go`. A process that is forked off does not keep it.
 
-    For a file that no other code opens while it is locked, except to find that out.
-
-    Raises:
-      BlockingIOError: it is locked already, in this process or another.
-      OSError: it cannot be locked.
+    For a file that no other code opens while it is locked, except to find that out. Raises BlockingIOError if
+    it is locked already, in this process or another, and OSError if it cannot be locked.
     """
     _registry.files.add(fd)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,11 +113,10 @@ def give_to_owner(fd: int, beside: str) -> None:
     Otherwise what root does once would lock out the owner. SQLite does the same with its own side files. If
     there is no file but the new one, its directory counts.
     """
-    new = os.fstat(fd)
     for path in (beside, os.path.dirname(beside)):  # noqa: PTH120 - str all along
         with contextlib.suppress(OSError):
             owner = os.stat(path)  # noqa: PTH116 - str all along
-            if not os.path.samestat(owner, new):
+            if not os.path.samestat(owner, os.fstat(fd)):
                 break
     else:  # pragma: no cover - a directory that is gone
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextvars import ContextVar
 from inspect import get_annotations
 from types import FunctionType
 from typing import Any, Final, NoReturn, TypeVar
@@ -25,48 +24,6 @@ class Forks:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
     os.register_at_fork(after_in_child=Forks.add)
-
-
-def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
-    """Check an argument that is an integer.
-
-    Args:
-      name: of the argument, for the message.
-      value: the argument.
-      minimum: the lowest value allowed.
-      maximum: the highest value allowed; None for no bound.
-
-    Returns:
-      ``value``.
-
-    Raises:
-      TypeError: it is not an integer; a bool is not one.
-      ValueError: it is out of range.
-    """
-    if type(value) is not int:
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if value < minimum or (maximum is not None and value > maximum):
-        expected = f"{minimum} or more" if maximum is None else f"{minimum} to {_shown(maximum)}"
-        raise ValueError(f"{name}: expected {expected}, got {_shown(value)}")
-    return value
-
-
-_MAX_BITS_SHOWN: Final = 128
-
-
-def _shown(value: int) -> str:
-    bits = value.bit_length()
-    if value == 2**63 - 1:
-        return "2**63 - 1"
-    # Python refuses to turn very long integers into text.
-    return str(value) if bits <= _MAX_BITS_SHOWN else f"an integer of {bits} bits"
-
-
-at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
-"""The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
-
-SOME_LOG: Final = frozenset({0})
-"""What stands there in a thread that works for a log and does not know for which."""
 
 
 class NoPublicConstructor(type):
@@ -90,12 +47,9 @@ class NoPublicConstructor(type):
 
 
 def adopt_public_names(namespace: dict[str, Any]) -> None:
-    """Let the public names of a module say that they are imported from there.
+    """Let the public names of a module, of which these are the ``globals()``, say that they are from there.
 
     In tracebacks, reprs, pickles and the docs.
-
-    Args:
-      namespace: ``globals()`` of the module, with ``__all__``.
     """
     for name in namespace["__all__"]:
         value = namespace.get(name)

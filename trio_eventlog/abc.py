@@ -6,6 +6,11 @@ has the method or attribute; it need not inherit from anything. Callers check fo
 does not see what ``__getattr__`` provides, so a store that wraps another one defines each ability that it
 passes on.
 
+What a store says about itself is checked when a log is opened (``_declared``), and what it answers each time
+(``_answers``): a wrong value is an error that names the attribute or method. The stores that come with the
+library are used through the same methods. What they do faster than others is to recognise events that a log
+has checked and encoded, and not to do either again.
+
 Floor 2: knows the values, and neither Trio nor any store.
 """
 
@@ -17,9 +22,9 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from trio_eventlog._model._descriptions import Finding, StoreDescription, StoreVerification
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import Finding, StoreDescription, StoreVerification
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 
 __all__ = [
@@ -398,7 +403,8 @@ class PrunableStore(Protocol):
           The number of events that were deleted, or would be.
 
         Raises:
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+          TypeError: it is not an integer.
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
           StoreError: the store failed; another call may succeed.
           StoreUnusable: the store will never do it.
         """

@@ -1,8 +1,7 @@
 """Reading logs: following one from another process, going through one page by page, merging several."""
 
-from trio_eventlog._reading._iter_events import iter_events
 from trio_eventlog._reading._merge import LogEvent, MergedEvents, merge_events
-from trio_eventlog._reading._stream import EventStream
+from trio_eventlog._reading._stream import EventStream, iter_events
 from trio_eventlog._reading._tail import tail
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 

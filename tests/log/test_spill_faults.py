@@ -102,7 +102,8 @@ class Disk:
     PathLike = os.PathLike
     urandom = staticmethod(os.urandom)
 
-    def __init__(self, fault: tuple[int, str] = (0, "")) -> None:
+    def __init__(self, fault: tuple[int, str] = (0, ""), *, has_links: bool = True) -> None:
+        self.has_links = has_links
         self.fault = fault
         self.calls: list[str] = []
         self.was_fault = False
@@ -232,6 +233,8 @@ class Disk:
         self._rename(names)
 
     def do_link(self, path: Any, to: Any) -> None:
+        if not self.has_links:
+            raise PermissionError(errno.EPERM, "no links")
         self._rename({**self.names, str(to): self.names[str(path)]})
 
     def do_unlink(self, path: Any) -> None:
@@ -434,6 +437,7 @@ class Scenario:
     before: tuple[int, ...] = ()
     max_bytes: int = LARGE
     keep: Keep = Keep.NOT
+    has_links: bool = True
 
 
 def step(name: str, *arguments: int) -> Step:
@@ -508,6 +512,19 @@ SCENARIOS = {
         content=header() + lines(1) + lines(2).replace(b"id-2", b"id-X") + lines(3),
         before=(1, 3),
     ),
+    "damage and no room": Scenario(
+        [
+            step("open"),
+            step("read", 6),
+            step("read", 1),
+            step("append", *range(110, 114)),
+            step("read", 9),
+            step("close"),
+        ],
+        content=header() + lines(*range(100, 110)).replace(b"id-101", b"id-XXX"),
+        before=(100, *range(102, 110)),
+        max_bytes=SMALL,
+    ),
     "zeros before the events": Scenario(
         [
             step("open"),
@@ -563,11 +580,15 @@ SCENARIOS = {
     ),
 }
 
+SCENARIOS["damage and no room, without links"] = attrs.evolve(
+    SCENARIOS["damage and no room"], has_links=False
+)
+
 KINDS = ["before", "after", "short", "ends"]
 
 
 def prepared(scenario: Scenario, fault: tuple[int, str]) -> tuple[Disk, Program]:
-    disk = Disk(fault)
+    disk = Disk(fault, has_links=scenario.has_links)
     if scenario.content is not None:
         disk.put(scenario.content)
     if scenario.leftover is not None:
@@ -631,7 +652,7 @@ def test_one_fault_at_each_system_call(name: str, kind: str, use: Callable[[Disk
             for left, copy in [("kill", disk.after_kill()), *disk.after_power_loss()]:
                 state = (copy.content(), tuple(program.unsettled), program.known_seq, len(program.given))
                 # A write that was cut in two can be there in its second half.
-                is_clean = name != "damage" and (kind != "short" or left == "kill")
+                is_clean = not name.startswith("damage") and (kind != "short" or left == "kill")
                 if (state, is_clean) not in seen:
                     seen.add((state, is_clean))
                     check_next_run(copy, program, use, f"{what}, {left}", is_clean=is_clean)

@@ -69,6 +69,21 @@ def test_the_events_of_a_file_without_a_header() -> None:
     assert not contents.is_empty
 
 
+def test_a_file_of_nothing_but_beginnings() -> None:
+    """Each place where an event may begin is not searched to the end of the file."""
+    content = b"spoilt\n" + b"0badcafe {" * 100_000
+    read: list[int] = []
+
+    def count(most: int, position: int) -> bytes:
+        read.append(len(content[position : position + most]))
+        return content[position : position + most]
+
+    with pytest.raises(StoreUnusable, match="no spill file"):
+        contents_of(count, len(content), None)
+    assert sum(read) < 5 * len(content)
+    assert found(content + b"\n" + lines(3)).last_seq == 3
+
+
 @given(
     texts=st.lists(st.text("ab\0", max_size=6), max_size=8),
     rest=st.text("ab\0", max_size=6),

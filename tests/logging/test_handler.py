@@ -217,6 +217,23 @@ def test_after_the_run_records_are_dropped(logger):
     handler.close()
 
 
+async def test_a_handler_that_is_closed_elsewhere_while_it_delivers(logger):
+    """What waited until then is dropped, and Trio goes on."""
+
+    def close_elsewhere(_event):
+        thread = threading.Thread(target=handler.close)
+        thread.start()
+        thread.join()
+        return True
+
+    async with open_event_log(MemoryStore(), filter=close_elsewhere) as log:
+        with capture_logging(log, logger) as handler:
+            logger.info("one")
+            logger.info("two")
+            await trio.testing.wait_all_tasks_blocked()
+    assert (log.statistics().ingested, handler.dropped) == (1, 1)
+
+
 async def test_records_that_wait_when_a_handler_is_closed_elsewhere_are_counted(logger):
     async with open_event_log(MemoryStore()) as log:
         handler = EventLogHandler(log)

@@ -658,7 +658,7 @@ def test_bad_arguments() -> None:
         types.event(name="thing")(attrs.make_class("Other", []))
     with pytest.raises(ValueError, match="version: expected 1 or more, got 0"):
         types.event(version=0)
-    with pytest.raises(TypeError, match="version: expected an int, got str"):
+    with pytest.raises(TypeError, match="version: expected an integer, got str"):
         types.event(version="1")  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="name: expected a str, got int"):
         types.event(name=1)  # type: ignore[call-overload]

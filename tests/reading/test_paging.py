@@ -90,8 +90,8 @@ async def test_an_error_or_a_cancellation_skips_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"page_size": 0}, ValueError, "page_size: expected 1 event or more, got 0"),
-        ({"page_size": 1.0}, TypeError, "page_size: expected a number of events, got float"),
+        ({"page_size": 0}, ValueError, "page_size: expected 1 or more events, got 0"),
+        ({"page_size": 1.0}, TypeError, "page_size: expected a number of events as an int, got float"),
         ({"query": "all"}, TypeError, "query: expected an EventQuery, got str"),
     ],
 )
@@ -255,9 +255,9 @@ async def test_one_task_at_a_time(autojump_clock: trio.testing.MockClock) -> Non
         ({"query": "all"}, TypeError, "query: expected an EventQuery, got str"),
         ({"stores": [MemoryStore()]}, TypeError, "stores: expected a mapping from names to stores, got list"),
         ({"cursors": [1]}, TypeError, "cursors: expected a mapping from names to seqs, got list"),
-        ({"cursors": {"a": -1}}, ValueError, "cursors.'a'.: expected a seq, got -1"),
-        ({"cursors": {"a": True}}, ValueError, "cursors.'a'.: expected a seq, got True"),
-        ({"page_size": 0}, ValueError, "page_size: expected 1 event or more, got 0"),
+        ({"cursors": {"a": -1}}, ValueError, "cursors.'a'.: expected 0 or more, got -1"),
+        ({"cursors": {"a": True}}, TypeError, "cursors.'a'.: expected an integer, got bool"),
+        ({"page_size": 0}, ValueError, "page_size: expected 1 or more events, got 0"),
     ],
 )
 def test_bad_arguments_of_a_merge(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -79,6 +79,7 @@ WRONG_EVENTS: list[tuple[Any, str]] = [
     ([event(2), event(2)], "events in ascending order of seq, got seq 2 after 2"),
     ([event(0)], "events in ascending order of seq, got seq 0 after 0"),
     ([event(True)], "events in ascending order of seq, got seq True after 0"),
+    ([event(2**64)], f"seqs of 1 to 2**63 - 1, got {2**64}"),
     ([event("1")], "events in ascending order of seq, got seq '1' after 0"),
 ]
 

@@ -11,7 +11,7 @@ import trio.testing
 
 from tests._helpers.events import agent, module
 from trio_eventlog import EventQuery, EventRejected, StoreUnusable
-from trio_eventlog._util import Forks, check_integer
+from trio_eventlog._util import Forks
 from trio_eventlog.stores._common import _batches
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._bounds import Bounds
@@ -21,24 +21,6 @@ from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._statistics import SeqGaps
 from trio_eventlog.stores._common._verify import Verifier
-
-
-@pytest.mark.parametrize(
-    ("value", "error", "message"),
-    [
-        (True, TypeError, "n: expected an integer, got bool"),
-        (1.0, TypeError, "n: expected an integer, got float"),
-        ("1", TypeError, "n: expected an integer, got str"),
-        (0, ValueError, r"n: expected 1 to 2\*\*63 - 1, got 0"),
-        (2**63, ValueError, f"got {2**63}"),
-        (2**200, ValueError, "got an integer of 201 bits"),
-    ],
-)
-def test_an_integer_out_of_range(value: object, error: type[Exception], message: str) -> None:
-    """The message shows it, however long it is."""
-    with pytest.raises(error, match=message):
-        check_integer("n", value, 1, 2**63 - 1)
-    assert check_integer("n", 7, 7) == 7
 
 
 @pytest.mark.parametrize(

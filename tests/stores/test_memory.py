@@ -97,6 +97,45 @@ async def test_memory_looks_once_for_one_of_many_types():
     assert Counted.compared < 1_000
 
 
+@pytest.mark.parametrize(
+    ("arguments", "gone"), [({"keep": 2}, [1, 2, 3]), ({"before_ms": 30}, [1, 2]), ({"keep": 9}, [])]
+)
+async def test_the_progress_of_pruning_memory(arguments, gone):
+    """Told once, when the events are gone; not if there are none, nor by a dry run."""
+    store = MemoryStore()
+    await store.append_batch([agent(seq, time_ms=seq * 10) for seq in range(1, 6)])
+    told = []
+
+    def tell(*numbers):
+        told.append((*numbers, len(store._events)))
+
+    assert await store.prune(**arguments, dry_run=True, on_progress=tell) == len(gone)
+    assert told == []
+    assert await store.prune(**arguments, on_progress=tell) == len(gone)
+
+    assert told == ([(len(gone), len(gone), 5 - len(gone))] if gone else [])
+    assert [event.seq for event in await store.query(EventQuery())] == list(range(len(gone) + 1, 6))
+    assert await store.pruned_seq() == len(gone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "before_ms, keep: expected one of them"),
+        ({"keep": 1, "before_ms": 1}, ValueError, "before_ms, keep: expected one of them"),
+        ({"keep": -1}, ValueError, r"keep: expected 0 to 2\*\*63 - 1, got -1"),
+        ({"keep": True}, TypeError, "keep: expected an integer, got bool"),
+        ({"keep": "1"}, TypeError, "keep: expected an integer, got str"),
+        ({"before_ms": 2**63}, ValueError, r"before_ms: expected 0 to 2\*\*63 - 1, got"),
+        ({"before_ms": 1.0}, TypeError, "before_ms: expected an integer, got float"),
+    ],
+)
+async def test_what_pruning_refuses(arguments, error, message):
+    """The same in every store, which share the check."""
+    with pytest.raises(error, match=message):
+        await MemoryStore().prune(**arguments)
+
+
 def test_memory_store_says_what_it_is():
     assert repr(MemoryStore()) == "<MemoryStore with 0 events>"
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import random as _random
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import attrs
 
+from trio_eventlog._numbers import check_number
+
 
 def _positive(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{field.name}: expected a number, got {type(value).__name__}")
-    # An int may lie beyond every float, where it compares as less than infinity.
-    if not 0 < value <= sys.float_info.max:
-        raise ValueError(f"{field.name}: expected more than 0 and less than infinity, got {value}")
+    check_number(field.name, value, above=True)
+
+
+def _fraction(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -> None:
+    check_number(field.name, value, maximum=1.0)
 
 
 @attrs.frozen(kw_only=True)
@@ -43,7 +44,7 @@ class RetryPolicy:
     initial: float = attrs.field(default=0.1, validator=_positive)
     maximum: float = attrs.field(default=30.0, validator=_positive)
     multiplier: float = attrs.field(default=2.0, validator=_positive)
-    jitter: float = attrs.field(default=0.1)
+    jitter: float = attrs.field(default=0.1, validator=_fraction)
     random: Callable[[], float] = attrs.field(default=_random.random, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -51,10 +52,6 @@ class RetryPolicy:
             raise ValueError(f"maximum: expected at least initial ({self.initial} s), got {self.maximum}")
         if self.multiplier < 1:
             raise ValueError(f"multiplier: expected at least 1, got {self.multiplier}")
-        if isinstance(self.jitter, bool) or not isinstance(self.jitter, int | float):
-            raise TypeError(f"jitter: expected a number, got {type(self.jitter).__name__}")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter: expected 0 to 1, got {self.jitter}")
 
     def delay(self, failures: int) -> float:
         """Seconds to wait after ``failures`` failures in a row (1 or more)."""

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent, UnifiedEvent
-from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._payload import SCOPES
+from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import reseal, scopes_of_event, size_of
 
 _BATCH_SIZE: Final = 64

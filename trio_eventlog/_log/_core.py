@@ -12,7 +12,6 @@ from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._engine._scheduler import Scheduler
 from trio_eventlog._log._backlog import Backlog, FlushTimer
 from trio_eventlog._log._outcome import Outcome, Tasks
-from trio_eventlog._log._own_work import OwnWork
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spill_file import SpillFile
@@ -20,6 +19,7 @@ from trio_eventlog._log._spill_queue import SpillQueue
 from trio_eventlog._log._spiller import Spiller, Syncer
 from trio_eventlog._log._writer import BatchSender, Publisher, Writer
 from trio_eventlog._model._errors import LossReason
+from trio_eventlog._own_work import OwnWork
 from trio_eventlog._reading._subscription import Feed
 from trio_eventlog.abc import EventStore
 

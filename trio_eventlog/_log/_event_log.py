@@ -30,8 +30,8 @@ from trio_eventlog._model._events import (
 )
 from trio_eventlog._model._payload import too_large
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import LogStatistics
 from trio_eventlog._model._sealed import check_envelope, event_size, seal_event
-from trio_eventlog._model._statistics import LogStatistics
 from trio_eventlog._reading._pages import checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._util import Forks, NoPublicConstructor

@@ -14,7 +14,7 @@ import trio
 from trio_eventlog._engine._losses import LossAccount
 from trio_eventlog._log._reporter import write_record
 from trio_eventlog._model._errors import EventLogBroken, EventsLost, LossReason, StoreUnusable
-from trio_eventlog._model._statistics import LogState
+from trio_eventlog._model._reports import LogState
 
 GRACE_PERIOD_OVER: Final = "the end of the grace period"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from trio_eventlog._declared import check_count
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._model._events import UnifiedEvent
 from trio_eventlog._model._reports import Report
+from trio_eventlog._numbers import check_integer, check_number
 
 Filter: TypeAlias = Callable[[UnifiedEvent], bool]
 OnFailure: TypeAlias = Callable[[Report], object]
@@ -34,24 +33,12 @@ _MIN_SPILL_BYTES: Final = 4096
 _Validator: TypeAlias = "Callable[[Settings, attrs.Attribute[Any], Any], None]"
 
 
-def _seconds(name: str, value: Any, *, zero: bool = True, infinite: bool = False) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected seconds as a number, got {type(value).__name__}")
-    try:
-        seconds = float(value)
-    except OverflowError:
-        raise ValueError(f"{name}: expected seconds, got an integer that is too large for a float") from None
-    # NaN fails every comparison, and so this one.
-    if not seconds >= 0 or (seconds == 0 and not zero) or (seconds == math.inf and not infinite):
-        bounds = "0 or more" if zero else "more than 0"
-        raise ValueError(
-            f"{name}: expected seconds, {bounds}{'' if infinite else ' and finite'}, got {seconds}"
-        )
-    return seconds
+def _seconds(name: str, value: Any, *, above: bool = False, infinite: bool = False) -> float:
+    return check_number(name, value, above=above, infinite=infinite, unit="seconds")
 
 
 def _batch_size(value: Any) -> int:
-    return max(check_count("batch_size", value, 0), 1)
+    return max(check_integer("batch_size", value, 0, unit="events"), 1)
 
 
 def _flush_interval(value: Any) -> float:
@@ -59,7 +46,7 @@ def _flush_interval(value: Any) -> float:
 
 
 def _append_timeout(value: Any) -> float:
-    return _seconds("append_timeout", value, zero=False, infinite=True)
+    return _seconds("append_timeout", value, above=True, infinite=True)
 
 
 def _grace_period(value: Any) -> float:
@@ -79,7 +66,7 @@ def _spill_path(value: Any) -> Path | None:
 
 def _count(minimum: int, unit: str = "events") -> _Validator:
     def validate(_settings: Settings, field: attrs.Attribute[Any], value: Any) -> None:
-        check_count(field.name, value, minimum, unit)
+        check_integer(field.name, value, minimum, unit=unit)
 
     return validate
 

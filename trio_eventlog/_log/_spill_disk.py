@@ -8,6 +8,8 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -47,9 +49,7 @@ class SpillDisk:
     def open(cls, path: Path) -> SpillDisk:
         """Open and lock the file at a real path, creating it if necessary.
 
-        Raises:
-          LogBusy: it is locked already.
-          StoreUnusable, OSError: it cannot be opened or locked.
+        Raises LogBusy if it is locked already, StoreUnusable or OSError if it cannot be opened or locked.
         """
         with contextlib.ExitStack() as undo:
             lock = FileLock.acquire(f"{path}.lock", f"the spill file {path}")
@@ -132,17 +132,17 @@ class SpillDisk:
 
     def rewrite(self, head: bytes, start: int) -> None:
         """Replace the file by one with ``head`` and what it has from byte ``start`` on."""
-        new_path = _new_path(self.path)
+        new_path = Path(f"{self.path}.new")
         if _is_leftover(new_path):
             os.unlink(new_path)
         fd = open_file(new_path, os.O_EXCL)
-        aside: str | None = None
+        put_back: Callable[[], None] | None = None
         try:
             lock_open_file(fd)
             _write_at(fd, head, 0)
             _copy(self.read, start, self.size, fd, len(head))
             os.fsync(fd)
-            aside = self._keep_aside()
+            put_back = self._keep_aside()
             try:
                 os.replace(new_path, self.path)
             except OSError:
@@ -150,10 +150,12 @@ class SpillDisk:
                     raise
         except BaseException:
             let_go(fd)
-            for path in (new_path, aside):
-                with contextlib.suppress(OSError):
-                    if path is not None:
-                        os.unlink(path)
+            with contextlib.suppress(OSError):
+                if put_back is not None:
+                    self._needs_name = True  # on the disk it may still have none
+                    put_back()
+                # Not before: it is all that there is if the file could not be put back.
+                os.unlink(new_path)
             raise
         old, self._fd = self._fd, fd
         self.size += len(head) - start
@@ -163,8 +165,11 @@ class SpillDisk:
         with contextlib.suppress(OSError):
             self._mend_name()
 
-    def _keep_aside(self) -> str | None:
-        """Give a second name to what is to be replaced, if that may be of use: it is damaged, or not ours."""
+    def _keep_aside(self) -> Callable[[], None] | None:
+        """Keep what is to be replaced under another name, if that may be of use: it is damaged, or not ours.
+
+        Returns what undoes that.
+        """
         try:
             there = os.lstat(self.path)
         except FileNotFoundError:
@@ -177,8 +182,14 @@ class SpillDisk:
         except OSError as exc:
             if exc.errno not in _NO_LINKS:
                 raise
-            _copy_file(self.path, aside)
-        return aside
+            # If the process ends now, the next one takes up the replacement.
+            try:
+                os.replace(self.path, aside)
+            except OSError:
+                if not _is_at(Path(aside), self._fd):
+                    raise
+            return partial(os.replace, aside, self.path)
+        return partial(os.unlink, aside)
 
     def _name_aside(self) -> str:
         suffix = f".damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
@@ -241,14 +252,9 @@ def reason_of(exc: OSError, path: Path) -> str:
     return f"{exc.filename}: {what}" if is_of_another else what
 
 
-def _new_path(path: Path) -> Path:
-    """The name of a replacement while it is written."""
-    return Path(f"{path}.new")
-
-
 def _take_up_leftover(path: Path) -> None:
     """What a killed process was writing anew: it is of use only if the file itself is gone."""
-    new_path = _new_path(path)
+    new_path = Path(f"{path}.new")
     if not _is_leftover(new_path):
         return
     try:
@@ -314,19 +320,3 @@ def _copy(read: Read, start: int, end: int, to_fd: int, position: int) -> None:
         _write_at(to_fd, block, position)
         start += len(block)
         position += len(block)
-
-
-def _copy_file(path: Path, to_path: str) -> None:
-    """Copy a file to a new one, durably."""
-    with contextlib.ExitStack() as stack:
-        fd = open_file(path)
-        stack.callback(let_go, fd)
-        to_fd = open_file(Path(to_path), os.O_EXCL)
-        stack.callback(let_go, to_fd)
-        try:
-            _copy(lambda most, position: os.pread(fd, most, position), 0, os.fstat(fd).st_size, to_fd, 0)
-            os.fsync(to_fd)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(to_path)
-            raise

@@ -134,17 +134,10 @@ class Marks:
 
 
 class SpillFile:
-    """An open spill file, locked against all others.
+    """An open spill file, locked against all others; made with mode 0600 if it is not there.
 
-    Args:
-      path: of the file, made with mode 0600 if it is not there.
-      log_id: what tells the log from all others; None if its store does not say.
-      max_bytes: most bytes that the file may have.
-      keep: how long it keeps what is settled.
-
-    Raises:
-      SpillError: the file belongs to another log, is not a spill file, or cannot be opened.
-      LogBusy: another log, in this process or another, has it open.
+    ``log_id`` tells the log from all others, and is None if its store does not say. Raises SpillError if the
+    file belongs to another log, is not a spill file or cannot be opened, and LogBusy if another log has it.
     """
 
     def __init__(
@@ -388,14 +381,10 @@ class SpillFile:
     ) -> None:
         """Leave the file to the next run, or remove it if it has nothing to tell.
 
-        Args:
-          first: of the events that were read, those that are still pending; None if nothing of the file is.
-          again: older events that the file is to have in front of them.
-          is_exact: False if a read was given up on, so that it is not known what was read.
-
-        Raises:
-          OSError: it could not be left in order, or (SpillFull) has no room for ``again``. It has all that it
-            had, and perhaps none of ``again``. It is closed all the same.
+        Of the events that were read, ``first`` are still pending; None if nothing of the file is. ``again``
+        are older events to be put in front of them. ``is_exact`` is false if a read was given up on, so that
+        it is not known what was read. Raises OSError (SpillFull if ``again`` does not fit) if it could not be
+        left in order: it has what it had, and perhaps none of ``again``, and is closed all the same.
         """
         if self._disk.is_closed:
             return

@@ -113,11 +113,7 @@ def event_in(line: bytes) -> tuple[PersistedEvent | None, bool]:
 
 
 def lines_in(read: Read, start: int, end: int) -> Iterator[tuple[bytes, bool, int]]:
-    """The lines from byte ``start`` to ``end``: their text, whether it is as it was written, and their end.
-
-    Raises:
-      OSError: the file cannot be read, or is shorter.
-    """
+    """Each line from byte ``start`` to ``end``: its text, whether it is as it was written, and its end."""
     parts: list[bytes] = []
     position = line_end = start
     while position < end:
@@ -179,10 +175,7 @@ class Contents:
 
 
 def contents_of(read: Read, size: int, log_id: str | None) -> Contents:
-    """Find out what is in a file of ``size`` bytes.
-
-    Raises StoreUnusable if it is not a spill file that the log ``log_id`` can take up.
-    """
+    """What is in a file of ``size`` bytes. Raises StoreUnusable if the log ``log_id`` cannot take it up."""
     head = read(_MAX_HEADER, 0)
     if size <= _MAX_EMPTY and _is_beginning(head):
         # New, or its process ended while it was new.
@@ -256,21 +249,22 @@ def survey(read: Read, start: int) -> tuple[int, int, int]:
 
 
 def _find_line(read: Read) -> int | None:
-    """Where to read a file that has no header: the first byte of an intact event or mark.
+    """Where the first intact event or mark begins, if there is no header.
 
-    Returns:
-      The end of the file if it has only zeros and the beginning of a header; None if it has something else
-      and neither event nor mark.
+    The end of the file if it has only zeros and the beginning of a header; None if it has something else.
     """
-    position, before, is_nothing = 0, b"", True
+    position, before, is_nothing, searched_to = 0, b"", True, 0
     while block := read(BLOCK_SIZE, position):
         is_nothing = is_nothing and (not block.strip(b"\0") if position else _is_beginning(block))
         text = before + block
         for found in _LINE_START.finditer(text):
             at = position - len(before) + found.start()
+            if at < searched_to:
+                continue
             line = _line_at(read, at)
             if _mark_in(line + b"\n") is not None or event_in(line)[0] is not None:
                 return at
+            searched_to = at + len(line)
         before = text[1 - len(_PREFIX) :]
         position += len(block)
     return position if is_nothing else None

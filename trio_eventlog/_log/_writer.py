@@ -12,7 +12,6 @@ from trio_eventlog._answers import awaitable
 from trio_eventlog._engine._losses import FlushTicket
 from trio_eventlog._log._backlog import Backlog, FlushTimer
 from trio_eventlog._log._outcome import Outcome
-from trio_eventlog._log._own_work import OwnWork
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
 from trio_eventlog._log._spiller import Spiller, split_cancelled
@@ -25,8 +24,8 @@ from trio_eventlog._model._errors import (
     StoreWentBack,
 )
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._reports import AppendFailureReport, RevertReport
-from trio_eventlog._model._statistics import LogState
+from trio_eventlog._model._reports import AppendFailureReport, LogState, RevertReport
+from trio_eventlog._own_work import OwnWork
 from trio_eventlog._reading._subscription import Feed
 from trio_eventlog.abc import EventStore
 

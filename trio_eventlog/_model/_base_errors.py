@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def require_string(**arguments: object) -> None:
+def require_strings(**arguments: object) -> None:
     """Raise TypeError unless each argument is a string."""
     for name, value in arguments.items():
         if not isinstance(value, str):
@@ -26,7 +26,7 @@ class CodecError(EventLogError, ValueError):
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        require_string(path=path, reason=reason)
+        require_strings(path=path, reason=reason)
         super().__init__(path, reason)
         self.path = path
         self.reason = reason

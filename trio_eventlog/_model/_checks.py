@@ -8,6 +8,7 @@ from typing import Final
 
 from trio_eventlog._model._base_errors import CodecError
 from trio_eventlog._model._events import MAX_U64
+from trio_eventlog._numbers import shown_integer
 
 _MAX_PATH: Final = 200
 """Characters of a path in an error."""
@@ -15,19 +16,11 @@ _MAX_PATH: Final = 200
 _MAX_SHOWN: Final = 50
 """Characters of a value in an error."""
 
-_MAX_BITS_SHOWN: Final = 128
-"""Python refuses to convert very long integers to strings."""
-
 _repr: Final = reprlib.Repr().repr
 
 
 def check_string(value: object) -> str:
-    """Return ``value`` if it is a string that JSON can carry.
-
-    Raises:
-      TypeError: it is not a string; a subclass of ``str`` is not one.
-      ValueError: it has a lone surrogate.
-    """
+    """Return ``value`` if it is a string that JSON can carry: no subclass, and no lone surrogate."""
     if type(value) is not str:
         raise TypeError(f"expected a string, got {shown(value)}")
     if not value.isascii():
@@ -40,13 +33,8 @@ def check_string(value: object) -> str:
     return value
 
 
-def check_integer(value: object, maximum: int = MAX_U64) -> int:
-    """Return ``value`` if it is an integer from 0 to ``maximum``, which is 2**n - 1.
-
-    Raises:
-      TypeError: it is not an integer; a bool is not one.
-      ValueError: it is out of range.
-    """
+def check_unsigned(value: object, maximum: int = MAX_U64) -> int:
+    """Return ``value`` if it is an integer (not a bool) from 0 to ``maximum``, which is 2**n - 1."""
     if type(value) is not int:
         raise TypeError(f"expected an integer, got {shown(value)}")
     if not 0 <= value <= maximum:
@@ -66,7 +54,7 @@ def require_string(value: object, path: str) -> None:
 def require_integer(value: object, path: str, maximum: int = MAX_U64) -> None:
     """Raise CodecError unless ``value`` is an integer from 0 to ``maximum``."""
     try:
-        check_integer(value, maximum)
+        check_unsigned(value, maximum)
     except (TypeError, ValueError) as exc:
         raise CodecError(path, str(exc)) from None
 
@@ -84,19 +72,8 @@ def shown(value: object) -> str:
     return f"{kind.__name__} ({text.encode('ascii', 'backslashreplace').decode():.{_MAX_SHOWN}})"
 
 
-def shown_integer(value: int) -> str:
-    """An integer, for an error."""
-    bits = value.bit_length()
-    return f"integer {value}" if bits <= _MAX_BITS_SHOWN else f"an integer of {bits} bits"
-
-
 def path_of(root: str, steps: Iterable[str | int]) -> str:
-    """The path to an item of a payload, such as ``payload.items[3]``, cut to a readable length.
-
-    Args:
-      root: where the path starts.
-      steps: the keys and indices from there.
-    """
+    """The path to an item of a payload, such as ``payload.items[3]``, cut to a readable length."""
     path = root
     for step in steps:
         if isinstance(step, int):

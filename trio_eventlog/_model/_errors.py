@@ -29,8 +29,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from trio_eventlog._model._base_errors import CodecError, EventLogError, require_string
+from trio_eventlog._model._base_errors import CodecError, EventLogError, require_strings
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._numbers import check_integer
 
 __all__ = [
     "CodecError",
@@ -58,8 +59,7 @@ _MAX_NAMES_SHOWN: Final = 10
 
 def _require_int(**arguments: object) -> None:
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+        check_integer(name, value)
 
 
 def _tuple_of(name: str, value: Iterable[T], kind: type) -> tuple[T, ...]:
@@ -208,7 +208,7 @@ class SpillError(EventLogError):
     """
 
     def __init__(self, path: Path, reason: str) -> None:
-        require_string(reason=reason)
+        require_strings(reason=reason)
         if not isinstance(path, os.PathLike):
             raise TypeError(f"path: expected a Path, got {type(path).__name__}")
         super().__init__(path, reason)
@@ -239,7 +239,7 @@ class EventRejected(StoreError):
     """
 
     def __init__(self, events: Sequence[PersistedEvent], reason: str) -> None:
-        require_string(reason=reason)
+        require_strings(reason=reason)
         # Items of another kind are for the log to tell, which knows what it has offered.
         self.events: tuple[PersistedEvent, ...] = _tuple_of("events", events, object)
         super().__init__(self.events, reason)
@@ -297,7 +297,7 @@ class LogNotFound(StoreUnusable):
     """
 
     def __init__(self, log: str, names: Sequence[str], place: str) -> None:
-        require_string(log=log, place=place)
+        require_strings(log=log, place=place)
         self.names: tuple[str, ...] = _tuple_of("names", names, str)
         super().__init__(log, self.names, place)
         self.log = log

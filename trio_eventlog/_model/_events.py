@@ -165,13 +165,7 @@ def sealed(  # noqa: PLR0917 - by position, since it is called for every event
 ) -> E:
     """An event around a payload that is JSON already, and trusted to be.
 
-    Args:
-      kind: its class.
-      actor: the ``agent_id`` or the ``module``.
-      event_type: its type.
-      text: the payload as JSON.
-      scopes: the scopes of the payload, if they are known.
-      size: bytes of payload, actor and type as UTF-8, if they are known.
+    The ``actor`` is the agent or the module. The size is in bytes of payload, actor and type as UTF-8.
     """
     make_draft: Any = _AgentDraft if kind is AgentEvent else _ModuleDraft
     event: E = make_draft(actor, event_type, text, scopes, size)

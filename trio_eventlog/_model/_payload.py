@@ -13,8 +13,9 @@ from typing import Any, Final, cast
 import msgspec
 
 from trio_eventlog._model._base_errors import CodecError
-from trio_eventlog._model._checks import check_string, path_of, shown, shown_integer
+from trio_eventlog._model._checks import check_string, path_of, shown
 from trio_eventlog._model._events import MAX_U64, Scopes
+from trio_eventlog._numbers import shown_integer
 
 MAX_DEPTH: Final = 200
 """Highest number of levels of lists and dicts in a payload."""
@@ -32,14 +33,11 @@ encode: Final = msgspec.json.Encoder().encode
 
 
 def encode_payload(payload: object, prefix: str = "", max_bytes: int = sys.maxsize) -> bytes:
-    """``payload`` as compact JSON.
+    """``payload`` as compact JSON; ``prefix`` goes before ``payload`` in the path of an error.
 
-    Args:
-      payload: the payload.
-      prefix: what comes before ``payload`` in the path of an error, such as ``"event."``.
-      max_bytes: bytes of an event. A larger payload may be refused, and is refused before all of it is walked
-        or encoded if its JSON would be far larger than its objects are: a list that holds another list twice,
-        which holds another one twice, and so on. A smaller payload is never refused.
+    A payload of more than ``max_bytes`` may be refused. It is refused before all of it is walked or encoded
+    if its JSON would be far larger than its objects are: a list that holds another list twice, which holds
+    another one twice, and so on. A smaller payload is never refused.
 
     Raises:
       CodecError: it holds something that would not come back as an equal value, or it is too large.
@@ -88,17 +86,10 @@ _FEW_BYTES: Final = 512
 
 
 def _check_fast(container: Any, depth: int, room: int, few: int) -> int:  # noqa: C901, PLR0912 - for speed
-    """Check the items of a list or dict whose own bytes are already counted.
+    """Check the items of a list or dict whose own bytes are already counted; what is left of ``room``.
 
     Lone surrogates are left to the encoder, which refuses them anyway. The bytes of numbers and short strings
     are counted as one each; those of keys are not counted while more than ``few`` bytes are left.
-
-    Returns:
-      The bytes that are left of ``room`` at most.
-
-    Raises:
-      _Flawed: not all items come back from JSON as equal values of the same types.
-      _TooLarge: no room is left.
     """
     if room < 0:
         raise _TooLarge

@@ -7,11 +7,9 @@ from typing import Any
 
 import attrs
 
-from trio_eventlog._model._checks import check_integer, check_string
+from trio_eventlog._model._checks import check_string, check_unsigned
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._payload import SCOPES
-
-__all__ = ["SCOPES", "EventQuery"]
 
 
 def _check(check: Callable[[object], object], value: object, name: str) -> None:
@@ -23,7 +21,7 @@ def _check(check: Callable[[object], object], value: object, name: str) -> None:
 
 def _check_integer(_query: EventQuery, field: attrs.Attribute[int | None], value: object) -> None:
     if value is not None:
-        _check(check_integer, value, field.name)
+        _check(check_unsigned, value, field.name)
 
 
 def _check_string(_query: EventQuery, field: attrs.Attribute[str | None], value: object) -> None:
@@ -46,6 +44,15 @@ def _to_tuple(value: Iterable[str] | None) -> tuple[Any, ...]:
     return tuple(value)
 
 
+# A new field has to be known to:
+#
+# * `matches`, by which MemoryStore, JetStream's reader and recent events filter;
+# * what looks at less than an event: the outlines in _engine/_recent_events.py, is_unfiltered in
+#   _reading/_pages.py (which compares with EventQuery()), subjects and `is_exact` in stores/jetstream;
+# * the statements in stores/sqlite/_select.py and stores/postgres/_select.py, with stores/_common/_bounds.py;
+# * users: the options in cli/_options.py, and the harness in testing/_checks/_filters.py.
+#
+# tests/model/test_query_fields.py, and its twin for servers, ask each of them for every field.
 @attrs.frozen(kw_only=True)
 class EventQuery:
     """A filter over a log, an order (always ascending by seq) and a limit.

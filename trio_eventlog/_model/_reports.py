@@ -1,34 +1,18 @@
-"""What a log reports to ``on_failure``."""
+"""What is reported: failures and losses, the state and the numbers of a log, and what a store holds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
-from trio_eventlog._model._descriptions import GAPS_SHOWN, Finding, StoreDescription, StoreVerification
 from trio_eventlog._model._errors import LossReason
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._statistics import LogState, LogStatistics
 
-# Those of the other modules are here until every user imports them from there.
-__all__ = [
-    "GAPS_SHOWN",
-    "AppendFailureReport",
-    "Finding",
-    "LogState",
-    "LogStatistics",
-    "LossReason",
-    "LossReport",
-    "Report",
-    "RevertReport",
-    "SpillDamageReport",
-    "SpillFailureReport",
-    "SpillReport",
-    "StoreDescription",
-    "StoreVerification",
-]
+# --- to on_failure --------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
@@ -172,3 +156,190 @@ Report: TypeAlias = (
     AppendFailureReport | LossReport | SpillFailureReport | SpillDamageReport | SpillReport | RevertReport
 )
 """The types of the argument of ``on_failure``."""
+
+
+# --- by a log about itself ------------------------------------------------------------------------
+
+
+class LogState(StrEnum):
+    """What a log is doing."""
+
+    OPEN = "open"
+    """It accepts events and writes them."""
+
+    DRAINING = "draining"
+    """Its body has ended; it accepts no more events and writes what is left."""
+
+    CLOSED = "closed"
+    """It has ended; every event is stored, was reported lost, or is left in the spill file."""
+
+    UNUSABLE = "unusable"
+    """Its store can no longer be written to; further events are lost, or spilled."""
+
+    BROKEN = "broken"
+    """It failed because of a defect of its own; further events are lost."""
+
+
+@attrs.frozen(kw_only=True)
+class LogStatistics:
+    """A snapshot of the counters of a log, from :meth:`EventLog.statistics`.
+
+    At every moment ``ingested == persisted + duplicate + pending + lost_total``.
+    """
+
+    ingested: int
+    """Events that were given a seq since the log was opened, including those left by an earlier run."""
+
+    recovered: int
+    """Ingested events that an earlier run had left in the spill file."""
+
+    filtered: int
+    """Events that the filter refused; they have no seq."""
+
+    persisted: int
+    """Events that are durable in the store. Falls when the store goes back (:class:`RevertReport`)."""
+
+    duplicate: int
+    """Events whose id the store already held, under another seq."""
+
+    lost: Mapping[LossReason, int]
+    """Events lost, per reason; reasons without a loss are absent. Read-only."""
+
+    pending: int
+    """Events accepted and not yet stored or lost: in the channel, in the buffer, in flight, or spilled."""
+
+    pending_bytes: int
+    """Bytes of the pending events that are in memory, counted as for ``max_event_bytes``."""
+
+    spilled: int
+    """Pending events that are in the spill file."""
+
+    spill_bytes: int
+    """Size of the spill file in bytes; 0 without one."""
+
+    appends: int
+    """Calls of the store's ``append_batch`` that have begun."""
+
+    failures: int
+    """Calls of the store's ``append_batch`` that did not succeed."""
+
+    last_assigned_seq: int
+    """Highest seq given to an event; before the first, the store's last seq when the log was opened."""
+
+    last_durable_seq: int
+    """Highest seq known to be in the store."""
+
+    peak_pending: int
+    """Highest number of events in the buffer, in flight and spilled at once, since the log was opened."""
+
+    peak_batch: int
+    """Highest number of events that were offered to the store in one append."""
+
+    state: LogState
+    """What the log is doing."""
+
+    @property
+    def lost_total(self) -> int:
+        """Events lost, for all reasons together."""
+        return sum(self.lost.values())
+
+
+# --- by a store about a log -----------------------------------------------------------------------
+
+GAPS_SHOWN: Final = 10
+"""Highest number of gaps that a description lists."""
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """Something that is wrong with a log."""
+
+    seq: int | None
+    """Seq of the event; None if the problem is not about one event."""
+
+    problem: str
+    """What is wrong."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreVerification:
+    """The result of checking a log, from the ``verify`` of a store that has one."""
+
+    events: int
+    """Events checked."""
+
+    first_seq: int | None
+    """Lowest seq among them; None if there is none."""
+
+    last_seq: int | None
+    """Highest seq among them."""
+
+    problems: int
+    """Number of problems; 0 for a log that is sound."""
+
+    findings: tuple[Finding, ...]
+    """The first problems, at most as many as were asked for."""
+
+    gaps: int
+    """Number of runs of missing seqs: events lost, duplicate or pruned. Not a problem in itself."""
+
+    missing: int
+    """Missing seqs in all of these runs together."""
+
+    first_gaps: tuple[tuple[int, int], ...]
+    """The first of these runs, at most 10, each as its first and last missing seq."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreDescription:
+    """What a log holds, in numbers, from the ``describe`` of a store that has one."""
+
+    events: int
+    """Events held."""
+
+    first_seq: int | None
+    """Lowest seq held; None if the log is empty."""
+
+    last_seq: int | None
+    """Highest seq held; None if the log is empty."""
+
+    highest_seq: int
+    """Highest seq ever stored, which pruning does not lower; 0 before the first event."""
+
+    first_timestamp_ms: int | None
+    """Earliest ``timestamp_ms`` held, milliseconds since 1970-01-01 UTC; None if the log is empty."""
+
+    last_timestamp_ms: int | None
+    """Latest ``timestamp_ms`` held; None if the log is empty."""
+
+    distinct_event_types: int
+    """How many different event types occur."""
+
+    event_types: tuple[tuple[str, int], ...]
+    """The most frequent event types, each with its number of events, most frequent first."""
+
+    distinct_members: int
+    """How many different members occur."""
+
+    members: tuple[tuple[str, int], ...]
+    """The members with the most events, each with its number of events, most events first."""
+
+    gaps: int
+    """Number of runs of missing seqs between ``first_seq`` and ``last_seq``, whose events were lost or
+    duplicates."""
+
+    missing: int
+    """Missing seqs in all of these runs together."""
+
+    first_gaps: tuple[tuple[int, int], ...]
+    """The first of these runs, at most 10, each as its first and last missing seq."""
+
+    size_bytes: int | None
+    """Bytes on disk of the whole database, which may hold other logs too; None for a store in memory."""
+
+    wal_bytes: int | None = None
+    """The part of ``size_bytes`` in SQLite's write-ahead log, which grows during long reads; None for other
+    stores."""
+
+    schema_version: int | None
+    """Version of the database schema; None for a store in memory."""

@@ -27,13 +27,7 @@ from trio_eventlog._model._payload import encode_payload, scopes_in, scopes_of
 def seal_event(event: UnifiedEvent, prefix: str = "", max_bytes: int = sys.maxsize) -> UnifiedEvent:
     """A sealed copy of ``event``, which shares nothing mutable with it.
 
-    Args:
-      event: the event.
-      prefix: prefix of the names of fields in an error, such as ``"event."``.
-      max_bytes: as for :func:`encode_payload`.
-
-    Raises:
-      CodecError: a field is malformed, or the payload is too large.
+    ``prefix`` goes before the names of fields in a CodecError; ``max_bytes`` is as in ``encode_payload``.
     """
     # Exact classes: the fields that a subclass adds have no place on the wire.
     kind = type(event)
@@ -62,11 +56,7 @@ def seal_event(event: UnifiedEvent, prefix: str = "", max_bytes: int = sys.maxsi
 
 
 def check_persisted(event: PersistedEvent) -> None:
-    """Check what ``event`` adds to the event in it.
-
-    Raises:
-      CodecError: a field is malformed.
-    """
+    """Check what ``event`` adds to the event in it."""
     require_string(event.id, "id")
     require_integer(event.seq, "seq")
     require_integer(event.timestamp_ms, "timestamp_ms")
@@ -75,15 +65,9 @@ def check_persisted(event: PersistedEvent) -> None:
 
 
 def seal_persisted(event: PersistedEvent) -> PersistedEvent:
-    """A sealed copy of ``event``, which shares nothing mutable with it.
-
-    Raises:
-      CodecError: a field is malformed.
-    """
+    """A sealed copy of ``event``, which shares nothing mutable with it."""
     check_persisted(event)
-    return PersistedEvent(
-        event.id, event.seq, event.timestamp_ms, event.member_id, seal_event(event.event, "event.")
-    )
+    return reseal(event)
 
 
 def reseal(event: PersistedEvent) -> PersistedEvent:
@@ -113,12 +97,7 @@ def is_sealed(event: PersistedEvent) -> bool:
 
 
 def check_envelope(envelope: EventEnvelope) -> None:
-    """Check what an envelope adds to its event, as strictly as a store requires.
-
-    Raises:
-      CodecError: the id is not a string, the time is out of a store's range, or ``source`` does not agree
-        with the event.
-    """
+    """Check what an envelope adds to its event, as strictly as a store requires."""
     event_id, timestamp_ms, expected = envelope.event_id, envelope.timestamp_ms, source_of(envelope.event)
     # For speed, what usually holds is asked for here.
     if not (type(event_id) is str and event_id.isascii()):
@@ -133,11 +112,7 @@ def check_envelope(envelope: EventEnvelope) -> None:
 
 
 def encoded_payload(event: UnifiedEvent) -> bytes | str:
-    """The payload of ``event`` as JSON.
-
-    Raises:
-      CodecError: it holds something that JSON cannot carry.
-    """
+    """The payload of ``event`` as JSON."""
     text = event._text
     return encode_payload(event.payload) if text is None else text
 

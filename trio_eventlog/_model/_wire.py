@@ -18,18 +18,24 @@ import cattrs
 import msgspec
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.preconf.msgspec import make_converter
-from cattrs.strategies import configure_tagged_union
 
 from trio_eventlog._model._base_errors import CodecError
 from trio_eventlog._model._checks import (
-    check_integer,
     check_string,
+    check_unsigned,
     path_of,
     require_integer,
     require_string,
     shown,
 )
-from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent, UnifiedEvent
+from trio_eventlog._model._events import (
+    AgentEvent,
+    EventEnvelope,
+    ModuleEvent,
+    PersistedEvent,
+    UnifiedEvent,
+    source_of,
+)
 from trio_eventlog._model._payload import MAX_DEPTH, MIN_INT, encode
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import check_persisted, encoded_payload, seal_event
@@ -60,83 +66,86 @@ def _converter() -> cattrs.Converter:
     # Made on first use: it takes as long as importing half of this package does.
     converter = make_converter()
     # All integers of the model are unsigned and have 64 bits.
-    converter.register_structure_hook(int, lambda value, _cls: check_integer(value))
+    converter.register_structure_hook(int, lambda value, _cls: check_unsigned(value))
     converter.register_structure_hook(str, lambda value, _cls: check_string(value))
     converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _structure_strings)
-
-    def register(
-        cls: type, structure: Callable[..., Any], unstructure: Callable[[Any], dict[str, Any]]
-    ) -> None:
-        converter.register_structure_hook(cls, lambda value, cls: structure(_require_object(value), cls))
-        converter.register_unstructure_hook(cls, unstructure)
-
-    structure_module = make_dict_structure_fn(ModuleEvent, converter)
-
-    def structure_module_event(value: dict[str, Any], cls: type[ModuleEvent]) -> ModuleEvent:
+    _register(converter, AgentEvent, unstructure=_unstructure_payload(converter, AgentEvent))
+    _register(
+        converter,
+        ModuleEvent,
         # A module event always carries a payload, though the constructor lets a program omit it.
-        if "payload" not in value:
-            raise ValueError("payload: required field is missing")
-        return structure_module(value, cls)
+        structure=_require_field("payload", make_dict_structure_fn(ModuleEvent, converter)),
+        unstructure=_unstructure_payload(converter, ModuleEvent),
+    )
+    converter.register_structure_hook(
+        UnifiedEvent,
+        _require_field("kind", lambda fields, _cls: converter.structure(fields, _class_of(fields["kind"]))),
+    )
+    # The kind comes first, as in the original.
+    converter.register_unstructure_hook(
+        UnifiedEvent, lambda event: {"kind": source_of(event), **converter.unstructure(event)}
+    )
+    structure_persisted = make_dict_structure_fn(PersistedEvent, converter)
+    _register(
+        converter,
+        PersistedEvent,
+        structure=lambda fields, cls: structure_persisted({"member_id": None, **fields}, cls),
+    )
+    _register(converter, EventEnvelope)
+    _register(
+        converter,
+        EventQuery,
+        unstructure=make_dict_unstructure_fn(EventQuery, converter, _cattrs_omit_if_default=True),
+    )
+    return converter
 
+
+def _register(
+    converter: cattrs.Converter,
+    cls: type,
+    *,
+    structure: Callable[[dict[str, Any], Any], Any] | None = None,
+    unstructure: Callable[[Any], dict[str, Any]] | None = None,
+) -> None:
+    make = make_dict_structure_fn(cls, converter) if structure is None else structure
+    converter.register_structure_hook(cls, lambda value, cls: make(_require_object(value), cls))
+    converter.register_unstructure_hook(
+        cls, make_dict_unstructure_fn(cls, converter) if unstructure is None else unstructure
+    )
+
+
+def _require_field(name: str, structure: Callable[[dict[str, Any], Any], Any]) -> Callable[[Any, Any], Any]:
+    def structure_fields(value: object, cls: Any) -> Any:
+        fields = _require_object(value)
+        if name not in fields:
+            raise ValueError(f"{name}: required field is missing")
+        return structure(fields, cls)
+
+    return structure_fields
+
+
+def _class_of(kind: object) -> type[UnifiedEvent]:
+    if kind == "agent":
+        return AgentEvent
+    if kind == "module":
+        return ModuleEvent
+    raise ValueError(f"kind: expected 'agent' or 'module', got {shown(kind)}")
+
+
+def _unstructure_payload(
+    converter: cattrs.Converter, cls: type[UnifiedEvent]
+) -> Callable[[UnifiedEvent], dict[str, Any]]:
     # Payloads pass through untouched: as text where sealed, never field by field.
-    bare_agent = make_dict_unstructure_fn(AgentEvent, converter, payload=override(omit=True))
-    bare_module = make_dict_unstructure_fn(ModuleEvent, converter, payload=override(omit=True))
+    unstructure_rest = make_dict_unstructure_fn(cls, converter, payload=override(omit=True))
 
-    def unstructure_agent_event(event: AgentEvent) -> dict[str, Any]:
-        fields = bare_agent(event)
+    def unstructure(event: UnifiedEvent) -> dict[str, Any]:
+        fields = unstructure_rest(event)
         encoded = encoded_payload(event)
-        if encoded not in (b"null", "null"):
+        if cls is ModuleEvent or encoded not in (b"null", "null"):
             fields["payload"] = msgspec.Raw(encoded)
         return fields
 
-    def unstructure_module_event(event: ModuleEvent) -> dict[str, Any]:
-        return {**bare_module(event), "payload": msgspec.Raw(encoded_payload(event))}
-
-    register(AgentEvent, make_dict_structure_fn(AgentEvent, converter), unstructure_agent_event)
-    register(ModuleEvent, structure_module_event, unstructure_module_event)
-
-    kinds: dict[type, str] = {AgentEvent: "agent", ModuleEvent: "module"}
-    configure_tagged_union(UnifiedEvent, converter, kinds.__getitem__, tag_name="kind")
-    structure_tagged = converter.get_structure_hook(UnifiedEvent)
-    unstructure_tagged = converter.get_unstructure_hook(UnifiedEvent)
-
-    def structure_event(value: object, cls: Any) -> UnifiedEvent:
-        fields = _require_object(value)
-        if "kind" not in fields:
-            raise ValueError("kind: required field is missing")
-        if fields["kind"] not in ("agent", "module"):
-            raise ValueError(f"kind: expected 'agent' or 'module', got {shown(fields['kind'])}")
-        return cast("UnifiedEvent", structure_tagged(fields, cls))
-
-    def unstructure_event(event: UnifiedEvent) -> dict[str, Any]:
-        # The kind comes first, as in the original.
-        fields = unstructure_tagged(event)
-        return {"kind": fields.pop("kind"), **fields}
-
-    converter.register_structure_hook(UnifiedEvent, structure_event)
-    converter.register_unstructure_hook(UnifiedEvent, unstructure_event)
-
-    structure_persisted = make_dict_structure_fn(PersistedEvent, converter)
-
-    def structure_persisted_event(value: dict[str, Any], cls: type[PersistedEvent]) -> PersistedEvent:
-        return structure_persisted({"member_id": None, **value}, cls)
-
-    register(
-        PersistedEvent,
-        structure_persisted_event,
-        make_dict_unstructure_fn(PersistedEvent, converter),
-    )
-    register(
-        EventEnvelope,
-        make_dict_structure_fn(EventEnvelope, converter),
-        make_dict_unstructure_fn(EventEnvelope, converter),
-    )
-    register(
-        EventQuery,
-        make_dict_structure_fn(EventQuery, converter),
-        make_dict_unstructure_fn(EventQuery, converter, _cattrs_omit_if_default=True),
-    )
-    return converter
+    return unstructure
 
 
 _UNIONS: Final[dict[object, Any]] = {AgentEvent: UnifiedEvent, ModuleEvent: UnifiedEvent}

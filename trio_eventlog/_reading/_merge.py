@@ -14,16 +14,14 @@ import trio
 from trio_eventlog._model._errors import EventsPruned, StaleCursor
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._reading._iter_events import iter_events
+from trio_eventlog._numbers import check_integer
 from trio_eventlog._reading._pages import checked_start
-from trio_eventlog._reading._stream import EventStream
+from trio_eventlog._reading._stream import EventStream, PageIterator, iter_events
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import EventStore
 
 if TYPE_CHECKING:
     from typing import Self
-
-__all__ = ["LogEvent", "MergedEvents", "merge_events"]
 
 
 @attrs.frozen
@@ -69,17 +67,6 @@ class _Log:
         assert event is not None, "a log without a next event is not among those to take from"
         self.cursor = event.seq
         return LogEvent(self.name, event)
-
-
-class _MergedPageIterator(AsyncIterator[list[LogEvent]]):
-    """What :meth:`MergedEvents.pages` returns."""
-
-    def __init__(self, events: MergedEvents) -> None:
-        self._events = events
-
-    @trio.lowlevel.enable_ki_protection
-    async def __anext__(self) -> list[LogEvent]:
-        return await self._events._take_page()
 
 
 class MergedEvents(metaclass=NoPublicConstructor):
@@ -152,7 +139,7 @@ class MergedEvents(metaclass=NoPublicConstructor):
         step is a checkpoint, and raises the errors of :meth:`__anext__`. Both kinds of iteration share the
         cursors, so that one goes on where the other has stopped.
         """
-        return _MergedPageIterator(self)
+        return PageIterator(self._take_page)
 
     async def _take_page(self) -> list[LogEvent]:
         await self._fill()
@@ -236,6 +223,5 @@ def merge_events(
     if not isinstance(cursors, Mapping):
         raise TypeError(f"cursors: expected a mapping from names to seqs, got {type(cursors).__name__}")
     for name, cursor in cursors.items():
-        if type(cursor) is not int or cursor < 0:
-            raise ValueError(f"cursors[{name!r}]: expected a seq, got {cursor!r:.50}")
+        check_integer(f"cursors[{name!r}]", cursor, 0)
     return MergedEvents._create(stores, query, cursors, page_size)

@@ -13,8 +13,6 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
 
-__all__ = ["Gap", "LiveSource", "Page", "PageReader", "Source", "checked_start"]
-
 _MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
 """Bytes after which a page from the store is large enough."""
 
@@ -72,13 +70,10 @@ class LiveSource(Source, Protocol):
 
 
 class PageReader:
-    """Reads pages of a store, for one reader.
+    """Reads pages of a store, for one reader. Cursor and limit of the query play no part.
 
-    Args:
-      store: the store to read.
-      query: which events; its cursor and its limit play no part.
-      is_from_first: whether the reader starts at the first event there is. Then it does not matter to it what
-        was pruned before that.
+    A reader that ``is_from_first``, which starts at the first event there is, is not told what was pruned
+    before that.
     """
 
     def __init__(self, store: EventStore, query: EventQuery, *, is_from_first: bool) -> None:
@@ -91,11 +86,7 @@ class PageReader:
         self._size_limit = _FIRST_PAGE_SIZE  # of a store that cannot read by bytes
 
     async def read(self, after: int, limit: int) -> tuple[list[PersistedEvent], bool]:
-        """Read up to ``limit`` events, or fewer if they are large.
-
-        Returns:
-          The next events that match, and whether there are no others.
-        """
+        """Read up to ``limit`` events, or fewer if they are large; and tell whether there are no others."""
         query = attrs.evolve(self.query, after_seq=after, limit=limit)
         if isinstance(self.store, PagedStore):
             page = await ask_page(self.store, query, _MAX_PAGE_BYTES)
@@ -109,16 +100,10 @@ class PageReader:
         return found, len(found) < limit
 
     async def find_gaps(self, after: int, found: list[PersistedEvent], through: int | None) -> list[Gap]:
-        """Find where events behind ``after`` were pruned.
+        """Find where events after the cursor were pruned, up to ``through``; None for all that were pruned.
 
-        Args:
-          after: the cursor.
-          found: all events that match up to ``through``. They must have been read before this call, or events
-            that are pruned in between would be missed.
-          through: where to stop; None for the highest seq that was pruned.
-
-        Raises:
-          StoreError: the store could not be asked.
+        ``found`` are all events that match up to there. They must have been read before this call, or events
+        that are pruned in between would be missed.
         """
         is_seamless = self.is_unfiltered and through is not None and through - after == len(found)
         if is_seamless or not isinstance(self.store, PrunedStore):
@@ -151,14 +136,7 @@ def _size_of(event: PersistedEvent) -> int:
 
 
 def checked_start(query: EventQuery | None, after_seq: int | None) -> tuple[EventQuery, int | None]:
-    """Check where a reader is to start.
-
-    Returns:
-      The query, and the cursor if one is given.
-
-    Raises:
-      TypeError, ValueError: an argument is not as described.
-    """
+    """Check where a reader is to start: the query, and the cursor if one is given."""
     if query is None:
         query = EventQuery()
     elif not isinstance(query, EventQuery):

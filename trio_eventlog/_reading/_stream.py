@@ -26,21 +26,26 @@ end lies below what it was: then a short page is not the end, and a cursor beyon
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import trio
 
-from trio_eventlog._model._errors import EventsPruned
+from trio_eventlog._answers import ask_last_seq
+from trio_eventlog._declared import check_store
+from trio_eventlog._model._errors import EventsPruned, StaleCursor
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._reading._pages import Gap, Page, Source
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_integer
+from trio_eventlog._reading._pages import Gap, Page, PageReader, Source, checked_start
 from trio_eventlog._util import NoPublicConstructor
+from trio_eventlog.abc import EventStore
 
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["EventStream", "PageIterator"]
+T = TypeVar("T")
 
 
 class _Unread:
@@ -80,15 +85,15 @@ class _Unread:
 
 
 @attrs.frozen(eq=False)
-class PageIterator(AsyncIterator[list[PersistedEvent]]):
-    """What :meth:`EventStream.pages` returns."""
+class PageIterator(AsyncIterator[T]):
+    """What ``pages`` of a stream, or of a merge, returns."""
 
-    _stream: EventStream
+    _take_page: Callable[[], Awaitable[T]]
 
     @trio.lowlevel.enable_ki_protection
-    async def __anext__(self) -> list[PersistedEvent]:
+    async def __anext__(self) -> T:
         """The next page. A checkpoint."""
-        return await self._stream._take_page()
+        return await self._take_page()
 
 
 class EventStream(metaclass=NoPublicConstructor):
@@ -166,7 +171,7 @@ class EventStream(metaclass=NoPublicConstructor):
         errors of :meth:`__anext__`. Both kinds of iteration share the cursor, so that one goes on where the
         other has stopped.
         """
-        return PageIterator(self)
+        return PageIterator(self._take_page)
 
     async def _take_page(self) -> list[PersistedEvent]:
         await self._fill()
@@ -231,3 +236,57 @@ class EventStream(metaclass=NoPublicConstructor):
         self._progress.unpark_all()
         if self._scope is not None:
             self._scope.cancel(reason="the block of the subscription was left")
+
+
+def iter_events(store: EventStore, query: EventQuery | None = None, *, page_size: int = 1000) -> EventStream:
+    """Iterate over all events that match, in ascending order of seq, with one page of them in memory.
+
+    ::
+
+        async for event in iter_events(store, EventQuery(run_id="r-1")):
+            print(event)
+
+        async for page in iter_events(store).pages():  # faster
+            print(len(page))
+
+    Events that are stored in the meantime are included, until the end is reached. There is nothing to close.
+    A cursor beyond the last seq of the store raises :exc:`StaleCursor` from the first step.
+
+    Args:
+      store: where the events are.
+      query: which events; by default all. Its ``after_seq`` is where to start, its ``limit`` ends the
+        iteration.
+      page_size: events to ask the store for at a time, 1 or more. The store is asked for fewer if they are
+        large: a page has about 4 MiB, or one event.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described.
+    """
+    wanted, after = checked_start(query, None)
+    check_integer("page_size", page_size, 1, unit="events")
+    check_store(store)
+    after = after or 0
+    source = _StoredSource(PageReader(store, wanted, is_from_first=after == 0))
+    return EventStream._create(source, after, wanted.limit, page_size)
+
+
+class _StoredSource:
+    """Pages of a store, up to its end."""
+
+    def __init__(self, reader: PageReader) -> None:
+        self._reader = reader
+        self._is_at_end = False
+
+    async def read(self, after: int, limit: int) -> Page | None:
+        if self._is_at_end:
+            await trio.lowlevel.checkpoint()
+            return None
+        found, is_complete = await self._reader.read(after, limit)
+        through = found[-1].seq if found else after
+        gaps = await self._reader.find_gaps(after, found, through if found else None)
+        if not found and not gaps and after:
+            last_seq = await ask_last_seq(self._reader.store)
+            if last_seq < after:
+                raise StaleCursor(after, last_seq)
+        self._is_at_end = is_complete
+        return Page(found, through, gaps)

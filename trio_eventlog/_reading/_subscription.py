@@ -18,8 +18,6 @@ from trio_eventlog._reading._pages import LiveSource, Page, PageReader
 from trio_eventlog._reading._stream import EventStream
 from trio_eventlog.abc import EventStore
 
-__all__ = ["Feed", "Subscription"]
-
 _PAGE_SIZE: Final = 256
 """Events of a page from the store. Few, since there may be many readers, each with a page of its own."""
 
@@ -79,12 +77,7 @@ class Subscription(EventStream):
 
 
 class Feed:
-    """What a log tells its subscriptions.
-
-    Args:
-      store: the store of the log.
-      durable_seq: the highest seq that is durable at first.
-    """
+    """What a log tells its subscriptions. The highest seq that is durable at first is ``durable_seq``."""
 
     def __init__(self, store: EventStore, durable_seq: int) -> None:
         self.store = store
@@ -99,23 +92,17 @@ class Feed:
     def publish(
         self, events: tuple[PersistedEvent, ...], *, is_complete: bool, size: int | None = None
     ) -> None:
-        """The store has taken ``events``, of which there is at least one.
+        """The store has taken ``events``: at least one, in ascending order of seq, above all events before.
 
-        Args:
-          events: in ascending order of seq, and above all events before.
-          is_complete: whether the store cannot have taken others since the last call.
-          size: how many bytes they have, if that is known.
+        ``is_complete`` unless the store can have taken others since the last call.
         """
         self.recent.add(events, is_complete=is_complete and bool(self._subscriptions), size=size)
         self.wake()
 
     def go_back(self, last_seq: int) -> list[PersistedEvent]:
-        """The store has no events above ``last_seq`` any more.
+        """The store has no events above ``last_seq`` any more; returns copies of those still in memory.
 
         Readers that are beyond it wait until it has; no event reaches them twice.
-
-        Returns:
-          Copies of the events above it that are still in memory, in ascending order of seq.
         """
         kept = self.recent.go_back(last_seq)
         self.times_back += 1

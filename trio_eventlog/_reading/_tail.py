@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -13,11 +12,10 @@ from trio_eventlog._declared import check_store
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StaleCursor, StoreError
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._numbers import check_number
 from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog.abc import ChangeWatch, EventStore, WatchableStore
-
-__all__ = ["tail"]
 
 
 @ki_protected
@@ -59,12 +57,8 @@ async def tail(
       TypeError, ValueError: an argument is not as described.
     """
     wanted, after = checked_start(query, after_seq)
-    # To Python a bool is an int, but True is not a time.
-    if isinstance(poll_interval, bool) or not isinstance(poll_interval, int | float):
-        raise TypeError(f"poll_interval: expected seconds, got {type(poll_interval).__name__}")
+    poll_interval = check_number("poll_interval", poll_interval, above=True, unit="seconds")
     check_store(store)
-    if not 0 < poll_interval < math.inf:
-        raise ValueError(f"poll_interval: expected more than 0 seconds, and finite, got {poll_interval}")
     async with AsyncExitStack() as stack:
         # First of all, so that no change after this is missed.
         watch: ChangeWatch | None = None

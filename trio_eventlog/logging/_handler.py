@@ -145,16 +145,21 @@ class EventLogHandler(logging.Handler):
         self.dropped += count
         self._untold += count
 
+    def _next(self) -> EventEnvelope | None:
+        # Another thread may close the handler, and drop them, at any moment.
+        with suppress(IndexError):
+            return self._waiting.popleft()
+        return None
+
     def _drop_all(self) -> None:
-        while self._waiting:
-            with suppress(IndexError):  # by another thread, just now
-                self._waiting.popleft()
-                self._drop(1)
+        while self._next() is not None:
+            self._drop(1)
 
     def _deliver(self) -> None:
         # In Trio's thread, between two steps of it. No more than were there: it is others' turn then.
         for _ in range(len(self._waiting)):
-            self._ingest(self._waiting.popleft())
+            if (envelope := self._next()) is not None:
+                self._ingest(envelope)
         if self._untold and not self._is_closed:
             count, self._untold = self._untold, 0
             self._ingest(

@@ -16,8 +16,6 @@ from trio_eventlog.stores._urls import parse_url
 from trio_eventlog.stores.memory import MemoryStore
 from trio_eventlog.stores.null import NullStore
 
-__all__ = ["open_readers", "open_store"]
-
 _READER_OPTIONS: Final[dict[str, tuple[str, ...]]] = {
     "sqlite": (),
     "postgresql": ("schema",),

@@ -54,12 +54,7 @@ class StoreURL:
 
 
 def parse_url(url: str) -> StoreURL:
-    """Read a URL.
-
-    Raises:
-      ValueError: it is malformed; the message names the part and shows the right form, and no secret.
-      TypeError: it is no string.
-    """
+    """Read a URL. The message of a ValueError names the part, shows the right form, and no secret."""
     if not isinstance(url, str):
         raise TypeError(f"url must be a str, got {type(url).__name__}")
     shown = without_secrets(url)

@@ -8,18 +8,17 @@ from collections.abc import Callable, Collection, Sequence
 import attrs
 import trio
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._payload import SCOPES
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog._model._sealed import reseal
-from trio_eventlog._util import check_integer
+from trio_eventlog._numbers import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
-
-__all__ = ["MemoryStore"]
 
 
 class MemoryStore:
@@ -168,7 +167,8 @@ class MemoryStore:
           How many events were deleted, or would be.
 
         Raises:
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is negative.
+          TypeError: it is not an integer.
+          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
         """
         check_prune(before_ms, keep)
         await trio.lowlevel.checkpoint()

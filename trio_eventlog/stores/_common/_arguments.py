@@ -6,18 +6,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from trio_eventlog._model._events import MAX_STORED
-from trio_eventlog._util import check_integer
+from trio_eventlog._numbers import check_integer
 
 _MAX_LOG_NAME_BYTES: Final = 512
 
 
 def check_name(what: str, name: object, max_bytes: int) -> None:
-    """Check a name of 1 to ``max_bytes`` bytes in UTF-8.
-
-    Raises:
-      TypeError: it is not a string.
-      ValueError: it is empty, too long, or has a lone surrogate.
-    """
+    """Raise TypeError or ValueError unless it is a string of 1 to ``max_bytes`` bytes in UTF-8."""
     if not isinstance(name, str):
         raise TypeError(f"{what} must be a string, got {type(name).__name__}")
     try:
@@ -29,22 +24,12 @@ def check_name(what: str, name: object, max_bytes: int) -> None:
 
 
 def check_log_name(log: object) -> None:
-    """Check the name of a log: 1 to 512 bytes in UTF-8.
-
-    Raises:
-      TypeError: it is not a string.
-      ValueError: it is empty, too long, or has a lone surrogate.
-    """
+    """Check the name of a log: 1 to 512 bytes in UTF-8."""
     check_name("log", log, _MAX_LOG_NAME_BYTES)
 
 
 def checked_log_names(logs: Iterable[str] | None) -> list[str] | None:
-    """Check the argument ``logs`` of ``open_readers``.
-
-    Raises:
-      TypeError: it is a single string, or a name is not a string.
-      ValueError: a name is empty, too long, or has a lone surrogate.
-    """
+    """Check the argument ``logs`` of ``open_readers``."""
     if isinstance(logs, str):
         raise TypeError("logs: expected names, got a single string")
     names = None if logs is None else list(logs)
@@ -54,33 +39,19 @@ def checked_log_names(logs: Iterable[str] | None) -> list[str] | None:
 
 
 def checked_top(top: object) -> int:
-    """Check the argument ``top`` of ``describe``, and cut it to what a database can take.
-
-    Raises:
-      TypeError: it is not an integer.
-      ValueError: it is negative.
-    """
+    """Check the argument ``top`` of ``describe``, and cut it to what a database can take."""
     return min(check_integer("top", top, 0), MAX_STORED)
 
 
 def check_max_bytes(max_bytes: object) -> None:
-    """Check the argument ``max_bytes`` of ``query_page``.
-
-    Raises:
-      TypeError: it is not an integer.
-      ValueError: it is less than 1.
-    """
+    """Check the argument ``max_bytes`` of ``query_page``."""
     check_integer("max_bytes", max_bytes, 1)
 
 
 def check_prune(before_ms: int | None, keep: int | None) -> None:
-    """Check the arguments of ``prune`` that say which events go.
-
-    Raises:
-      ValueError: not exactly one is given, or it is not an integer in range.
-    """
+    """Check the arguments of ``prune`` that say which events go: exactly one must be given."""
     if (before_ms is None) == (keep is None):
         raise ValueError("before_ms, keep: expected one of them")
     for name, value in (("before_ms", before_ms), ("keep", keep)):
-        if value is not None and (type(value) is not int or not 0 <= value <= MAX_STORED):
-            raise ValueError(f"{name}: expected an integer of 0 to 2**63 - 1, got {value!r:.50}")
+        if value is not None:
+            check_integer(name, value, 0, MAX_STORED)

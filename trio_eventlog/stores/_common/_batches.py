@@ -19,12 +19,7 @@ _SLICE_SECONDS: Final = 0.01
 class TimeSlice:
     """Cuts a long loop into slices by the clock, since the cost of an event varies.
 
-    ::
-
-        time_slice = TimeSlice()
-        for event in events:
-            await time_slice.checkpoint_if_over()
-            ...
+    Await :meth:`checkpoint_if_over` for each event.
     """
 
     def __init__(self) -> None:
@@ -38,13 +33,11 @@ class TimeSlice:
 
 
 async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
-    """``events`` in the same order, each sealed: with its payload encoded, and checked.
+    """``events`` in the same order, each sealed: checked, and with its payload encoded.
 
-    Events that are sealed already are the same objects in the result. Runs in the calling task before
-    anything else happens to the batch, so that changing a payload during the append, or after cancelling
-    it, changes nothing that is stored.
-
-    A checkpoint only as often as it takes not to block the loop, and before it raises.
+    Comes before anything else is done with a batch, so that changing a payload during the append, or after
+    cancelling it, changes nothing that is stored. A checkpoint only as often as it takes not to block the
+    loop, and before it raises.
 
     Raises:
       EventRejected: some events can never be stored. Names all of them.

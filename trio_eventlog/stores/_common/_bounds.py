@@ -10,14 +10,7 @@ from trio_eventlog._model._query import EventQuery
 
 @attrs.frozen
 class Bounds:
-    """The bounds of a query that can match something; no value is above 2**63 - 1.
-
-    Attributes:
-      after: seqs begin above this one.
-      since_ms: timestamps begin with this one.
-      until_ms: timestamps end before this one; None for no bound.
-      limit: highest number of events, 1 or more; None for no bound.
-    """
+    """The bounds of a query that can match something; no value is above 2**63 - 1. None: no bound."""
 
     after: int
     since_ms: int

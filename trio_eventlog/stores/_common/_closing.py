@@ -35,11 +35,7 @@ class OwningProcess:
         return self._forks == Forks.count
 
     def check(self, label: str) -> None:
-        """Check that this is that process.
-
-        Raises:
-          StoreUnusable: it is a child.
-        """
+        """Raise StoreUnusable in a child."""
         if not self.is_current():
             raise StoreUnusable(
                 f"{label}: the store belongs to the process that forked this one; open it anew"
@@ -48,29 +44,16 @@ class OwningProcess:
 
 @attrs.define
 class Closing:
-    """Closes something in spite of cancellation and Ctrl-C, up to a deadline.
+    """Closes something in spite of cancellation and Ctrl-C, up to a deadline in Trio's time.
 
-    ::
-
-        closing = Closing(trio.current_time() + 5)
-        if await closing.run(self._give_back) is None:
-            logger.warning("…")
-        ...
-        closing.raise_interrupt()
-
-    Attributes:
-      deadline: in Trio's time. Whatever still runs then is cancelled.
+    After all calls of :meth:`run`, call :meth:`raise_interrupt`.
     """
 
     deadline: float
     _interrupt: KeyboardInterrupt | None = attrs.field(default=None, init=False)
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T | None:
-        """Await ``work``, shielded, and begin it anew if Ctrl-C cuts it short.
-
-        Returns:
-          What it returned; None if it was cancelled at the deadline.
-        """
+        """Await ``work``, shielded, again if Ctrl-C cuts it short. None if the deadline cancels it."""
         while True:  # noqa: ASYNC913 - each round awaits the work, or ends
             try:
                 with trio.CancelScope(deadline=self.deadline, shield=True):
@@ -82,6 +65,6 @@ class Closing:
                 return None
 
     def raise_interrupt(self) -> None:
-        """Raise the first KeyboardInterrupt that came meanwhile, if any. For the end."""
+        """Raise the first KeyboardInterrupt that came meanwhile, if any."""
         if self._interrupt is not None:
             raise self._interrupt

@@ -20,22 +20,12 @@ def new_seqs(events: Iterable[PersistedEvent], known_ids: Container[str]) -> lis
 
 
 def conflicting_seqs(seqs: Sequence[int], taken: Iterable[int]) -> list[int]:
-    """Those of the new ``seqs`` that cannot be stored, ascending.
-
-    Args:
-      seqs: what :func:`new_seqs` has returned.
-      taken: those of them that the store holds.
-    """
+    """Those of the :func:`new_seqs` that cannot be stored, ascending; the store holds the ``taken`` ones."""
     conflicts = set(taken)
     conflicts.update(seq for seq, times in Counter(seqs).items() if times > 1)
     return sorted(conflicts)
 
 
 def duplicate_seqs(events: Iterable[PersistedEvent], held: Mapping[str, int]) -> tuple[int, ...]:
-    """The seqs of events whose id is held under another seq: what ``append_batch`` returns.
-
-    Args:
-      events: the batch.
-      held: seqs by id, of every event of the batch that the store holds.
-    """
+    """The seqs of events whose id is ``held``, by id, under another seq: what ``append_batch`` returns."""
     return tuple(event.seq for event in events if held.get(event.id, event.seq) != event.seq)

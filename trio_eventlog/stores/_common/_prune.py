@@ -13,12 +13,7 @@ CHUNK_EVENTS: Final = 1000
 
 @attrs.frozen
 class PrunePlan:
-    """Which events go: those up to a seq, and of these, if a time is given, the ones before it.
-
-    Attributes:
-      through_seq: the highest seq that may go. What comes later stays in any case.
-      before_ms: events with this time or a later one stay; None for no such bound.
-    """
+    """Which events go: those up to a seq, and of these, if a time is given, the ones before it."""
 
     through_seq: int
     before_ms: int | None = None
@@ -45,11 +40,7 @@ class PruneProgress:
                 self._on_progress(self.gone, self.total)
 
     async def run(self, delete_some: Callable[[], Awaitable[int | None]]) -> int:
-        """Call ``delete_some``, which returns how many events went, until it returns None.
-
-        Returns:
-          How many events went.
-        """
+        """Call ``delete_some``, which returns how many events went, until it returns None; the sum."""
         while (some := await delete_some()) is not None:
             self.add(some)
             self.report()

@@ -6,8 +6,8 @@ from collections import Counter
 
 import attrs
 
-from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription
 
 
 @attrs.define
@@ -101,15 +101,7 @@ class EventCounter:
     def describe(
         self, gaps: SeqGaps, top: int, *, highest_seq: int, size_bytes: int | None, schema_version: int | None
     ) -> StoreDescription:
-        """The description of the log that these events are.
-
-        Args:
-          gaps: fed with the seqs of the same events.
-          top: how many event types and members to name.
-          highest_seq: as in the description; also the other two.
-          size_bytes: see ``highest_seq``.
-          schema_version: see ``highest_seq``.
-        """
+        """The description of a log of these events; ``gaps`` was fed with the same ones."""
         return description(
             Totals(self.events, gaps.first_seq, gaps.last_seq, self.first_ms, self.last_ms),
             Ranking.of(self.types, top),

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
-from trio_eventlog._model._descriptions import Finding, StoreVerification
 from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._payload import SCOPES, scopes_of
+from trio_eventlog._model._reports import Finding, StoreVerification
 from trio_eventlog._model._sealed import encoded_payload
 from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog.stores._common._columns import AGENT, MODULE
@@ -73,12 +73,8 @@ def problem_of_row(
 ) -> str | None:
     """What keeps a row from being the event that was stored there; None if nothing does.
 
-    Args:
-      seq: its column.
-      kind: its column, of whatever type.
-      decode: makes the event from the other columns; may raise ``ValueError``, UnicodeDecodeError included.
-      scopes: the columns of the scopes, in the order of ``SCOPES``.
-      key_of: what a column of a scope holds for a string in UTF-8.
+    ``decode`` makes the event from the other columns, or raises ``ValueError``. A column of ``scopes`` holds
+    the ``key_of`` of the string in UTF-8.
     """
     if seq < 1:
         return "seq: expected 1 to 2**63 - 1"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._numbers import check_integer, check_number
 from trio_eventlog.stores.jetstream._head import SCHEMA_VERSION
 from trio_eventlog.stores.jetstream._subjects import root
 
@@ -39,16 +39,14 @@ def stream_config(stream: str, replicas: int, max_age: float | None, max_bytes: 
     """The configuration of a new stream.
 
     Raises:
-      ValueError: a number is out of range, or not a number.
+      TypeError: a number is of another type.
+      ValueError: a number is out of range.
     """
-    if type(replicas) is not int or not 1 <= replicas <= _MAX_REPLICAS:
-        raise ValueError(f"replicas: expected an integer of 1 to {_MAX_REPLICAS}, got {replicas!r:.50}")
-    if max_age is not None and (
-        isinstance(max_age, bool) or not isinstance(max_age, int | float) or not 1 <= max_age <= _MAX_AGE
-    ):
-        raise ValueError(f"max_age: expected seconds, 1 to {_MAX_AGE:.0f}, or None, got {max_age!r:.50}")
-    if max_bytes is not None and (type(max_bytes) is not int or not 1 <= max_bytes <= MAX_STORED):
-        raise ValueError(f"max_bytes: expected an integer of 1 to 2**63 - 1, or None, got {max_bytes!r:.50}")
+    check_integer("replicas", replicas, 1, _MAX_REPLICAS)
+    if max_age is not None:
+        check_number("max_age", max_age, minimum=1, maximum=_MAX_AGE, unit="seconds")
+    if max_bytes is not None:
+        check_integer("max_bytes", max_bytes, 1, MAX_STORED)
     return {
         "name": stream,
         "description": "event logs of trio-eventlog",
@@ -62,19 +60,6 @@ def stream_config(stream: str, replicas: int, max_age: float | None, max_bytes: 
         "metadata": {"trio_eventlog": str(SCHEMA_VERSION)},
         **_NEEDED,
     }
-
-
-def checked_seconds(name: str, seconds: float, least: float, most: float) -> float:
-    """``seconds``, if they are a number from ``least`` to ``most``.
-
-    Raises:
-      TypeError, ValueError: they are not.
-    """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"{name}: expected seconds, got {type(seconds).__name__}")
-    if math.isnan(seconds) or not least <= seconds <= most:
-        raise ValueError(f"{name}: expected {least:.0f} to {most:.0f} seconds, got {seconds!r}")
-    return seconds
 
 
 def check_stream(stream: str, config: Mapping[str, Any], *, writes: bool) -> None:

@@ -16,7 +16,8 @@ import trio
 
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._model._errors import StoreError, StoreUnusable
-from trio_eventlog._util import SOME_LOG, NoPublicConstructor, at_work
+from trio_eventlog._own_work import SOME_LOG, at_work
+from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.stores._common._closing import OwningProcess, closed_error
 from trio_eventlog.stores.jetstream._access import Access, Server
 from trio_eventlog.stores.jetstream._dial import Dialer

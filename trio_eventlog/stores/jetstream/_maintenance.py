@@ -10,9 +10,9 @@ from typing import Final
 import attrs
 import msgspec
 
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps

@@ -11,9 +11,10 @@ from typing import Final
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
+from trio_eventlog._numbers import check_number
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -28,7 +29,7 @@ from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.jetstream import _maintenance as maintenance
 from trio_eventlog.stores.jetstream._access import access
 from trio_eventlog.stores.jetstream._appender import Appender
-from trio_eventlog.stores.jetstream._config import checked_seconds, stream_config
+from trio_eventlog.stores.jetstream._config import stream_config
 from trio_eventlog.stores.jetstream._messages import MAX_BATCH
 from trio_eventlog.stores.jetstream._open import OPEN_TIMEOUT, open_stream
 from trio_eventlog.stores.jetstream._reader import Reader
@@ -168,8 +169,12 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         """
         check_log_name(log)
         config = stream_config(stream, replicas, max_age, max_bytes)
-        lock_timeout = checked_seconds("lock_timeout", lock_timeout, _MIN_LOCK_TIMEOUT, _MAX_LOCK_TIMEOUT)
-        sync_interval = checked_seconds("sync_interval", sync_interval, 0, _MAX_SYNC_INTERVAL)
+        lock_timeout = check_number(
+            "lock_timeout", lock_timeout, minimum=_MIN_LOCK_TIMEOUT, maximum=_MAX_LOCK_TIMEOUT, unit="seconds"
+        )
+        sync_interval = check_number(
+            "sync_interval", sync_interval, maximum=_MAX_SYNC_INTERVAL, unit="seconds"
+        )
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
         async with open_stream(to, stream, None if read_only else config, [log]) as found:
             reader = Reader(found, Subjects(stream, log), has_appender=not read_only)

@@ -24,7 +24,8 @@ import attrs
 
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._query import SCOPES, EventQuery
+from trio_eventlog._model._payload import SCOPES
+from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import scopes_of_event
 
 _STREAM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")

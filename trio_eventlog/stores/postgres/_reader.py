@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, cast
 import attrs
 import trio
 
-from trio_eventlog._model._descriptions import GAPS_SHOWN, StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription, StoreVerification
 from trio_eventlog.stores._common._batches import TimeSlice
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan, PruneProgress
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description

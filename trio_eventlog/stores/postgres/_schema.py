@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trio_eventlog._model._errors import LogNotFound, StoreError, StoreUnusable
-from trio_eventlog._model._query import SCOPES
+from trio_eventlog._model._payload import SCOPES
 from trio_eventlog.stores.postgres._rows import COLUMNS, ByteaArray
 
 if TYPE_CHECKING:

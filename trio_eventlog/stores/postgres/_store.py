@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog._util import NoPublicConstructor, check_integer, how_to_install
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
+from trio_eventlog._numbers import check_integer
+from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
     check_log_name,

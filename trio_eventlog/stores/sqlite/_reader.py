@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 import apsw
 import attrs
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._query import SCOPES
+from trio_eventlog._model._payload import SCOPES
+from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog.stores._common._columns import event_of
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan, PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, problem_of_row

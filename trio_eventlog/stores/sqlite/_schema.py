@@ -23,7 +23,7 @@ import apsw
 import attrs
 
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
-from trio_eventlog._model._query import SCOPES
+from trio_eventlog._model._payload import SCOPES
 
 APPLICATION_ID: Final = 0x54454C47
 """Marks a database of this library: "TELG" in the header of the file."""

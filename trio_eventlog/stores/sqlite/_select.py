@@ -16,9 +16,9 @@ from typing import Any, Final, cast
 import apsw
 import attrs
 
-from trio_eventlog._model._descriptions import StoreDescription
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._common._bounds import Bounds

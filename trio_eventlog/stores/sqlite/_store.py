@@ -14,10 +14,10 @@ import trio
 
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._lock_file import FileLock
-from trio_eventlog._model._descriptions import StoreDescription, StoreVerification
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
+from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (

@@ -1,15 +1,20 @@
-"""Telling what a log's own appends do from what the program does. Floor 4: Trio."""
+"""Telling what a log's own appends do from what the program does. Floor 2: Trio."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import Final
 
 import trio
 
-from trio_eventlog._util import SOME_LOG, at_work
+at_work: Final[ContextVar[frozenset[int]]] = ContextVar("trio_eventlog.at_work", default=frozenset())
+"""The numbers of the logs for whose appends the running code works; see :meth:`EventLog.is_own_work`."""
+
+SOME_LOG: Final = frozenset({0})
+"""The value in a thread or task that works for a log and does not know for which."""
 
 _numbers: Final = count(1)
 """Of the logs of this process. 0 is the one in ``SOME_LOG``."""
