@@ -158,7 +158,7 @@ async def test_an_older_layout_is_brought_up_to_date(place):
     for statement in (names.create_schema(), names.sql("create table :s.layout (version integer)")):
         await sql(statement.decode())
     await sql("insert into :s.layout values (1)", place=place)
-    await sql(names.migration(1, 0).decode())
+    await sql(schema.migration(names, 1, 0).decode())
     for log, seq, held in (("empty", 0, []), ("whole", 3, [1, 3]), ("pruned", 9, [7, 9]), ("no end", 9, [2])):
         await sql(
             "insert into :s.logs (name, last_seq, epoch, unique_id) values (%s, %s, 5, 'u')",

@@ -31,6 +31,7 @@ from trio_eventlog._util import Forks
 from trio_eventlog.reading import iter_events, merge_events, tail
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres import _rows as rows
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._target import Target
 from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_same_events
 
@@ -400,7 +401,7 @@ async def test_methods_in_every_state(log, state, read_only, monkeypatch):
 async def test_methods_are_checkpoints_where_the_server_refuses_at_once(log, tmp_path):
     """As the socket of a server on the same machine does while that is down: there is nothing to wait for."""
     async with PostgresStore.open(url(), log=log) as store:
-        gone = Target(f"host={tmp_path} user=u dbname=d", writes=False)
+        gone = Target(f"host={tmp_path} user=u dbname=d", Names("s"), writes=False)
         await entered_cancelled(gone.connect())
         await checked(gone.connect())
         store._pool._target = gone

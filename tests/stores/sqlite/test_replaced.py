@@ -9,10 +9,12 @@ import pytest
 import trio
 
 from tests._helpers.events import agent
+from tests._helpers.sqlite import Gate
 from trio_eventlog import EventQuery, StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog.reading import tail
 from trio_eventlog.stores import SqliteStore
 from trio_eventlog.stores.sqlite import _files as _sqlite_files
+from trio_eventlog.stores.sqlite._appender import Appender
 
 
 @pytest.fixture
@@ -466,3 +468,33 @@ async def test_a_backup_that_is_moved_over_the_file(path, tmp_path):
         await trio.run_process([sys.executable, "-c", MOVED, str(path), str(tmp_path / "saved")])
         with pytest.raises(StoreUnusable, match="moved, removed or replaced"):
             await store.append_batch(append(3))
+
+
+async def test_what_a_cancelled_append_did_not_say_is_said_by_the_next(path, tmp_path, monkeypatch):
+    """That the store went back, when its caller was gone before it heard of it."""
+    gate, check = Gate(), Appender._check_log
+
+    def check_and_wait(*arguments):
+        try:
+            check(*arguments)
+        except StoreWentBack:
+            gate()
+            raise
+
+    async with SqliteStore.open(path) as store:
+        await store.append_batch(append(1))
+        raw(path, f"VACUUM INTO '{tmp_path}/saved'")
+        await store.append_batch(append(2))
+        restore(tmp_path / "saved", path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Appender, "_check_log", check_and_wait)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.append_batch, append(3))
+                await gate.reached.wait()
+                nursery.cancel_scope.cancel(reason="test")
+            gate.open()
+        with pytest.raises(StoreWentBack) as caught:
+            await store.append_batch(append(3))
+        assert (caught.value.last_seq, caught.value.expected_seq) == (1, 2)
+        assert await store.append_batch(append(2) + append(3)) == ()
+        assert await seqs(store) == [1, 2, 3]

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
+
+EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
+"""Filters for one string; the one that usually leaves the fewest events comes first."""
+
+MAX_MERGED_TYPES: Final = 32
+"""Up to this many event types are each read from the index and merged; more are checked."""
+
+EVENT_OVERHEAD: Final = 100
+"""Bytes of an event in addition to its long columns, roughly."""
 
 
 @attrs.frozen

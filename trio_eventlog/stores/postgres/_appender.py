@@ -35,7 +35,6 @@ from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._connection import TrioConnection, needs_new_connection, translated_errors
 from trio_eventlog.stores.postgres._rows import ByteaArray, Chunk, Int8Array, encoded_chunks, key_of
-from trio_eventlog.stores.postgres._schema import Names
 from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
@@ -99,12 +98,12 @@ _TAKEN: Final = "select seq from :s.events where log = $1::bigint and seq = any(
 class Appender:
     """Appends to a log, once :meth:`open` has returned."""
 
-    def __init__(self, target: Target, names: Names, log: str) -> None:
+    def __init__(self, target: Target, log: str) -> None:
         self._target = target
-        self._names = names
         self._log = log
-        self._key = names.key("log", log)
-        self.append_statement: Final = names.sql(schema.APPEND)
+        self._what = f"log {log!r} in schema {target.names.schema!r} of {target.label}"
+        self._key = target.names.key("log", log)
+        self.append_statement: Final = target.names.sql(schema.APPEND)
         self._turn = trio.Lock()
         self._connection: TrioConnection | None = None
         self._lost: list[tuple[int, int | None]] = []
@@ -117,10 +116,6 @@ class Appender:
         """What an acknowledged append survives."""
         self.expected_seq: int = 0
         """The log's highest seq is at least this: it was acknowledged, or found on opening."""
-
-    @property
-    def _what(self) -> str:
-        return f"log {self._log!r} in {self._names.place(self._target.label)}"
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -135,7 +130,7 @@ class Appender:
             if not await self._lock(connection):
                 raise LogBusy(f"{self._what} is open for writing elsewhere{await self._holder(connection)}")
             taken = await connection.fetch(
-                self._names.sql(_TAKE_LOG), self.number, f"{socket.gethostname()} process {os.getpid()}"
+                _TAKE_LOG, self.number, f"{socket.gethostname()} process {os.getpid()}"
             )
         if not taken:
             raise StoreError(f"{self._what}: it was removed while it was opened")
@@ -143,19 +138,20 @@ class Appender:
 
     async def _migrate(self, connection: TrioConnection, partitions: int) -> None:
         try:
-            await schema.migrate(connection, self._names, self._target.label, partitions)
+            await schema.migrate(connection, partitions)
         except psycopg.errors.InsufficientPrivilege as exc:
+            quoted = self._target.names.quoted
             raise StoreUnusable(
                 f"{self._target.label}: {exc.diag.message_primary}; the tables cannot be made: have someone"
-                f" who may do so run CREATE SCHEMA {self._names.quoted} AUTHORIZATION …, once, for this role"
+                f" who may do so run CREATE SCHEMA {quoted} AUTHORIZATION …, once, for this role"
             ) from exc
 
     async def _find_or_make(self, connection: TrioConnection) -> int:
-        found = await schema.find_logs(connection, self._names, [self._log])
+        found = await schema.find_logs(connection, [self._log])
         if not found:
             chosen = secrets.randbelow(2**63 - 1) + 1
-            await connection.run(self._names.sql(_MAKE_LOG), chosen, self._log.encode())
-            found = await schema.find_logs(connection, self._names, [self._log])
+            await connection.run(_MAKE_LOG, chosen, self._log.encode())
+            found = await schema.find_logs(connection, [self._log])
         if not found:
             raise StoreError(f"{self._what}: it was removed while it was opened")
         return found[self._log]
@@ -205,7 +201,7 @@ class Appender:
         See :meth:`PostgresStore.append_batch`.
         """
         chunks = await encoded_chunks(events)
-        append = _Append(self, self._names, channel, events)
+        append = _Append(self, channel, events)
         return await self.run(lambda connection: append.run(connection, chunks))
 
     async def sync(self) -> None:
@@ -213,7 +209,7 @@ class Appender:
         await self.run(self._sync)
 
     async def _sync(self, connection: TrioConnection) -> None:
-        statement = self._names.sql(schema.SYNC)
+        statement = schema.SYNC
         ((_, fsync, owned),) = await connection.fetch(statement, self.number, self.epoch)
         if fsync == "off":
             raise StoreError(
@@ -276,11 +272,11 @@ class Appender:
         if not await self._is_ours(connection):
             # The same epoch as before: after a cancellation here, it must not look like another appender's.
             # The next append finds out what the log lacks.
-            await connection.run(self._names.sql(_TAKE_AGAIN), self.number, self.epoch)
+            await connection.run(_TAKE_AGAIN, self.number, self.epoch)
 
     async def _is_ours(self, connection: TrioConnection) -> bool:
         """True if the log is still ours, False if it is as before we opened it; or LogBusy."""
-        found = await schema.identify(connection, self._names, self._log, self._target.label)
+        found = await schema.identify(connection, self._log)
         if found.unique_id != self.unique_id:
             raise StoreUnusable(
                 f"{self._what} is another one now, of the same name: open it again to append to that"
@@ -366,7 +362,6 @@ class _Append:
     """One append, on the connection of the appender."""
 
     _appender: Appender
-    _names: Names
     _channel: bytes | None
     _events: Sequence[PersistedEvent]
 
@@ -439,12 +434,12 @@ class _Append:
     async def _held(self, connection: TrioConnection) -> dict[str, int]:
         """The ids that are held, with their seqs."""
         keys = {key_of(event.id.encode()): event.id for event in self._events}
-        statement = self._names.sql(_HELD)
+        statement = _HELD
         held = await connection.fetch(statement, self._appender.number, ByteaArray(keys))
         return {keys[key]: seq for key, seq in held}
 
     async def _conflicts(self, connection: TrioConnection) -> list[int]:
         """The seqs of new events that are taken, by others or by another of the batch."""
         seqs = new_seqs(self._events, await self._held(connection))
-        taken = await connection.fetch(self._names.sql(_TAKEN), self._appender.number, Int8Array(seqs))
+        taken = await connection.fetch(_TAKEN, self._appender.number, Int8Array(seqs))
         return conflicting_seqs(seqs, (seq for (seq,) in taken))

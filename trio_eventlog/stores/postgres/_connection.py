@@ -24,6 +24,7 @@ from psycopg.waiting import Ready, Wait
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores._common._closing import OwningProcess
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array
 
 T = TypeVar("T")
@@ -158,7 +159,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
     does not end within 0.75 seconds, the connection is dropped.
     """
 
-    def __init__(self, pgconn: pq.abc.PGconn, label: str) -> None:
+    def __init__(self, pgconn: pq.abc.PGconn, label: str, names: Names) -> None:
         super().__init__(pgconn, tuple_row)
         # Only one task at a time uses a connection, and acquiring a lock of Trio's is a checkpoint.
         self.lock: Any = nullcontext()
@@ -168,7 +169,9 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         self.adapters.register_dumper(Int8Array, _Int8ArrayDumper)
         self.adapters.register_dumper(ByteaArray, _ByteaArrayDumper)
         self.add_notice_handler(self._look_at_notice)
-        self._label = label
+        self.label: str = label
+        """The database, for messages."""
+        self.names: Names = names
         self._cursor: psycopg.AsyncCursor[TupleRow] | None = None
         self._process = OwningProcess()
         self._has_posted = False
@@ -177,7 +180,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         """The server's process, and when it started, in microseconds; a later process may have its number."""
 
     @classmethod
-    async def open(cls, conninfo: str, label: str) -> TrioConnection:
+    async def open(cls, conninfo: str, label: str, names: Names) -> TrioConnection:
         """Connect to the one address in ``conninfo``; no name is looked up. ``label`` is for messages.
 
         Cancelled, there is no connection. Raises psycopg.OperationalError.
@@ -185,12 +188,17 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         pgconn = pq.PGconn.connect_start(conninfo.encode())
         try:
             await _finish_connecting(pgconn)
-            connection = cls(pgconn, label)
+            connection = cls(pgconn, label, names)
             await connection.set_autocommit(True)
         except BaseException:
             pgconn.finish()
             raise
         return connection
+
+    @property
+    def place(self) -> str:
+        """Where the logs are, for messages."""
+        return f"schema {self.names.schema!r} of {self.label}"
 
     def is_usable(self) -> bool:
         """Whether the next statement may come through; takes microseconds.
@@ -226,8 +234,10 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
 
     # --- statements -------------------------------------------------------------------------------
 
-    async def fetch(self, statement: bytes, *parameters: object, prepare: bool = False) -> list[TupleRow]:
-        """Run one statement, in one round trip, and return its rows.
+    async def fetch(
+        self, statement: str | bytes, *parameters: object, prepare: bool = False
+    ) -> list[TupleRow]:
+        """Run one statement, in one round trip, and return its rows. In a string, ``:s`` is the schema.
 
         With ``prepare`` the server keeps its plan, which takes another round trip the first time. A
         checkpoint. Cancelled, the statement is stopped; if it is too late for that, it is done.
@@ -241,7 +251,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         return await cursor.fetchall()
 
     async def open_cursor(
-        self, statement: bytes, *parameters: object, prepare: bool = False
+        self, statement: str | bytes, *parameters: object, prepare: bool = False
     ) -> psycopg.AsyncCursor[TupleRow]:
         """The same for many rows. They are in memory; the cursor is valid until the next statement."""
         return await self._execute(statement, parameters, prepare=prepare, binary=True)
@@ -250,7 +260,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         """Drop parameters and rows of the last statement. The next one takes longer."""
         self._cursor = None
 
-    async def run(self, script: bytes, *parameters: object) -> None:
+    async def run(self, script: str | bytes, *parameters: object) -> None:
         """As :meth:`fetch`, for a statement without rows, or several without parameters."""
         await self._execute(script, parameters or None, prepare=False, binary=False)
 
@@ -265,7 +275,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             self._has_posted = True
 
     async def _execute(
-        self, statement: bytes, parameters: tuple[object, ...] | None, *, prepare: bool, binary: bool
+        self, statement: str | bytes, parameters: tuple[object, ...] | None, *, prepare: bool, binary: bool
     ) -> psycopg.AsyncCursor[TupleRow]:
         try:
             if self._has_posted:
@@ -274,6 +284,8 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             self._stopped_waiting = False
             # Making a cursor takes as long as a small statement does.
             cursor = self._cursor = self._cursor or self.cursor()
+            if isinstance(statement, str):
+                statement = self.names.sql(statement)
             await cursor.execute(statement, parameters, prepare=prepare, binary=binary)
         except psycopg.Error as exc:
             if (
@@ -282,12 +294,12 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             ):
                 raise
             self.drop()
-            raise StoreError(f"{self._label}: the connection was lost: {_describe(exc)}") from exc
+            raise StoreError(f"{self.label}: the connection was lost: {_describe(exc)}") from exc
         except trio.ClosedResourceError as exc:
-            raise StoreError(f"{self._label}: the connection was closed") from exc
+            raise StoreError(f"{self.label}: the connection was closed") from exc
         if self._stopped_waiting:
             raise StoreError(
-                f"{self._label}: the server was made to stop waiting for its standby, by a timeout or an"
+                f"{self.label}: the server was made to stop waiting for its standby, by a timeout or an"
                 " operator: what it stored may be lost if the standby takes over"
             )
         return cursor
@@ -340,7 +352,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
             _logger.log(
                 logging.DEBUG if is_expected else logging.WARNING,
                 "%s: a statement could not be stopped: %s",
-                self._label,
+                self.label,
                 exc,
                 exc_info=not is_expected,
             )
@@ -378,7 +390,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
                 pass
         except (psycopg.Error, trio.ClosedResourceError) as exc:
             self.drop()
-            raise StoreError(f"{self._label}: the connection was lost: {first_line(exc)}") from exc
+            raise StoreError(f"{self.label}: the connection was lost: {first_line(exc)}") from exc
 
 
 async def _finish_connecting(pgconn: pq.abc.PGconn) -> None:

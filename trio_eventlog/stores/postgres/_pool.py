@@ -15,7 +15,8 @@ from trio_eventlog._model._errors import StoreError
 from trio_eventlog.stores._common._closing import OwningProcess, closed_error
 from trio_eventlog.stores.postgres._appender import Appender
 from trio_eventlog.stores.postgres._connection import TrioConnection, store_error
-from trio_eventlog.stores.postgres._schema import Names, is_initialized
+from trio_eventlog.stores.postgres._names import Names
+from trio_eventlog.stores.postgres._schema import is_initialized
 from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
@@ -175,15 +176,15 @@ async def open_connections(
 
     Raises ValueError if ``conninfo`` cannot be read, and as :meth:`PostgresStore.open`.
     """
-    target = Target(conninfo, writes=log is not None)
+    target = Target(conninfo, names, writes=log is not None)
     pool = Pool(target, readers)
-    appender = None if log is None else Appender(target, names, log)
+    appender = None if log is None else Appender(target, log)
     try:
         if appender is not None:
             await appender.open(partitions)
         else:
             # A server that cannot be reached, or tables of another program, are reported now.
-            await pool.read(lambda connection: is_initialized(connection, names, pool.label), opening=True)
+            await pool.read(is_initialized, opening=True)
         yield pool, appender
     finally:
         # In a forked child, the connections are the parent's.

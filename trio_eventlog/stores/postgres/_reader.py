@@ -19,7 +19,7 @@ from trio_eventlog.stores._common._verify import Verifier, check_pages, problem_
 from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres import _select as queries
-from trio_eventlog.stores.postgres._schema import Names
+from trio_eventlog.stores.postgres._names import Names
 
 if TYPE_CHECKING:
     from trio_eventlog.stores.postgres._appender import Appender
@@ -56,10 +56,9 @@ class LogReader:
             await self.pool.require_open()
             await trio.lowlevel.checkpoint()
             return [], False
-        statement, parameters = self.names.sql(plan.sql), plan.parameters
 
         async def read(connection: TrioConnection) -> tuple[list[PersistedEvent], bool]:
-            cursor = await connection.open_cursor(statement, *parameters)
+            cursor = await connection.open_cursor(plan.sql, *plan.parameters)
             if not cursor.rowcount:
                 await self._check_still_there(connection)
             found: list[PersistedEvent] = []
@@ -92,25 +91,25 @@ class LogReader:
         return await self._ask(connection, _PRUNED)
 
     async def _ask(self, connection: TrioConnection, statement: str) -> int:
-        found = await connection.fetch(self.names.sql(statement), self.number)
+        found = await connection.fetch(statement, self.number)
         if not found:
             await self._check_still_there(connection)
             raise StoreError(f"{self.pool.label}: log {self.log!r} was put back just now")
         return int(found[0][0])
 
     async def _check_still_there(self, connection: TrioConnection) -> None:
-        await schema.check_still_there(connection, self.names, self.log, self.number, self.pool.label)
+        await schema.check_still_there(connection, self.log, self.number)
 
     async def describe(self, connection: TrioConnection, top: int) -> StoreDescription:
         """See :meth:`PostgresStore.describe`."""
         await self.pruned_seq(connection)
-        return await _describe(connection, self.names, self.number, top)
+        return await _describe(connection, self.number, top)
 
     async def verify(
         self, most_findings: int, on_progress: Callable[[int], object] | None
     ) -> StoreVerification:
         """See :meth:`PostgresStore.verify`."""
-        check = _LogCheck(self.names, self.number, Verifier(most_findings))
+        check = _LogCheck(self.number, Verifier(most_findings))
         await self.pool.read(check.check_structure)
         await check_pages(partial(self.pool.read, check.check_page), on_progress)
         await self.pool.read(check.check_ids)
@@ -129,9 +128,9 @@ class LogReader:
         async with self.pool.connection() as connection:
             await self.pruned_seq(connection)
             statement, parameters = (_HIGHEST, ()) if keep is None else (_KEPT_FROM, (keep,))
-            found = await connection.fetch(self.names.sql(statement), self.number, *parameters)
+            found = await connection.fetch(statement, self.number, *parameters)
             plan = PrunePlan(found[0][0] if found else 0, before_ms)
-            pruner = _Pruner(connection, self.names, self.number, plan)
+            pruner = _Pruner(connection, self.number, plan)
             total = await pruner.count()
             return total if dry_run else await PruneProgress(total, on_progress).run(pruner.delete_some)
 
@@ -166,16 +165,16 @@ _WHOLE: Final = "select long from :s.events where log = $1::bigint and :column =
 """The whole string for which a key stands."""
 
 
-async def _describe(connection: TrioConnection, names: Names, log: int, top: int) -> StoreDescription:
+async def _describe(connection: TrioConnection, log: int, top: int) -> StoreDescription:
     """See :meth:`PostgresStore.describe`. All numbers are of one moment."""
     await connection.run(b"begin isolation level repeatable read read only")
-    ((size_bytes,),) = await connection.fetch(_SIZE, names.schema)
-    (counted,) = await connection.fetch(names.sql(_TOTALS), log)
+    ((size_bytes,),) = await connection.fetch(_SIZE, connection.names.schema)
+    (counted,) = await connection.fetch(_TOTALS, log)
     totals = Totals(*counted)
-    highest = await connection.fetch(names.sql(_HIGHEST), log)
-    types = await _ranking(connection, names, log, "event_type", top)
-    members = await _ranking(connection, names, log, "member_id", top)
-    gaps = await _gaps(connection, names, log, totals.missing) if totals.missing else SeqGaps()
+    highest = await connection.fetch(_HIGHEST, log)
+    types = await _ranking(connection, log, "event_type", top)
+    members = await _ranking(connection, log, "member_id", top)
+    gaps = await _gaps(connection, log, totals.missing) if totals.missing else SeqGaps()
     await connection.run(b"rollback")
     return description(
         totals,
@@ -188,20 +187,20 @@ async def _describe(connection: TrioConnection, names: Names, log: int, top: int
     )
 
 
-async def _ranking(connection: TrioConnection, names: Names, log: int, column: str, top: int) -> Ranking:
+async def _ranking(connection: TrioConnection, log: int, column: str, top: int) -> Ranking:
     # At least one row: it has the number of all values.
-    found = await connection.fetch(names.sql(_RANKING.replace(":column", column)), log, max(top, 1))
+    found = await connection.fetch(_RANKING.replace(":column", column), log, max(top, 1))
     ranked: list[tuple[str, int]] = []
     for key, events, _ in found[:top]:
         long: bytes | None = None
         if rows.is_cut(key):
-            ((long,),) = await connection.fetch(names.sql(_WHOLE.replace(":column", column)), log, key)
+            ((long,),) = await connection.fetch(_WHOLE.replace(":column", column), log, key)
         ranked.append((rows.whole_text(column, key, long), events))
     return Ranking(found[0][2] if found else 0, tuple(ranked))
 
 
-async def _gaps(connection: TrioConnection, names: Names, log: int, missing: int) -> SeqGaps:
-    found = await connection.fetch(names.sql(_GAPS), log, GAPS_SHOWN)
+async def _gaps(connection: TrioConnection, log: int, missing: int) -> SeqGaps:
+    found = await connection.fetch(_GAPS, log, GAPS_SHOWN)
     gaps = SeqGaps()
     for first, last, _ in found:
         gaps.add_gap(first, last)
@@ -256,13 +255,12 @@ set local enable_bitmapscan = off
 class _LogCheck:
     """Checks a log, page by page."""
 
-    names: Names
     log: int
     verifier: Verifier
 
     async def check_structure(self, connection: TrioConnection) -> None:
         """Check that no index is missing, and that every event belongs to a log."""
-        found = await connection.fetch(_RELATIONS, self.names.schema)
+        found = await connection.fetch(_RELATIONS, connection.names.schema)
         there = {index: (unique, valid) for index, unique, valid in found}
         for index, unique in schema.INDEXES.items() if there else ():
             if index not in there:
@@ -274,7 +272,7 @@ class _LogCheck:
             elif unique and not there[index][0]:
                 self.verifier.add_problem(f"{index}: the index lets a value stand twice")
         if there:
-            for (log,) in await connection.fetch(self.names.sql(_LOST_LOGS)):
+            for (log,) in await connection.fetch(_LOST_LOGS):
                 self.verifier.add_problem(f"log {log}: its events are there, and its name is gone")
 
     async def check_page(self, connection: TrioConnection) -> int | None:
@@ -284,7 +282,7 @@ class _LogCheck:
         after = -(2**63) if last_seq is None else last_seq
         if after == MAX_STORED:
             return None
-        found = await connection.fetch(self.names.sql(_CHECKED_PAGE), self.log, after)
+        found = await connection.fetch(_CHECKED_PAGE, self.log, after)
         time_slice = TimeSlice()
         for row in found:
             await time_slice.checkpoint_if_over()
@@ -306,7 +304,7 @@ class _LogCheck:
     async def check_ids(self, connection: TrioConnection) -> None:
         """Check that each id is there once."""
         await connection.run(_WITHOUT_INDEXES)
-        found = await connection.fetch(self.names.sql(_REPEATED_IDS), self.log)
+        found = await connection.fetch(_REPEATED_IDS, self.log)
         await connection.run(b"rollback")
         for key, times, seq in found:
             event_id = key.decode(errors="backslashreplace")
@@ -314,7 +312,7 @@ class _LogCheck:
 
     async def check_end(self, connection: TrioConnection) -> None:
         """Check that the row of the log is there."""
-        if not await connection.fetch(self.names.sql(_PRUNED), self.log):
+        if not await connection.fetch(_PRUNED, self.log):
             self.verifier.add_problem("logs: the row of the log is gone")
 
 
@@ -373,7 +371,6 @@ class _Pruner:
     """Deletes the events of a plan, the oldest first, in transactions of up to 1,000."""
 
     connection: TrioConnection
-    names: Names
     log: int
     plan: PrunePlan
     _after_seq: int = -1
@@ -384,10 +381,9 @@ class _Pruner:
         """How many events are to go."""
         parameters = (self.log, self.plan.through_seq)
         if self.plan.before_ms is None:
-            found = await self.connection.fetch(self.names.sql(_COUNT_BY_SEQ), *parameters)
+            found = await self.connection.fetch(_COUNT_BY_SEQ, *parameters)
         else:
-            statement = self.names.sql(_COUNT_BY_TIME)
-            found = await self.connection.fetch(statement, *parameters, self.plan.before_ms)
+            found = await self.connection.fetch(_COUNT_BY_TIME, *parameters, self.plan.before_ms)
         return int(found[0][0])
 
     async def delete_some(self) -> int | None:
@@ -397,10 +393,11 @@ class _Pruner:
         """
         parameters = (self.log, self.plan.through_seq, self._after_seq)
         if self.plan.before_ms is None:
-            found = await self.connection.fetch(self.names.sql(_PRUNE_BY_SEQ), *parameters)
+            found = await self.connection.fetch(_PRUNE_BY_SEQ, *parameters)
         else:
-            statement = self.names.sql(_PRUNE_BY_TIME)
-            found = await self.connection.fetch(statement, *parameters, self._after_ms, self.plan.before_ms)
+            found = await self.connection.fetch(
+                _PRUNE_BY_TIME, *parameters, self._after_ms, self.plan.before_ms
+            )
         if not found:
             return None
         gone, self._after_seq, *after_ms = found[0]

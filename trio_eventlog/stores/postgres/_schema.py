@@ -15,7 +15,6 @@ last event, or the one in the row.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ import attrs
 
 from trio_eventlog._model._errors import LogNotFound, StoreError, StoreUnusable
 from trio_eventlog._model._payload import SCOPES
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._rows import COLUMNS, ByteaArray
 
 if TYPE_CHECKING:
@@ -92,50 +92,18 @@ INDEXES: Final = {
 """The indexes of the events, and whether they are unique."""
 
 
-class Names:
-    """Puts the name of the schema into statements."""
-
-    def __init__(self, schema: str) -> None:
-        self.schema: Final = schema
-        escaped = schema.replace('"', '""')
-        self.quoted: Final = f'"{escaped}"'
-
-    def sql(self, template: str) -> bytes:
-        """A statement in which ``:s`` stands for the schema. Values are parameters, and never in it."""
-        return template.replace(":s.", f"{self.quoted}.").encode()
-
-    def place(self, label: str) -> str:
-        """Where the logs are, for messages; ``label`` is the database."""
-        return f"schema {self.schema!r} of {label}"
-
-    def create_schema(self) -> bytes:
-        """The statement that creates the schema."""
-        return f"create schema if not exists {self.quoted}".encode()
-
-    def migration(self, version: int, partitions: int) -> bytes:
-        """The statements that lead to ``version`` from the one before."""
-        script = MIGRATIONS[version - 1]
-        clause, parts = "", ""
-        if partitions:
-            clause = " partition by hash (log)"
-            parts = "".join(
-                f"create table :s.events_{number} partition of :s.events"
-                f" for values with (modulus {partitions:d}, remainder {number});\n"
-                for number in range(partitions)
-            )
-        return self.sql(script.replace("):partitioned;", f"){clause};\n{parts}"))
-
-    def key(self, purpose: str, log: str = "") -> int:
-        """A 64-bit number for an advisory lock; differs by purpose, schema and log."""
-        return int.from_bytes(self._digest(purpose, log)[:8], "big", signed=True)
-
-    def channel(self, log: str) -> bytes:
-        """The channel on which changes of a log are notified."""
-        return b"trio_eventlog_" + self._digest("changes", log).hex()[:32].encode()
-
-    def _digest(self, purpose: str, log: str) -> bytes:
-        # The schema's name has no NUL, so no two of these are equal.
-        return hashlib.sha256(f"trio_eventlog\0{purpose}\0{self.schema}\0{log}".encode()).digest()
+def migration(names: Names, version: int, partitions: int) -> bytes:
+    """The statements that lead to ``version`` from the one before."""
+    script = MIGRATIONS[version - 1]
+    clause, parts = "", ""
+    if partitions:
+        clause = " partition by hash (log)"
+        parts = "".join(
+            f"create table :s.events_{number} partition of :s.events"
+            f" for values with (modulus {partitions:d}, remainder {number});\n"
+            for number in range(partitions)
+        )
+    return names.sql(script.replace("):partitioned;", f"){clause};\n{parts}"))
 
 
 _FIND_LAYOUT: Final = b"""
@@ -154,67 +122,73 @@ select log, epoch, coalesce(owner, ''), unique_id from :s.layout left join :s.lo
 _DDL_LOCK: Final = b"select pg_advisory_xact_lock($1::bigint)"
 
 
-async def is_initialized(connection: TrioConnection, names: Names, label: str) -> bool:
+def _where(connection: TrioConnection) -> str:
+    return f"{connection.label}: schema {connection.names.schema!r}"
+
+
+async def is_initialized(connection: TrioConnection) -> bool:
     """Whether the schema has our layout; False if it has none yet.
 
     Raises StoreUnusable if it belongs to another program, or has a version that this library does not read.
     """
-    version = await _version(connection, names, label)
+    version = await _version(connection)
     if version is not None and version < SCHEMA_VERSION:
         raise StoreUnusable(
-            f"{label}: schema {names.schema!r} has layout {version}, this trio_eventlog reads"
-            f" {SCHEMA_VERSION}: open a log in it for writing once, which brings it up to date"
+            f"{_where(connection)} has layout {version}, this trio_eventlog reads {SCHEMA_VERSION}: open a"
+            " log in it for writing once, which brings it up to date"
         )
     return version is not None
 
 
-async def _version(connection: TrioConnection, names: Names, label: str) -> int | None:
-    ((has_layout, has_others, _),) = await connection.fetch(_FIND_LAYOUT, names.schema)
+async def _version(connection: TrioConnection) -> int | None:
+    ((has_layout, has_others, _),) = await connection.fetch(_FIND_LAYOUT, connection.names.schema)
     if not has_layout:
         if has_others:
             raise StoreUnusable(
-                f"{label}: schema {names.schema!r} has tables of another program by the names logs or events;"
-                " choose another one with schema=…"
+                f"{_where(connection)} has tables of another program by the names logs or events; choose"
+                " another one with schema=…"
             )
         return None
-    rows = await connection.fetch(names.sql("select version from :s.layout"))
+    rows = await connection.fetch("select version from :s.layout")
     if not rows:
-        raise StoreUnusable(f"{label}: damaged: table layout in schema {names.schema!r} is empty")
+        raise StoreUnusable(
+            f"{connection.label}: damaged: table layout in schema {connection.names.schema!r} is empty"
+        )
     version: int = rows[0][0]
     if version > SCHEMA_VERSION:
         raise StoreUnusable(
-            f"{label}: schema {names.schema!r} was written by a newer trio_eventlog (layout {version}, this"
-            f" one knows {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
+            f"{_where(connection)} was written by a newer trio_eventlog (layout {version}, this one knows"
+            f" {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
         )
     return version
 
 
-async def migrate(connection: TrioConnection, names: Names, label: str, partitions: int) -> None:
+async def migrate(connection: TrioConnection, partitions: int) -> None:
     """Bring the layout up to date, creating it if need be; others may do the same at the same time."""
-    if await _version(connection, names, label) == SCHEMA_VERSION:
+    if await _version(connection) == SCHEMA_VERSION:
         return
     await connection.run(b"begin")
     # One at a time; the lock ends with the transaction.
-    await connection.fetch(_DDL_LOCK, names.key("layout"))
-    version = await _version(connection, names, label)
+    await connection.fetch(_DDL_LOCK, connection.names.key("layout"))
+    version = await _version(connection)
     if version is None:
-        ((_, _, has_schema),) = await connection.fetch(_FIND_LAYOUT, names.schema)
+        ((_, _, has_schema),) = await connection.fetch(_FIND_LAYOUT, connection.names.schema)
         # The statement takes a permission, even if the schema is there.
         if not has_schema:
-            await connection.run(names.create_schema())
-        await connection.run(names.sql("create table :s.layout (version integer not null)"))
-        await connection.run(names.sql("insert into :s.layout values (0)"))
+            await connection.run(connection.names.create_schema())
+        await connection.run("create table :s.layout (version integer not null)")
+        await connection.run("insert into :s.layout values (0)")
         version = 0
     for following in range(version + 1, SCHEMA_VERSION + 1):
-        await connection.run(names.migration(following, partitions))
-    await connection.run(names.sql(f"update :s.layout set version = {SCHEMA_VERSION:d}"))  # noqa: S608 - a number
+        await connection.run(migration(connection.names, following, partitions))
+    await connection.run(f"update :s.layout set version = {SCHEMA_VERSION:d}")  # noqa: S608 - a number
     await connection.run(b"commit")
 
 
-async def find_logs(connection: TrioConnection, names: Names, logs: Iterable[str]) -> dict[str, int]:
+async def find_logs(connection: TrioConnection, logs: Iterable[str]) -> dict[str, int]:
     """The numbers of the logs that exist."""
     wanted = ByteaArray(log.encode() for log in logs)
-    return {name.decode(): number for name, number in await connection.fetch(names.sql(_FIND_LOGS), wanted)}
+    return {name.decode(): number for name, number in await connection.fetch(_FIND_LOGS, wanted)}
 
 
 @attrs.frozen
@@ -227,13 +201,13 @@ class Identity:
     unique_id: str
 
 
-async def identify(connection: TrioConnection, names: Names, log: str, label: str) -> Identity:
+async def identify(connection: TrioConnection, log: str) -> Identity:
     """The row of a log that was there before.
 
     Raises StoreUnusable if it is gone, and StoreError if the tables are still empty, while being restored.
     """
-    what = f"log {log!r} in {names.place(label)}"
-    rows = await connection.fetch(names.sql(_IDENTITY), log.encode())
+    what = f"log {log!r} in {connection.place}"
+    rows = await connection.fetch(_IDENTITY, log.encode())
     if not rows:
         raise StoreError(f"{what}: table layout is empty, as while tables are restored")
     found = Identity(*rows[0])
@@ -247,38 +221,34 @@ _LOG_NAMES: Final = "select name from :s.logs order by name"
 _READABLE: Final = "select from :s.events where false"
 
 
-async def log_names(connection: TrioConnection, names: Names, label: str) -> list[str]:
+async def log_names(connection: TrioConnection) -> list[str]:
     """The names of all logs, ascending by code point; StoreUnusable if there are no tables."""
-    if not await is_initialized(connection, names, label):
-        raise StoreUnusable(f"there are no logs in {names.place(label)}: the tables were never made")
-    return [name.decode() for (name,) in await connection.fetch(names.sql(_LOG_NAMES))]
+    if not await is_initialized(connection):
+        raise StoreUnusable(f"there are no logs in {connection.place}: the tables were never made")
+    return [name.decode() for (name,) in await connection.fetch(_LOG_NAMES)]
 
 
-async def find_readable_logs(
-    connection: TrioConnection, names: Names, logs: Sequence[str], label: str
-) -> dict[str, int]:
+async def find_readable_logs(connection: TrioConnection, logs: Sequence[str]) -> dict[str, int]:
     """The numbers of logs that are to be read; LogNotFound if one of them is not there."""
-    if not await is_initialized(connection, names, label):
-        raise LogNotFound(logs[0], (), names.place(label))
-    found = await find_logs(connection, names, logs)
+    if not await is_initialized(connection):
+        raise LogNotFound(logs[0], (), connection.place)
+    found = await find_logs(connection, logs)
     for log in logs:
         if log not in found:
-            raise LogNotFound(log, await log_names(connection, names, label), names.place(label))
+            raise LogNotFound(log, await log_names(connection), connection.place)
     # Whether events can be read, too: a policy that would hide them is an error now.
-    await connection.fetch(names.sql(_READABLE))
+    await connection.fetch(_READABLE)
     return found
 
 
-async def check_still_there(
-    connection: TrioConnection, names: Names, log: str, number: int, label: str
-) -> None:
+async def check_still_there(connection: TrioConnection, log: str, number: int) -> None:
     """Check that a log is still there, with the same number.
 
     Raises StoreUnusable if it is not, and StoreError if it may come back.
     """
-    if (await identify(connection, names, log, label)).number != number:
+    if (await identify(connection, log)).number != number:
         raise StoreUnusable(
-            f"log {log!r} in {names.place(label)} is another one now, of the same name: open it anew to read"
+            f"log {log!r} in {connection.place} is another one now, of the same name: open it anew to read"
             " that"
         )
 

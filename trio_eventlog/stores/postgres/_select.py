@@ -14,17 +14,8 @@ import attrs
 
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog.stores._common._bounds import Bounds
+from trio_eventlog.stores._common._bounds import EQUALITIES, EVENT_OVERHEAD, MAX_MERGED_TYPES, Bounds
 from trio_eventlog.stores.postgres._rows import READ, ByteaArray, key_of
-
-_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
-"""Filters for one string; the one that usually leaves the fewest events comes first."""
-
-_MAX_MERGED_TYPES: Final = 32
-"""Up to this many event types are each read from the index and merged; more are checked."""
-
-_OVERHEAD: Final = 100
-"""Bytes of an event in addition to these columns, roughly."""
 
 _UNBOUNDED: Final = ("payload", "actor", "long")
 """Columns whose length is not bounded."""
@@ -65,7 +56,7 @@ def select(query: EventQuery, log: int) -> Select | None:
         return None
     types = tuple(dict.fromkeys(query.event_types))
     terms = _Terms(log)
-    found_by_text = any(getattr(query, name) is not None for name in _EQUALITIES)
+    found_by_text = any(getattr(query, name) is not None for name in EQUALITIES)
     if bounds.is_timed and not (bounds.after or types or found_by_text):
         # A window alone. Its index gives the seqs, which are sorted in a way that no index offers; then each
         # is looked up. Nothing here depends on how many the planner expects.
@@ -78,7 +69,7 @@ select event.* from found, lateral (
 ) as event order by found.seq
 """  # noqa: S608 - no values
         return Select(sql, tuple(terms.parameters))
-    for name in _EQUALITIES:
+    for name in EQUALITIES:
         text = getattr(query, name)
         if text is not None:
             terms.add(f"{name} = ?::bytea", key_of(text.encode()))
@@ -90,7 +81,7 @@ select event.* from found, lateral (
     keys = [key_of(event_type.encode()) for event_type in types]
     if len(keys) == 1:
         one += f" and event_type = {terms.value(keys.pop())}::bytea"
-    elif keys and (found_by_text or len(keys) > _MAX_MERGED_TYPES):
+    elif keys and (found_by_text or len(keys) > MAX_MERGED_TYPES):
         one += f" and event_type = any({terms.value(ByteaArray(keys))}::bytea[])"
         keys = []
     end = f" order by seq{_limit(terms, bounds.limit)}"
@@ -114,7 +105,7 @@ def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:
 with page as materialized ({plan.sql}), weighed as (
     select seq, sum(weight) over (order by seq {before} 1 preceding) as weight,
         sum(weight) over (order by seq {before} 2 preceding) as weight_before
-    from (select seq, {_OVERHEAD} + {lengths} as weight from page) as events
+    from (select seq, {EVENT_OVERHEAD} + {lengths} as weight from page) as events
 )
 select {READ}, coalesce(weight, 0) >= {most} from page join weighed using (seq)
 where coalesce(weight_before, 0) < {most} order by seq

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -29,8 +30,8 @@ from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres import _select as queries
+from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._reader import LogReader
-from trio_eventlog.stores.postgres._schema import Names
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -158,7 +159,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         async with driver.open_connections(
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
         ) as (pool, appender):
-            found = {} if appender is not None else await _find_logs(pool, names, [log])
+            found = {} if appender is not None else await _find_logs(pool, [log])
             reader = LogReader(pool, names, log, found.get(log, 0), appender)
             yield PostgresStore._create(reader, appender, notify=notify)
 
@@ -192,8 +193,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         driver = await _load_driver()
         async with driver.open_connections(conninfo, names, readers=readers) as (pool, _):
             if wanted is None:
-                wanted = await _log_names(pool, names)
-            found = await _find_logs(pool, names, wanted)
+                wanted = await pool.read(tables.log_names)
+            found = await _find_logs(pool, wanted)
             readings = (LogReader(pool, names, name, found[name]) for name in wanted)
             yield {reader.log: PostgresStore._create(reader, None, notify=False) for reader in readings}
 
@@ -301,7 +302,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         ``size_bytes`` is that of all tables and indexes of the schema.
         """
         top = checked_top(top)
-        return await self._pool.read(lambda connection: self._reader.describe(connection, top))
+        return await self._pool.read(partial(self._reader.describe, top=top))
 
     async def verify(
         self, *, most_findings: int = 100, on_progress: Callable[[int], object] | None = None
@@ -332,7 +333,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
-        return await _log_names(self._pool, self._reader.names)
+        return await self._pool.read(tables.log_names)
 
     @staticmethod
     async def logs(conninfo: str = "", *, schema: str = DEFAULT_SCHEMA) -> list[str]:
@@ -347,19 +348,14 @@ class PostgresStore(metaclass=NoPublicConstructor):
         names = _checked(conninfo, "default", schema, 1, 0)
         driver = await _load_driver()
         async with driver.open_connections(conninfo, names, readers=1) as (pool, _):
-            return await _log_names(pool, names)
+            found: list[str] = await pool.read(tables.log_names)
+            return found
 
 
-async def _log_names(pool: Pool, names: Names) -> list[str]:
-    return await pool.read(lambda connection: tables.log_names(connection, names, pool.label))
-
-
-async def _find_logs(pool: Pool, names: Names, logs: Sequence[str]) -> dict[str, int]:
+async def _find_logs(pool: Pool, logs: Sequence[str]) -> dict[str, int]:
     if not logs:
         return {}
-    return await pool.read(
-        lambda connection: tables.find_readable_logs(connection, names, logs, pool.label), opening=True
-    )
+    return await pool.read(partial(tables.find_readable_logs, logs=logs), opening=True)
 
 
 # --- the driver -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog.stores.postgres._connection import TrioConnection, translated_errors
+from trio_eventlog.stores.postgres._names import Names
 
 MIN_SERVER_VERSION: Final = 140_000
 """PostgreSQL 14: the first to end a statement whose client is gone, and to wait for a backend to end."""
@@ -97,7 +98,8 @@ class _Address:
 class Target:
     """A database, and how to connect to it. ValueError if ``conninfo`` cannot be read."""
 
-    def __init__(self, conninfo: str, *, writes: bool) -> None:
+    def __init__(self, conninfo: str, names: Names, *, writes: bool) -> None:
+        self.names: Final = names
         self._options = _parsed(conninfo)
         if "service" in self._options:
             # Only libpq knows what it means, and would block while it looks up the host.
@@ -213,7 +215,7 @@ class Target:
         options = {**self._options, **address.options(), "target_session_attrs": session_attrs}
         options.pop("load_balance_hosts", None)
         try:
-            connection = await TrioConnection.open(make_conninfo(**options), self.label)
+            connection = await TrioConnection.open(make_conninfo(**options), self.label, self.names)
         except psycopg.Error as exc:
             permanent = any(words in str(exc) for words in _PERMANENT_WORDS)
             raise (StoreUnusable if permanent else StoreError)(f"{self.label}: {exc}") from exc

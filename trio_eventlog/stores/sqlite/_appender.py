@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Final, cast
 
 import apsw
@@ -37,7 +37,8 @@ class Appender:
         self._synchronous = synchronous
         self._synced = survives(synchronous) == "power"
         self._content: Content | None = None
-        self._acknowledged = 0
+        self.acknowledged: int = 0
+        """The log's highest seq is at least this, unless it went back and an append has reported that."""
         self._version: int | None = None
         self._wal = WriteAheadLog(place.path)
 
@@ -46,7 +47,7 @@ class Appender:
         found = schema.prepare_writer(db, self._log, self._synchronous)
         place = self._place.check()
         self.unique_id = found.unique_id
-        self._acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
+        self.acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
         self._content = Content(self._place.path, place)
         if self._synced:
             # Earlier processes may have written more than they synced. It counts as stored from here on.
@@ -70,9 +71,9 @@ class Appender:
 
     def sync(self, db: apsw.Connection) -> None:
         """Make everything that was appended survive a loss of power."""
-        if (last_seq := self.last_seq(db)) < self._acknowledged:
+        if (last_seq := self.last_seq(db)) < self.acknowledged:
             # The next append reports it: what is there is not what was appended.
-            raise StoreError(str(StoreWentBack(last_seq, self._acknowledged)))
+            raise StoreError(str(StoreWentBack(last_seq, self.acknowledged)))
         cast("Content", self._content).sync()
         # What is in a file that can no longer be found survives nothing.
         self._place.check()
@@ -130,14 +131,14 @@ class Appender:
             # Another process may have written the others without a sync, and SQLite syncs only what is new.
             content.sync()
             self._place.check()
-        self._acknowledged = max(self._acknowledged, highest)
+        self.acknowledged = max(self.acknowledged, highest)
         return duplicates
 
     def _check_log(self, db: apsw.Connection, log: schema.Log) -> None:
         last_seq = schema.checked_seq(db, log.number, "last", log.last_seq)
-        acknowledged, self._acknowledged = self._acknowledged, last_seq
-        if last_seq < acknowledged:
-            raise StoreWentBack(last_seq, acknowledged)
+        if last_seq < self.acknowledged:
+            raise StoreWentBack(last_seq, self.acknowledged)
+        self.acknowledged = last_seq
 
 
 def survives(synchronous: str) -> str:
@@ -215,7 +216,10 @@ def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -
 
 def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Columns]) -> None:
     """Insert the rows of at most 2,048 events in one statement."""
-    db.execute(_insert_sql(log_id, len(rows)), list(chain.from_iterable(rows)))
+    bindings: list[str | int | bytes | None] = []
+    for row in rows:
+        bindings += row
+    db.execute(_insert_sql(log_id, len(rows)), bindings)
 
 
 def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEvent]]:

@@ -225,14 +225,18 @@ def plan_prune(
     return plan, count
 
 
-def prune_some(db: apsw.Connection, log: str, unique_id: str, plan: PrunePlan) -> int:
-    """Delete the oldest of them, in one transaction, and note what was deleted.
-
-    Returns how many; 0 when none is left.
-    """
+def prune_some(
+    db: apsw.Connection,
+    reader: LogReader,
+    plan: PrunePlan,
+    progress: PruneProgress,
+    wal: files.WriteAheadLog,
+) -> int:
+    """Delete the oldest of them, in one transaction. Returns how many; 0 when none is left."""
+    reader.place.check(side_files=False)
     where, bindings = _condition(plan)
     with schema.transaction(db):
-        found = schema.same_log(db, log, unique_id)
+        found = schema.same_log(db, reader.log, reader.unique_id)
         schema.note_pruning(db)
         table = schema.table_of(found.number)
         some = f"SELECT seq FROM {table} WHERE {where} LIMIT {CHUNK_EVENTS}"  # noqa: S608 - no values
@@ -242,23 +246,7 @@ def prune_some(db: apsw.Connection, log: str, unique_id: str, plan: PrunePlan) -
             db.execute(
                 "UPDATE logs SET pruned_seq = max(pruned_seq, ?) WHERE log_id = ?", (max(gone), found.number)
             )
+    # Counted here, because the caller may have been cancelled.
+    progress.add(len(gone))
+    wal.keep_small(db)
     return len(gone)
-
-
-@attrs.frozen(eq=False)
-class Pruner:
-    """Deletes events, in the thread of a connection of its own."""
-
-    reader: LogReader
-    plan: PrunePlan
-    progress: PruneProgress
-    _wal: files.WriteAheadLog
-
-    def prune_some(self, db: apsw.Connection) -> int:
-        """One transaction. Returns how many events went; 0 when none is left."""
-        self.reader.place.check(side_files=False)
-        some = prune_some(db, self.reader.log, self.reader.unique_id, self.plan)
-        # Here, since the caller may be gone.
-        self.progress.add(some)
-        self._wal.keep_small(db)
-        return some

@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import closing
+from functools import partial
+from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, cast
 
 import apsw
@@ -21,27 +24,18 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog._model._sealed import size_of
 from trio_eventlog.abc import EventPage
-from trio_eventlog.stores._common._bounds import Bounds
+from trio_eventlog.stores._common._bounds import EQUALITIES, EVENT_OVERHEAD, MAX_MERGED_TYPES, Bounds
 from trio_eventlog.stores._common._columns import event_of
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
 from trio_eventlog.stores.sqlite._schema import SCHEMA_VERSION, damaged, first_row, last_seq, table_of
 
 READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload"
 
-_EQUALITIES: Final = ("step_id", "run_id", "identity", "member_id", "mob_id")
-"""Filters for one string."""
-
 _RANKS: Final = ("step_id", "run_id", "identity", "member_id", "event_types", "mob_id", "time")
 """The first of these that a query has finds the rows. With none, the log is read from ``after_seq`` on."""
 
-_MAX_MERGED_TYPES: Final = 32
-"""Up to this many event types are each read from the index and merged; more are checked."""
-
 _MAX_BOUND_TYPES: Final = 10_000
 """Event types that fit into a statement, which takes 32,766 parameters."""
-
-_OVERHEAD: Final = 100
-"""Bytes of an event in addition to its payload, roughly."""
 
 
 @attrs.frozen
@@ -99,7 +93,7 @@ def select(query: EventQuery, log_id: int) -> Select | None:
     if after:
         terms.add("seq > ?", after)
     _add_time(terms, bounds)
-    for name in _EQUALITIES:
+    for name in EQUALITIES:
         if name != driver and getattr(query, name) is not None:
             terms.add(f"{name} = ?", getattr(query, name))
     unbound = len(types) > _MAX_BOUND_TYPES
@@ -122,7 +116,7 @@ def select(query: EventQuery, log_id: int) -> Select | None:
 def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool) -> str | None:
     for name in _RANKS:
         if name == "event_types":
-            applies = 1 <= len(types) <= _MAX_MERGED_TYPES
+            applies = 1 <= len(types) <= MAX_MERGED_TYPES
         elif name == "time":
             # This index is not in the order of seq, so what it finds has to be sorted. It is used only for a
             # window alone; with a cursor, or with types to check, the log is read in order.
@@ -141,9 +135,15 @@ def _add_time(terms: _Terms, bounds: Bounds) -> None:
         terms.add("timestamp_ms < ?", bounds.until_ms)
 
 
+_PAYLOAD: Final = itemgetter(-1)
+_PAYLOAD_TYPES: Final = frozenset({str, type(None)})
+
+_ROWS_AT_ONCE: Final = 500
+"""Rows whose payloads are checked together, which is faster."""
+
+
 def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
-    payload = row[-1]
-    if payload is not None and type(payload) is not str:
+    if type(_PAYLOAD(row)) not in _PAYLOAD_TYPES:
         # Only in a damaged file. The payload could not be decoded later.
         raise damaged(db, f"the payload of seq {row[0]!r:.50} is no text")
     return event_of(row)
@@ -154,10 +154,14 @@ def read(db: apsw.Connection, log_id: int, query: EventQuery) -> list[PersistedE
     plan = select(query, log_id)
     if plan is None:
         return []
-    if plan.types is None:
-        with closing(db.execute(plan.sql, plan.bindings)) as rows:
-            return [_event(db, row) for row in rows]
-    return _read_some(db, plan, math.inf).events
+    if plan.types is not None:
+        return _read_some(db, plan, math.inf).events
+    found: list[PersistedEvent] = []
+    with closing(db.execute(plan.sql, plan.bindings)) as cursor:
+        while rows := list(islice(cursor, _ROWS_AT_ONCE)):
+            is_sound = _PAYLOAD_TYPES.issuperset(map(type, map(_PAYLOAD, rows)))
+            found += map(event_of if is_sound else partial(_event, db), rows)
+    return found
 
 
 def read_page(db: apsw.Connection, log_id: int, query: EventQuery, max_bytes: int) -> EventPage:
@@ -178,7 +182,7 @@ def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage
             event = _event(db, row)
             if plan.types is None or event.event.event_type in plan.types:
                 found.append(event)
-                weight += _OVERHEAD + size_of(event)
+                weight += EVENT_OVERHEAD + size_of(event)
                 if len(found) == plan.limit:
                     break
     return EventPage(found, is_complete=True)

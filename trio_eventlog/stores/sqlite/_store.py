@@ -14,7 +14,7 @@ import trio
 
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._lock_file import FileLock
-from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog._model._errors import StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription, StoreVerification
@@ -217,7 +217,13 @@ class SqliteStore(metaclass=NoPublicConstructor):
         writer, appender = await self._writing()
         sealed = await sealed_batch(events)
         # With nothing to append it waits for its turn all the same.
-        return await writer.run(partial(appender.append, events=sealed) if sealed else lambda _: ())
+        job = partial(appender.append, events=sealed) if sealed else lambda _: ()
+        try:
+            return await writer.run(job)
+        except StoreWentBack as exc:
+            # Not before it is raised here: the next append reports what a cancelled one could not.
+            appender.acknowledged = exc.last_seq
+            raise
 
     async def _writing(self) -> tuple[SerialWorker, Appender]:
         if self._writer is None or self._appender is None:
@@ -326,11 +332,12 @@ class SqliteStore(metaclass=NoPublicConstructor):
         if dry_run:
             return total
         progress = PruneProgress(total, on_progress)
-        pruner = readers.Pruner(self._log_reader, plan, progress, files.WriteAheadLog(place.path))
+        wal = files.WriteAheadLog(place.path)
+        prune = partial(readers.prune_some, reader=self._log_reader, plan=plan, progress=progress, wal=wal)
         parts = _Parts()
         try:
             worker = await _start(place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
-            while await worker.run(pruner.prune_some):
+            while await worker.run(prune):
                 progress.report()
             return progress.gone
         finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import apsw
@@ -94,19 +95,21 @@ async def release(path: str, work: Callable[[], object], deadline: float) -> Non
 
     A KeyboardInterrupt that arrives in the meantime is raised at the end.
     """
-
-    async def run() -> bool:
-        try:
-            await threads.in_thread(work, name=_THREAD_NAME)
-        except RuntimeError:
-            # No thread can be started. It takes the loop's time, but what is open must not stay open.
-            work()
-        return True
-
     closing = Closing(deadline)
-    if await closing.run(run) is None:
+    if await closing.run(partial(_free, work)) is None:
         _logger.warning("%s: closing gave up after %.0f seconds: the disk hangs", path, CLOSE_SECONDS)
     closing.raise_interrupt()
+
+
+async def _free(work: Callable[[], object], is_busy: Callable[[], bool] = lambda: False) -> bool:
+    try:
+        await threads.in_thread(work, name=_THREAD_NAME)
+    except RuntimeError:
+        # No thread can be started. It takes the loop's time, but the lock must not stay taken.
+        while is_busy():  # noqa: ASYNC110 - nothing tells when a thread is done
+            await trio.sleep(_POLL_SECONDS)
+        work()
+    return True
 
 
 # --- connections ----------------------------------------------------------------------------------
@@ -232,14 +235,7 @@ class SerialWorker:
         closing.raise_interrupt()
 
     async def _close(self) -> bool:
-        try:
-            await threads.in_thread(self._finish, name=_THREAD_NAME)
-        except RuntimeError:
-            # No thread can be started. It takes the loop's time, but the lock must not stay taken.
-            while self._in_use.locked():  # noqa: ASYNC110 - nothing tells when a thread is done
-                await trio.sleep(_POLL_SECONDS)
-            self._finish()
-        return True
+        return await _free(self._finish, self._in_use.locked)
 
     def _finish(self) -> None:
         with self._in_use:
