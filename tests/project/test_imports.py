@@ -209,12 +209,14 @@ def test_no_test_imports_a_test():
     found = []
     for path in sorted(TESTS.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if isinstance(node, ast.Import):
+            names = []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             found += [
                 f"{path.relative_to(TESTS)}: {name}"
                 for name in names
-                if name.startswith("tests.") and not name.startswith("tests._helpers")
+                if name.startswith((".", "tests.")) and not name.startswith("tests._helpers.")
             ]
     assert found == []

@@ -207,9 +207,7 @@ class Program:
 
     def define(self, function: Callable[..., Any] | type) -> None:
         """Define a function or class at the top level, which this module calls as well."""
-        # The program is not linted.
-        source = re.sub(r"  # noqa: .*", "", inspect.getsource(function)).rstrip()
-        self._definitions.setdefault(function.__name__, source)
+        self._definitions.setdefault(function.__name__, _source(function))
 
     def define_text(self, name: str, text: str) -> None:
         """Define a constant at the top level: a string of several lines."""
@@ -270,6 +268,12 @@ class Program:
         future = ["from __future__ import annotations", ""] if self._definitions else []
         head = "\n".join([*comment, *future, *_imports(body), *openers])
         return f"{head}\n\n\n{body}\n\n\ntrio.run(main)\n"
+
+
+@cache
+def _source(function: Callable[..., Any] | type) -> str:
+    # The program is not linted.
+    return re.sub(r"  # noqa: .*", "", inspect.getsource(function)).rstrip()
 
 
 def _imports(body: str) -> list[str]:
