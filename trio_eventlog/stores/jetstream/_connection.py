@@ -18,7 +18,7 @@ from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._own_work import SOME_LOG, at_work
 from trio_eventlog._util import NoPublicConstructor
-from trio_eventlog.stores._common._closing import OwningProcess, closed_error
+from trio_eventlog.stores._common._closing import Closing, OwningProcess, closed_error
 from trio_eventlog.stores.jetstream._access import Access, Server
 from trio_eventlog.stores.jetstream._dial import Dialer
 from trio_eventlog.stores.jetstream._inbox import Inbox, Inboxes, NoResponders
@@ -343,16 +343,10 @@ class Connection(metaclass=NoPublicConstructor):
         else:
             self._wire.finish()
             self._scope.deadline = trio.current_time() + _CLOSE_TIMEOUT
-        interrupt: KeyboardInterrupt | None = None
-        while not self._has_ended.is_set():
-            try:
-                # The deadline above bounds it: all that the other tasks wait for can be cancelled.
-                with trio.CancelScope(shield=True):
-                    await self._has_ended.wait()
-            except KeyboardInterrupt as exc:
-                interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        # Ends later than that: the tasks take a moment to end once they are cancelled.
+        closing = Closing(trio.current_time() + 2 * _CLOSE_TIMEOUT)
+        await closing.run(self._has_ended.wait)
+        closing.raise_interrupt()
 
 
 def _start_as_own_work(nursery: trio.Nursery, function: Callable[..., Awaitable[object]], *args: Any) -> None:
