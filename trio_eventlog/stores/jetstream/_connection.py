@@ -19,7 +19,7 @@ from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._own_work import SOME_LOG, at_work
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.stores._common._closing import Closing, OwningProcess, closed_error
-from trio_eventlog.stores.jetstream._access import Access, Server
+from trio_eventlog.stores.jetstream._access import Access, Server, Servers
 from trio_eventlog.stores.jetstream._dial import Dialer
 from trio_eventlog.stores.jetstream._inbox import Inbox, Inboxes, NoResponders
 from trio_eventlog.stores.jetstream._protocol import (
@@ -30,8 +30,7 @@ from trio_eventlog.stores.jetstream._protocol import (
     Subscribe,
     Unsubscribe,
 )
-from trio_eventlog.stores.jetstream._servers import Servers
-from trio_eventlog.stores.jetstream._wire import Wire
+from trio_eventlog.stores.jetstream._transport import Wire
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
