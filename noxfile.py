@@ -107,11 +107,13 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests, report which branches none of them took, and fail if those are more than they were."""
-    session.install("-e", ".[testing]")
+    """Measure which lines and branches the tests run, those with servers included; fail below the floor."""
+    session.install("-e", ".[testing,nats,postgres]")
     install_group(session, "tests")
+    install_group(session, "servers")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *session.posargs, env=COMPILED_ONCE)
+    for tests in ((), TESTS_ON_SERVERS):
+        session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *tests, env=COMPILED_ONCE)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
