@@ -13,6 +13,7 @@ import attrs
 import msgspec
 
 from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog.stores.jetstream._protocol import decode_json
 
 SCHEMA_VERSION: Final = 1
 
@@ -122,7 +123,7 @@ def decode_head(data: bytes, position: int) -> Head:
       StoreUnusable: it is damaged, or of a newer version of this library.
     """
     try:
-        stored = msgspec.json.decode(data, type=_StoredHead)
+        stored = decode_json(data, _StoredHead)
     except ValueError as exc:
         raise StoreUnusable(f"damaged: the log's head cannot be read: {exc}") from exc
     if stored.format > SCHEMA_VERSION:
