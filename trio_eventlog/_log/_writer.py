@@ -139,7 +139,7 @@ class BatchSender:
                 error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
         except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
             error = exc
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, whatever it is
             cancelled, other = split_cancelled(exc)
             try:
                 self._cut_off(other, batch)
