@@ -318,6 +318,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
             await self._read(check.check_end)
         return check.verifier.result()
 
+    @trio.lowlevel.enable_ki_protection  # of closing the connection
     async def prune(
         self,
         *,
