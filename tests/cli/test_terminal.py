@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import subprocess
+import threading
+from pathlib import Path
 
 import pytest
+import trio
 
 from tests._helpers.cli import (
     PROGRAM,
@@ -128,3 +132,52 @@ def test_ingest_from_a_terminal_says_how_to_end(url):
 )
 def test_time_text(timestamp_ms, text):
     assert _terminal.time_text(timestamp_ms) == text
+
+
+@contextlib.contextmanager
+def piped_stdout():
+    """A pipe as standard output, for a block. No fixture: pytest replaces it before the test begins."""
+    reader, writer = os.pipe()
+    stdout = os.dup(1)
+    os.dup2(writer, 1)
+    os.close(writer)
+    try:
+        yield reader
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        with contextlib.suppress(OSError):
+            os.close(reader)
+
+
+async def test_waiting_for_the_reader_leaves_no_thread_behind():
+    before = set(threading.enumerate())
+    with piped_stdout():
+        for _ in range(5):
+            async with _terminal.ending_with_reader():
+                await trio.to_thread.run_sync(int)  # the thread that waits was started before
+        # Trio keeps those that are idle for a while.
+        assert len(set(threading.enumerate()) - before) <= 2
+
+
+def _open_files():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def test_waiting_for_the_reader_leaves_no_file_open():
+    with piped_stdout():
+        before = _open_files()
+        for is_cancelled in (False, True):
+            with trio.CancelScope() as scope:
+                if is_cancelled:
+                    scope.cancel()
+                async with _terminal.ending_with_reader():
+                    await trio.lowlevel.checkpoint()
+        assert _open_files() == before
+
+
+async def test_the_block_ends_with_the_reader():
+    with piped_stdout() as reader, pytest.raises(_terminal.ReaderGone), trio.fail_after(SECONDS):
+        async with _terminal.ending_with_reader():
+            os.close(reader)
+            await trio.sleep_forever()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import trio_eventlog
+from tests._helpers.uncovered import uncovered
 
 PACKAGE = Path(trio_eventlog.__file__).parent
 TESTS = Path(__file__).parents[1]
@@ -180,7 +181,11 @@ def loaded_by(statement):
     code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     # -P: what is installed, not what lies in the current directory.
     result = subprocess.run(
-        [sys.executable, "-P", "-W", "error", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-W", "error", "-c", code],
+        env=uncovered(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return {name.split(".")[0] for name in json.loads(result.stdout)}
 

@@ -15,12 +15,13 @@ from tests._helpers.interrupts import interrupt_in_contextlib
 from trio_eventlog import StoreError, StoreUnusable
 from trio_eventlog._ki import ki_protected
 from trio_eventlog.stores import JetStreamStore
-from trio_eventlog.stores.jetstream import _wire
+from trio_eventlog.stores.jetstream import _transport
 from trio_eventlog.stores.jetstream._access import Access, Server, access
+from trio_eventlog.stores.jetstream._api import Stream
 from trio_eventlog.stores.jetstream._connection import Connection, decode, open_connection
 from trio_eventlog.stores.jetstream._inbox import PermissionDenied
-from trio_eventlog.stores.jetstream._protocol import Publish
-from trio_eventlog.stores.jetstream._wire import Wire
+from trio_eventlog.stores.jetstream._protocol import Message, Publish
+from trio_eventlog.stores.jetstream._transport import Wire
 
 INFO = {"server_id": "X", "version": "2.14.4", "max_payload": 1048576, "headers": True, "proto": 1}
 
@@ -163,6 +164,22 @@ async def test_an_answer_that_is_too_deep():
             decode(message)
 
 
+@pytest.mark.parametrize("answer", [b'{"error":"x"}', b'{"config":null,"state":{}}', b'{"config":[]}'])
+def test_an_answer_of_the_wrong_shape(answer):
+    with pytest.raises(StoreError, match="the server answers with a malformed"):
+        decode(Message("a", 0, data=answer))
+
+
+async def test_an_answer_that_does_not_tell_of_the_stream(monkeypatch):
+    async def call(*_arguments, **_options):
+        await trio.lowlevel.checkpoint()
+        return {}
+
+    monkeypatch.setattr(Stream, "_call", call)
+    with pytest.raises(StoreError, match="does not say how it is configured"):
+        await Stream(None, "EVENTLOG").info()
+
+
 async def test_a_server_that_closes_with_an_error():
     """Its words are what calls raise until there is a connection again."""
     peers = []
@@ -217,7 +234,7 @@ async def test_a_user_that_may_not_receive_answers_is_told_at_once():
 
 async def test_a_server_that_falls_silent(monkeypatch):
     """It is given up after three pings without an answer, although the network takes what is sent."""
-    monkeypatch.setattr(_wire, "PING_INTERVAL", 0.05)
+    monkeypatch.setattr(_transport, "PING_INTERVAL", 0.05)
 
     async def behave(peer):
         await peer.stream.send_all(greeting())
@@ -232,7 +249,7 @@ async def test_a_server_that_falls_silent(monkeypatch):
 
 async def test_a_program_that_blocks_the_loop_keeps_its_connection(monkeypatch):
     """It has not looked for the answers, that is all."""
-    monkeypatch.setattr(_wire, "PING_INTERVAL", 0.02)
+    monkeypatch.setattr(_transport, "PING_INTERVAL", 0.02)
     async with fake_server(ordinary) as url, open_connection(access(url)) as connection:
         for _ in range(5):
             threading.Event().wait(0.2)
@@ -291,7 +308,7 @@ def broken(*_):
 @pytest.mark.parametrize("place", ["on_info", "on_message", "_write", "_watch", "_reconnect", "start_soon"])
 async def test_a_bug_comes_out_as_one_plain_error(monkeypatch, caplog, place):
     """The body is cancelled, and the error says why."""
-    monkeypatch.setattr(_wire, "PING_INTERVAL", 0.01)
+    monkeypatch.setattr(_transport, "PING_INTERVAL", 0.01)
     begins = trio.Event()
 
     async def behave(peer):
@@ -331,7 +348,7 @@ async def test_a_bug_comes_out_as_one_plain_error(monkeypatch, caplog, place):
 
 
 async def test_what_the_body_raises_for_a_bug_comes_out_as_it_is(monkeypatch):
-    monkeypatch.setattr(_wire, "PING_INTERVAL", 0.01)
+    monkeypatch.setattr(_transport, "PING_INTERVAL", 0.01)
     monkeypatch.setattr(Wire, "_watch", broken)
     async with fake_server(ordinary) as url:
         with trio.fail_after(5), pytest.raises(ZeroDivisionError):

@@ -2,8 +2,7 @@
 
 import pytest
 
-from trio_eventlog.stores.jetstream._access import Server, access
-from trio_eventlog.stores.jetstream._servers import MAX_LEARNT, Servers
+from trio_eventlog.stores.jetstream._access import MAX_LEARNT, Server, Servers, access
 
 GIVEN = Server("n1.example", 4222)
 

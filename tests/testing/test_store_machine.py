@@ -8,6 +8,7 @@ import time
 import pytest
 import trio
 from hypothesis import Phase, settings
+from hypothesis.errors import FlakyFailure
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests._helpers.broken_stores import BROKEN
@@ -51,11 +52,15 @@ def machine_of(opener, *, durable=False):
 def test_a_broken_store_is_caught(name, clause):
     broken = BY_NAME[name]
 
-    with pytest.raises(ClauseViolation) as caught:
+    with pytest.raises((ClauseViolation, FlakyFailure)) as caught:
         run_state_machine_as_test(machine_of(broken.open_store, durable=broken.durable), settings=SETTINGS)
 
-    assert caught.value.clause in {clause, broken.clause, *broken.also}
-    assert "async with open_store(location) as store:" in caught.value.program
+    # What a cancelled append leaves depends on the clock: then Hypothesis reports what it saw in a group.
+    error = caught.value
+    found = error.exceptions[0] if isinstance(error, FlakyFailure) else error
+    assert isinstance(found, ClauseViolation)
+    assert found.clause in {clause, broken.clause, *broken.also}
+    assert "async with open_store(location) as store:" in found.program
 
 
 class KilledMachine(StoreStateMachine):

@@ -41,6 +41,7 @@ _Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
 """What :meth:`EventLog._accept` makes an event of: id, timestamp, the sealed event, and the size in bytes."""
 
 
+# Over 300 lines, more than half of which document its public methods.
 class EventLog(metaclass=NoPublicConstructor):
     """An open event log, as :func:`open_event_log` yields it.
 

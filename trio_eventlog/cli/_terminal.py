@@ -270,25 +270,35 @@ async def ending_with_reader() -> AsyncIterator[None]:
       ReaderGone: the reader has closed it.
     """
     is_gone = False
+    # A thread that waits for the reader cannot be cancelled. It ends once the second one is closed.
+    ended, ends = os.pipe()
 
     async def watch() -> None:
         nonlocal is_gone
-        # Abandoned at the end, since nothing would wake it.
-        if is_gone := await trio.to_thread.run_sync(_wait_until_reader_gone, abandon_on_cancel=True):
+        if is_gone := await trio.to_thread.run_sync(_wait_until_reader_gone, ended):
             nursery.cancel_scope.cancel(reason="standard output is no longer read")
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
-        yield
-        nursery.cancel_scope.cancel(reason="the block has ended")
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            try:
+                yield
+            finally:
+                os.close(ends)
+            nursery.cancel_scope.cancel(reason="the block has ended")
+    finally:
+        os.close(ended)
     if is_gone:
         raise ReaderGone
 
 
-def _wait_until_reader_gone() -> bool:
+def _wait_until_reader_gone(ended: int) -> bool:
+    """Wait until standard output is not read any more, or until the other end of a pipe is closed: False."""
     if not hasattr(select, "poll"):
         return False  # Windows: the next write will tell
     watched = select.poll()
     # The end is reported without being asked for.
     watched.register(1, 0)
-    return any(events & (select.POLLERR | select.POLLHUP) for _, events in watched.poll())
+    watched.register(ended, 0)
+    polled = dict(watched.poll())
+    return ended not in polled and bool(polled[1] & (select.POLLERR | select.POLLHUP))

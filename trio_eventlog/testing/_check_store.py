@@ -86,11 +86,7 @@ def first_look(sandbox: Sandbox) -> Declared:
 
 
 def declarations(store: EventStore) -> Declared:
-    """What ``store`` declares.
-
-    Raises:
-      TypeError: one of its attributes is of the wrong type or out of range.
-    """
+    """What ``store`` declares; a TypeError if one of its attributes is of the wrong type or out of range."""
     max_batch = store.max_batch if isinstance(store, BoundedStore) else None
     if max_batch is not None and (type(max_batch) is not int or max_batch < 1):
         raise TypeError(f"max_batch: expected None or an integer of at least 1, got {max_batch!r}")

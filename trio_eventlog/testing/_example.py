@@ -145,24 +145,14 @@ class Example:
     # --- judging ----------------------------------------------------------------------------------
 
     def violated(self, message: str, cause: BaseException | None = None) -> Never:
-        """End the example: the store broke the clause.
-
-        Raises:
-          ClauseViolation: always.
-        """
+        """End the example: the store broke the clause."""
         # Leaving the store may fail as well, or put this into a group: the first one counts.
         if self.violation is None:
             self.violation = ClauseViolation(self.clause, message)
         raise self.violation from cause
 
     def check(self, condition: str, message: str | Callable[[], str], *values: object) -> None:
-        """Write down a condition on the variables of the program, and go on only if it holds.
-
-        Args:
-          condition: an expression, with ``$0``, ``$1`` and so on for ``values``.
-          message: what is wrong if it does not hold.
-          values: what the condition compares with.
-        """
+        """Write down a condition, with ``$0`` and so on for ``values``, and go on only if it holds."""
         self.program.add(f"assert {condition}", *values)
         if not self.program.evaluate(condition, *values):
             self.violated(message if isinstance(message, str) else message())
@@ -175,13 +165,7 @@ class Example:
     def perform(
         self, expression: str, *values: object, failure: Callable[[AssertionError], str] = str
     ) -> None:
-        """Write down an expression and evaluate it.
-
-        Args:
-          expression: with ``$0``, ``$1`` and so on for ``values``.
-          values: what it uses.
-          failure: makes a message of an AssertionError that it raises.
-        """
+        """Write down an expression and evaluate it; ``failure`` makes a message of its AssertionError."""
         self.program.add(expression, *values)
         try:
             self.program.evaluate(expression, *values)
@@ -194,14 +178,9 @@ class Example:
     async def opened(
         self, *, location: Path | None = None, name: str = "store", reader: bool = False
     ) -> AsyncIterator[EventStore]:
-        """The store, open.
+        """The store, open, as the variable ``name`` of the program.
 
         What opening or leaving it raises breaks the clause, and so does taking too long.
-
-        Args:
-          location: where; None for the location of this example.
-          name: the variable of the program.
-          reader: open it read-only.
         """
         opener = self.subject.open_reader if reader else self.subject.open_store
         assert opener is not None
@@ -244,16 +223,7 @@ class Example:
     # --- awaiting ---------------------------------------------------------------------------------
 
     async def limited(self, what: str, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Await a method of the store, which must end in time. What it raises comes out.
-
-        Args:
-          what: its name, for messages.
-          function: the method.
-          args: its arguments.
-
-        Returns:
-          What it returned.
-        """
+        """Await a method of the store, which must end in time. What it raises comes out."""
         self.alive(what)
         results: list[T] = []
         with trio.move_on_after(self.subject.op_timeout) as scope:
@@ -304,15 +274,8 @@ class Example:
     ) -> None:
         """Await a helper whose source becomes part of the program.
 
-        It raises AssertionError with a message where the store breaks the clause; any other error breaks it,
-        too.
-
-        Args:
-          what: what it does, for messages.
-          helper: the function.
-          names: variables of the program that it gets, such as ``open_store``, ``location`` or ``store``.
-          values: further arguments.
-          expected_seconds: how long it may take.
+        It gets the named variables of the program, such as ``location`` or ``store``, and ``values``.
+        It raises AssertionError with a message where the store breaks the clause; so does any other error.
         """
         self.alive(what, expected_seconds=expected_seconds)
         arguments = self._note_helper("await {}({})", helper, names, values)
@@ -368,19 +331,8 @@ async def call_and_cancel(
 ) -> Outcome:
     """Call a method of the store, cancel it, and wait for its end, which must come in time.
 
-    The program has what it returned in a list ``returned``, which is empty if it did not return.
-
-    Args:
-      example: the example that does it.
-      what: the name of the method, for messages.
-      code: the call as Python, with ``$0`` and so on for ``values``.
-      values: what it uses.
-      call: the call itself.
-      point: when to cancel it.
-      errors: whether it may raise an error.
-
-    Returns:
-      How it ended.
+    ``what`` names the method in messages; ``code`` is the call as Python. The program has what it returned in
+    a list ``returned``, which is empty if it did not return.
     """
     timeout = example.subject.cancel_timeout
     program = example.program

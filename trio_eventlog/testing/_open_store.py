@@ -111,16 +111,9 @@ class OpenStore:
         result: str | None = None,
         due: type[Exception] | tuple[()] = (),
     ) -> Any:
-        """Call a method of the store, which must return in time.
+        """Call a method of the store, which must return in time, or raise what is ``due``.
 
-        Args:
-          method: its name.
-          args: its arguments.
-          result: the variable of the program for what it returns; None if nothing looks at it.
-          due: an error that may be due, which comes out.
-
-        Returns:
-          What it returned.
+        The program has what it returns in the variable ``result``, if anything looks at it.
         """
         program = self.example.program
         program.add(f"{f'{result} = ' if result else ''}await {self._code(method, args)}", *args)
@@ -130,16 +123,7 @@ class OpenStore:
         return returned
 
     async def attempt(self, method: str, *args: object, what: str | None = None) -> Exception | None:
-        """Call a method that may raise. The program has the error, or None, in ``error``.
-
-        Args:
-          method: its name.
-          args: its arguments.
-          what: what to call it in messages, if not by its name.
-
-        Returns:
-          What it raised.
-        """
+        """Call a method and return what it raises. The program has the error, or None, in ``error``."""
         program = self.example.program
         program.add("error = None")
         with program.block("try:"):
@@ -174,11 +158,9 @@ class OpenStore:
     # --- appending --------------------------------------------------------------------------------
 
     async def append(self, batch: Sequence[PersistedEvent], *, returns: bool = False) -> None:
-        """Append events that the model accepts.
+        """Append events that the model accepts, in pieces if the store takes fewer at once.
 
-        Args:
-          batch: the events; more than the store takes at once are appended in pieces.
-          returns: check what the append returns.
+        ``returns`` says whether what the append returns is checked.
         """
         for piece in self.pieces(batch):
             outcome = self.model.append(piece)
@@ -244,12 +226,7 @@ class OpenStore:
     # --- reading ----------------------------------------------------------------------------------
 
     async def query(self, query: EventQuery = EVERYTHING, *, values: bool = False) -> None:
-        """Query, and compare with the model.
-
-        Args:
-          query: what to ask for.
-          values: compare whole events, not their seqs alone.
-        """
+        """Query, and compare the seqs with the model, or with ``values`` whole events."""
         expected = self.model.query(query)
         found = await self.found(query)
         if values:
@@ -323,12 +300,7 @@ class OpenStore:
         return await self.cancel("append_batch", as_list(batch), point=point, errors=True)
 
     async def settle(self, batch: Sequence[PersistedEvent], *, must_be_there: bool) -> None:
-        """Find out what became of a cancelled append, and hold the store to it.
-
-        Args:
-          batch: what was appended, only new events.
-          must_be_there: whether the append has returned.
-        """
+        """Find out what became of a cancelled append of new events, and hold the store to it."""
         example = self.example
         # Comes after the append in the backend's order, whatever the append still does.
         await self.call("last_seq")

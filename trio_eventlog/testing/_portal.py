@@ -28,11 +28,7 @@ class Portal:
     """
 
     def __init__(self, *, patience: Callable[[], float]) -> None:
-        """Make one.
-
-        Args:
-          patience: how many seconds from now a call may go on.
-        """
+        """``patience`` returns how many seconds from now a call may go on."""
         self._patience = patience
         self._host: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._run_outcome: outcome.Outcome[Any] | None = None
@@ -52,12 +48,7 @@ class Portal:
         self._pump(lambda: self.nursery is not None)
 
     def close(self, last: Callable[[], Awaitable[None]] | None = None) -> None:
-        """End the run, and cancel what :meth:`call` has left behind.
-
-        Args:
-          last: awaited once everything else has ended.
-
-        Does nothing if the run has ended already.
+        """End the run, unless it has ended: cancel what :meth:`call` has left behind, and await ``last``.
 
         Raises:
           PortalStuck: it does not end.
@@ -73,10 +64,7 @@ class Portal:
         self._run_outcome.unwrap()
 
     def call(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Run ``await function(*args)`` in a task of the run, and wait for its end.
-
-        Returns:
-          What it returned; what it raised comes out.
+        """Run ``await function(*args)`` in a task of the run, and return what it returns.
 
         Raises:
           PortalStuck: it takes too long.

@@ -173,13 +173,7 @@ async def run_killed(
 ) -> int:
     """Append in a process that then kills itself, and wait until its lock is gone.
 
-    Args:
-      example: the example.
-      batches: what is appended, one after the other.
-      point: when to kill it during the last append; None for after that has returned.
-
-    Returns:
-      How many of the appends had returned.
+    It is killed during the last append, or with ``point=None`` after that. Returns how many had returned.
     """
     result = await run_to_its_end(example, _appender_source(example, batches, point))
     example.check(

@@ -197,12 +197,7 @@ class Program:
         self.add('location = Path(tempfile.mkdtemp()) / f"te_{os.urandom(10).hex()}"\nlocation.mkdir()')
 
     def add(self, template: str, *values: object) -> None:
-        """Append a statement, or several.
-
-        Args:
-          template: their lines, with ``$0``, ``$1`` and so on for ``values``.
-          values: written by :func:`code_of` when the program is printed.
-        """
+        """Append statements, with ``$0``, ``$1`` and so on for ``values``."""
         self._block.add(template, *values)
 
     def define(self, function: Callable[..., Any] | type) -> None:
@@ -252,13 +247,7 @@ class Program:
             self._block.body[-1:] = [Block(header, self._block.body[-1:])]
 
     def code(self, open_store: str, why: str, open_reader: str | None = None) -> str:
-        """Print the whole program.
-
-        Args:
-          open_store: statements that define ``open_store``.
-          why: what the program shows; becomes a comment.
-          open_reader: statements that define ``open_reader``.
-        """
+        """Print the whole program: why as a comment, the statements that define the openers, the rest."""
         body = "\n\n\n".join([*self._definitions.values(), "\n".join(self._main.lines())])
         # What a store raised may have any characters.
         ascii_only = why.encode("ascii", "backslashreplace").decode()

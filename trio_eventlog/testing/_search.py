@@ -282,10 +282,7 @@ _DROP_SECONDS: Final = 60.0
 def run_watched(attempt: Callable[[], Awaitable[None]], example: Example) -> BaseException | None:
     """Run an example in a thread of its own, and abandon it if it does not even let the harness run.
 
-    The example then has a violation that is out of reach.
-
-    Returns:
-      What the example raised.
+    The example then has a violation that is out of reach. Returns what the example raised.
     """
     error: BaseException | None = None
     token: trio.lowlevel.TrioToken | None = None

@@ -90,11 +90,7 @@ def opening_statements(function: Callable[..., Any], name: str = "open_store") -
 
 
 def find_children(function: Callable[..., Any]) -> Children | str:
-    """Try whether a child process can open the store that this process opens by ``function``.
-
-    Returns:
-      How; or, as text, why not.
-    """
+    """How a child process can open the store that this process opens by ``function``; or why it cannot."""
     if sys.platform == "win32":
         return "processes cannot be killed as they are on POSIX"
     opening = opening_statements(function)

@@ -27,7 +27,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.reading import tail
 from trio_eventlog.stores import JetStreamStore, open_readers, open_store
-from trio_eventlog.stores.jetstream import _open as opening
+from trio_eventlog.stores.jetstream import _store as opening
 from trio_eventlog.stores.jetstream._connection import Connection
 
 PATIENCE = 30.0
@@ -337,7 +337,7 @@ async def test_a_log_that_is_not_there(server, stream):
 
 async def test_a_leaf_node_without_its_hub(monkeypatch):
     """The line may come up again; and no server here was forgotten to be started with JetStream."""
-    monkeypatch.setattr(opening, "OPEN_TIMEOUT", 0.5)
+    monkeypatch.setattr(opening, "_OPEN_TIMEOUT", 0.5)
     (line,) = free_ports(1)
     leaf = f"leafnodes {{ reconnect: 1s, remotes: [{{ url: 'nats://127.0.0.1:{line}' }}] }}"
     with running_server(

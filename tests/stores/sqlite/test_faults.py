@@ -22,6 +22,7 @@ import pytest
 import trio
 
 from tests._helpers.fakes import numbered
+from tests._helpers.uncovered import uncovered
 from trio_eventlog import (
     AppendFailureReport,
     EventQuery,
@@ -78,6 +79,7 @@ def run(program: str, directory: Path) -> str:
     done = subprocess.run(
         [sys.executable, "-c", head + textwrap.dedent(program)],
         cwd=directory,
+        env=uncovered(),
         capture_output=True,
         text=True,
         timeout=60,

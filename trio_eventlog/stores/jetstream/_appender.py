@@ -43,6 +43,9 @@ _CLOSE_TIMEOUT: Final = 5.0
 _MAX_OFFERS: Final = 5
 """How often a batch is sent within one append."""
 
+_MAX_AT_ONCE: Final = 200
+"""Events that are prepared and sent in one step of the event loop. Both take some 5 microseconds for each."""
+
 _RAISE_BATCHES: Final = "raise max_msgs in jetstream { limits { batch {} } } of its configuration"
 
 
@@ -314,6 +317,8 @@ class Appender:
             )
             if not fresh:
                 break
+            if len(fresh) > _MAX_AT_ONCE:
+                await trio.lowlevel.checkpoint()
             await self._refuse_taken_seqs(fresh)
             _refuse_large(fresh, max_size, setting)
             if len(fresh) > self.max_batch:

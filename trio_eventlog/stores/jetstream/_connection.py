@@ -17,8 +17,8 @@ from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._own_work import SOME_LOG, at_work
 from trio_eventlog._util import NoPublicConstructor
-from trio_eventlog.stores._common._closing import OwningProcess, closed_error
-from trio_eventlog.stores.jetstream._access import Access, Server
+from trio_eventlog.stores._common._closing import Closing, OwningProcess, closed_error
+from trio_eventlog.stores.jetstream._access import Access, Server, Servers
 from trio_eventlog.stores.jetstream._dial import Dialer
 from trio_eventlog.stores.jetstream._inbox import Inbox, Inboxes, NoResponders
 from trio_eventlog.stores.jetstream._protocol import (
@@ -30,8 +30,7 @@ from trio_eventlog.stores.jetstream._protocol import (
     Unsubscribe,
     decode_json,
 )
-from trio_eventlog.stores.jetstream._servers import Servers
-from trio_eventlog.stores.jetstream._wire import Wire
+from trio_eventlog.stores.jetstream._transport import Wire
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
@@ -343,16 +342,10 @@ class Connection(metaclass=NoPublicConstructor):
         else:
             self._wire.finish()
             self._scope.deadline = trio.current_time() + _CLOSE_TIMEOUT
-        interrupt: KeyboardInterrupt | None = None
-        while not self._has_ended.is_set():
-            try:
-                # The deadline above bounds it: all that the other tasks wait for can be cancelled.
-                with trio.CancelScope(shield=True):
-                    await self._has_ended.wait()
-            except KeyboardInterrupt as exc:
-                interrupt = exc
-        if interrupt is not None:
-            raise interrupt
+        # Ends later than that: the tasks take a moment to end once they are cancelled.
+        closing = Closing(trio.current_time() + 2 * _CLOSE_TIMEOUT)
+        await closing.run(self._has_ended.wait)
+        closing.raise_interrupt()
 
 
 def _start_as_own_work(nursery: trio.Nursery, function: Callable[..., Awaitable[object]], *args: Any) -> None:
@@ -405,6 +398,11 @@ def decode(message: Message) -> dict[str, Any]:
       StoreError: there is none.
     """
     try:
-        return decode_json(message.data, dict[str, Any])
+        answer = decode_json(message.data, dict[str, Any])
     except ValueError as exc:
         raise StoreError(f"the server answers with what is not a JSON object: {message.data[:60]!r}") from exc
+    # What the API answers with, if it answers with them.
+    for name in ("error", "config", "state"):
+        if name in answer and not isinstance(answer[name], dict):
+            raise StoreError(f"the server answers with a malformed {name}: {message.data[:60]!r}")
+    return answer

@@ -30,7 +30,7 @@ from trio_eventlog.stores.jetstream._protocol import (
     ServerInfo,
     connect,
 )
-from trio_eventlog.stores.jetstream._wire import CONNECTION_ERRORS, Wire, reason_of
+from trio_eventlog.stores.jetstream._transport import CONNECTION_ERRORS, Wire, reason_of
 
 T = TypeVar("T")
 

@@ -36,13 +36,13 @@ class Head:
     """The position up to which events may be in another order than their seqs; 0 if all are in order."""
     mixed_seq: int
     """The highest seq among those."""
-    voids: tuple[tuple[int, int], ...]
+    voids: tuple[tuple[int, int], ...] = ()
     """Positions, first and last, between which nothing counts: a batch that a server had stored in part."""
     opened: int = 0
     """How often the log was opened for appending; 0 if by an older version of this library."""
     first_seq: int = 0
     """The seq of the event that was stored first; 0 for none, and as above."""
-    position: int
+    position: int = 0
     """Its own; 0 before it is stored."""
 
     def is_void(self, position: int) -> bool:
@@ -110,9 +110,7 @@ def first_head(log: str, log_id: str, session: str) -> Head:
         number=1,
         mixed_through=0,
         mixed_seq=0,
-        voids=(),
         opened=1,
-        position=0,
     )
 
 
@@ -123,27 +121,16 @@ def decode_head(data: bytes, position: int) -> Head:
       StoreUnusable: it is damaged, or of a newer version of this library.
     """
     try:
-        stored = decode_json(data, _StoredHead)
+        version = decode_json(data, _Format).format
+        if version > SCHEMA_VERSION:
+            raise StoreUnusable(
+                f"the log was written by a newer version of this library (format {version},"
+                f" known is {SCHEMA_VERSION}); update trio-eventlog"
+            )
+        return decode_json(data, Head).settled(position)
     except ValueError as exc:
         raise StoreUnusable(f"damaged: the log's head cannot be read: {exc}") from exc
-    if stored.format > SCHEMA_VERSION:
-        raise StoreUnusable(
-            f"the log was written by a newer version of this library (format {stored.format},"
-            f" known is {SCHEMA_VERSION}); update trio-eventlog"
-        )
-    fields = {name: getattr(stored, name) for name in stored.__struct_fields__ if name != "format"}
-    return Head(**fields, position=0).settled(position)
 
 
-class _StoredHead(msgspec.Struct):
+class _Format(msgspec.Struct):
     format: int
-    log: str
-    log_id: str
-    last_seq: int
-    session: str
-    number: int
-    mixed_through: int
-    mixed_seq: int
-    voids: tuple[tuple[int, int], ...] = ()
-    opened: int = 0
-    first_seq: int = 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from trio_eventlog._ki import ki_protected
+from trio_eventlog._model._errors import LogNotFound, StoreError, StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription, StoreVerification
@@ -30,14 +31,27 @@ from trio_eventlog.stores._common._arguments import (
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
 from trio_eventlog.stores.jetstream import _maintenance as maintenance
-from trio_eventlog.stores.jetstream._access import access
+from trio_eventlog.stores.jetstream._access import Access, access
+from trio_eventlog.stores.jetstream._api import Stream, retrying
 from trio_eventlog.stores.jetstream._appender import Appender
-from trio_eventlog.stores.jetstream._config import stream_config
+from trio_eventlog.stores.jetstream._config import MIN_PAYLOAD, check_stream, stream_config
+from trio_eventlog.stores.jetstream._connection import Connection, open_connection
+from trio_eventlog.stores.jetstream._inbox import NoResponders
 from trio_eventlog.stores.jetstream._messages import MAX_BATCH
-from trio_eventlog.stores.jetstream._open import OPEN_TIMEOUT, open_stream
 from trio_eventlog.stores.jetstream._reader import Reader
-from trio_eventlog.stores.jetstream._subjects import Subjects
+from trio_eventlog.stores.jetstream._subjects import Subjects, check_stream_name
 from trio_eventlog.stores.jetstream._watch import watch_head
+
+_OPEN_TIMEOUT: Final = 10.0
+"""How long to try, in seconds, where servers are there but not ready."""
+
+_INFO_TIMEOUT: Final = 2.0
+"""Seconds for an answer about the stream. A cluster that was started just now drops the question."""
+
+_MIN_VERSION: Final = (2, 14, 4)
+"""Of the server. Atomic batches came with 2.12, but until here they take some ids for new that are held: of
+conditions that are as long as each other, one may be looked up in the place of another (issue 8376 of
+nats-io/nats-server)."""
 
 _MIN_LOCK_TIMEOUT: Final = 2.0
 _MAX_LOCK_TIMEOUT: Final = 3600.0
@@ -45,38 +59,39 @@ _MAX_LOCK_TIMEOUT: Final = 3600.0
 _SYNC_INTERVAL: Final = 120.0
 """That of a server that is not configured otherwise."""
 
-_MAX_SYNC_INTERVAL: Final = 86_400.0
+_MAX_SYNC: Final = 86_400.0
+"""Of ``sync_interval``, in seconds."""
 
 
 class JetStreamStore(metaclass=NoPublicConstructor):
     """One log in a stream of NATS JetStream; made by :meth:`open`.
 
-    A stream is replicated by its servers, and holds many logs, each open for writing once at a time, by any
-    process on any machine. Needs servers of version 2.14.4 or newer. Keeps all clauses of
+    A stream is replicated by its servers and holds many logs. Each log is open for writing once at a time, by
+    a process on any machine. Needs servers of version 2.14.4 or newer. Keeps all clauses of
     :class:`trio_eventlog.abc.EventStore`, and states:
 
-    * **Cancellation** is prompt. What became of an append that was cancelled, the next call finds out first.
-    * **Connection**: a lost one is made anew, with another server of the cluster if need be. Until then all
-      methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may take 5
-      seconds, that to a batch one more for each 4 MiB. A server that gives none for that long, or says that
-      there is no leader, is left for another one, if one is known.
-    * **Durability**: an append that has returned is held by a majority of the stream's replicas, and survives
-      a kill of servers. A server syncs its files every ``sync_interval``, two minutes by default; if it loses
-      power, what it has acknowledged since then is gone. So ``survives`` is ``"process"``, and :meth:`sync`
-      waits for that long. For servers with ``sync_interval: always``, give ``sync_interval=0``: then
+    * **Cancellation** is prompt. The next call first finds out whether a cancelled append was stored.
+    * **Connection**: a lost connection is replaced, if need be by one to another server of the cluster. Until
+      then all methods raise :class:`StoreError`, as they do while the stream has no leader. An answer may
+      take 5 seconds; for a batch, one second more per 4 MiB. A server that does not answer for that long, or
+      reports that there is no leader, is left for another one if one is known.
+    * **Durability**: an append that has returned is held by a majority of the stream's replicas and survives
+      killed servers. A server syncs its files every ``sync_interval``, two minutes by default; if it loses
+      power, what it acknowledged since then is gone. So ``survives`` is ``"process"``, and :meth:`sync` waits
+      for that long. If the servers have ``sync_interval: always``, pass ``sync_interval=0``: then
       ``survives`` is ``"power"``.
-    * **A store that went back**, since the stream was purged, restored or made anew, or a replica that lagged
-      took over: the next append raises :class:`StoreWentBack`, once, and then goes on from what there is. A
-      read-only store raises it, too, from whichever method notices it: at once where the stream has one
-      replica, otherwise once no server has contradicted for 20 seconds.
-    * **Limits**: a batch has at most 999 events, or fewer if ``limits.batch.max_msgs`` of the server says so.
-      An event with its headers that does not fit into the server's ``max_payload`` (1 MiB by default) or the
-      stream's ``max_msg_size`` is rejected.
-    * **The lock** of an appender is a message that expires unless it is renewed, within ``lock_timeout``
-      seconds of its process being killed or cut off. An appender whose lock expired goes on if no other one
-      has opened the log meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
-    * **Tasks** of its own run within the ``async with`` block. With Trio's ``autojump_clock``, time jumps
-      while servers work; use the real clock in tests.
+    * **A store that went back** because the stream was purged, restored or recreated, or because a replica
+      that lagged took over: the next append raises :class:`StoreWentBack` once, and appending goes on from
+      what is left. A read-only store raises it from the first method that notices: at once if the stream has
+      one replica, otherwise after 20 seconds in which no server has contradicted.
+    * **Limits**: a batch has at most 999 events, or fewer if the server's ``limits.batch.max_msgs`` is lower.
+      An event that does not fit, with its headers, into the server's ``max_payload`` (1 MiB by default) or
+      the stream's ``max_msg_size`` is rejected.
+    * **The lock** of an appender is a message that expires within ``lock_timeout`` seconds after its process
+      was killed or cut off. An appender whose lock has expired continues if no other one has opened the log
+      meanwhile; otherwise nothing that it sends is stored, and it raises :class:`LogBusy`.
+    * **Tasks**: the store's own tasks run within the ``async with`` block. With Trio's ``autojump_clock``,
+      time jumps while servers work; use the real clock in tests.
     """
 
     max_batch: int | None = MAX_BATCH
@@ -98,8 +113,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         lock_timeout: float = 0.0,
         sync_interval: float = _SYNC_INTERVAL,
     ) -> None:
-        self._reader, self._stream = reader, reader.stream
-        self._appender = appender
+        self._reader, self._stream, self._appender = reader, reader.stream, appender
         self._sync_interval = sync_interval
         self.lock_timeout = lock_timeout
         self.survives = "process" if sync_interval else "power"
@@ -176,11 +190,9 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         lock_timeout = check_number(
             "lock_timeout", lock_timeout, minimum=_MIN_LOCK_TIMEOUT, maximum=_MAX_LOCK_TIMEOUT, unit="seconds"
         )
-        sync_interval = check_number(
-            "sync_interval", sync_interval, maximum=_MAX_SYNC_INTERVAL, unit="seconds"
-        )
+        sync_interval = check_number("sync_interval", sync_interval, maximum=_MAX_SYNC, unit="seconds")
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
-        async with open_stream(to, stream, None if read_only else config, [log]) as found:
+        async with _open_stream(to, stream, None if read_only else config, [log]) as found:
             reader = Reader(found, Subjects(stream, log), has_appender=not read_only)
             if read_only:
                 yield JetStreamStore._create(reader, None, lock_timeout, sync_interval)
@@ -188,7 +200,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
             # A second for the server to notice that its time is over.
             appender = Appender(reader, int(lock_timeout) - 1)
             try:
-                await appender.acquire(trio.current_time() + OPEN_TIMEOUT)
+                await appender.acquire(trio.current_time() + _OPEN_TIMEOUT)
                 found.connection.start_soon(appender.keep)
                 yield JetStreamStore._create(reader, appender, lock_timeout, sync_interval)
             finally:
@@ -218,7 +230,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         """
         names = checked_log_names(logs)
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
-        async with open_stream(to, stream, None, names) as found:
+        async with _open_stream(to, stream, None, names) as found:
             if names is None:
                 names = await maintenance.log_names(found)
             readers = [Reader(found, Subjects(stream, name), has_appender=False) for name in names]
@@ -238,7 +250,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
     ) -> list[str]:
         """The names of the logs in a stream, ascending. A checkpoint; see :meth:`open_readers`."""
         to = access(servers, user=user, password=password, token=token, credentials=credentials, tls=tls)
-        async with open_stream(to, stream, None, None) as found:
+        async with _open_stream(to, stream, None, None) as found:
             return await maintenance.log_names(found)
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
@@ -354,3 +366,75 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         return await maintenance.prune(
             self._reader, before_ms=before_ms, keep=keep, dry_run=dry_run, on_progress=on_progress
         )
+
+
+# --- is the stream there, is it ours, and can its server hold logs? --------------------------------
+
+
+@asynccontextmanager
+async def _open_stream(
+    access: Access, name: str, config: Mapping[str, Any] | None, logs: Sequence[str] | None
+) -> AsyncIterator[Stream]:
+    """Connect to a stream. With a configuration it is created if need be; without, the logs must be there."""
+    check_stream_name(name)
+    async with open_connection(access) as connection:
+        _check_server(connection)
+        stream = Stream(connection, name)
+        deadline = trio.current_time() + _OPEN_TIMEOUT
+        place = f"{'nats' if access.tls is None else 'tls'}://{','.join(map(str, access.servers))}/{name}"
+        await retrying(deadline, _check_stream, stream, config, logs, place)
+        if config is None and logs:
+            await retrying(deadline, _check_logs, stream, logs, place)
+        yield stream
+
+
+async def _check_logs(stream: Stream, logs: Sequence[str], place: str) -> None:
+    for log in logs:
+        subjects = Subjects(stream.name, log)
+        # A log without its head is damaged, and there.
+        if await stream.last(subjects.head) is None and await stream.last(subjects.all_events) is None:
+            raise LogNotFound(log, await maintenance.log_names(stream), place)
+
+
+async def _check_stream(
+    stream: Stream, config: Mapping[str, Any] | None, logs: Sequence[str] | None, place: str
+) -> None:
+    try:
+        info = await stream.info(seconds=_INFO_TIMEOUT)
+    except NoResponders as exc:
+        # Each server that has JetStream takes this request, also while it cannot answer it. One in a cluster,
+        # or a leaf node, may have been cut off from those that have it.
+        server = stream.connection.info
+        if server.cluster or server.domain:
+            raise
+        raise StoreUnusable(
+            f"{stream.connection}: the server has no JetStream; start it with `-js` or configure `jetstream`"
+        ) from exc
+    if info is None:
+        if config is None:
+            if logs:
+                raise LogNotFound(logs[0], (), place)
+            raise StoreUnusable(f"{stream}: there is no such stream")
+        await stream.create(config)
+        info = await stream.info()
+        if info is None:
+            raise StoreError(f"{stream}: the stream was created, but is not there yet")
+    check_stream(stream.name, info["config"], writes=config is not None)
+
+
+def _check_server(connection: Connection) -> None:
+    info = connection.info
+    if info.numbers < _MIN_VERSION:
+        raise StoreUnusable(
+            f"{connection}: NATS server {_dotted(info.numbers)} cannot be relied on to store an event once;"
+            f" JetStreamStore needs {_dotted(_MIN_VERSION)} or newer"
+        )
+    if info.max_payload < MIN_PAYLOAD:
+        raise StoreUnusable(
+            f"{connection}: the server's max_payload is {info.max_payload} bytes;"
+            f" set it to {MIN_PAYLOAD} or more"
+        )
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -34,7 +34,9 @@ PING_INTERVAL: Final = 1.0
 MAX_UNANSWERED: Final = 2
 """A connection on which this many pings were not answered when the next one is due is given up."""
 
-_RECEIVE_SIZE: Final = 256 * 1024
+_RECEIVE_SIZE: Final = 64 * 1024
+"""Bytes that are received at once. Parsing them takes one step of the event loop: a few milliseconds."""
+
 _SEND_SIZE: Final = 256 * 1024
 """Bytes that are sent at once. Encrypting them takes one step of the event loop."""
 
