@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable
 from types import FunctionType, MethodType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from trio_eventlog._answers import awaitable
 from trio_eventlog._model._errors import StoreUnusable
@@ -56,7 +56,10 @@ def check_store(store: object) -> None:
 
 async def check_methods(store: EventStore) -> None:  # noqa: ASYNC910 - not a checkpoint in itself
     """Raise StoreUnusable if ``store`` is read-only, and TypeError if a method of it is not async."""
-    if isinstance(store, ReadOnlyCapableStore) and store.read_only is True:
+    read_only: object = store.read_only if isinstance(store, ReadOnlyCapableStore) else False
+    if not isinstance(read_only, bool):
+        raise TypeError(f"read_only of the store: expected a bool, got {type(read_only).__name__}")
+    if read_only:
         raise StoreUnusable(
             f"{store!r} is read-only, and a log writes to its store: open it without read_only=True"
         )
@@ -101,10 +104,10 @@ def sync_of(store: object) -> Callable[[], Awaitable[object]] | None:
     """``sync`` of a store whose appends alone do not survive a loss of power; None if it has none."""
     if survives_of(store) == "power" or not isinstance(store, SyncableStore):
         return None
-    sync: object = store.sync
+    sync: Callable[[], Awaitable[object]] | None = store.sync
     # A store that wraps one without the method can have None in its place.
     if sync is None:
         return None
     if not callable(sync):
         raise TypeError(f"sync of the store: expected an async method, got {type(sync).__name__}")
-    return cast("Callable[[], Awaitable[object]]", sync)
+    return lambda: awaitable(store, "sync", sync())

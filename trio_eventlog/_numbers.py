@@ -63,7 +63,9 @@ def check_number(
 
 
 def _shown(value: int) -> str:
-    return "2**63 - 1" if value == 2**63 - 1 else shown_integer(value).removeprefix("integer ")
+    if value in (2**63 - 1, 2**64 - 1):
+        return f"2**{value.bit_length()} - 1"
+    return shown_integer(value).removeprefix("integer ")
 
 
 def shown_integer(value: int) -> str:

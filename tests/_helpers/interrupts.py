@@ -19,9 +19,17 @@ def interrupt_in_contextlib(method: str) -> Iterator[None]:
         call has begun and before the first line of the method has run.
     """
 
+    with interrupt_in("contextlib.py", method):
+        yield
+
+
+@contextmanager
+def interrupt_in(file: str, function: str) -> Iterator[None]:
+    """The same for a function of a file that is named by the end of its path."""
+
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
         code = frame.f_code
-        if event != "call" or code.co_name != method or not code.co_filename.endswith("contextlib.py"):
+        if event != "call" or code.co_name != function or not code.co_filename.endswith(file):
             return None
 
         def interrupt(_frame: FrameType, _event: str, _argument: object) -> None:

@@ -3,6 +3,7 @@
 import decimal
 import math
 import random
+from fractions import Fraction
 
 import attrs
 import pytest
@@ -88,6 +89,20 @@ def test_chance_is_an_argument(chance):
     policy = RetryPolicy(initial=2, maximum=2, jitter=0.5, random=lambda: chance)
 
     assert policy.delay(1) == 2 * (1 - 0.5 * chance)
+
+
+@pytest.mark.parametrize("drawn", [decimal.Decimal("0.5"), Fraction(1, 2), True])
+def test_chance_is_any_kind_of_number(drawn):
+    """The wait is a float all the same."""
+    policy = RetryPolicy(initial=2, maximum=2, jitter=0.5, random=lambda: drawn)
+
+    assert policy.delay(1) == 2 * (1 - 0.5 * float(drawn))
+
+
+@pytest.mark.parametrize("source", [None, 0.5, "random"])
+def test_what_is_no_function_gives_no_chance(source):
+    with pytest.raises(TypeError, match=f"^random: expected a function, got {type(source).__name__}"):
+        RetryPolicy(random=source)
 
 
 FIELDS = ["initial", "maximum", "multiplier", "jitter"]

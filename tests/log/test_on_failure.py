@@ -180,7 +180,12 @@ class Leaving:
         return [e.seq for report in self.reports if isinstance(report, LossReport) for e in report.events]
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+class FalseError(BaseException):
+    def __bool__(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), FalseError()])
 async def test_on_failure_may_end_the_program(
     error: BaseException, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,37 @@ async def test_async_callbacks_are_refused(name: str, autojump_clock: Clock) -> 
 
     with pytest.raises(TypeError, match=f"{name}: expected a plain function"):
         async with open_event_log(FakeStore(), **{name: callback}):  # type: ignore[arg-type]
+            pytest.fail("opened")
+
+
+class AsyncObject:
+    async def __call__(self, _argument: object) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
+
+def generator(_argument: object) -> Iterator[bool]:
+    yield False
+
+
+@pytest.mark.parametrize("callback", [AsyncObject(), generator])
+@pytest.mark.parametrize("name", ["filter", "on_failure"])
+async def test_callbacks_that_nobody_would_run_are_refused(
+    name: str, callback: object, autojump_clock: Clock
+) -> None:
+    """What they return is true, and their code never runs."""
+    with pytest.raises(TypeError, match=f"{name}: expected a plain function, got "):
+        async with open_event_log(FakeStore(), **{name: callback}):  # type: ignore[arg-type]
+            pytest.fail("opened")
+
+
+@pytest.mark.parametrize("wrong", [None, 1, "no"])
+async def test_what_a_store_says_of_reading_is_a_bool(wrong: object, autojump_clock: Clock) -> None:
+    """Anything else could be meant either way."""
+    store = FakeStore()
+    store.read_only = wrong  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="read_only of the store: expected a bool, got "):
+        async with open_event_log(store):
             pytest.fail("opened")
 
 

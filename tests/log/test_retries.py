@@ -198,6 +198,26 @@ async def test_failed_appends_leave_no_garbage(autojump_clock: Clock) -> None:
         gc.enable()
 
 
+async def test_an_append_that_is_cut_off_leaves_no_garbage(autojump_clock: Clock) -> None:
+    """The same for what ends with the log."""
+    batches = []
+
+    async def hang_with(_store: FakeStore, events: Sequence[PersistedEvent]) -> Any:
+        batches.append(weakref.ref(events[0]))
+        await trio.sleep_forever()
+
+    gc.collect()
+    gc.disable()
+    try:
+        store = FakeStore([hang_with])
+        with pytest.raises(EventsLost):
+            async with open_event_log(store, grace_period=1, on_failure=lambda _: None) as log:
+                burst(log, 1)
+        assert [batch for batch in batches if batch() is not None] == []
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("drawn", [math.nan, None, -7.0, 2.0, ZeroDivisionError])
 async def test_a_broken_source_of_randomness_costs_the_jitter_alone(
     drawn: Any, autojump_clock: Clock

@@ -207,6 +207,19 @@ async def test_a_sync_that_fails_is_tried_again(disk, path, autojump_clock, erro
     assert not path.exists()
 
 
+async def test_a_sync_that_is_not_async_is_named(disk, path, autojump_clock, monkeypatch):
+    """The report says which method of which store, and the file keeps what it has."""
+    store, reports = UnsyncedStore(), Reports()
+    monkeypatch.setattr(store, "sync", lambda: None, raising=False)
+    async with open_event_log(store, **settings(path, reports)) as log:
+        await spill(log, store, 1, 20)
+        await log.flush()
+        await trio.sleep(0.05)
+    failures = [report for report in reports.spill_reports if isinstance(report, SpillFailureReport)]
+    assert "sync of UnsyncedStore returned NoneType and nothing to await" in str(failures[0].error)
+    assert path.exists()
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), BaseExceptionGroup("of a nursery", [KeyboardInterrupt()])])
 async def test_a_sync_that_ends_the_program(disk, path, autojump_clock, error):
     """It ends the log. No report says that it took too long, and the file stays as it is."""

@@ -101,6 +101,14 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], messag
         iter_events(MemoryStore(), **arguments)
 
 
+async def test_a_page_can_be_as_large_as_it_likes() -> None:
+    """Beyond the largest limit of a query, too."""
+    stores = await logs_of({"a": [0, 0, 0]})
+
+    assert [found.seq async for found in iter_events(stores["a"], page_size=2**70)] == [1, 2, 3]
+    assert [found.event.seq async for found in merge_events(stores, page_size=2**70)] == [1, 2, 3]
+
+
 # --- several logs as one --------------------------------------------------------------------------
 
 TIMES = st.lists(st.integers(0, 20), max_size=12)
@@ -256,6 +264,9 @@ async def test_one_task_at_a_time(autojump_clock: trio.testing.MockClock) -> Non
         ({"stores": [MemoryStore()]}, TypeError, "stores: expected a mapping from names to stores, got list"),
         ({"cursors": [1]}, TypeError, "cursors: expected a mapping from names to seqs, got list"),
         ({"cursors": {"a": -1}}, ValueError, "cursors.'a'.: expected 0 or more, got -1"),
+        ({"cursors": {"b": 2**64}}, ValueError, f"cursors.'b'.: expected at most 2..64 - 1, got {2**64}"),
+        ({"stores": {1: MemoryStore()}}, TypeError, "stores: expected names as str, got int"),
+        ({"stores": {}, "page_size": 0}, ValueError, "page_size: expected 1 or more events, got 0"),
         ({"cursors": {"a": True}}, TypeError, "cursors.'a'.: expected an integer, got bool"),
         ({"page_size": 0}, ValueError, "page_size: expected 1 or more events, got 0"),
     ],

@@ -20,6 +20,11 @@ def event(seq: Any) -> PersistedEvent:
     return PersistedEvent(f"e{seq}", seq, 0, "worker", numbered(1))
 
 
+def huge_event() -> PersistedEvent:
+    """With a seq that Python refuses to convert to a string."""
+    return PersistedEvent("huge", 10**5000, 0, "worker", numbered(1))
+
+
 class Store(MemoryStore):
     """Has events, and answers what it is told to."""
 
@@ -67,6 +72,11 @@ async def subscribed(store: Store) -> AsyncIterator[AsyncIterator[Any]]:
         yield events
 
 
+class NotAnInteger:
+    def __repr__(self) -> str:
+        raise ValueError("no repr")
+
+
 READERS = [all_events, pages, merged, followed, subscribed]
 
 WRONG_EVENTS: list[tuple[Any, str]] = [
@@ -81,6 +91,7 @@ WRONG_EVENTS: list[tuple[Any, str]] = [
     ([event(True)], "events in ascending order of seq, got seq True after 0"),
     ([event(2**64)], f"seqs of 1 to 2**63 - 1, got {2**64}"),
     ([event("1")], "events in ascending order of seq, got seq '1' after 0"),
+    ([huge_event()], "seqs of 1 to 2**63 - 1, got an integer of 16610 bits"),
 ]
 
 WRONG_PAGES: list[tuple[Any, str]] = [
@@ -89,6 +100,8 @@ WRONG_PAGES: list[tuple[Any, str]] = [
     ([event(1)], "an EventPage, got list"),
     (([event(1)], True), "an EventPage, got tuple"),
     (EventPage([], is_complete=False), "an event or a complete page, got neither"),
+    (EventPage([event(1)], is_complete=None), "True or False for is_complete, got None"),  # type: ignore[arg-type]
+    (EventPage([event(1)], is_complete="no"), "True or False for is_complete, got 'no'"),  # type: ignore[arg-type]
 ]
 
 
@@ -120,7 +133,61 @@ async def test_more_events_than_asked_for() -> None:
         await anext(iter_events(store, EventQuery(limit=3)))
 
 
-@pytest.mark.parametrize("wrong", [None, -1, True, 1.0, "3", 2**63])
+@pytest.mark.parametrize(("answer", "expected"), WRONG_EVENTS)
+async def test_a_query_of_the_log(answer: Any, expected: str) -> None:
+    store = Store()
+    store.answer = answer
+    async with open_event_log(store) as log:
+        with pytest.raises(StoreError) as caught:
+            await log.query()
+    assert str(caught.value) == f"query of {store!r} must return {expected}"
+
+
+@pytest.mark.parametrize("reader", READERS)
+async def test_an_error_that_would_end_an_iteration(reader: Callable[[Store], Any]) -> None:
+    """What a store raises does not look like the end of its events."""
+    store = Store()
+    await store.append_batch([event(1)])
+    async with reader(store) as events:
+        with mock.patch.object(store, "query", mock.AsyncMock(side_effect=StopAsyncIteration)):
+            with pytest.raises(StoreError, match=r"query of .* raised StopAsyncIteration"):
+                await anext(events)
+
+
+@asynccontextmanager
+async def yields(watch: object) -> AsyncIterator[object]:
+    yield watch
+
+
+class HasOrdinaryWait:
+    def wait(self) -> None:
+        pass
+
+
+async def not_a_manager() -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("watch_changes", "expected"),
+    [
+        (lambda: None, "watch_changes of .* must return an async context manager, got NoneType"),
+        (not_a_manager, "watch_changes of .* must return an async context manager, got coroutine"),
+        (lambda: yields(None), r"watch_changes of .* must yield an object with wait\(\), got NoneType"),
+        (lambda: yields(HasOrdinaryWait()), "wait of HasOrdinaryWait returned NoneType and nothing to await"),
+    ],
+)
+async def test_watches(watch_changes: Any, expected: str) -> None:
+    store = MemoryStore()
+    with mock.patch.object(store, "watch_changes", watch_changes, create=True):
+        with pytest.raises(TypeError, match=expected):
+            async with tail(store) as events:
+                await anext(events)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, -1, True, 1.0, "3", 2**63, pytest.param(10**5000, id="huge"), NotAnInteger()]
+)
 @pytest.mark.parametrize("method", ["last_seq", "pruned_seq"])
 async def test_seqs(method: str, wrong: Any) -> None:
     store = MemoryStore()

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import trio
 
-from tests._helpers.interrupts import interrupt_in_contextlib
+from tests._helpers.interrupts import interrupt_in, interrupt_in_contextlib
 from trio_eventlog import _lock_file
 from trio_eventlog.stores import SqliteStore, open_readers, open_store
+from trio_eventlog.stores.sqlite import _worker
 
 MANAGERS: dict[str, Callable[[str], AbstractAsyncContextManager[Any]]] = {
     "open": SqliteStore.open,
@@ -58,5 +59,29 @@ def test_s15_an_interrupt_in_contextlib_ends_a_watch(tmp_path: Path, method: str
                         pass
                 await trio.lowlevel.checkpoint()
             assert await store.last_seq() == 0
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("file", "function"), [("sqlite/_store.py", "aclose"), ("sqlite/_worker.py", "aclose")]
+)
+def test_s15_an_interrupt_leaves_no_connection_of_a_prune_open(
+    tmp_path: Path, file: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed, and a checkpoint raises the interrupt."""
+    closed = []
+    finish = _worker.SerialWorker._finish_now
+    monkeypatch.setattr(
+        _worker.SerialWorker, "_finish_now", lambda worker: (finish(worker), closed.append(worker))
+    )
+
+    async def main() -> None:
+        async with SqliteStore.open(tmp_path / "events.db") as store:
+            with pytest.raises(KeyboardInterrupt):
+                with interrupt_in(file, function):
+                    await store.prune(keep=0)
+                await trio.lowlevel.checkpoint()
+            assert len(closed) == 1
 
     trio.run(main)

@@ -17,9 +17,10 @@ from trio_eventlog._ki import ki_protected
 from trio_eventlog.stores import JetStreamStore
 from trio_eventlog.stores.jetstream import _transport
 from trio_eventlog.stores.jetstream._access import Access, Server, access
-from trio_eventlog.stores.jetstream._connection import Connection, open_connection
+from trio_eventlog.stores.jetstream._api import Stream
+from trio_eventlog.stores.jetstream._connection import Connection, decode, open_connection
 from trio_eventlog.stores.jetstream._inbox import PermissionDenied
-from trio_eventlog.stores.jetstream._protocol import Publish
+from trio_eventlog.stores.jetstream._protocol import Message, Publish
 from trio_eventlog.stores.jetstream._transport import Wire
 
 INFO = {"server_id": "X", "version": "2.14.4", "max_payload": 1048576, "headers": True, "proto": 1}
@@ -112,11 +113,14 @@ async def test_what_leaves_the_store_then_is_one_plain_error(urls):
 
 # --- what servers say -----------------------------------------------------------------------------
 
+DEEP = b'INFO {"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}\r\n"
+"""Deeper than a decoder goes that calls itself for each level."""
+
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"NONSENSE\r\n", b"MSG x\r\n", b"INFO {\r\n", b"MSG a 0 1\r\nxyz", b"INFO \xff\r\n"],
-    ids=repr,
+    [b"NONSENSE\r\n", b"MSG x\r\n", b"INFO {\r\n", b"MSG a 0 1\r\nxyz", b"INFO \xff\r\n", DEEP],
+    ids=lambda nonsense: repr(nonsense[:20]),
 )
 async def test_a_server_that_stops_following_the_protocol(nonsense):
     """The connection is made anew."""
@@ -133,6 +137,47 @@ async def test_a_server_that_stops_following_the_protocol(nonsense):
     async with fake_server(behave) as url, open_connection(access(url)) as connection:
         await until(lambda: connection.generation == 2)
         connection.check_connected()
+
+
+async def test_a_greeting_that_is_too_deep():
+    """One plain error."""
+    async with fake_server(lambda peer: peer.stream.send_all(DEEP)) as url:
+        with pytest.raises(StoreError, match="too many levels"):
+            async with open_connection(access(url)):
+                pass
+
+
+async def test_an_answer_that_is_too_deep():
+    """It is no bug of the connection either."""
+
+    async def behave(peer):
+        await peer.stream.send_all(greeting())
+        await peer.until(b"PUB ")
+        reply = peer.received.split(b"PUB a ")[1].split()[0]
+        data = DEEP[5:-2]
+        await peer.stream.send_all(b"MSG %b 0 %d\r\n%b\r\n" % (reply, len(data), data))
+        await peer.serve()
+
+    async with fake_server(behave) as url, open_connection(access(url)) as connection:
+        message = await connection.request("a")
+        with pytest.raises(StoreError, match="not a JSON object"):
+            decode(message)
+
+
+@pytest.mark.parametrize("answer", [b'{"error":"x"}', b'{"config":null,"state":{}}', b'{"config":[]}'])
+def test_an_answer_of_the_wrong_shape(answer):
+    with pytest.raises(StoreError, match="the server answers with a malformed"):
+        decode(Message("a", 0, data=answer))
+
+
+async def test_an_answer_that_does_not_tell_of_the_stream(monkeypatch):
+    async def call(*_arguments, **_options):
+        await trio.lowlevel.checkpoint()
+        return {}
+
+    monkeypatch.setattr(Stream, "_call", call)
+    with pytest.raises(StoreError, match="does not say how it is configured"):
+        await Stream(None, "EVENTLOG").info()
 
 
 async def test_a_server_that_closes_with_an_error():

@@ -20,6 +20,11 @@ def _fraction(_policy: RetryPolicy, field: attrs.Attribute[float], value: Any) -
     check_number(field.name, value, maximum=1.0)
 
 
+def _function(_policy: RetryPolicy, field: attrs.Attribute[Any], value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{field.name}: expected a function, got {type(value).__name__}")
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """Exponential backoff with jitter.
@@ -37,7 +42,7 @@ class RetryPolicy:
         reproducible tests.
 
     Raises:
-      TypeError: a number is of another type.
+      TypeError: an argument is of another type.
       ValueError: a number is out of range; NaN always is.
     """
 
@@ -45,7 +50,7 @@ class RetryPolicy:
     maximum: float = attrs.field(default=30.0, validator=_positive)
     multiplier: float = attrs.field(default=2.0, validator=_positive)
     jitter: float = attrs.field(default=0.1, validator=_fraction)
-    random: Callable[[], float] = attrs.field(default=_random.random, repr=False)
+    random: Callable[[], float] = attrs.field(default=_random.random, repr=False, validator=_function)
 
     def __attrs_post_init__(self) -> None:
         if self.maximum < self.initial:
@@ -65,7 +70,8 @@ class RetryPolicy:
     def _drawn(self) -> float:
         # A source that fails or returns something else costs the jitter, never the wait.
         with suppress(Exception):
-            drawn = self.random()
+            # Whatever kind of number it is, such as a Decimal.
+            drawn = float(self.random())
             if 0 <= drawn <= 1:
                 return drawn
         return 0.0

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import trio
 
-from trio_eventlog._answers import awaitable
+from trio_eventlog._answers import ask_query
 from trio_eventlog._engine._losses import LossAccount
 from trio_eventlog._log._core import Core
 from trio_eventlog._log._outcome import events_lost, renewed
@@ -197,7 +197,7 @@ class EventLog(metaclass=NoPublicConstructor):
         elif not isinstance(query, EventQuery):
             raise TypeError(f"query: expected an EventQuery, got {type(query).__name__}")
         self._require_running("query")
-        return await awaitable(self._store, "query", self._store.query(query))
+        return await ask_query(self._store, query)
 
     def subscribe(
         self, query: EventQuery | None = None, *, after_seq: int | None = None

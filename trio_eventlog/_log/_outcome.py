@@ -55,7 +55,7 @@ class Outcome:
             _add_notes(broken, lost)
             # An error of the body is being handled where this is raised, and so becomes its context.
             raise broken from self.internal_error
-        error = self.interrupt or body_error
+        error = body_error if self.interrupt is None else self.interrupt
         if error is not None:
             _add_notes(error, lost, self.store_error)
             raise error
@@ -127,7 +127,9 @@ class Tasks:
 
     def interrupt(self, error: BaseException) -> None:
         """End the log and its body for an exception that is meant for the whole program."""
-        self._outcome.interrupt = self._outcome.interrupt or error
+        # Not `or`: an exception of the program can be false.
+        if self._outcome.interrupt is None:
+            self._outcome.interrupt = error
         self._end(f"a {type(error).__name__}")
         if self.nursery is not None:
             self.nursery.cancel_scope.cancel(reason="the event log was interrupted")
@@ -162,7 +164,8 @@ class Tasks:
 
     def _break(self, error: Exception) -> None:
         outcome = self._outcome
-        outcome.internal_error = outcome.internal_error or error
+        if outcome.internal_error is None:
+            outcome.internal_error = error
         outcome.state = LogState.BROKEN
         self._end("a defect in trio_eventlog")
         assert self.nursery is not None, "this runs in a task of it"

@@ -72,10 +72,19 @@ def _count(minimum: int, unit: str = "events") -> _Validator:
 
 
 def _plain_function(_settings: Settings, field: attrs.Attribute[Any], value: Any) -> None:
-    if value is not None and not callable(value):
+    if value is None:
+        return
+    if not callable(value):
         raise TypeError(f"{field.name}: expected a function or None, got {type(value).__name__}")
-    if inspect.iscoroutinefunction(value):
-        raise TypeError(f"{field.name}: expected a plain function, got an async one, which is never awaited")
+    # An object can have a method __call__ that is async.
+    for function in (value, type(value).__call__):
+        if inspect.iscoroutinefunction(function):
+            found = "an async one, which is never awaited"
+        elif inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            found = "a generator, which is never run"
+        else:
+            continue
+        raise TypeError(f"{field.name}: expected a plain function, got {found}")
 
 
 def _retry_policy(_settings: Settings, field: attrs.Attribute[Any], value: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 import attrs
 import trio
 
-from trio_eventlog._answers import awaitable
+from trio_eventlog._answers import awaitable, shown
 from trio_eventlog._engine._losses import FlushTicket
 from trio_eventlog._log._backlog import Backlog, FlushTimer
 from trio_eventlog._log._outcome import Outcome
@@ -139,13 +139,17 @@ class BatchSender:
                 error = TimeoutError(f"the append was cancelled after {trio.current_time() - started:.3g} s")
         except Exception as exc:  # noqa: BLE001 - whatever a store raises is handled below
             error = exc
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001, ASYNC103 - raised below, whatever it is
             cancelled, other = split_cancelled(exc)
-            self._cut_off(other, batch)
-            if cancelled is None or not isinstance(other, Exception):
-                raise
-            # An error that the store raised together with Cancelled was reported, and is not one of the log.
-            raise cancelled from None  # noqa: ASYNC104 - it is what was Cancelled
+            try:
+                self._cut_off(other, batch)
+                if cancelled is None or not isinstance(other, Exception):
+                    raise
+                # An error that the store raised together with Cancelled was reported, and is not one of the
+                # log.
+                raise cancelled from None  # noqa: ASYNC104 - it is what was Cancelled
+            finally:
+                del cancelled, other, batch  # as below
         finally:
             self._scope = None
             self.backlog.is_sending = False
@@ -171,7 +175,9 @@ class BatchSender:
     def _cut_off(self, error: BaseException | None, batch: tuple[PersistedEvent, ...]) -> None:
         self.backlog.buffer.failed()
         reason = self.outcome.stopped_by
-        self._report(error or TimeoutError(f"the append was cut off by {reason}"), batch, math.inf)
+        if error is None:
+            error = TimeoutError(f"the append was cut off by {reason}")
+        self._report(error, batch, math.inf)
 
     def _handle(self, error: Exception, batch: tuple[PersistedEvent, ...], *, timed_out: bool) -> None:
         """Enter a failure in the books, then report it."""
@@ -290,11 +296,10 @@ def _checked_duplicates(returned: object, batch: tuple[PersistedEvent, ...]) -> 
         raise TypeError(f"append_batch must return the seqs of duplicates, got {type(returned).__name__}")
     if not returned:
         return ()
-    duplicates = set(returned)
-    strangers = duplicates.difference(event.seq for event in batch)
-    if strangers or not all(type(seq) is int for seq in returned):
-        raise ValueError(f"append_batch must return seqs of the batch, got {returned!r:.100}")
-    return duplicates
+    seqs = {event.seq for event in batch}
+    if not all(type(seq) is int and seq in seqs for seq in returned):
+        raise ValueError(f"append_batch must return seqs of the batch, got {shown(returned):.100}")
+    return set(returned)
 
 
 @attrs.define(eq=False, kw_only=True)

@@ -54,7 +54,7 @@ class _SealedPayload:
         if name == "payload" and (text := self._text) is not None:
             try:
                 payload = _decode(text)
-            except ValueError as exc:
+            except (ValueError, RecursionError) as exc:
                 # A store hands out the text that it holds and does not look into it.
                 raise CodecError("payload", f"not JSON, the store is damaged: {exc}") from exc
             object.__setattr__(self, "payload", payload)

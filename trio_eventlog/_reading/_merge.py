@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
+from trio_eventlog._answers import shown
 from trio_eventlog._model._errors import EventsPruned, StaleCursor
-from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._events import MAX_U64, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import check_integer
 from trio_eventlog._reading._pages import checked_start
@@ -219,9 +220,14 @@ def merge_events(
         raise ValueError("query: has an after_seq, but every log has seqs of its own; use cursors")
     if not isinstance(stores, Mapping):
         raise TypeError(f"stores: expected a mapping from names to stores, got {type(stores).__name__}")
+    for name in stores:
+        if not isinstance(name, str):
+            raise TypeError(f"stores: expected names as str, got {type(name).__name__}")
     cursors = {} if cursors is None else cursors
     if not isinstance(cursors, Mapping):
         raise TypeError(f"cursors: expected a mapping from names to seqs, got {type(cursors).__name__}")
     for name, cursor in cursors.items():
-        check_integer(f"cursors[{name!r}]", cursor, 0)
+        if check_integer(f"cursors[{name!r}]", cursor, 0) > MAX_U64:
+            raise ValueError(f"cursors[{name!r}]: expected at most 2**64 - 1, got {shown(cursor)}")
+    check_integer("page_size", page_size, 1, unit="events")
     return MergedEvents._create(stores, query, cursors, page_size)

@@ -35,7 +35,7 @@ import trio
 from trio_eventlog._answers import ask_last_seq
 from trio_eventlog._declared import check_store
 from trio_eventlog._model._errors import EventsPruned, StaleCursor
-from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._events import MAX_U64, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import check_integer
 from trio_eventlog._reading._pages import Gap, Page, PageReader, Source, checked_start
@@ -111,7 +111,7 @@ class EventStream(metaclass=NoPublicConstructor):
         self._source = source
         self._cursor = self._passed = cursor
         self._left = math.inf if limit is None else limit
-        self._page_size = page_size
+        self._page_size = min(page_size, MAX_U64)  # the largest limit of a query
         self._unread = _Unread(Page([], cursor))
         self._is_over = False
         self._is_closed = False

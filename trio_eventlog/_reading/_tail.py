@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import trio
 
-from trio_eventlog._answers import ask_last_seq
+from trio_eventlog._answers import ask_changes, ask_last_seq
 from trio_eventlog._declared import check_store
 from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StaleCursor, StoreError
@@ -15,7 +15,7 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import check_number
 from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._subscription import Subscription
-from trio_eventlog.abc import ChangeWatch, EventStore, WatchableStore
+from trio_eventlog.abc import EventStore, WatchableStore
 
 
 @ki_protected
@@ -61,10 +61,10 @@ async def tail(
     check_store(store)
     async with AsyncExitStack() as stack:
         # First of all, so that no change after this is missed.
-        watch: ChangeWatch | None = None
+        wait_for_hint: Callable[[], Awaitable[object]] | None = None
         if isinstance(store, WatchableStore):
             with suppress(StoreError):
-                watch = await stack.enter_async_context(store.watch_changes())
+                wait_for_hint = await stack.enter_async_context(ask_changes(store))
         last_seq = await ask_last_seq(store)
         is_from_first = after == 0
         if after is None:
@@ -72,7 +72,7 @@ async def tail(
         elif after > last_seq:
             raise StaleCursor(after, last_seq)
         reader = PageReader(store, wanted, is_from_first=is_from_first)
-        source = _TailSource(reader, last_seq, watch, poll_interval)
+        source = _TailSource(reader, last_seq, wait_for_hint, poll_interval)
         subscription = Subscription._create(source, after, wanted.limit)
         try:
             yield subscription
@@ -84,10 +84,14 @@ class _TailSource:
     """Pages of a store that another process writes."""
 
     def __init__(
-        self, reader: PageReader, last_seq: int, watch: ChangeWatch | None, poll_interval: float
+        self,
+        reader: PageReader,
+        last_seq: int,
+        wait_for_hint: Callable[[], Awaitable[object]] | None,
+        poll_interval: float,
     ) -> None:
         self._reader = reader
-        self._watch = watch
+        self._wait_for_hint = wait_for_hint
         self._poll_interval = poll_interval
         self.known_end = last_seq
 
@@ -118,9 +122,9 @@ class _TailSource:
 
     async def _wait(self) -> None:
         with trio.move_on_after(self._poll_interval):
-            if self._watch is not None:
+            if self._wait_for_hint is not None:
                 # If there is no hint, the clock decides; and a store that is gone says so when it is asked.
                 with suppress(StoreError):
-                    await self._watch.wait()
+                    await self._wait_for_hint()
                     return
             await trio.sleep_forever()

@@ -77,6 +77,8 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
       StoreError: it cannot be opened now.
     """
     parsed = parse_url(url)
+    if not isinstance(read_only, bool):
+        raise TypeError(f"read_only: expected a bool, got {type(read_only).__name__}")
     if parsed.kind in ("memory", "null"):
         if read_only:
             raise ValueError(

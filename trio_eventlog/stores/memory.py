@@ -15,7 +15,7 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription
 from trio_eventlog._model._sealed import reseal
 from trio_eventlog._numbers import check_integer
-from trio_eventlog.stores._common._arguments import check_prune, checked_top
+from trio_eventlog.stores._common._arguments import check_prune, check_query, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
@@ -115,6 +115,7 @@ class MemoryStore:
 
         A checkpoint at the start, and then often enough not to block the loop.
         """
+        check_query(query)
         await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
         limit = len(self._events) if query.limit is None else query.limit
@@ -170,7 +171,7 @@ class MemoryStore:
           TypeError: it is not an integer.
           ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
         """
-        check_prune(before_ms, keep)
+        check_prune(before_ms, keep, dry_run, on_progress)
         await trio.lowlevel.checkpoint()
         if keep is not None:
             old = self._events[: max(len(self._events) - keep, 0)]

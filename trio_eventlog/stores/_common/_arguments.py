@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from trio_eventlog._model._events import MAX_STORED
+from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import check_integer
 
 _MAX_LOG_NAME_BYTES: Final = 512
@@ -32,6 +33,8 @@ def checked_log_names(logs: Iterable[str] | None) -> list[str] | None:
     """Check the argument ``logs`` of ``open_readers``."""
     if isinstance(logs, str):
         raise TypeError("logs: expected names, got a single string")
+    if logs is not None and not isinstance(logs, Iterable):
+        raise TypeError(f"logs: expected names, got {type(logs).__name__}")
     names = None if logs is None else list(logs)
     for name in names or ():
         check_log_name(name)
@@ -43,13 +46,39 @@ def checked_top(top: object) -> int:
     return min(check_integer("top", top, 0), MAX_STORED)
 
 
-def check_max_bytes(max_bytes: object) -> None:
-    """Check the argument ``max_bytes`` of ``query_page``."""
+def check_flag(name: str, value: object) -> None:
+    """Raise TypeError unless it is True or False: other values can be meant either way."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+
+
+def check_query(query: object) -> None:
+    """Check the argument ``query`` of ``query``."""
+    if not isinstance(query, EventQuery):
+        raise TypeError(f"query: expected an EventQuery, got {type(query).__name__}")
+
+
+def check_query_page(query: object, max_bytes: object) -> None:
+    """Check the arguments of ``query_page``."""
+    check_query(query)
     check_integer("max_bytes", max_bytes, 1)
 
 
-def check_prune(before_ms: int | None, keep: int | None) -> None:
-    """Check the arguments of ``prune`` that say which events go: exactly one must be given."""
+def _check_on_progress(on_progress: object) -> None:
+    if on_progress is not None and not callable(on_progress):
+        raise TypeError(f"on_progress: expected a function or None, got {type(on_progress).__name__}")
+
+
+def check_verify(most_findings: object, on_progress: object) -> None:
+    """Check the arguments of ``verify``."""
+    check_integer("most_findings", most_findings, 0)
+    _check_on_progress(on_progress)
+
+
+def check_prune(before_ms: object, keep: object, dry_run: object, on_progress: object) -> None:
+    """Check the arguments of ``prune``: exactly one must say which events go."""
+    check_flag("dry_run", dry_run)
+    _check_on_progress(on_progress)
     if (before_ms is None) == (keep is None):
         raise ValueError("before_ms, keep: expected one of them")
     for name, value in (("before_ms", before_ms), ("keep", keep)):

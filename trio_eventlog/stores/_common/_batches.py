@@ -47,6 +47,9 @@ async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]
     reasons: dict[str, None] = {}
     time_slice = TimeSlice()
     for event in tuple(events):
+        if not isinstance(event, PersistedEvent):
+            await trio.lowlevel.checkpoint()
+            raise TypeError(f"events: expected PersistedEvents, got {type(event).__name__}")
         # What it was sealed with was checked then and cannot change. No store looks at the decoded payload,
         # which can.
         if is_sealed(event):

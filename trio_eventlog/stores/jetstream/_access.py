@@ -6,7 +6,7 @@ import ipaddress
 import os
 import random
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -64,6 +64,7 @@ def access(
     Raises:
       TypeError, ValueError: one is not as described; the message contains no secrets.
     """
+    _check_types(servers, {"user": user, "password": password, "token": token}, credentials, tls)
     given = servers.split(",") if isinstance(servers, str) else list(servers)
     if not all(isinstance(item, str) for item in given):
         raise TypeError("servers: expected strings such as 'nats://host:4222'")
@@ -101,6 +102,18 @@ def access(
         credentials=None if credentials is None else Path(credentials),
         tls=tls,
     )
+
+
+def _check_types(servers: object, strings: Mapping[str, object], credentials: object, tls: object) -> None:
+    if not isinstance(servers, str | Iterable):
+        raise TypeError(f"servers: expected strings such as 'nats://host:4222', got {type(servers).__name__}")
+    for name, value in strings.items():
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
+    if credentials is not None and not isinstance(credentials, str | os.PathLike):
+        raise TypeError(f"credentials: expected the path of a file, got {type(credentials).__name__}")
+    if tls is not None and not isinstance(tls, ssl.SSLContext):
+        raise TypeError(f"tls: expected an ssl.SSLContext, got {type(tls).__name__}")
 
 
 def parse_address(address: str) -> tuple[str, int]:

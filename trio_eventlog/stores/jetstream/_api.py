@@ -188,6 +188,8 @@ class Stream:
         reply = await self._call("STREAM.INFO", request, seconds=seconds)
         error = reply.get("error")
         if error is None:
+            if not {"config", "state"} <= reply.keys():
+                raise StoreError(f"{self}: the server does not say how it is configured, and what it has")
             self.connection.served()
             return reply
         if error.get("err_code") == _NO_STREAM:

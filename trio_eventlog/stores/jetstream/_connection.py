@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-import msgspec
 import trio
 
 from trio_eventlog._engine._policy import RetryPolicy
@@ -29,6 +28,7 @@ from trio_eventlog.stores.jetstream._protocol import (
     ServerInfo,
     Subscribe,
     Unsubscribe,
+    decode_json,
 )
 from trio_eventlog.stores.jetstream._transport import Wire
 
@@ -398,9 +398,11 @@ def decode(message: Message) -> dict[str, Any]:
       StoreError: there is none.
     """
     try:
-        value = msgspec.json.decode(message.data)
+        answer = decode_json(message.data, dict[str, Any])
     except ValueError as exc:
-        raise StoreError(f"the server answers with what is not JSON: {message.data[:60]!r}") from exc
-    if not isinstance(value, dict):
-        raise StoreError(f"the server answers with what is not a JSON object: {message.data[:60]!r}")
-    return value
+        raise StoreError(f"the server answers with what is not a JSON object: {message.data[:60]!r}") from exc
+    # What the API answers with, if it answers with them.
+    for name in ("error", "config", "state"):
+        if name in answer and not isinstance(answer[name], dict):
+            raise StoreError(f"the server answers with a malformed {name}: {message.data[:60]!r}")
+    return answer

@@ -13,6 +13,7 @@ import attrs
 import msgspec
 
 from trio_eventlog._model._errors import StoreUnusable
+from trio_eventlog.stores.jetstream._protocol import decode_json
 
 SCHEMA_VERSION: Final = 1
 
@@ -120,13 +121,13 @@ def decode_head(data: bytes, position: int) -> Head:
       StoreUnusable: it is damaged, or of a newer version of this library.
     """
     try:
-        version = msgspec.json.decode(data, type=_Format).format
+        version = decode_json(data, _Format).format
         if version > SCHEMA_VERSION:
             raise StoreUnusable(
                 f"the log was written by a newer version of this library (format {version},"
                 f" known is {SCHEMA_VERSION}); update trio-eventlog"
             )
-        return msgspec.json.decode(data, type=Head).settled(position)
+        return decode_json(data, Head).settled(position)
     except ValueError as exc:
         raise StoreUnusable(f"damaged: the log's head cannot be read: {exc}") from exc
 

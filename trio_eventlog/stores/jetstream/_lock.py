@@ -18,6 +18,7 @@ from trio_eventlog.stores.jetstream._api import Refused, Stream, WrongPosition
 from trio_eventlog.stores.jetstream._connection import ANSWER_TIMEOUT
 from trio_eventlog.stores.jetstream._inbox import PermissionDenied
 from trio_eventlog.stores.jetstream._messages import lock_fields
+from trio_eventlog.stores.jetstream._protocol import decode_json
 from trio_eventlog.stores.jetstream._subjects import Subjects
 
 
@@ -66,7 +67,7 @@ class Lock:
         if found is None:
             return 0, None
         try:
-            return found.position, msgspec.json.decode(found.data, type=Holder)
+            return found.position, decode_json(found.data, Holder)
         except ValueError:
             return found.position, Holder("", "unknown", 0)
 

@@ -20,6 +20,7 @@ from trio_eventlog.stores._common._verify import Verifier
 from trio_eventlog.stores.jetstream._api import StoredMessage, Stream, WrongPosition
 from trio_eventlog.stores.jetstream._head import SCHEMA_VERSION, Head, decode_head, first_head
 from trio_eventlog.stores.jetstream._messages import event_of, flaw, head_fields
+from trio_eventlog.stores.jetstream._protocol import decode_json
 from trio_eventlog.stores.jetstream._reader import Reader, Scan
 from trio_eventlog.stores.jetstream._subjects import Subjects, root, seq_of
 
@@ -257,7 +258,7 @@ async def _noted(reader: Reader) -> tuple[int, int]:
     if found is None:
         return 0, 0
     try:
-        return found.position, msgspec.json.decode(found.data, type=_Note).seq
+        return found.position, decode_json(found.data, _Note).seq
     except ValueError as exc:
         raise StoreUnusable(f"damaged: the note of what was pruned cannot be read: {exc}") from exc
 

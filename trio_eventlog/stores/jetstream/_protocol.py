@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import msgspec
+
+T = TypeVar("T")
 
 MAX_LINE: Final = 256 * 1024
 """Longest line that is read, in bytes. Only INFO has long ones: it names the servers of a cluster."""
@@ -93,8 +95,6 @@ class ServerError(msgspec.Struct, frozen=True):
 Event = ServerInfo | Message | Ping | Pong | Ok | ServerError
 
 _WITHOUT_ARGUMENTS: Final[Mapping[bytes, Event]] = {b"PING": Ping(), b"PONG": Pong(), b"+OK": Ok()}
-
-_decode_info: Final = msgspec.json.Decoder(ServerInfo).decode
 
 
 @attrs.frozen
@@ -212,7 +212,7 @@ def _number(line: bytes, word: bytes) -> int:
 
 def _info(line: bytes, rest: bytes) -> ServerInfo:
     try:
-        return _decode_info(rest)
+        return decode_json(rest, ServerInfo)
     except ValueError as exc:
         raise ProtocolError(f"malformed {_shown(line)}: {exc}") from exc
 
@@ -234,6 +234,18 @@ def _headers(block: bytes) -> tuple[Mapping[str, str], int]:
             headers[name] = value.strip()
     status = first[len("NATS/1.0") :].strip()[:3]
     return headers, int(status) if status.isascii() and status.isdigit() else 0
+
+
+def decode_json(data: bytes, expected: type[T]) -> T:
+    """Decode the JSON that a server, or another client, has written.
+
+    Raises:
+      ValueError: it is malformed, or too deep.
+    """
+    try:
+        return msgspec.json.decode(data, type=expected)
+    except RecursionError as exc:
+        raise ValueError("too many levels") from exc
 
 
 def _shown(data: bytes | bytearray) -> str:

@@ -19,9 +19,12 @@ from trio_eventlog._numbers import check_number
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
+    check_flag,
     check_log_name,
-    check_max_bytes,
     check_prune,
+    check_query,
+    check_query_page,
+    check_verify,
     checked_log_names,
     checked_top,
 )
@@ -182,6 +185,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
           StoreError: now no server can be reached, JetStream does not answer, or the stream has no leader.
         """
         check_log_name(log)
+        check_flag("read_only", read_only)
         config = stream_config(stream, replicas, max_age, max_bytes)
         lock_timeout = check_number(
             "lock_timeout", lock_timeout, minimum=_MIN_LOCK_TIMEOUT, maximum=_MAX_LOCK_TIMEOUT, unit="seconds"
@@ -270,12 +274,13 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         The server filters, except by time, and by at most 8 ``event_types``. ``after_seq`` is found in a few
         steps. A replica may answer, and the leader is asked whether that was all.
         """
+        check_query(query)
         await self._check_open()
         return await self._reader.query(query)
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
         """What :meth:`query` returns, cut off at ``max_bytes``; see :class:`trio_eventlog.abc.PagedStore`."""
-        check_max_bytes(max_bytes)
+        check_query_page(query, max_bytes)
         await self._check_open()
         return await self._reader.query_page(query, max_bytes)
 
@@ -341,6 +346,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         Reads the whole log, and remembers some 100 bytes of each event.
         """
         await self._check_open()
+        check_verify(most_findings, on_progress)
         return await maintenance.verify(self._reader, most_findings, on_progress)
 
     async def prune(
@@ -355,7 +361,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
         Those at the beginning of the log go 1,000 at a time, others one by one. Also in a read-only store.
         """
-        check_prune(before_ms, keep)
+        check_prune(before_ms, keep, dry_run, on_progress)
         await self._check_open()
         return await maintenance.prune(
             self._reader, before_ms=before_ms, keep=keep, dry_run=dry_run, on_progress=on_progress

@@ -19,10 +19,13 @@ from trio_eventlog._numbers import check_integer
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
+    check_flag,
     check_log_name,
-    check_max_bytes,
     check_name,
     check_prune,
+    check_query,
+    check_query_page,
+    check_verify,
     checked_log_names,
     checked_top,
 )
@@ -155,6 +158,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreError: the database cannot be reached now.
         """
         names = _checked(conninfo, log, schema, readers, partitions)
+        check_flag("read_only", read_only)
+        check_flag("notify", notify)
         driver = await _load_driver()
         async with driver.open_connections(
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
@@ -232,6 +237,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed; the log is gone; or the tables are damaged, or not those that
             were made.
         """
+        check_query(query)
         found, _ = await self._reader.select(queries.select(query, self._reader.number))
         return found
 
@@ -240,7 +246,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
 
         The server sends at most that many bytes and one more event.
         """
-        check_max_bytes(max_bytes)
+        check_query_page(query, max_bytes)
         plan = queries.select_page(query, self._reader.number, max_bytes)
         found, is_cut = await self._reader.select(plan)
         return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
@@ -312,6 +318,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         Includes that no index is missing or invalid, and that no log of the schema has lost its name.
         PostgreSQL's own structures are not checked: ``pg_amcheck`` does that.
         """
+        check_verify(most_findings, on_progress)
         return await self._reader.verify(most_findings, on_progress)
 
     async def prune(
@@ -328,7 +335,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         left of a transaction that is cancelled. The tables do not shrink; new events take the room once
         PostgreSQL's autovacuum has run.
         """
-        check_prune(before_ms, keep)
+        check_prune(before_ms, keep, dry_run, on_progress)
         return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
 
     async def log_names(self) -> list[str]:

@@ -21,9 +21,12 @@ from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._util import NoPublicConstructor
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
+    check_flag,
     check_log_name,
-    check_max_bytes,
     check_prune,
+    check_query,
+    check_query_page,
+    check_verify,
     checked_log_names,
     checked_top,
 )
@@ -144,6 +147,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         path = files.checked_path(path)
         check_log_name(log)
+        check_flag("read_only", read_only)
+        if not isinstance(synchronous, str):
+            raise TypeError(f"synchronous: expected a str, got {type(synchronous).__name__}")
         if synchronous not in schema.SYNCHRONOUS:
             raise ValueError(
                 f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
@@ -253,11 +259,12 @@ class SqliteStore(metaclass=NoPublicConstructor):
           StoreUnusable: the store is closed, or the file is damaged, or the log is not in it any more; or a
             reader's file was moved, removed or replaced.
         """
+        check_query(query)
         return await self._read(partial(queries.read, query=query))
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
         """See :meth:`trio_eventlog.abc.PagedStore.query_page`."""
-        check_max_bytes(max_bytes)
+        check_query_page(query, max_bytes)
         return await self._read(partial(queries.read_page, query=query, max_bytes=max_bytes))
 
     async def _read(self, job: Callable[[apsw.Connection, int], T]) -> T:
@@ -304,12 +311,14 @@ class SqliteStore(metaclass=NoPublicConstructor):
         Includes SQLite's own check of the log's table and of its indexes, none of which may be missing, and
         that every table of events in the file belongs to a log.
         """
+        check_verify(most_findings, on_progress)
         check = readers.LogCheck(Verifier(most_findings))
         if await self._read(check.check_structure):
             await check_pages(partial(self._read, check.check_page), on_progress)
             await self._read(check.check_end)
         return check.verifier.result()
 
+    @trio.lowlevel.enable_ki_protection  # of closing the connection
     async def prune(
         self,
         *,
@@ -324,7 +333,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         them. The file does not shrink; new events use the space. If the call is cancelled, a transaction that
         is running is completed.
         """
-        check_prune(before_ms, keep)
+        check_prune(before_ms, keep, dry_run, on_progress)
         place = self._log_reader.place
         plan, total = await self._read(
             partial(readers.plan_prune, place=place, before_ms=before_ms, keep=keep)
