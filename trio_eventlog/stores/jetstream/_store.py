@@ -63,7 +63,7 @@ _MAX_SYNC: Final = 86_400.0
 """Of ``sync_interval``, in seconds."""
 
 
-# A few lines over 300, half of which are the documentation of its public methods.
+# A few lines over 300, with the documentation of its public methods.
 class JetStreamStore(metaclass=NoPublicConstructor):
     """One log in a stream of NATS JetStream; made by :meth:`open`.
 

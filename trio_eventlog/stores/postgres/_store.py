@@ -54,7 +54,7 @@ _MAX_READERS: Final = 100
 _MAX_PARTITIONS: Final = 1024
 
 
-# A few lines over 300, half of which are the documentation of its public methods.
+# A few lines over 300, with the documentation of its public methods.
 class PostgresStore(metaclass=NoPublicConstructor):
     """One log in a PostgreSQL database, version 14 or newer; made by :meth:`open`.
 

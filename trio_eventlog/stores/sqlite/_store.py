@@ -51,7 +51,7 @@ _WATCH_SECONDS: Final = 0.05
 """Seconds between two checks whether the file has changed."""
 
 
-# A few lines over 300, half of which are the documentation of its public methods.
+# A few lines over 300, with the documentation of its public methods.
 @attrs.define(eq=False, repr=False, slots=False)
 class SqliteStore(metaclass=NoPublicConstructor):
     """One log in a SQLite database; made by :meth:`open`.
