@@ -66,7 +66,7 @@ nitpick_ignore_regex = [
     # Of this library, and not public: what they stand for is in the text.
     (
         "py:class",
-        r"(Filter|OnFailure|PosArgs|trio_eventlog\.(_model\._event_types|testing\._accounts)\.[TU])",
+        r"(Filter|OnFailure|PosArgs|trio_eventlog\.(typed|testing\._accounts)\.[TU])",
     ),
     ("py:exc", r"(Exception|KeyboardInterrupt|RuntimeError|TimeoutError|TypeError|ValueError)"),
     ("py:.*", r"(datetime|decimal|ssl|uuid)\.\w+"),

@@ -101,7 +101,8 @@ async def ask_changes(store: WatchableStore) -> AsyncIterator[Callable[[], Await
         wait = getattr(watch, "wait", None)
         if not callable(wait):
             raise _wrong_watch(store, "yield an object with wait()", watch)
-        yield lambda: awaitable(watch, "wait", wait())
+        call: Callable[[], Any] = wait
+        yield lambda: awaitable(watch, "wait", call())
 
 
 async def _answer(store: object, method: str, call: Awaitable[object]) -> object:
