@@ -1,17 +1,17 @@
 """A structured-concurrency event log for Trio programs.
 
-Floors; a lower one never imports an upper one, and a test walks the imports. What stands beside them uses the
-public names alone, and :func:`adopt_public_names` and :func:`how_to_install` of the helpers. Three modules of
-the lower floors have what their floor is otherwise free of: the lock file a lock of threads, for it is used
-from any thread; the events a package that makes ids, loaded for the first id; the retry policy
+The package is built in floors. A lower one never imports an upper one, which a test checks. What stands
+beside them uses public names only, and the helpers :func:`adopt_public_names` and :func:`how_to_install`.
+Three modules use something that the rest of their floor does not: the lock file has a thread lock, since it
+is used from any thread; the events import a package for ids, when the first id is made; the retry policy has
 ``random.random`` as the default of an argument.
 
 * 0, values (attrs, the codecs and the standard library): ``_numbers _util _model _lock_file``, and ``typed``
 * 1, the engine (no Trio, no I/O; time and chance are arguments): ``_engine``
 * 2, the contract: ``abc _answers _declared``, and what several Trio parts need: ``_ki _own_work _threads``
-* 3, what reads (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
+* 3, readers (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all
-* 4, the log, the only place that awaits ``append_batch``: ``_log``
+* 4, the log, which has the store append: ``_log``
 * beside them: ``cli logging recorder testing __main__``
 """
 
