@@ -19,7 +19,6 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.nodes import make_refnode
 
 import trio_eventlog
-import trio_eventlog.testing
 
 project = "trio-eventlog"
 author = "The trio-eventlog contributors"
@@ -66,7 +65,7 @@ nitpick_ignore_regex = [
     # Of this library, and not public: what they stand for is in the text.
     (
         "py:class",
-        r"(Filter|OnFailure|PosArgs|trio_eventlog\.(typed|testing\._accounts)\.[TU])",
+        r"(Filter|OnFailure|PosArgs|trio_eventlog\.(typed|_model\._wire|testing\._accounts)\.[TU])",
     ),
     ("py:exc", r"(Exception|KeyboardInterrupt|RuntimeError|TimeoutError|TypeError|ValueError)"),
     ("py:.*", r"(datetime|decimal|ssl|uuid)\.\w+"),
@@ -74,23 +73,42 @@ nitpick_ignore_regex = [
 ]
 
 
-def adopt_attribute_docs() -> None:
-    """Let autodoc find the docstrings of attributes.
+PUBLIC_MODULES = (
+    "trio_eventlog",
+    "trio_eventlog.abc",
+    "trio_eventlog.logging",
+    "trio_eventlog.reading",
+    "trio_eventlog.recorder",
+    "trio_eventlog.stores",
+    "trio_eventlog.testing",
+    "trio_eventlog.typed",
+)
 
-    It looks for them in the source of the module that a class says it is of, which for public classes is the
-    package, not the private module that defines them.
+
+def adopt_attribute_docs() -> None:
+    """Let autodoc find the docstrings of attributes and aliases, and the order of members.
+
+    It looks for them in the source of the module that a name is imported from, not in that of the private
+    module that defines it.
     """
-    for package in (trio_eventlog, trio_eventlog.testing):
-        home = ModuleAnalyzer.for_module(package.__name__)
+    homes = []
+    for name in PUBLIC_MODULES:
+        home = ModuleAnalyzer.for_module(name)
         home.analyze()
-        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if found.name.startswith(f"{package.__name__}._") and not found.name.endswith("__main__"):
-                importlib.import_module(found.name)
-                module = ModuleAnalyzer.for_module(found.name)
-                module.analyze()
-                home.attr_docs.update(module.attr_docs)
-                home.overloads.update(module.overloads)
-                home.tagorder.update(module.tagorder)
+        homes.append((home, importlib.import_module(name).__all__))
+    for found in pkgutil.walk_packages(trio_eventlog.__path__, "trio_eventlog."):
+        if "._" not in found.name or found.name.endswith("__main__"):
+            continue
+        module = ModuleAnalyzer.for_module(found.name)
+        module.analyze()
+        for home, public in homes:
+            for (owner, name), lines in module.attr_docs.items():
+                if (owner or name).split(".")[0] in public:
+                    home.attr_docs.setdefault((owner, name), lines)
+            for ours, theirs in ((home.overloads, module.overloads), (home.tagorder, module.tagorder)):
+                for name, value in theirs.items():
+                    if name.split(".")[0] in public:
+                        ours.setdefault(name, value)
 
 
 def resolve_public_name(

@@ -202,7 +202,7 @@ class DurableStore(Protocol):
 
     @property
     def survives(self) -> str:
-        """``"process"``: the process may be killed. ``"power"``: the machine may lose power, too.
+        """``"process"`` if it survives a kill of the process, ``"power"`` if also a loss of power.
 
         An append of events that are already held acknowledges no less than one of new events. Without this
         attribute it is ``"process"``. A store that says ``"process"`` should also be a

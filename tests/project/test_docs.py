@@ -18,6 +18,8 @@ Comments before a fence, which no reader sees, say what else is needed:
 
 import ast
 import contextlib
+import enum
+import importlib
 import inspect
 import io
 import os
@@ -31,6 +33,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import apsw
+import attrs
 import pytest
 import trio
 
@@ -248,6 +251,29 @@ def test_the_table_of_driver_errors_is_that_of_the_code():
     for kind in kinds:
         expected = type(_worker.store_error("log.db", kind("why"))).__name__
         assert documented.get(kind.__name__, "StoreUnusable") == expected
+
+
+def test_the_reference_describes_every_field():
+    """Sphinx does not look for them where the private modules define them: ``docs/conf.py`` has it do so."""
+    pytest.importorskip("sphinx")
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    conf["adopt_attribute_docs"]()
+    checked = 0
+    for module in conf["PUBLIC_MODULES"]:
+        described = conf["ModuleAnalyzer"].for_module(module).attr_docs
+        for name in importlib.import_module(module).__all__:
+            value = getattr(importlib.import_module(module), name)
+            if attrs.has(value):
+                fields = [field.name for field in attrs.fields(value) if field.name[0] != "_"]
+            elif isinstance(value, enum.EnumType):
+                fields = list(value.__members__)
+            else:
+                continue
+            for field in fields:
+                checked += 1
+                is_in_class = re.search(rf"^ +{field}: \S", inspect.getdoc(value), re.MULTILINE)
+                assert is_in_class or described.get((name, field)), f"{module}.{name}.{field}"
+    assert checked > 100
 
 
 def test_every_fault_names_the_tests_that_show_it():

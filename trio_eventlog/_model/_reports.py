@@ -206,7 +206,7 @@ class LogStatistics:
     """Events lost, per reason; reasons without a loss are absent. Read-only."""
 
     pending: int
-    """Events accepted and not yet stored or lost: in the channel, in the buffer, in flight, or spilled."""
+    """Events that are in the channel, in the buffer, in flight or in the spill file."""
 
     pending_bytes: int
     """Bytes of the pending events that are in memory, counted as for ``max_event_bytes``."""
@@ -281,7 +281,7 @@ class StoreVerification:
     """The first problems, at most as many as were asked for."""
 
     gaps: int
-    """Number of runs of missing seqs: events lost, duplicate or pruned. Not a problem in itself."""
+    """Number of runs of missing seqs (events lost, duplicate or pruned). Not a problem in itself."""
 
     missing: int
     """Missing seqs in all of these runs together."""
