@@ -242,6 +242,9 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, every warning an error, and run its examples."""
     install_package(session)
     install_group(session, "docs")
+    install_group(session, "tests")
+    # Skipped in the other session, which has no Sphinx.
+    session.run("pytest", "tests/project/test_docs.py", "-k", "the_reference_describes_every_field")
     for builder in ("html", "doctest"):
         session.run(
             *("sphinx-build", "-W", "-n", "--keep-going", "-q"),
