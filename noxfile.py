@@ -27,6 +27,8 @@ TESTS_ON_SERVERS = (
     *("tests/cli/servers", "tests/project/servers"),
 )
 """What the other sessions leave out: `norecursedirs` in pyproject.toml."""
+LONG = ("-o", "faulthandler_timeout=3600")
+"""For sessions whose tests take minutes each: no stacks are dumped of one that is just at work."""
 # Tests start Python hundreds of times; what it imports is compiled once, whatever the environment asks for.
 COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}
 PYTHONS = nox.project.python_versions(PYPROJECT)
@@ -123,7 +125,7 @@ def harness(session: nox.Session) -> None:
     """Run the harness for stores on every broken store, with twenty seeds each."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", *IN_PARALLEL, "tests/testing/deep_harness.py", *session.posargs)
+    session.run("pytest", *IN_PARALLEL, *LONG, "tests/testing/deep_harness.py", *session.posargs)
 
 
 @nox.session
@@ -131,7 +133,7 @@ def crashes(session: nox.Session) -> None:
     """Kill processes in the middle of their work, six hundred times."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", "tests/crashes/deep_crashes.py", *session.posargs)
+    session.run("pytest", *LONG, "tests/crashes/deep_crashes.py", *session.posargs)
 
 
 @nox.session
@@ -139,7 +141,7 @@ def campaign(session: nox.Session) -> None:
     """Play 100,000 steps of the fault campaign, and more."""
     install_package(session)
     install_group(session, "tests")
-    session.run("pytest", "--show-capture=no", "tests/crashes/deep_campaign.py", *session.posargs)
+    session.run("pytest", "--show-capture=no", *LONG, "tests/crashes/deep_campaign.py", *session.posargs)
 
 
 @nox.session
@@ -148,7 +150,7 @@ def soak(session: nox.Session) -> None:
     arguments = install_package(session, "testing,nats")
     install_group(session, "tests")
     install_group(session, "servers")
-    session.run("pytest", "tests/stores/jetstream/deep_soak.py", *arguments)
+    session.run("pytest", *LONG, "tests/stores/jetstream/deep_soak.py", *arguments)
 
 
 @nox.session
@@ -242,6 +244,9 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, every warning an error, and run its examples."""
     install_package(session)
     install_group(session, "docs")
+    install_group(session, "tests")
+    # Skipped in the other session, which has no Sphinx.
+    session.run("pytest", "tests/project/test_docs.py", "-k", "the_reference_describes_every_field")
     for builder in ("html", "doctest"):
         session.run(
             *("sphinx-build", "-W", "-n", "--keep-going", "-q"),

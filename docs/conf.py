@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import pkgutil
 import re
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -96,10 +96,13 @@ def adopt_attribute_docs() -> None:
         home = ModuleAnalyzer.for_module(name)
         home.analyze()
         homes.append((home, importlib.import_module(name).__all__))
-    for found in pkgutil.walk_packages(trio_eventlog.__path__, "trio_eventlog."):
-        if "._" not in found.name or found.name.endswith("__main__"):
+    root = Path(trio_eventlog.__file__).parent
+    for path in sorted(root.rglob("_*.py")):
+        if path.name.startswith("__"):
             continue
-        module = ModuleAnalyzer.for_module(found.name)
+        # Not imported: that would take the drivers of all stores.
+        name = ".".join(("trio_eventlog", *path.relative_to(root).with_suffix("").parts))
+        module = ModuleAnalyzer.for_file(path, name)
         module.analyze()
         for home, public in homes:
             for (owner, name), lines in module.attr_docs.items():
