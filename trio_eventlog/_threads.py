@@ -9,7 +9,9 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
-__all__ = ["DISK_TIMEOUT", "in_thread"]
+from trio_eventlog._pauses import pausing
+
+__all__ = ["DISK_TIMEOUT", "in_thread", "run_sync"]
 
 T = TypeVar("T")
 
@@ -20,6 +22,34 @@ DISK_TIMEOUT: Final = 5.0
 
 _DISCARD_TIMEOUT: Final = 1.0
 """Seconds by which a cancellation may be late, so that what was made in vain is gone by then."""
+
+
+async def run_sync(
+    work: Callable[[], T],
+    *,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = True,
+    name: str | None = None,
+) -> T:
+    """Like :func:`trio.to_thread.run_sync`, beside tasks that never pause, too. A checkpoint.
+
+    Args:
+      work: the function to run.
+      limiter: whose turn to wait for. By default there is none to wait for: the program may keep Trio's
+        default limiter busy.
+      abandon_on_cancel: as Trio's.
+      name: of the thread.
+
+    Raises:
+      RuntimeError: no thread can be started.
+    """
+    with pausing():
+        return await trio.to_thread.run_sync(
+            work,
+            abandon_on_cancel=abandon_on_cancel,
+            limiter=trio.CapacityLimiter(1) if limiter is None else limiter,
+            thread_name=name,
+        )
 
 
 @trio.lowlevel.enable_ki_protection  # between getting the result and returning it
@@ -40,23 +70,15 @@ async def in_thread(
     Raises:
       RuntimeError: no thread can be started.
     """
-    # A limiter of its own: the program may keep Trio's default limiter busy.
     limiter = trio.CapacityLimiter(1)
     handover = None if discard is None else _Handover(work, discard)
     try:
-        return await trio.to_thread.run_sync(
-            work if handover is None else handover.run,
-            abandon_on_cancel=True,
-            limiter=limiter,
-            thread_name=name,
-        )
+        return await run_sync(work if handover is None else handover.run, limiter=limiter, name=name)
     except BaseException:
         if handover is not None and handover.give_up():
             try:
                 with trio.move_on_after(_DISCARD_TIMEOUT, shield=True):
-                    await trio.to_thread.run_sync(
-                        handover.discard, abandon_on_cancel=True, limiter=limiter, thread_name=name
-                    )
+                    await run_sync(handover.discard, limiter=limiter, name=name)
             except RuntimeError:
                 # No thread can be started. It takes the loop's time, but nothing must stay open.
                 handover.discard()

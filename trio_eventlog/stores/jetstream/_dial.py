@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
+from trio_eventlog._threads import run_sync
 from trio_eventlog._util import how_to_install
 from trio_eventlog.stores.jetstream._access import Access, Server
 from trio_eventlog.stores.jetstream._protocol import (
@@ -97,7 +98,7 @@ class Dialer:
         return wire
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=self._limiter)
+        return await run_sync(function, limiter=self._limiter)
 
     # --- TCP --------------------------------------------------------------------------------------
 

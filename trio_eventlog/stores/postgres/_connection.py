@@ -23,6 +23,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.waiting import Ready, Wait
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
+from trio_eventlog._threads import run_sync
 from trio_eventlog.stores._common._closing import OwningProcess
 from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array
@@ -367,7 +368,7 @@ class TrioConnection(psycopg.AsyncConnection[TupleRow]):
         if not psycopg.capabilities.has_cancel_safe():
             # It blocks. If the thread outlives this, it only closes its own connection late.
             cancel = self.pgconn.get_cancel().cancel
-            await trio.to_thread.run_sync(cancel, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+            await run_sync(cancel)
             return
         request = self.pgconn.cancel_conn()
         try:

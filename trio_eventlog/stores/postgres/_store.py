@@ -16,6 +16,7 @@ from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription, StoreVerification
 from trio_eventlog._numbers import check_integer
+from trio_eventlog._threads import run_sync
 from trio_eventlog._util import NoPublicConstructor, how_to_install
 from trio_eventlog.abc import ChangeWatch, EventPage
 from trio_eventlog.stores._common._arguments import (
@@ -373,10 +374,9 @@ async def _load_driver() -> ModuleType:
     """The module that needs the driver. A checkpoint."""
     try:
         # Importing psycopg takes more than the 100 ms for which the event loop may be blocked.
-        return await trio.to_thread.run_sync(
-            importlib.import_module,
-            "trio_eventlog.stores.postgres._pool",
-            limiter=trio.CapacityLimiter(1),
+        return await run_sync(
+            partial(importlib.import_module, "trio_eventlog.stores.postgres._pool"),
+            abandon_on_cancel=False,
         )
     except ImportError as exc:
         raise StoreUnusable(f"PostgresStore needs psycopg: {how_to_install('postgres')} ({exc})") from exc

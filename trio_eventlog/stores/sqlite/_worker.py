@@ -179,8 +179,8 @@ class SerialWorker:
             raise closed_error(self.path)
         state = _Job()
         try:
-            return await trio.to_thread.run_sync(
-                self._run, job, state, abandon_on_cancel=True, limiter=self._turn, thread_name=_THREAD_NAME
+            return await threads.run_sync(
+                partial(self._run, job, state), limiter=self._turn, name=_THREAD_NAME
             )
         except RuntimeError as exc:
             # No thread can be started.
