@@ -18,99 +18,11 @@ import attrs
 import trio
 
 import trio_eventlog
-from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog.abc import EventPage
+from trio_eventlog.testing._code import Code, Series, code_of, numbered_types
 from trio_eventlog.testing._model import assert_same_events
 
-# --- values ---------------------------------------------------------------------------------------
-
-_MAX_LINE: Final = 110
-_MIN_RANGE: Final = 12
-"""How many consecutive seqs are written as a range."""
-
-_MIN_NUMBERED_TYPES: Final = 20
-
-
-class Series(list[PersistedEvent]):
-    """Events that differ in their seqs alone, so that a program can name any number of them in one line."""
-
-    def __init__(self, first: int, count: int, *, module: str = "m") -> None:
-        super().__init__(
-            PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent(module, "t", {"n": seq}))
-            for seq in range(first, first + count)
-        )
-        self.code = (
-            f'[PersistedEvent(f"id-{{n}}", n, n, None, ModuleEvent({module!a}, "t", {{"n": n}}))'
-            f" for n in range({first}, {first + count})]"
-        )
-
-    def __repr__(self) -> str:
-        return self.code
-
-
-def numbered_types(count: int) -> tuple[str, ...]:
-    """Event types that a program can name in one line, however many they are."""
-    return tuple(f"type-{n}" for n in range(count))
-
-
-class _Code(str):
-    """What is Python already."""
-
-    __slots__ = ()
-
-
-def code_of(value: object) -> str:
-    """A value as Python: an event, a query, or anything that is made of them and of literals."""
-    match value:
-        case _Code():
-            return value
-        case Series():
-            return value.code
-        case PersistedEvent():
-            return _event_code(value)
-        case EventQuery():
-            return _query_code(value)
-        case str():
-            # A string that no reader would count is written the way they would type it.
-            is_long = len(value) > _MAX_LINE and len(set(value)) == 1
-            return f"{value[0]!a} * {len(value)}" if is_long else ascii(value)
-        case dict():
-            return "{" + ", ".join(f"{key!a}: {code_of(item)}" for key, item in value.items()) + "}"
-        case tuple() if len(value) > _MIN_NUMBERED_TYPES and value == numbered_types(len(value)):
-            return f'tuple(f"type-{{n}}" for n in range({len(value)}))'
-        case list() | range():
-            return _list_code(value)
-        case set():
-            return "{" + ", ".join(map(code_of, sorted(value))) + "}" if value else "set()"
-        case _:
-            return ascii(value)
-
-
-def _list_code(values: Sequence[object]) -> str:
-    first = values[0] if len(values) >= _MIN_RANGE else None
-    if type(first) is int and list(values) == list(range(first, first + len(values))):
-        return f"list(range({first}, {first + len(values)}))"
-    items = [code_of(value) for value in values]
-    line = f"[{', '.join(items)}]"
-    if len(line) <= _MAX_LINE or not any(isinstance(value, PersistedEvent) for value in values):
-        return line
-    return "\n".join(["[", *(f"    {item}," for item in items), "]"])
-
-
-def _event_code(event: PersistedEvent) -> str:
-    inner = event.event
-    actor = inner.agent_id if isinstance(inner, AgentEvent) else inner.module
-    fields = (event.id, event.seq, event.timestamp_ms, event.member_id)
-    payload = "" if inner.payload is None else f", {code_of(inner.payload)}"
-    made = f"{type(inner).__name__}({code_of(actor)}, {code_of(inner.event_type)}{payload})"
-    return f"PersistedEvent({', '.join(map(code_of, fields))}, {made})"
-
-
-def _query_code(query: EventQuery) -> str:
-    fields = {field.name: getattr(query, field.name) for field in attrs.fields(EventQuery)}
-    given = (f"{name}={code_of(value)}" for name, value in fields.items() if value not in (None, ()))
-    return f"EventQuery({', '.join(given)})"
-
+__all__ = ["Block", "Program", "Series", "code_of", "numbered_types"]
 
 # --- the program ----------------------------------------------------------------------------------
 
@@ -218,7 +130,7 @@ class Program:
     def assign(self, variable: str, expression: str, *values: object) -> None:
         """Assign the value of an expression to a variable, in the program and in :attr:`variables`."""
         # Printed now, since what is assigned may be changed by what comes next.
-        self.add(f"{variable} = $0", _Code(_Statement(expression, values).code()))
+        self.add(f"{variable} = $0", Code(_Statement(expression, values).code()))
         self.variables[variable] = self.evaluate(expression, *values)
 
     def name_last(self, variable: str) -> None:
