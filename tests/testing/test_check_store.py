@@ -17,7 +17,13 @@ from tests._helpers.harness import hardly_shrunk  # noqa: F401 - a fixture
 from trio_eventlog import StoreError
 from trio_eventlog.abc import EventPage
 from trio_eventlog.stores import MemoryStore
-from trio_eventlog.testing import CLAUSES, ClauseFailure, ConformanceError, check_store
+from trio_eventlog.testing import (
+    CLAUSES,
+    ClauseFailure,
+    ConformanceError,
+    StoreConformance,
+    check_store,
+)
 
 BY_NAME = {broken.name: broken for broken in BROKEN}
 
@@ -271,7 +277,7 @@ def test_no_batch_is_larger_than_the_store_declares():
     async def open_store(location):
         yield Small()
 
-    report = check(open_store)
+    report = check(open_store, budget=60.0, max_examples=5)
 
     report.raise_if_failed()
     assert max(sizes) == 3
@@ -356,6 +362,79 @@ def test_a_search_that_was_cut_short_passes_and_says_so():
     (passed,) = check(open_memory, "S9", max_examples=100_000, budget=1.0).passed
 
     assert any(re.fullmatch(r"last_seq: \d+ of 50000 examples", what) for what in passed.cut_short)
+
+
+class SlowTests(StoreConformance):
+    durable = False
+    budget = 0.5
+
+    def open_store(self, location):
+        return opened_memory(VerySlow, location)
+
+
+def test_a_test_that_did_not_finish_fails():
+    with pytest.raises(ConformanceError, match="Not finished: last_seq: tried"):
+        SlowTests().test_s9()
+
+
+class HungryTests(StoreConformance):
+    durable = False
+    budget = 20.0
+    max_examples = 10
+
+    def open_store(self, location):
+        return opened_memory(Slow, location)
+
+
+def test_a_test_borrows_time_of_the_others_until_it_has_tried_enough():
+    """Its own part of the budget would be 0.5 s."""
+    HungryTests().test_s9()
+
+    assert 0 < HungryTests._spent < 20
+    assert StoreConformance._spent == 0
+
+
+# --- deviations -----------------------------------------------------------------------------------
+
+
+def test_a_declared_deviation_is_no_failure():
+    """It is tried all the same, and a reader of the report sees what and why."""
+    broken = BY_NAME["case-insensitive"]
+    report = check(broken.open_store, "S6", "S9", deviations={"S6": "SQL Server", "S9": "not true"})
+
+    report.raise_if_failed()
+    assert report.is_conformant
+    assert report.failures == ()
+    assert [(failure.clause, failure.deviation) for failure in report.deviations] == [("S6", "SQL Server")]
+    assert [(passed.clause, passed.deviation) for passed in report.passed] == [("S9", "not true")]
+    assert " S6  deviates SQL Server: " in str(report)
+
+
+class DeviatingTests(StoreConformance):
+    durable = False
+    max_examples = 10
+    deviations = {"S6": "SQL Server"}  # noqa: RUF012 - as users write it
+
+    def open_store(self, location):
+        return BY_NAME["case-insensitive"].open_store(location)
+
+
+def test_a_test_of_a_declared_deviation_is_an_expected_failure():
+    with pytest.raises(pytest.xfail.Exception, match="SQL Server: "):
+        DeviatingTests().test_s6()
+
+
+@pytest.mark.parametrize(
+    ("deviations", "error", "message"),
+    [
+        ({"S99": "so"}, ValueError, "deviations: expected some of S1 to S15, got S99"),
+        ({"S1": None}, TypeError, "deviations[S1]: expected a string, got NoneType"),
+        (["S1"], TypeError, "deviations: expected a mapping of clauses to reasons, got list"),
+    ],
+)
+def test_deviations_that_make_no_sense(deviations, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        check_store(open_memory, deviations=deviations)
 
 
 def test_results_are_told_as_they_come():

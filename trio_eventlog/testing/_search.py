@@ -341,14 +341,16 @@ class Searcher:
         """
         location = fresh_location(self._sandbox.root)
         example = Example(self._subject, check.clause, location)
-        cut = trio.CancelScope()
+        was_cut = False
 
         async def attempt() -> None:
-            cut.deadline = trio.current_time() + until - time.monotonic()
+            nonlocal was_cut
+            cut = trio.CancelScope(deadline=trio.current_time() + until - time.monotonic())
             try:
                 with cut:
                     await check.run(example, case)
             finally:
+                was_cut = cut.cancel_called
                 example.alive("dropping the store", expected_seconds=_DROP_SECONDS)
                 with trio.move_on_after(_DROP_SECONDS, shield=True):
                     await self._sandbox.drop([location, *example.siblings])
@@ -358,7 +360,7 @@ class Searcher:
         self._examples += 1
         seed_random(f"{self._seed}:{self._examples}")
         error = run_watched(attempt, example)
-        if cut.cancel_called and not (example.violation and example.violation.out_of_reach):
+        if was_cut and not (example.violation and example.violation.out_of_reach):
             # Whatever the store did then, it did because it was cancelled.
             raise _TimeIsUp
         if example.violation is None:
