@@ -21,16 +21,18 @@ _MIN_RANGE: Final = 12
 _MIN_NUMBERED_TYPES: Final = 20
 
 
+def numbered(n: int) -> PersistedEvent:
+    """An event that differs from others of its kind in its number alone."""
+    return PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t", {"n": n}))
+
+
 class Series(list[PersistedEvent]):
     """Events that differ in their seqs alone, so that a program can name any number of them in one line."""
 
-    def __init__(self, first: int, count: int, *, module: str = "m") -> None:
-        super().__init__(
-            PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent(module, "t", {"n": seq}))
-            for seq in range(first, first + count)
-        )
+    def __init__(self, first: int, count: int) -> None:
+        super().__init__(map(numbered, range(first, first + count)))
         self.code = (
-            f'[PersistedEvent(f"id-{{n}}", n, n, None, ModuleEvent({module!a}, "t", {{"n": n}}))'
+            '[PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t", {"n": n}))'
             f" for n in range({first}, {first + count})]"
         )
 

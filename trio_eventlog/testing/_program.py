@@ -19,10 +19,10 @@ import trio
 
 import trio_eventlog
 from trio_eventlog.abc import EventPage
-from trio_eventlog.testing._code import Code, Series, code_of, numbered_types
+from trio_eventlog.testing._code import Code, Series, code_of, numbered, numbered_types
 from trio_eventlog.testing._model import assert_same_events
 
-__all__ = ["Block", "Program", "Series", "code_of", "numbered_types"]
+__all__ = ["Block", "Program", "Series", "code_of", "numbered", "numbered_types"]
 
 # --- the program ----------------------------------------------------------------------------------
 
