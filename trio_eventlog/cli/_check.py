@@ -11,6 +11,9 @@ from typing import Annotated, Any, Final, TypeAlias
 import trio
 from cyclopts import Parameter
 from cyclopts.validators import Number as InRange
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
 
 from trio_eventlog._util import how_to_install
 from trio_eventlog.cli._options import USAGE_STATUS, Flag, Texts
@@ -23,6 +26,9 @@ trio-eventlog check mypackage.stores:open_memory --in-memory --clause S5 --claus
 
 _Function: TypeAlias = Annotated[str | None, Parameter(metavar="MODULE:NAME")]
 _Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))]
+
+UNFINISHED_STATUS: Final = 3
+"""Exit status where nothing is broken, but not everything could be tried in time."""
 
 _ARGUMENTS: Final = ("open_store:", "clauses:", "max_batch:", "lock_timeout:")
 """How the errors of :func:`~trio_eventlog.testing.check_store` about its arguments begin."""
@@ -60,14 +66,17 @@ def check(
     """
     try:
         from trio_eventlog.cli._check_report import report_text  # noqa: PLC0415 - needs another extra
-        from trio_eventlog.testing import check_store  # noqa: PLC0415 - as above
+        from trio_eventlog.testing import ConformanceInterrupted, check_store  # noqa: PLC0415 - as above
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "hypothesis":
             raise
         raise CommandError(f"check needs Hypothesis: {how_to_install('testing')}") from exc
     # Like `python -m`: during development, the module is usually in the current directory.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - str
-    with error_console().status(f"checking {target}") as status:
+    interrupted = False
+    spinner = Spinner("dots", text=Text(f"checking {target}"))
+    # Not Console.status(), which puts a proxy in place of sys.stderr that writes to this very console.
+    with Live(spinner, console=error_console(), transient=True, redirect_stdout=False, redirect_stderr=False):
         try:
             report = check_store(
                 _imported(target),
@@ -79,14 +88,22 @@ def check(
                 op_timeout=op_timeout,
                 max_examples=max_examples,
                 seed=seed,
-                on_result=lambda result: status.update(f"checking {target}: {result.clause} done"),
+                on_result=lambda result: spinner.update(
+                    text=Text(f"checking {target}: {result.clause} done")
+                ),
             )
+        except ConformanceInterrupted as exc:
+            report, interrupted = exc.report, True
         except (TypeError, ValueError) as exc:
             if not str(exc).startswith(_ARGUMENTS):
                 raise
             raise CommandError(str(exc), USAGE_STATUS) from exc
     trio.run(write, report_text(report))
-    return 1 if report.failures else 0
+    if interrupted:
+        raise KeyboardInterrupt
+    if report.failures:
+        return 1
+    return UNFINISHED_STATUS if report.unfinished else 0
 
 
 def _imported(target: str) -> Callable[..., Any]:

@@ -25,10 +25,14 @@ from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
 from trio_eventlog.testing._report import CLAUSES as CLAUSES
+from trio_eventlog.testing._report import CONTRACT_VERSION as CONTRACT_VERSION
+from trio_eventlog.testing._report import CheckSettings as CheckSettings
 from trio_eventlog.testing._report import ClauseFailure as ClauseFailure
 from trio_eventlog.testing._report import ClausePassed as ClausePassed
 from trio_eventlog.testing._report import ClauseSkipped as ClauseSkipped
+from trio_eventlog.testing._report import ClauseUnfinished as ClauseUnfinished
 from trio_eventlog.testing._report import ConformanceError as ConformanceError
+from trio_eventlog.testing._report import ConformanceInterrupted as ConformanceInterrupted
 from trio_eventlog.testing._report import ConformanceReport as ConformanceReport
 from trio_eventlog.testing._strategies import batches as batches
 from trio_eventlog.testing._strategies import envelopes as envelopes
@@ -40,12 +44,16 @@ from trio_eventlog.testing._strategies import texts as texts
 
 __all__ = [
     "CLAUSES",
+    "CONTRACT_VERSION",
     "AppendCall",
+    "CheckSettings",
     "ClauseFailure",
     "ClausePassed",
     "ClauseSkipped",
+    "ClauseUnfinished",
     "ClauseViolation",
     "ConformanceError",
+    "ConformanceInterrupted",
     "ConformanceReport",
     "Fails",
     "FailureReports",
