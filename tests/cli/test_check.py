@@ -160,7 +160,7 @@ def test_a_durable_store_with_readers(check_process, tmp_path):
         (["my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:number"], "my_stores:number is not a function (it is of type int)"),
         (["my_stores:not_decorated"], "expected it to return an async context manager, got async_generator"),
-        (["my_stores:open_memory", "--clause", "S16"], "clauses: expected some of S1 to S15, got S16"),
+        (["my_stores:open_memory", "--clause", "S17"], "clauses: expected some of S1 to S16, got S17"),
         (["my_stores:open_memory", "--reader", "my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:open_memory", "--budget", "0"], "--budget"),
         (["my_stores:open_memory", "--max-examples", "0"], "--max-examples"),

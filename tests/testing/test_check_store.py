@@ -36,8 +36,8 @@ def check(open_store, *clauses, **options):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"clauses": ["S5", "S16", "T1"]}, ValueError, "clauses: expected some of S1 to S15, got S16, T1"),
-        ({"clauses": []}, ValueError, "clauses: expected some of S1 to S15, got none"),
+        ({"clauses": ["S5", "S17", "T1"]}, ValueError, "clauses: expected some of S1 to S16, got S17, T1"),
+        ({"clauses": []}, ValueError, "clauses: expected some of S1 to S16, got none"),
         ({"clauses": "S5"}, TypeError, "clauses: expected a collection such as ['S5'], got a string"),
         ({"budget": 0}, ValueError, "budget: expected more than 0 seconds"),
         ({"budget": float("nan")}, ValueError, "budget: expected more than 0 seconds"),

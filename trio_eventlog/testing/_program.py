@@ -202,7 +202,7 @@ class Program:
 
     def define(self, function: Callable[..., Any] | type) -> None:
         """Define a function or class at the top level, which this module calls as well."""
-        self._definitions.setdefault(function.__name__, _source(function))
+        self._definitions.setdefault(function.__name__, source_of(function))
 
     def define_text(self, name: str, text: str) -> None:
         """Define a constant at the top level: a string of several lines."""
@@ -260,7 +260,8 @@ class Program:
 
 
 @cache
-def _source(function: Callable[..., Any] | type) -> str:
+def source_of(function: Callable[..., Any] | type) -> str:
+    """The source of a function or class, as programs show it."""
     # The program is not linted.
     return re.sub(r"  # noqa: .*", "", inspect.getsource(function)).rstrip()
 

@@ -8,6 +8,7 @@ from tests._helpers.broken_stores import (
     appending,
     atomicity,
     cancellation,
+    damage,
     durability,
     errors,
     filters,
@@ -29,5 +30,6 @@ BROKEN: tuple[Broken, ...] = (
     *locking.BROKEN,
     *isolation.BROKEN,
     *lifecycle.BROKEN,
+    *damage.BROKEN,
 )
 """All of them, in the order of the clauses."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trio_eventlog.testing._checks import (
     _appending,
     _cancellation,
+    _damage,
     _durability,
     _errors,
     _filters,
@@ -23,5 +24,6 @@ CHECKS: tuple[Check, ...] = (
     *_cancellation.CHECKS,
     *_errors.CHECKS,
     *_opening.CHECKS,
+    *_damage.CHECKS,
 )
 """All of them, in the order of the clauses."""
