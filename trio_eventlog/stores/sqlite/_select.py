@@ -86,8 +86,8 @@ def select(query: EventQuery, log_id: int) -> Select | None:
         _add_time(window, bounds)
         index = f"{table} INDEXED BY {table}_timestamp_ms"
         inner = f"SELECT seq AS found FROM {index}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
-        # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order is
-        # that of the inner statement, and is checked.
+        # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order
+        # is that of the inner statement, and is checked.
         sql = f"SELECT {READ} FROM ({inner}) LEFT JOIN {table} ON seq = found"  # noqa: S608 - no values
         return Select(sql, (*window.bindings, limit))
 
