@@ -15,6 +15,7 @@ from tests._helpers.broken_stores import (
     isolation,
     lifecycle,
     locking,
+    scale,
     values,
 )
 from tests._helpers.broken_stores._broken import Broken
@@ -31,5 +32,6 @@ BROKEN: tuple[Broken, ...] = (
     *isolation.BROKEN,
     *lifecycle.BROKEN,
     *damage.BROKEN,
+    *scale.BROKEN,
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from trio_eventlog.testing._checks import (
     _appending,
+    _atomicity,
     _cancellation,
     _damage,
     _durability,
     _errors,
     _filters,
     _opening,
+    _scale,
     _values,
 )
 from trio_eventlog.testing._search import Check
@@ -25,5 +27,7 @@ CHECKS: tuple[Check, ...] = (
     *_errors.CHECKS,
     *_opening.CHECKS,
     *_damage.CHECKS,
+    *_scale.CHECKS,
+    *_atomicity.CHECKS,
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""

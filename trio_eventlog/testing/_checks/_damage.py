@@ -7,6 +7,7 @@ again damages a copy of its files, opens it, and judges the answers.
 from __future__ import annotations
 
 import faulthandler
+import re
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
@@ -294,8 +295,8 @@ async def _try_damages(example: Example, case: Damages) -> None:
         scout = await run_child(source, example.location, children.environment())
         if not scout.returncode:
             return
-        begun = scout.stdout.split(b"\n")[:-1]
-        shown = [case.cases[int(begun[-1].split()[0])]] if begun else shown
+        begun = re.findall(rb"^(\d+) ", scout.stdout, re.MULTILINE)
+        shown = [case.cases[int(begun[-1])]] if begun else shown
     result = await run_to_its_end(example, _child_source(example, shown))
     example.check("result.returncode == 0", lambda: _message(result))
 
