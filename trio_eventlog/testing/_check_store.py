@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, EventStore, LeasedStore, LockingStore
+from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, LeasedStore, LockingStore
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
@@ -49,6 +49,9 @@ class Declared:
     max_batch: int | None
     has_lock: bool
     lock_timeout: float
+    detects_damage: bool
+    keeps_files: bool = False
+    """Whether it has files at its location. They are there once it was left, if not before."""
 
 
 def first_look(sandbox: Sandbox) -> Declared:
@@ -75,6 +78,9 @@ def first_look(sandbox: Sandbox) -> Declared:
                 )
             declared = declarations(store)
             example.alive("leaving the store")
+        if declared.detects_damage:
+            has_files = any(path.is_file() for path in location.rglob("*"))
+            declared = attrs.evolve(declared, keeps_files=has_files)
         await sandbox.drop([location])
 
     error = run_watched(look, example)
@@ -101,6 +107,7 @@ def declarations(store: EventStore) -> Declared:
         max_batch=max_batch,
         has_lock=bool(store.has_lock) if isinstance(store, LockingStore) else True,
         lock_timeout=lock_timeout,
+        detects_damage=bool(store.detects_damage) if isinstance(store, DamageAwareStore) else False,
     )
 
 
@@ -336,6 +343,10 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
         lacking["reading children"] = "a child process cannot import open_reader"
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
+    if not declared.detects_damage:
+        lacking["damage"] = "the store does not declare that it detects damage"
+    elif not declared.keeps_files:
+        lacking["damage"] = "the store keeps no files at its location"
     if not subject.durable:
         lacking["durable"] = "the store is not durable"
     return lacking

@@ -8,6 +8,7 @@ from tests._helpers.broken_stores import (
     appending,
     atomicity,
     cancellation,
+    damage,
     durability,
     errors,
     filters,
@@ -30,6 +31,7 @@ BROKEN: tuple[Broken, ...] = (
     *locking.BROKEN,
     *isolation.BROKEN,
     *lifecycle.BROKEN,
+    *damage.BROKEN,
     *scale.BROKEN,
 )
 """All of them."""

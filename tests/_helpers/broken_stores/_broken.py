@@ -38,6 +38,7 @@ class Broken:
       durable: whether it claims to be.
       open_reader: opens it read-only.
       also: clauses that it cannot help breaking as well.
+      is_slow: whether it takes long to find out, so that the test suite leaves it to ``deep_harness``.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Broken:
     durable: bool = False
     open_reader: StoreOpener | None = None
     also: frozenset[str] = frozenset()
+    is_slow: bool = False
 
 
 def memory(clause: str, name: str, cls: type[CorrectMemoryStore], *also: str) -> Broken:

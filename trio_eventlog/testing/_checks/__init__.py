@@ -6,6 +6,7 @@ from trio_eventlog.testing._checks import (
     _appending,
     _atomicity,
     _cancellation,
+    _damage,
     _durability,
     _errors,
     _filters,
@@ -25,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     *_cancellation.CHECKS,
     *_errors.CHECKS,
     *_opening.CHECKS,
+    *_damage.CHECKS,
     *_scale.CHECKS,
     *_atomicity.CHECKS,
 )
