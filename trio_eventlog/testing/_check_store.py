@@ -14,10 +14,11 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, EventStore, LeasedStore, LockingStore
+from trio_eventlog.abc import BoundedStore, EventStore, FileStore, LeasedStore, LockingStore
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
+from trio_eventlog.testing._power._losing import why_not_watched
 from trio_eventlog.testing._report import (
     CLAUSES,
     ClauseFailure,
@@ -45,6 +46,7 @@ class Declared:
     max_batch: int | None
     has_lock: bool
     lock_timeout: float
+    file_access: str | None
 
 
 def first_look(sandbox: Sandbox) -> Declared:
@@ -93,10 +95,14 @@ def declarations(store: EventStore) -> Declared:
     lock_timeout = store.lock_timeout if isinstance(store, LeasedStore) else 0.0
     if type(lock_timeout) not in (int, float) or not 0 <= lock_timeout < math.inf:
         raise TypeError(f"lock_timeout: expected seconds, finite and not negative, got {lock_timeout!r}")
+    file_access = store.file_access if isinstance(store, FileStore) else None
+    if file_access not in (None, "apsw", "os"):
+        raise TypeError(f"file_access: expected 'apsw', 'os' or None, got {file_access!r}")
     return Declared(
         max_batch=max_batch,
         has_lock=bool(store.has_lock) if isinstance(store, LockingStore) else True,
         lock_timeout=lock_timeout,
+        file_access=file_access,
     )
 
 
@@ -182,6 +188,7 @@ def check_store(
             plain,
             max_batch=declared.max_batch,
             lock_timeout=declared.lock_timeout,
+            file_access=declared.file_access,
             children=children if isinstance(children, Children) else None,
         )
         lacking = _lacking(subject, declared, children)
@@ -236,6 +243,10 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
         lacking["reader"] = "no open_reader was given"
     if isinstance(children, str):
         lacking["children"] = children
+    if declared.file_access is None:
+        lacking["files"] = "the store does not say how its files can be watched (FileStore)"
+    elif (why := why_not_watched(declared.file_access)) is not None:
+        lacking["files"] = why
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
     if not subject.durable:

@@ -14,6 +14,7 @@ from tests._helpers.broken_stores import (
     isolation,
     lifecycle,
     locking,
+    power,
     values,
 )
 from tests._helpers.broken_stores._broken import Broken
@@ -24,6 +25,7 @@ BROKEN: tuple[Broken, ...] = (
     *filters.BROKEN,
     *values.BROKEN,
     *durability.BROKEN,
+    *power.BROKEN,
     *cancellation.BROKEN,
     *errors.BROKEN,
     *locking.BROKEN,

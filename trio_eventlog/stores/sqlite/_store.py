@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import apsw
 import attrs
@@ -87,6 +87,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
     survives: str = "power"
     """What an append that has returned survives, ``"power"`` or ``"process"``."""
+
+    file_access: ClassVar[str] = "apsw"
+    """See :class:`trio_eventlog.abc.FileStore`."""
 
     @property
     def log_id(self) -> str | None:
