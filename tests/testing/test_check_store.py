@@ -307,7 +307,11 @@ def test_a_store_that_no_child_process_can_import():
         " test_a_store_that_no_child_process_can_import, so that no other program can import it"
     )
     assert {result.clause: result.left_out for result in report.passed} == {
-        "S10": (f"a process that is killed: {reason}", "readers: no open_reader was given"),
+        "S10": (
+            "a loss of power: the store does not say how its files can be watched (FileStore)",
+            f"a process that is killed: {reason}",
+            "readers: no open_reader was given",
+        ),
         "S13": (
             f"a second appender in another process: {reason}",
             f"an appender that is killed: {reason}",

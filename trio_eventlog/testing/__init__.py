@@ -24,6 +24,12 @@ from trio_eventlog.testing._faulty_store import AppendCall as AppendCall
 from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
+from trio_eventlog.testing._power._journal import FileJournal as FileJournal
+from trio_eventlog.testing._power._losing import check_power_loss as check_power_loss
+from trio_eventlog.testing._power._states import Crash as Crash
+from trio_eventlog.testing._power._states import CrashState as CrashState
+from trio_eventlog.testing._power._states import crash_state as crash_state
+from trio_eventlog.testing._power._vfs import record_files as record_files
 from trio_eventlog.testing._report import CLAUSES as CLAUSES
 from trio_eventlog.testing._report import CONTRACT_VERSION as CONTRACT_VERSION
 from trio_eventlog.testing._report import CheckSettings as CheckSettings
@@ -55,10 +61,13 @@ __all__ = [
     "ConformanceError",
     "ConformanceInterrupted",
     "ConformanceReport",
+    "Crash",
+    "CrashState",
     "Fails",
     "FailureReports",
     "Fault",
     "FaultyStore",
+    "FileJournal",
     "GoesBack",
     "Hangs",
     "Rejects",
@@ -69,7 +78,9 @@ __all__ = [
     "assert_same_events",
     "batches",
     "check_accounts",
+    "check_power_loss",
     "check_store",
+    "crash_state",
     "envelopes",
     "events",
     "fault_scripts",
@@ -77,6 +88,7 @@ __all__ = [
     "payloads",
     "persisted_events",
     "queries",
+    "record_files",
     "run_in_virtual_time",
     "texts",
 ]

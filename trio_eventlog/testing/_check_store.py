@@ -14,12 +14,13 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, LeasedStore, LockingStore
+from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, FileStore, LeasedStore, LockingStore
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._importing import opening_of
 from trio_eventlog.testing._interrupts import noticed_interrupts
+from trio_eventlog.testing._power._losing import why_not_watched
 from trio_eventlog.testing._report import (
     CLAUSES,
     CheckSettings,
@@ -52,6 +53,7 @@ class Declared:
     detects_damage: bool
     keeps_files: bool = False
     """Whether it has files at its location. They are there once it was left, if not before."""
+    file_access: str | None
 
 
 def first_look(sandbox: Sandbox) -> Declared:
@@ -103,11 +105,15 @@ def declarations(store: EventStore) -> Declared:
     lock_timeout = store.lock_timeout if isinstance(store, LeasedStore) else 0.0
     if type(lock_timeout) not in (int, float) or not 0 <= lock_timeout < math.inf:
         raise TypeError(f"lock_timeout: expected seconds, finite and not negative, got {lock_timeout!r}")
+    file_access = store.file_access if isinstance(store, FileStore) else None
+    if file_access not in (None, "apsw", "os"):
+        raise TypeError(f"file_access: expected 'apsw', 'os' or None, got {file_access!r}")
     return Declared(
         max_batch=max_batch,
         has_lock=bool(store.has_lock) if isinstance(store, LockingStore) else True,
         lock_timeout=lock_timeout,
         detects_damage=bool(store.detects_damage) if isinstance(store, DamageAwareStore) else False,
+        file_access=file_access,
     )
 
 
@@ -274,6 +280,7 @@ def _prepared(plain: StoreUnderTest, root: Path, wanted: list[str]) -> tuple[San
         plain,
         max_batch=declared.max_batch,
         lock_timeout=declared.lock_timeout,
+        file_access=declared.file_access,
         children=children if isinstance(children, Children) else None,
     )
     sandbox = attrs.evolve(sandbox, subject=subject, opening=opening.code)
@@ -341,6 +348,10 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
         lacking["children"] = lacking["reading children"] = children
     elif children.reading is None and subject.open_reader is not None:
         lacking["reading children"] = "a child process cannot import open_reader"
+    if declared.file_access is None:
+        lacking["files"] = "the store does not say how its files can be watched (FileStore)"
+    elif (why := why_not_watched(declared.file_access)) is not None:
+        lacking["files"] = why
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
     if not declared.detects_damage:

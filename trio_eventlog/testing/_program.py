@@ -190,7 +190,7 @@ def _imports(body: str) -> list[str]:
     imports.append("")
     imports += _imported("trio_eventlog", _PACKAGE_NAMES, body)
     imports += _imported("trio_eventlog.abc", ("EventPage",), body)
-    imports += _imported("trio_eventlog.testing", ("assert_same_events",), body)
+    imports += _imported("trio_eventlog.testing", ("Crash", "assert_same_events", "check_power_loss"), body)
     return imports
 
 

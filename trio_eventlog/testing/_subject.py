@@ -107,6 +107,8 @@ class StoreUnderTest:
 
     max_batch: int | None = None
     lock_timeout: float = 0.0
+    file_access: str | None = None
+    """How what the store does to its files is watched; None if it is not."""
 
     @property
     def cancel_timeout(self) -> float:

@@ -15,6 +15,7 @@ from tests._helpers.correct_stores import (
     CorrectMemoryStore,
     Held,
     in_thread,
+    open_file,
     opened_file,
     opened_file_reader,
 )
@@ -183,15 +184,18 @@ def with_reader(clause: str, name: str, cls: type[CorrectFileStore], *also: str)
         durable=True,
         open_reader=partial(opened_file_reader, CorrectFileReader),
         also=frozenset(also),
+        correct=open_file,
     )
 
 
 BROKEN: tuple[Broken, ...] = (
-    file("S4", "synced event by event", SyncedEventByEvent),
+    attrs.evolve(file("S4", "synced event by event", SyncedEventByEvent), is_slow=True),
     file("S4", "synced in hundreds", SyncedInHundreds),
-    file("S4", "synced in thousands", SyncedInThousands),
+    attrs.evolve(file("S4", "synced in thousands", SyncedInThousands), is_slow=True),
     file("S4", "a batch is two writes", IndexAfterData),
-    with_reader("S4", "synced event by event, with a reader", SyncedEventByEvent, "S10"),
+    attrs.evolve(
+        with_reader("S4", "synced event by event, with a reader", SyncedEventByEvent, "S10"), is_slow=True
+    ),
     with_reader("S4", "synced in hundreds, with a reader", SyncedInHundreds, "S10"),
     memory("S1", "looks for 999 ids of a batch", KnownIn999),
     memory("S1", "returns the repeats of the first 500 events", RepeatsOfTheFirstPart),
