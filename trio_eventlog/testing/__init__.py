@@ -22,6 +22,20 @@ from trio_eventlog.testing._faults import fault_scripts as fault_scripts
 from trio_eventlog.testing._faults import faults as faults
 from trio_eventlog.testing._faulty_store import AppendCall as AppendCall
 from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
+from trio_eventlog.testing._history._check import check_history as check_history
+from trio_eventlog.testing._history._format import HistoryFormatError as HistoryFormatError
+from trio_eventlog.testing._history._operations import AppendOperation as AppendOperation
+from trio_eventlog.testing._history._operations import LastSeqOperation as LastSeqOperation
+from trio_eventlog.testing._history._operations import Operation as Operation
+from trio_eventlog.testing._history._operations import Outcome as Outcome
+from trio_eventlog.testing._history._operations import QueryOperation as QueryOperation
+from trio_eventlog.testing._history._recorder import History as History
+from trio_eventlog.testing._history._recorder import RecordingStore as RecordingStore
+from trio_eventlog.testing._history._recorder import recording as recording
+from trio_eventlog.testing._history._report import ANOMALIES as ANOMALIES
+from trio_eventlog.testing._history._report import Anomaly as Anomaly
+from trio_eventlog.testing._history._report import HistoryError as HistoryError
+from trio_eventlog.testing._history._report import HistoryReport as HistoryReport
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
 from trio_eventlog.testing._report import CLAUSES as CLAUSES
@@ -39,8 +53,11 @@ from trio_eventlog.testing._strategies import queries as queries
 from trio_eventlog.testing._strategies import texts as texts
 
 __all__ = [
+    "ANOMALIES",
     "CLAUSES",
+    "Anomaly",
     "AppendCall",
+    "AppendOperation",
     "ClauseFailure",
     "ClausePassed",
     "ClauseSkipped",
@@ -53,6 +70,15 @@ __all__ = [
     "FaultyStore",
     "GoesBack",
     "Hangs",
+    "History",
+    "HistoryError",
+    "HistoryFormatError",
+    "HistoryReport",
+    "LastSeqOperation",
+    "Operation",
+    "Outcome",
+    "QueryOperation",
+    "RecordingStore",
     "Rejects",
     "Slow",
     "StoreConformance",
@@ -61,6 +87,7 @@ __all__ = [
     "assert_same_events",
     "batches",
     "check_accounts",
+    "check_history",
     "check_store",
     "envelopes",
     "events",
@@ -69,6 +96,7 @@ __all__ = [
     "payloads",
     "persisted_events",
     "queries",
+    "recording",
     "run_in_virtual_time",
     "texts",
 ]
