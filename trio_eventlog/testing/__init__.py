@@ -38,6 +38,12 @@ from trio_eventlog.testing._history._report import HistoryError as HistoryError
 from trio_eventlog.testing._history._report import HistoryReport as HistoryReport
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
+from trio_eventlog.testing._nemeses._clocks import JumpingClock as JumpingClock
+from trio_eventlog.testing._nemeses._clocks import WallClock as WallClock
+from trio_eventlog.testing._nemeses._clocks import jumping_wall_clock as jumping_wall_clock
+from trio_eventlog.testing._nemeses._processes import kill as kill
+from trio_eventlog.testing._nemeses._processes import paused as paused
+from trio_eventlog.testing._nemeses._proxy import TcpProxy as TcpProxy
 from trio_eventlog.testing._report import CLAUSES as CLAUSES
 from trio_eventlog.testing._report import ClauseFailure as ClauseFailure
 from trio_eventlog.testing._report import ClausePassed as ClausePassed
@@ -74,6 +80,7 @@ __all__ = [
     "HistoryError",
     "HistoryFormatError",
     "HistoryReport",
+    "JumpingClock",
     "LastSeqOperation",
     "Operation",
     "Outcome",
@@ -83,6 +90,8 @@ __all__ = [
     "Slow",
     "StoreConformance",
     "StoreStateMachine",
+    "TcpProxy",
+    "WallClock",
     "Works",
     "assert_same_events",
     "batches",
@@ -93,6 +102,9 @@ __all__ = [
     "events",
     "fault_scripts",
     "faults",
+    "jumping_wall_clock",
+    "kill",
+    "paused",
     "payloads",
     "persisted_events",
     "queries",

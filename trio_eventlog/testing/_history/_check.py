@@ -63,8 +63,8 @@ def check_history(
     clocks = {operation.clock for operation in history.operations}
     if len(clocks) > 1 and max_skew is None:
         raise ValueError(
-            f"max_skew: these histories come from {len(clocks)} machines; give the seconds by which their wall"
-            " clocks may differ at most"
+            f"max_skew: these histories come from {len(clocks)} machines; give the seconds by which their"
+            " wall clocks may differ at most"
         )
     return judge(_on_one_clock(history), after_seq=after_seq, skew=max_skew or 0.0)
 

@@ -1,4 +1,4 @@
-"""Histories in files: lines of JSON, two for each operation, so that a killed process leaves what it began."""
+"""Histories in files: lines of JSON, two for each operation, so that a process may be killed between them."""
 
 from __future__ import annotations
 
@@ -192,7 +192,9 @@ class _Parser:
             case "last_seq":
                 return LastSeqOperation(**who)
             case _:
-                raise ValueError(f"method {json.dumps(begin.method)}: expected append_batch, query or last_seq")
+                raise ValueError(
+                    f"method {json.dumps(begin.method)}: expected append_batch, query or last_seq"
+                )
 
 
 def _ended(operation: Operation, end: _End) -> Operation:

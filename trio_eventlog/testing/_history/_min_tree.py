@@ -16,8 +16,7 @@ class MinTree:
         self._leaves = leaves
         blocks = [math.inf] * leaves + list(values) + [math.inf] * (leaves - len(values))
         for index in range(leaves - 1, 0, -1):
-            left, right = blocks[2 * index], blocks[2 * index + 1]
-            blocks[index] = left if left < right else right
+            blocks[index] = min(blocks[2 * index], blocks[2 * index + 1])
         self._blocks = blocks
 
     def first_below(self, start: int, stop: int, bound: float) -> int | None:

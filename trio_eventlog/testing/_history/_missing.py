@@ -151,9 +151,7 @@ class MissingJudge:
                     lack.forgotten.append(group.offers[place])
                 place = memory.first_before(place + 1, stop, began)
 
-    def _stored_before(
-        self, group: Group, holes: Sequence[tuple[int, int]], bound: float
-    ) -> Iterator[Offer]:
+    def _stored_before(self, group: Group, holes: Sequence[tuple[int, int]], bound: float) -> Iterator[Offer]:
         """The events in the holes that were stored before ``bound``."""
         left = _MAX_MISSING
         for start, stop in holes:

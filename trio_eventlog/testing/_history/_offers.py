@@ -182,8 +182,8 @@ def _settle_times(
 ) -> list[float]:
     """For each append, when its outcome was settled.
 
-    That is when it returned; or else when a later append or ``last_seq`` of its instance had returned, or when
-    the next instance was open, since either comes after it in the backend's order.
+    That is when it returned; or else when a later append or ``last_seq`` of its instance had returned, or
+    when the next instance was open, since either comes after it in the backend's order.
     """
     calls: dict[str, list[Operation]] = defaultdict(list)
     for operation in operations:
@@ -201,10 +201,11 @@ def _settle_times(
             settled.append(append.ended)
             continue
         begins, ends = barriers.get(append.instance, ([], [NEVER]))
-        taken_over = bisect_right(starts, append.began)
-        settled.append(
-            min(ends[bisect_left(begins, append.ended)], starts[taken_over] if taken_over < len(starts) else NEVER)
-        )
+        next_call = ends[bisect_left(begins, append.ended)]
+        place = bisect_right(starts, append.began)
+        # That instance was open before it was used.
+        opened = math.nextafter(starts[place], -NEVER) if place < len(starts) else NEVER
+        settled.append(min(next_call, opened))
     return settled
 
 

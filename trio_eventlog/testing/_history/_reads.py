@@ -73,10 +73,8 @@ class ReadJudge:
             if offer.proof is None:
                 offer.proof = query
                 self._claim(offer)
-            if ended < offer.first_read:
-                offer.first_read = ended
-            if ended > offer.last_read:
-                offer.last_read = ended
+            offer.first_read = min(offer.first_read, ended)
+            offer.last_read = max(offer.last_read, ended)
             found.append(offer)
         if len(set(query.found)) != len(query.found):
             self._report_twice(query)
@@ -138,7 +136,9 @@ class ReadJudge:
             )
         phantoms = [seq for seq, event_id in strange if (seq, event_id) not in failed]
         if phantoms:
-            message = f"a query by {query.process} found {shown_seqs(phantoms)} with ids that nobody appended there"
+            message = (
+                f"a query by {query.process} found {shown_seqs(phantoms)} with ids that nobody appended there"
+            )
             self._findings.add(PHANTOM, message, "expected events that were appended", phantoms, [query])
 
     def _report_early(self, query: QueryOperation, early: list[Offer]) -> None:

@@ -29,7 +29,7 @@ ANOMALIES: Final[Mapping[str, str]] = MappingProxyType(
         DUPLICATE: "An event has two seqs, or was found twice by one query.",
         TWO_EVENTS: "A seq has two events.",
         NON_MONOTONIC: "A read-only instance no longer sees what it had seen before.",
-        REAL_TIME: "A query did not find an event that was stored before, or found it before it was appended.",
+        REAL_TIME: "A query missed an event that was stored before, or found one before it was appended.",
         STALE: "last_seq was lower than the seq of an event that was stored before.",
         PHANTOM: "An event, or a last_seq, that nobody appended.",
     }
