@@ -177,7 +177,9 @@ def check_store(
         sandbox = Sandbox(Path(root), plain, opening, reading)
         declared = first_look(sandbox)
         needed = frozenset[str]().union(*(check.needs for check in CHECKS if check.clause in wanted))
-        children = find_children(open_store) if "children" in needed and durable else "not needed"
+        children = (
+            find_children(open_store, open_reader) if "children" in needed and durable else "not needed"
+        )
         subject = attrs.evolve(
             plain,
             max_batch=declared.max_batch,
@@ -235,7 +237,11 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
     if subject.open_reader is None:
         lacking["reader"] = "no open_reader was given"
     if isinstance(children, str):
-        lacking["children"] = children
+        lacking["children"] = lacking["reading children"] = children
+    elif children.reading is None and subject.open_reader is not None:
+        lacking["reading children"] = (
+            "a child process cannot import open_reader: it must be a function of a module"
+        )
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
     if not subject.durable:

@@ -89,6 +89,8 @@ def checks_of(clauses: list[str], lacking: dict[str, str]) -> list[Check]:
 
 
 def _weight(check: Check) -> float:
+    if check.weight is not None:
+        return check.weight
     # Few examples do not mean little time: those with a small share are the costly ones.
     return 0.3 if check.fixed is not None else max(check.share, 0.3)
 

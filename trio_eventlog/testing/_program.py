@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import CodeType
@@ -20,7 +20,7 @@ import trio
 import trio_eventlog
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog.abc import EventPage
-from trio_eventlog.testing._model import assert_same_events
+from trio_eventlog.testing._model import assert_same_events, canonical
 
 # --- values ---------------------------------------------------------------------------------------
 
@@ -31,16 +31,18 @@ _MIN_RANGE: Final = 12
 _MIN_NUMBERED_TYPES: Final = 20
 
 
+def numbered(n: int) -> PersistedEvent:
+    """An event that differs from others of its kind in its number alone."""
+    return PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t", {"n": n}))
+
+
 class Series(list[PersistedEvent]):
     """Events that differ in their seqs alone, so that a program can name any number of them in one line."""
 
-    def __init__(self, first: int, count: int, *, module: str = "m") -> None:
-        super().__init__(
-            PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent(module, "t", {"n": seq}))
-            for seq in range(first, first + count)
-        )
+    def __init__(self, first: int, count: int) -> None:
+        super().__init__(map(numbered, range(first, first + count)))
         self.code = (
-            f'[PersistedEvent(f"id-{{n}}", n, n, None, ModuleEvent({module!a}, "t", {{"n": n}}))'
+            '[PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t", {"n": n}))'
             f" for n in range({first}, {first + count})]"
         )
 
@@ -76,25 +78,99 @@ def code_of(value: object) -> str:
             return f"{value[0]!a} * {len(value)}" if is_long else ascii(value)
         case dict():
             return "{" + ", ".join(f"{key!a}: {code_of(item)}" for key, item in value.items()) + "}"
-        case tuple() if len(value) > _MIN_NUMBERED_TYPES and value == numbered_types(len(value)):
-            return f'tuple(f"type-{{n}}" for n in range({len(value)}))'
+        case tuple() if len(value) > _MIN_NUMBERED_TYPES and value[0] == "type-0":
+            return _types_code(value)
         case list() | range():
             return _list_code(value)
         case set():
-            return "{" + ", ".join(map(code_of, sorted(value))) + "}" if value else "set()"
+            return _set_code(value)
         case _:
             return ascii(value)
 
 
+def _types_code(types: tuple[object, ...]) -> str:
+    """Types, of which most are :func:`numbered_types`."""
+    count = next((n for n, item in enumerate(types) if item != f"type-{n}"), len(types))
+    numbered_ones = f'f"type-{{n}}" for n in range({count})'
+    rest = "".join(f", {code_of(item)}" for item in types[count:])
+    return f"(*({numbered_ones}){rest})" if rest else f"tuple({numbered_ones})"
+
+
 def _list_code(values: Sequence[object]) -> str:
-    first = values[0] if len(values) >= _MIN_RANGE else None
-    if type(first) is int and list(values) == list(range(first, first + len(values))):
-        return f"list(range({first}, {first + len(values)}))"
-    items = [code_of(value) for value in values]
-    line = f"[{', '.join(items)}]"
+    runs = list(_runs(values))
+    match runs:
+        case [range()]:
+            return f"list({_run_code(runs[0])[1:]})"
+        case [_Numbered()]:
+            return f"[{_run_code(runs[0])}]"
+        case _:
+            return _lines_code("[", map(_run_code, runs), "]", values)
+
+
+def _set_code(values: Collection[Any]) -> str:
+    if not values:
+        return "set()"
+    in_order = sorted(values)
+    return _lines_code("{", map(_run_code, _runs(in_order)), "}", in_order)
+
+
+def _lines_code(opening: str, items: Iterable[str], closing: str, values: Sequence[object]) -> str:
+    items = list(items)
+    line = f"{opening}{', '.join(items)}{closing}"
     if len(line) <= _MAX_LINE or not any(isinstance(value, PersistedEvent) for value in values):
         return line
-    return "\n".join(["[", *(f"    {item}," for item in items), "]"])
+    return "\n".join([opening, *(f"    {item}," for item in items), closing])
+
+
+@attrs.frozen
+class _Numbered:
+    """Consecutive events that :func:`numbered` makes."""
+
+    seqs: range
+
+
+def _runs(values: Sequence[object]) -> Iterator[object]:
+    """``values``, in which a range takes the place of many consecutive seqs, or a run that of events."""
+    start = 0
+    while start < len(values):
+        end = _end_of_run(values, start)
+        first = values[start]
+        if end - start < _MIN_RANGE:
+            yield from values[start : start + 1]
+            start += 1
+            continue
+        if isinstance(first, PersistedEvent):
+            yield _Numbered(range(first.seq, first.seq + end - start))
+        elif isinstance(first, int):
+            yield range(first, first + end - start)
+        start = end
+
+
+def _end_of_run(values: Sequence[object], start: int) -> int:
+    first = values[start]
+    end = start
+    if isinstance(first, PersistedEvent):
+        while end < len(values) and _is_numbered(values[end], first.seq + end - start):
+            end += 1
+    elif type(first) is int:
+        while end < len(values) and type(values[end]) is int and values[end] == first + end - start:
+            end += 1
+    return end
+
+
+def _is_numbered(value: object, n: int) -> bool:
+    # Two events are equal if one has 1.0 where the other has 1.
+    return isinstance(value, PersistedEvent) and canonical(value) == canonical(numbered(n))
+
+
+def _run_code(item: object) -> str:
+    match item:
+        case range():
+            return f"*range({item.start}, {item.stop})"
+        case _Numbered():
+            return f"*map(numbered, range({item.seqs.start}, {item.seqs.stop}))"
+        case _:
+            return code_of(item)
 
 
 def _event_code(event: PersistedEvent) -> str:
@@ -202,7 +278,7 @@ class Program:
 
     def define(self, function: Callable[..., Any] | type) -> None:
         """Define a function or class at the top level, which this module calls as well."""
-        self._definitions.setdefault(function.__name__, _source(function))
+        self._definitions.setdefault(function.__name__, source_of(function))
 
     def define_text(self, name: str, text: str) -> None:
         """Define a constant at the top level: a string of several lines."""
@@ -248,7 +324,10 @@ class Program:
 
     def code(self, open_store: str, why: str, open_reader: str | None = None) -> str:
         """Print the whole program: why as a comment, the statements that define the openers, the rest."""
-        body = "\n\n\n".join([*self._definitions.values(), "\n".join(self._main.lines())])
+        main = "\n".join(self._main.lines())
+        if "numbered, range(" in main:
+            self.define(numbered)
+        body = "\n\n\n".join([*self._definitions.values(), main])
         # What a store raised may have any characters.
         ascii_only = why.encode("ascii", "backslashreplace").decode()
         comment = [f"# {line}" for line in ascii_only.splitlines()]
@@ -260,13 +339,16 @@ class Program:
 
 
 @cache
-def _source(function: Callable[..., Any] | type) -> str:
+def source_of(function: Callable[..., Any] | type) -> str:
+    """The source of a function or class, as a program shows it."""
     # The program is not linted.
     return re.sub(r"  # noqa: .*", "", inspect.getsource(function)).rstrip()
 
 
 def _imports(body: str) -> list[str]:
-    modules = [name for name in ("gc", "subprocess", "sys", "threading", "time") if f"{name}." in body]
+    modules = [
+        name for name in ("gc", "json", "subprocess", "sys", "threading", "time") if f"{name}." in body
+    ]
     imports = [f"import {name}" for name in sorted([*modules, "os", "tempfile"])]
     imports += _imported("contextlib", ("asynccontextmanager", "suppress"), body)
     imports += ["from pathlib import Path", "", "import trio"]

@@ -31,6 +31,9 @@ class Children:
     opening: str
     """Statements after which ``open_store`` opens it."""
 
+    reading: str | None = None
+    """Statements after which ``open_reader`` does; None if a child process cannot have it."""
+
     def environment(self) -> dict[str, str]:
         """The variables of this process, and its import path."""
         path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])  # noqa: PTH109 - text
@@ -89,7 +92,9 @@ def opening_statements(function: Callable[..., Any], name: str = "open_store") -
     return f"import pickle\n\n{name} = pickle.loads(bytes.fromhex({pickled.hex()!r}))"
 
 
-def find_children(function: Callable[..., Any]) -> Children | str:
+def find_children(
+    function: Callable[..., Any], open_reader: Callable[..., Any] | None = None
+) -> Children | str:
     """How a child process can open the store that this process opens by ``function``; or why it cannot."""
     if sys.platform == "win32":
         return "processes cannot be killed as they are on POSIX"
@@ -97,7 +102,8 @@ def find_children(function: Callable[..., Any]) -> Children | str:
     if opening is None:
         return "a child process cannot import open_store: it must be a function of a module"
     importlib.invalidate_caches()
-    children = Children(opening)
+    reading = None if open_reader is None else opening_statements(open_reader, "open_reader")
+    children = Children(opening, reading)
     try:
         result = subprocess.run(  # noqa: S603 - our own Python, on a statement of ours
             [sys.executable, "-c", opening],

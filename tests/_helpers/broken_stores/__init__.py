@@ -14,6 +14,7 @@ from tests._helpers.broken_stores import (
     isolation,
     lifecycle,
     locking,
+    scale,
     values,
 )
 from tests._helpers.broken_stores._broken import Broken
@@ -29,5 +30,6 @@ BROKEN: tuple[Broken, ...] = (
     *locking.BROKEN,
     *isolation.BROKEN,
     *lifecycle.BROKEN,
+    *scale.BROKEN,
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""

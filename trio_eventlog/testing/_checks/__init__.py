@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from trio_eventlog.testing._checks import (
     _appending,
+    _atomicity,
     _cancellation,
     _durability,
     _errors,
     _filters,
     _opening,
+    _scale,
     _values,
 )
 from trio_eventlog.testing._search import Check
@@ -23,5 +25,7 @@ CHECKS: tuple[Check, ...] = (
     *_cancellation.CHECKS,
     *_errors.CHECKS,
     *_opening.CHECKS,
+    *_scale.CHECKS,
+    *_atomicity.CHECKS,
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""
