@@ -22,8 +22,28 @@ from trio_eventlog.testing._faults import fault_scripts as fault_scripts
 from trio_eventlog.testing._faults import faults as faults
 from trio_eventlog.testing._faulty_store import AppendCall as AppendCall
 from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
+from trio_eventlog.testing._history._check import check_history as check_history
+from trio_eventlog.testing._history._format import HistoryFormatError as HistoryFormatError
+from trio_eventlog.testing._history._operations import AppendOperation as AppendOperation
+from trio_eventlog.testing._history._operations import LastSeqOperation as LastSeqOperation
+from trio_eventlog.testing._history._operations import Operation as Operation
+from trio_eventlog.testing._history._operations import Outcome as Outcome
+from trio_eventlog.testing._history._operations import QueryOperation as QueryOperation
+from trio_eventlog.testing._history._recorder import History as History
+from trio_eventlog.testing._history._recorder import RecordingStore as RecordingStore
+from trio_eventlog.testing._history._recorder import recording as recording
+from trio_eventlog.testing._history._report import ANOMALIES as ANOMALIES
+from trio_eventlog.testing._history._report import Anomaly as Anomaly
+from trio_eventlog.testing._history._report import HistoryError as HistoryError
+from trio_eventlog.testing._history._report import HistoryReport as HistoryReport
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
+from trio_eventlog.testing._nemeses._clocks import JumpingClock as JumpingClock
+from trio_eventlog.testing._nemeses._clocks import WallClock as WallClock
+from trio_eventlog.testing._nemeses._clocks import jumping_wall_clock as jumping_wall_clock
+from trio_eventlog.testing._nemeses._processes import kill as kill
+from trio_eventlog.testing._nemeses._processes import paused as paused
+from trio_eventlog.testing._nemeses._proxy import TcpProxy as TcpProxy
 from trio_eventlog.testing._power._journal import FileJournal as FileJournal
 from trio_eventlog.testing._power._losing import check_power_loss as check_power_loss
 from trio_eventlog.testing._power._states import Crash as Crash
@@ -49,9 +69,12 @@ from trio_eventlog.testing._strategies import queries as queries
 from trio_eventlog.testing._strategies import texts as texts
 
 __all__ = [
+    "ANOMALIES",
     "CLAUSES",
     "CONTRACT_VERSION",
+    "Anomaly",
     "AppendCall",
+    "AppendOperation",
     "CheckSettings",
     "ClauseFailure",
     "ClausePassed",
@@ -70,14 +93,27 @@ __all__ = [
     "FileJournal",
     "GoesBack",
     "Hangs",
+    "History",
+    "HistoryError",
+    "HistoryFormatError",
+    "HistoryReport",
+    "JumpingClock",
+    "LastSeqOperation",
+    "Operation",
+    "Outcome",
+    "QueryOperation",
+    "RecordingStore",
     "Rejects",
     "Slow",
     "StoreConformance",
     "StoreStateMachine",
+    "TcpProxy",
+    "WallClock",
     "Works",
     "assert_same_events",
     "batches",
     "check_accounts",
+    "check_history",
     "check_power_loss",
     "check_store",
     "crash_state",
@@ -85,10 +121,14 @@ __all__ = [
     "events",
     "fault_scripts",
     "faults",
+    "jumping_wall_clock",
+    "kill",
+    "paused",
     "payloads",
     "persisted_events",
     "queries",
     "record_files",
+    "recording",
     "run_in_virtual_time",
     "texts",
 ]
