@@ -210,8 +210,15 @@ def run_checks(
     deviations: Mapping[str, str],
     on_result: Callable[[ClauseResult], None] | None = None,
     reserve: float = 0.0,
+    shrinks: bool = True,
+    uses_children: bool = True,
 ) -> ConformanceReport:
-    """What :func:`check_store` does, with seconds in ``reserve`` for checks that have not tried enough."""
+    """What :func:`check_store` does.
+
+    With seconds in ``reserve`` for checks that have not tried enough. Without ``shrinks``, the first example
+    that fails is reported, and nobody makes sure of its program; without ``uses_children``, no other process
+    is started.
+    """
     wanted = _checked_clauses(clauses)
     _check_arguments(plain.open_store, settings, deviations)
     began = time.monotonic()
@@ -223,7 +230,9 @@ def run_checks(
         tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root,
         noticed_interrupts() as interrupts,
     ):
-        sandbox, lacking = _prepared(plain, Path(root), wanted)
+        sandbox, lacking = _prepared(
+            plain, Path(root), wanted, uses_children=uses_children, makes_sure=shrinks
+        )
         searcher = Searcher(sandbox, seed, interrupts)
         pending = checks_of(wanted, lacking)
         runner = ClauseRunner(
@@ -235,6 +244,7 @@ def run_checks(
             pending=pending,
             deviations=deviations,
             reserve=reserve,
+            shrinks=shrinks,
         )
         try:
             for clause in wanted:
@@ -261,12 +271,14 @@ def run_checks(
     return report
 
 
-def _prepared(plain: StoreUnderTest, root: Path, wanted: list[str]) -> tuple[Sandbox, dict[str, str]]:
+def _prepared(
+    plain: StoreUnderTest, root: Path, wanted: list[str], *, uses_children: bool, makes_sure: bool
+) -> tuple[Sandbox, dict[str, str]]:
     """Look at the store once. Returns where it is tried, and what it lacks."""
     opening = opening_of(plain.open_store)
     needed = frozenset[str]().union(*(check.needs for check in CHECKS if check.clause in wanted))
-    uses_children = "children" in needed and plain.durable
-    if opening.runs_main and opening.problem is None and not uses_children:
+    uses_children &= "children" in needed and plain.durable
+    if opening.runs_main and opening.problem is None and makes_sure and not uses_children:
         # Whether a script can be run once more is known only to who has tried.
         problem = import_problem(opening)
         opening = opening if problem is None else opening.fails("open_store", problem)

@@ -29,6 +29,7 @@ class ClauseRunner:
       lacking: what the store does not have, each with the reason to give for what is left out.
       remaining: seconds that are left of the budget.
       reserve: more seconds, for checks that need them to try enough.
+      shrinks: whether to look for smaller examples that fail.
       max_examples: most examples of a check.
       seed: the seed of the run, for reports.
       pending: the checks that are still to be carried out.
@@ -44,6 +45,7 @@ class ClauseRunner:
     pending: list[Check]
     deviations: Mapping[str, str]
     reserve: float = 0.0
+    shrinks: bool = True
     interrupted: bool = False
 
     def check(self, clause: str) -> ClauseResult:
@@ -102,7 +104,8 @@ class ClauseRunner:
         allotted = self.remaining * _weight(check) / sum(map(_weight, self.pending))
         # What comes to few examples may use time of what comes after it, but never all of that.
         borrowed = (self.remaining - allotted) * _BORROWED
-        allowance = Allowance(seconds=allotted, at_most=allotted + borrowed + self.reserve)
+        at_most = allotted + borrowed + self.reserve
+        allowance = Allowance(seconds=allotted, at_most=at_most, shrinks=self.shrinks)
         began = time.monotonic()
         result = self.searcher.search(check, max_examples=self.max_examples, allowance=allowance)
         spent = time.monotonic() - began

@@ -145,10 +145,12 @@ class Allowance:
     Attributes:
       seconds: for as many examples as fit.
       at_most: until as many are tried as it takes; an example that is not over then is cut off.
+      shrinks: whether it may take more time to look for a smaller example that fails.
     """
 
     seconds: float
     at_most: float
+    shrinks: bool = True
 
 
 @attrs.frozen
@@ -205,7 +207,7 @@ class _Search:
         self._attempt = attempt
         self._interrupts = interrupts
         self._enough = enough
-        self._seconds = allowance.seconds
+        self._allowance = allowance
         began = time.monotonic()
         self._until = began + allowance.seconds
         self._at_most = began + max(allowance.seconds, allowance.at_most)
@@ -242,10 +244,10 @@ class _Search:
         if found is None:
             return False
         if not self.failing:
-            self._until = time.monotonic() + shrink_seconds(self._seconds)
+            self._until = time.monotonic() + shrink_seconds(self._allowance.seconds)
         self.failing[key] = found
-        if found.violation.out_of_reach:
-            # Each further one would leave a thread behind that never ends.
+        if found.violation.out_of_reach or not self._allowance.shrinks:
+            # Each further one that is out of reach would leave a thread behind that never ends.
             raise _TimeIsUp
         return True
 
