@@ -11,6 +11,9 @@ from trio_eventlog.testing._accounts import run_in_virtual_time as run_in_virtua
 from trio_eventlog.testing._check_store import check_store as check_store
 from trio_eventlog.testing._conformance import StoreConformance as StoreConformance
 from trio_eventlog.testing._example import ClauseViolation as ClauseViolation
+from trio_eventlog.testing._explore import explore as explore
+from trio_eventlog.testing._explore import replay as replay
+from trio_eventlog.testing._explored_run import Deadlock as Deadlock
 from trio_eventlog.testing._faults import Fails as Fails
 from trio_eventlog.testing._faults import Fault as Fault
 from trio_eventlog.testing._faults import GoesBack as GoesBack
@@ -30,6 +33,7 @@ from trio_eventlog.testing._report import ClausePassed as ClausePassed
 from trio_eventlog.testing._report import ClauseSkipped as ClauseSkipped
 from trio_eventlog.testing._report import ConformanceError as ConformanceError
 from trio_eventlog.testing._report import ConformanceReport as ConformanceReport
+from trio_eventlog.testing._schedules import ScheduleError as ScheduleError
 from trio_eventlog.testing._strategies import batches as batches
 from trio_eventlog.testing._strategies import envelopes as envelopes
 from trio_eventlog.testing._strategies import events as events
@@ -47,6 +51,7 @@ __all__ = [
     "ClauseViolation",
     "ConformanceError",
     "ConformanceReport",
+    "Deadlock",
     "Fails",
     "FailureReports",
     "Fault",
@@ -54,6 +59,7 @@ __all__ = [
     "GoesBack",
     "Hangs",
     "Rejects",
+    "ScheduleError",
     "Slow",
     "StoreConformance",
     "StoreStateMachine",
@@ -64,11 +70,13 @@ __all__ = [
     "check_store",
     "envelopes",
     "events",
+    "explore",
     "fault_scripts",
     "faults",
     "payloads",
     "persisted_events",
     "queries",
+    "replay",
     "run_in_virtual_time",
     "texts",
 ]
