@@ -14,6 +14,9 @@ from trio_eventlog.testing._check_harness import check_harness as check_harness
 from trio_eventlog.testing._check_store import check_store as check_store
 from trio_eventlog.testing._conformance import StoreConformance as StoreConformance
 from trio_eventlog.testing._example import ClauseViolation as ClauseViolation
+from trio_eventlog.testing._explore import explore as explore
+from trio_eventlog.testing._explore import replay as replay
+from trio_eventlog.testing._explored_run import Deadlock as Deadlock
 from trio_eventlog.testing._faults import Fails as Fails
 from trio_eventlog.testing._faults import Fault as Fault
 from trio_eventlog.testing._faults import GoesBack as GoesBack
@@ -72,6 +75,7 @@ from trio_eventlog.testing._report import ClauseUnfinished as ClauseUnfinished
 from trio_eventlog.testing._report import ConformanceError as ConformanceError
 from trio_eventlog.testing._report import ConformanceInterrupted as ConformanceInterrupted
 from trio_eventlog.testing._report import ConformanceReport as ConformanceReport
+from trio_eventlog.testing._schedules import ScheduleError as ScheduleError
 from trio_eventlog.testing._strategies import batches as batches
 from trio_eventlog.testing._strategies import envelopes as envelopes
 from trio_eventlog.testing._strategies import events as events
@@ -99,6 +103,7 @@ __all__ = [
     "ConformanceReport",
     "Crash",
     "CrashState",
+    "Deadlock",
     "Fails",
     "FailureReports",
     "Fault",
@@ -122,6 +127,7 @@ __all__ = [
     "QueryOperation",
     "RecordingStore",
     "Rejects",
+    "ScheduleError",
     "Slow",
     "StoreConformance",
     "StoreStateMachine",
@@ -139,6 +145,7 @@ __all__ = [
     "crash_state",
     "envelopes",
     "events",
+    "explore",
     "fault_scripts",
     "faults",
     "jumping_wall_clock",
@@ -150,6 +157,7 @@ __all__ = [
     "queries",
     "record_files",
     "recording",
+    "replay",
     "report_json",
     "report_junit",
     "run_in_virtual_time",
