@@ -147,6 +147,15 @@ def test_a_failure_says_all_there_is_to_say():
     assert " S5  FAILED" in str(report)
 
 
+def test_a_lost_tail_is_the_business_of_one_clause():
+    """Other clauses with large batches or results do not report it, too."""
+    lost = BY_NAME["stores 4,096 events of a batch"]
+
+    report = check(lost.open_store, "S1", "S5", "S7", "S10", "S11", max_examples=3, budget=60.0)
+
+    assert [failure.clause for failure in report.failures] == ["S10"], str(report)
+
+
 @pytest.mark.parametrize("name", ["inclusive cursor", "last write wins", "case-insensitive", "1.0 is 1"])
 def test_an_example_is_small(name):
     """One or two appends, and a query."""
