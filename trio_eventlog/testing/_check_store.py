@@ -14,12 +14,13 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, EventStore, LeasedStore, LockingStore
+from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, FileStore, LeasedStore, LockingStore
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._importing import opening_of
 from trio_eventlog.testing._interrupts import noticed_interrupts
+from trio_eventlog.testing._power._losing import why_not_watched
 from trio_eventlog.testing._report import (
     CLAUSES,
     CheckSettings,
@@ -49,6 +50,10 @@ class Declared:
     max_batch: int | None
     has_lock: bool
     lock_timeout: float
+    detects_damage: bool
+    keeps_files: bool = False
+    """Whether it has files at its location. They are there once it was left, if not before."""
+    file_access: str | None
 
 
 def first_look(sandbox: Sandbox) -> Declared:
@@ -75,6 +80,9 @@ def first_look(sandbox: Sandbox) -> Declared:
                 )
             declared = declarations(store)
             example.alive("leaving the store")
+        if declared.detects_damage:
+            has_files = any(path.is_file() for path in location.rglob("*"))
+            declared = attrs.evolve(declared, keeps_files=has_files)
         await sandbox.drop([location])
 
     error = run_watched(look, example)
@@ -97,10 +105,15 @@ def declarations(store: EventStore) -> Declared:
     lock_timeout = store.lock_timeout if isinstance(store, LeasedStore) else 0.0
     if type(lock_timeout) not in (int, float) or not 0 <= lock_timeout < math.inf:
         raise TypeError(f"lock_timeout: expected seconds, finite and not negative, got {lock_timeout!r}")
+    file_access = store.file_access if isinstance(store, FileStore) else None
+    if file_access not in (None, "apsw", "os"):
+        raise TypeError(f"file_access: expected 'apsw', 'os' or None, got {file_access!r}")
     return Declared(
         max_batch=max_batch,
         has_lock=bool(store.has_lock) if isinstance(store, LockingStore) else True,
         lock_timeout=lock_timeout,
+        detects_damage=bool(store.detects_damage) if isinstance(store, DamageAwareStore) else False,
+        file_access=file_access,
     )
 
 
@@ -272,13 +285,14 @@ def _prepared(
     reading = None if plain.open_reader is None else opening_of(plain.open_reader, "open_reader")
     sandbox = Sandbox(root, plain, opening.code, None if reading is None else reading.code)
     declared = first_look(sandbox)
-    children = find_children(opening) if uses_children else "not needed"
+    children = find_children(opening, reading) if uses_children else "not needed"
     if opening.runs_main and opening.problem is None and isinstance(children, str) and uses_children:
         opening = opening.fails("open_store", children)
     subject = attrs.evolve(
         plain,
         max_batch=declared.max_batch,
         lock_timeout=declared.lock_timeout,
+        file_access=declared.file_access,
         children=children if isinstance(children, Children) else None,
     )
     sandbox = attrs.evolve(sandbox, subject=subject, opening=opening.code)
@@ -343,9 +357,19 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
     if subject.open_reader is None:
         lacking["reader"] = "no open_reader was given"
     if isinstance(children, str):
-        lacking["children"] = children
+        lacking["children"] = lacking["reading children"] = children
+    elif children.reading is None and subject.open_reader is not None:
+        lacking["reading children"] = "a child process cannot import open_reader"
+    if declared.file_access is None:
+        lacking["files"] = "the store does not say how its files can be watched (FileStore)"
+    elif (why := why_not_watched(declared.file_access)) is not None:
+        lacking["files"] = why
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
+    if not declared.detects_damage:
+        lacking["damage"] = "the store does not declare that it detects damage"
+    elif not declared.keeps_files:
+        lacking["damage"] = "the store keeps no files at its location"
     if not subject.durable:
         lacking["durable"] = "the store is not durable"
     return lacking

@@ -139,6 +139,8 @@ _OF_A_PROCESS: Final = 2.0
 
 
 def _weight(check: Check) -> float:
+    if check.weight is not None:
+        return check.weight
     if "children" in check.needs:
         return _OF_A_PROCESS
     # Few examples do not mean little time: those with a small share are the costly ones.

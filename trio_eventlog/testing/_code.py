@@ -68,8 +68,8 @@ def code_of(value: object) -> str:
             return f"{value[0]!a} * {len(value)}" if is_long else ascii(value)
         case dict():
             return "{" + ", ".join(f"{key!a}: {code_of(item)}" for key, item in value.items()) + "}"
-        case tuple() if len(value) > _MIN_NUMBERED_TYPES and value == numbered_types(len(value)):
-            return f'tuple(f"type-{{n}}" for n in range({len(value)}))'
+        case tuple() if len(value) > _MIN_NUMBERED_TYPES and value[0] == "type-0":
+            return _types_code(value)
         case list() | range():
             return _list_code(value)
         case set() | frozenset():
@@ -94,6 +94,14 @@ def _query_code(query: EventQuery) -> str:
 
 
 # --- collections ----------------------------------------------------------------------------------
+
+
+def _types_code(types: tuple[object, ...]) -> str:
+    """Types, of which most are :func:`numbered_types`."""
+    count = next((n for n, item in enumerate(types) if item != f"type-{n}"), len(types))
+    numbered_ones = f'f"type-{{n}}" for n in range({count})'
+    rest = "".join(f", {code_of(item)}" for item in types[count:])
+    return f"(*({numbered_ones}){rest})" if rest else f"tuple({numbered_ones})"
 
 
 def _list_code(values: Sequence[object]) -> str:

@@ -170,3 +170,7 @@ class StoreConformance:
     def test_s15(self) -> None:
         """Leaving frees everything."""
         self._check("S15")
+
+    def test_s16(self) -> None:
+        """Damage is told."""
+        self._check("S16")

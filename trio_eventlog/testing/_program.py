@@ -22,7 +22,7 @@ from trio_eventlog.abc import EventPage
 from trio_eventlog.testing._code import Code, Series, code_of, numbered, numbered_types
 from trio_eventlog.testing._model import assert_same_events
 
-__all__ = ["Block", "Program", "Series", "code_of", "numbered", "numbered_types"]
+__all__ = ["Block", "Program", "Series", "code_of", "numbered", "numbered_types", "source_of"]
 
 # --- the program ----------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class Program:
 
     def define(self, function: Callable[..., Any] | type) -> None:
         """Define a function or class at the top level, which this module calls as well."""
-        self._definitions.setdefault(function.__name__, _source(function))
+        self._definitions.setdefault(function.__name__, source_of(function))
 
     def define_text(self, name: str, text: str) -> None:
         """Define a constant at the top level: a string of several lines."""
@@ -172,13 +172,16 @@ class Program:
 
 
 @cache
-def _source(function: Callable[..., Any] | type) -> str:
+def source_of(function: Callable[..., Any] | type) -> str:
+    """The source of a function or class, as a program shows it."""
     # The program is not linted.
     return re.sub(r"  # noqa: .*", "", inspect.getsource(function)).rstrip()
 
 
 def _imports(body: str) -> list[str]:
-    modules = [name for name in ("gc", "subprocess", "sys", "threading", "time") if f"{name}." in body]
+    modules = [
+        name for name in ("gc", "json", "subprocess", "sys", "threading", "time") if f"{name}." in body
+    ]
     imports = [f"import {name}" for name in sorted([*modules, "os", "tempfile"])]
     imports += _imported("contextlib", ("asynccontextmanager", "suppress"), body)
     imports += ["from pathlib import Path", "", "import trio"]
@@ -187,7 +190,7 @@ def _imports(body: str) -> list[str]:
     imports.append("")
     imports += _imported("trio_eventlog", _PACKAGE_NAMES, body)
     imports += _imported("trio_eventlog.abc", ("EventPage",), body)
-    imports += _imported("trio_eventlog.testing", ("assert_same_events",), body)
+    imports += _imported("trio_eventlog.testing", ("Crash", "assert_same_events", "check_power_loss"), body)
     return imports
 
 

@@ -25,9 +25,10 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S13": "A log has one appender at a time; the next is refused with LogBusy.",
         "S14": "Ids and seqs belong to one log.",
         "S15": "Leaving the store frees everything, however it is left.",
+        "S16": "From files that were damaged it answers what was written, or raises an error.",
     }
 )
-"""The clauses S1 to S15 in order, each with its sentence. The contract itself is :class:`EventStore`."""
+"""The clauses S1 to S16 in order, each with its sentence. The contract itself is :class:`EventStore`."""
 
 CONTRACT_VERSION: Final = "2.0"
 """The version of the contract that this harness checks.

@@ -71,9 +71,11 @@ class Check:
       smaller: draws cases smaller than one of the table that failed; None for :attr:`cases`.
       share: how many of the examples of a run it gets, 1.0 being all of them.
       fixed: how many cases there are, if they are few enough to try all of them, whatever the run gets.
-      needs: what the subject must have: ``durable``, ``children``, ``reader``, ``lock``.
+      needs: what the subject must have: ``durable``, ``children``, ``reader``, ``reading children``,
+        ``lock``.
       confirm: how often a failure must repeat to count. More than once where time is measured: the
         machine may have been busy.
+      weight: its part of the time, where that does not follow from the number of examples.
     """
 
     clause: str
@@ -86,6 +88,7 @@ class Check:
     fixed: int | None = None
     needs: frozenset[str] = frozenset()
     confirm: int = 1
+    weight: float | None = None
 
     def examples(self, max_examples: int) -> int:
         """How many to draw at most, where the run has ``max_examples``."""

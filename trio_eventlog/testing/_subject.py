@@ -34,6 +34,9 @@ class Children:
     opening: str
     """Statements after which ``open_store`` opens it."""
 
+    reading: str | None = None
+    """Statements after which ``open_reader`` does; None if a child process cannot have it."""
+
     def environment(self) -> dict[str, str]:
         """The variables of this process, and its import path."""
         path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])  # noqa: PTH109 - text
@@ -63,11 +66,13 @@ def import_problem(opening: Opening) -> str | None:
     return None
 
 
-def find_children(opening: Opening) -> Children | str:
+def find_children(opening: Opening, reading: Opening | None = None) -> Children | str:
     """How a child process can open the store; or why none can be used."""
     if sys.platform == "win32":
         return "processes cannot be killed as they are on POSIX"
-    return import_problem(opening) or Children(opening.code)
+    return import_problem(opening) or Children(
+        opening.code, None if reading is None or reading.problem is not None else reading.code
+    )
 
 
 def refuse_in_child() -> None:
@@ -102,6 +107,8 @@ class StoreUnderTest:
 
     max_batch: int | None = None
     lock_timeout: float = 0.0
+    file_access: str | None = None
+    """How what the store does to its files is watched; None if it is not."""
 
     @property
     def cancel_timeout(self) -> float:

@@ -8,12 +8,15 @@ from tests._helpers.broken_stores import (
     appending,
     atomicity,
     cancellation,
+    damage,
     durability,
     errors,
     filters,
     isolation,
     lifecycle,
     locking,
+    power,
+    scale,
     values,
 )
 from tests._helpers.broken_stores._broken import Broken
@@ -24,10 +27,13 @@ BROKEN: tuple[Broken, ...] = (
     *filters.BROKEN,
     *values.BROKEN,
     *durability.BROKEN,
+    *power.BROKEN,
     *cancellation.BROKEN,
     *errors.BROKEN,
     *locking.BROKEN,
     *isolation.BROKEN,
     *lifecycle.BROKEN,
+    *damage.BROKEN,
+    *scale.BROKEN,
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""
