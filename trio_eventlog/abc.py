@@ -35,6 +35,7 @@ __all__ = [
     "DurableStore",
     "EventPage",
     "EventStore",
+    "FileStore",
     "Finding",
     "IdentifiedStore",
     "LeasedStore",
@@ -212,6 +213,24 @@ class DurableStore(Protocol):
         An append of events that are already held acknowledges no less than one of new events. Without this
         attribute it is ``"process"``. A store that says ``"process"`` should also be a
         :class:`SyncableStore`.
+        """
+        ...
+
+
+@runtime_checkable
+class FileStore(Protocol):
+    """A store that keeps its log in files, and says how a test can watch what it does to them.
+
+    What it promises about a loss of power (:class:`DurableStore`) can be tested then:
+    :func:`trio_eventlog.testing.check_store` does.
+    """
+
+    @property
+    def file_access(self) -> str | None:
+        """``"apsw"`` if all that it writes goes through SQLite's default VFS in apsw, ``"os"`` if not.
+
+        With ``"apsw"`` it may also create empty files and sync directories by itself. None, as without this
+        attribute: its files are not to be watched.
         """
         ...
 

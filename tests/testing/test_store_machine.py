@@ -203,7 +203,7 @@ dropped = []
 
 class TestGood(StoreConformance):
     durable = False
-    budget = 0.1
+    max_examples = 3
 
     def open_store(self, location):
         return open_memory(location)

@@ -15,6 +15,7 @@ from tests._helpers.broken_stores import (
     isolation,
     lifecycle,
     locking,
+    power,
     scale,
     values,
 )
@@ -26,6 +27,7 @@ BROKEN: tuple[Broken, ...] = (
     *filters.BROKEN,
     *values.BROKEN,
     *durability.BROKEN,
+    *power.BROKEN,
     *cancellation.BROKEN,
     *errors.BROKEN,
     *locking.BROKEN,

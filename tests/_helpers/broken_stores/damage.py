@@ -9,7 +9,7 @@ import time
 import attrs
 
 from tests._helpers.broken_stores._broken import Broken, file
-from tests._helpers.correct_stores import CorrectCheckedStore, Held
+from tests._helpers.correct_stores import CorrectCheckedStore, Held, open_checked
 from trio_eventlog import StoreUnusable
 
 # --- S16: damage is told --------------------------------------------------------------------------
@@ -65,11 +65,15 @@ class SkipsWhatIsDamaged(CorrectCheckedStore):
             self.path.write_bytes(b"".join(lines[:1]))
 
 
+def _checked(clause: str, name: str, cls: type[CorrectCheckedStore]) -> Broken:
+    return attrs.evolve(file(clause, name, cls), correct=open_checked)
+
+
 BROKEN: tuple[Broken, ...] = (
-    file("S16", "damaged content is returned", TakesAnyContent),
-    file("S16", "crashes on damage", Crashes),
-    attrs.evolve(file("S16", "hangs on damage", Hangs), is_slow=True),
-    file("S16", "an error of the driver tells of damage", RaisesErrorOfItsDriver),
-    file("S16", "begins anew after a cut", BeginsAnew),
-    file("S16", "skips what is damaged", SkipsWhatIsDamaged),
+    _checked("S16", "damaged content is returned", TakesAnyContent),
+    _checked("S16", "crashes on damage", Crashes),
+    attrs.evolve(_checked("S16", "hangs on damage", Hangs), is_slow=True),
+    _checked("S16", "an error of the driver tells of damage", RaisesErrorOfItsDriver),
+    _checked("S16", "begins anew after a cut", BeginsAnew),
+    _checked("S16", "skips what is damaged", SkipsWhatIsDamaged),
 )

@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 import apsw
 import attrs
@@ -94,6 +94,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
     detects_damage: bool = True
     """Damage to the file is told; see above for how far."""
+    file_access: ClassVar[str] = "apsw"
+    """See :class:`trio_eventlog.abc.FileStore`."""
 
     @property
     def log_id(self) -> str | None:
