@@ -8,6 +8,7 @@ from tests._helpers.broken_stores import (
     appending,
     atomicity,
     cancellation,
+    concurrency,
     durability,
     errors,
     filters,
@@ -31,5 +32,6 @@ BROKEN: tuple[Broken, ...] = (
     *isolation.BROKEN,
     *lifecycle.BROKEN,
     *scale.BROKEN,
+    *concurrency.BROKEN,
 )
 """All of them."""

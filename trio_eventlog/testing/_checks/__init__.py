@@ -9,6 +9,7 @@ from trio_eventlog.testing._checks import (
     _durability,
     _errors,
     _filters,
+    _histories,
     _opening,
     _scale,
     _values,
@@ -25,6 +26,7 @@ CHECKS: tuple[Check, ...] = (
     *_cancellation.CHECKS,
     *_errors.CHECKS,
     *_opening.CHECKS,
+    *_histories.CHECKS,
     *_scale.CHECKS,
     *_atomicity.CHECKS,
 )
