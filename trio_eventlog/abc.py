@@ -30,10 +30,12 @@ from trio_eventlog._util import adopt_public_names as _adopt_public_names
 __all__ = [
     "BoundedStore",
     "ChangeWatch",
+    "DamageAwareStore",
     "DescribableStore",
     "DurableStore",
     "EventPage",
     "EventStore",
+    "FileStore",
     "Finding",
     "IdentifiedStore",
     "LeasedStore",
@@ -90,6 +92,10 @@ class EventStore(Protocol):
     * **S14** Ids and seqs belong to one log: two logs of one database never see each other.
     * **S15** Leaving the store, also under cancellation or after an error, frees its lock, threads, files and
       connections; it can be opened again at once.
+    * **S16** In a store that says so (:class:`DamageAwareStore`), damage to files that nobody had open is
+      told: bits that changed, a file that was cut off, parts that were zeroed or swapped. Every answer is
+      then what was written, or an error of S12. A query may miss events that cannot be found any more only
+      if ``verify`` reports a problem (:class:`VerifiableStore`). Never does the process crash or hang.
 
     **A store that went back.** A log can be replaced by an older state of itself: restored from a backup, or
     taken over by a replica that lagged. Only the store can notice. Its appender compares what the log holds
@@ -212,6 +218,24 @@ class DurableStore(Protocol):
 
 
 @runtime_checkable
+class FileStore(Protocol):
+    """A store that keeps its log in files, and says how a test can watch what it does to them.
+
+    What it promises about a loss of power (:class:`DurableStore`) can be tested then:
+    :func:`trio_eventlog.testing.check_store` does.
+    """
+
+    @property
+    def file_access(self) -> str | None:
+        """``"apsw"`` if all that it writes goes through SQLite's default VFS in apsw, ``"os"`` if not.
+
+        With ``"apsw"`` it may also create empty files and sync directories by itself. None, as without this
+        attribute: its files are not to be watched.
+        """
+        ...
+
+
+@runtime_checkable
 class LockingStore(Protocol):
     """A store that says whether it has the lock of clause S13."""
 
@@ -244,6 +268,19 @@ class ReadOnlyCapableStore(Protocol):
     @property
     def read_only(self) -> bool:
         """True if this instance was opened for reading only; a log refuses it.
+
+        False without this attribute.
+        """
+        ...
+
+
+@runtime_checkable
+class DamageAwareStore(Protocol):
+    """A store that notices when its files were damaged."""
+
+    @property
+    def detects_damage(self) -> bool:
+        """True for a store that keeps clause S16.
 
         False without this attribute.
         """

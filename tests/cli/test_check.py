@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from tests._helpers.cli import Done
+from tests._helpers.cli import Done, on_terminal
 
 STORES = """
 from contextlib import asynccontextmanager
@@ -34,6 +34,19 @@ class Inclusive(MemoryStore):
 @asynccontextmanager
 async def open_broken(location):
     yield Inclusive()
+
+
+class Slow(MemoryStore):
+    async def query(self, query):
+        import trio
+
+        await trio.sleep(0.05)
+        return await super().query(query)
+
+
+@asynccontextmanager
+async def open_slow(location):
+    yield Slow()
 
 
 class Stores:
@@ -102,7 +115,7 @@ def test_a_store_that_passes(check, tmp_path):
     assert re.search(r"^S5 +passed +\d+ +\d+\.\d  Results pass all filters", result.out, re.MULTILINE)
     assert re.search(r"^S13 +skipped +the store is not durable$", result.out, re.MULTILINE)
     assert "left out: readers: no open_reader was given" in result.out
-    assert re.search(r"14 clauses passed, 0 failed, 1 skipped in \d+\.\d s \(seed 5\)", result.out)
+    assert re.search(r"14 clauses passed, 0 failed, 2 skipped in \d+\.\d s \(seed 5\)", result.out)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -132,13 +145,86 @@ def test_a_durable_store_with_readers(check_process, tmp_path):
             "--drop",
             "my_stores:drop",
         ),
-        *("--clause", "S10", "--clause", "S13", "--max-examples", "3", "--budget", "5", "--op-timeout", "10"),
+        *(
+            "--clause",
+            "S10",
+            "--clause",
+            "S13",
+            "--max-examples",
+            "3",
+            "--budget",
+            "40",
+            "--op-timeout",
+            "10",
+        ),
     )
 
     assert result.status == 0, result.out + result.err
     assert "left out" not in result.out
     assert "2 clauses passed, 0 failed, 0 skipped" in result.out
     assert (tmp_path / "tmp" / "dropped").exists()
+
+
+def test_what_could_not_be_tried_in_time_is_no_pass(check):
+    """Said loudly, and by an exit status of its own."""
+    result = check("my_stores:open_slow", "--in-memory", "--clause", "S1", "--budget", "0.5")
+
+    assert result.status == 3
+    assert re.search(r"^S1 +NOT FINISHED", result.out, re.MULTILINE)
+    assert re.search(r"repeats: tried \d of 20 examples", result.out)
+    assert "Not everything could be tried within 0.5 s, so this is no pass: raise --budget." in result.out
+
+
+@pytest.mark.usefixtures("stores")
+@pytest.mark.parametrize("columns", [20, 80])
+def test_on_a_terminal_what_is_to_be_pasted_is_not_wrapped(columns):
+    arguments = ["check", "my_stores:open_broken", "--in-memory", "--clause", "s5", "--seed", "1"]
+    result = on_terminal(*arguments, columns=columns)
+    plain = re.sub(r"\x1b\[[\d;?]*\w", "", result.out)
+    program = "# S5: " + plain.partition("# S5: ")[2].partition("trio.run(main)")[0]
+
+    assert result.status == 1
+    assert max(map(len, program.splitlines())) > 80
+    compile(program, "pasted.py", "exec")
+
+
+def test_ctrl_c_shows_what_was_found_so_far(stores, tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", UNTIL_S2, "my_stores:open_broken", "--in-memory", "--seed", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    out, err = child.communicate(timeout=60)
+
+    assert child.returncode == 130, err
+    assert re.search(r"^S1 +passed", out, re.MULTILINE), out
+    assert re.search(r"^S15 +NOT FINISHED", out, re.MULTILINE)
+    assert "not tried: interrupted" in out
+    assert "Interrupted: this is what was found so far, and no pass." in out
+    assert "Traceback" not in err
+
+
+UNTIL_S2 = """
+import os, signal, sys
+from trio_eventlog import testing
+from trio_eventlog.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+check_store = testing.check_store
+
+def checking(*args, on_result, **options):
+    def tell(result):
+        on_result(result)
+        if result.clause == "S2":
+            os.kill(os.getpid(), signal.SIGINT)
+    return check_store(*args, on_result=tell, **options)
+
+testing.check_store = checking
+sys.argv[1:1] = ["check"]
+main()
+"""
 
 
 @pytest.mark.parametrize(
@@ -160,7 +246,7 @@ def test_a_durable_store_with_readers(check_process, tmp_path):
         (["my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:number"], "my_stores:number is not a function (it is of type int)"),
         (["my_stores:not_decorated"], "expected it to return an async context manager, got async_generator"),
-        (["my_stores:open_memory", "--clause", "S16"], "clauses: expected some of S1 to S15, got S16"),
+        (["my_stores:open_memory", "--clause", "S99"], "clauses: expected some of S1 to S16, got S99"),
         (["my_stores:open_memory", "--reader", "my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:open_memory", "--budget", "0"], "--budget"),
         (["my_stores:open_memory", "--max-examples", "0"], "--max-examples"),

@@ -47,9 +47,9 @@ nats://HOST:4222,HOST2:4222/STREAM?log=NAME&replicas=3
 ```
 
 Exit status: 0 on success; 1 if the command failed, events were rejected or lost, a log is damaged, a store
-violates a clause, or a history has an anomaly; 2 if the command line is invalid; 130 after Ctrl-C, 143 after
-SIGTERM, 129 after SIGHUP. If the reader of the output goes away, as `head` does, the command ends silently
-with status 0.
+violates a clause, or a history has an anomaly; 2 if the command line is invalid; 3 if a check of a store did
+not finish; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. If the reader of the output goes away, as
+`head` does, the command ends silently with status 0.
 """
 
 

@@ -17,7 +17,7 @@ from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example
 from trio_eventlog.testing._program import code_of
 from trio_eventlog.testing._subject import StoreOpener
 
-_CHILD_TIMEOUT: Final = 60.0
+CHILD_TIMEOUT: Final = 60.0
 """Seconds. A machine under load takes long to start Python. Helpers say it again: programs show them."""
 
 _APPENDER: Final = """\
@@ -198,11 +198,11 @@ async def run_to_its_end(example: Example, source: str) -> subprocess.CompletedP
     program.define_text("CHILD", source)
     program.define(run_child)
     program.add("result = await run_child(CHILD, location)")
-    example.alive("running a child process", expected_seconds=_CHILD_TIMEOUT)
+    example.alive("running a child process", expected_seconds=CHILD_TIMEOUT)
     try:
         result = await run_child(source, example.location, example.subject.children.environment())
     except trio.TooSlowError as exc:
-        example.violated(f"a child process did not end within {_CHILD_TIMEOUT:.0f} s", exc)
+        example.violated(f"a child process did not end within {CHILD_TIMEOUT:.0f} s", exc)
     program.variables["result"] = result
     return result
 
@@ -268,7 +268,7 @@ async def child_meanwhile(
     assert example.subject.children is not None
     example.program.define_text("CHILD", source)
     example.program.define(child)
-    example.alive("running a child process", expected_seconds=_CHILD_TIMEOUT)
+    example.alive("running a child process", expected_seconds=CHILD_TIMEOUT)
     with example.program.block(f"async with {child.__name__}(CHILD, location):"):
         try:
             async with child(source, example.location, example.subject.children.environment()):
@@ -278,4 +278,4 @@ async def child_meanwhile(
         except AssertionError as exc:
             example.violated(str(exc), exc)
         except trio.TooSlowError as exc:
-            example.violated(f"a child process did not start or end within {_CHILD_TIMEOUT:.0f} s", exc)
+            example.violated(f"a child process did not start or end within {CHILD_TIMEOUT:.0f} s", exc)

@@ -15,6 +15,7 @@ from tests._helpers.correct_stores import (
     CorrectMemoryStore,
     Held,
     in_thread,
+    open_file,
     opened_file,
     opened_file_reader,
 )
@@ -183,22 +184,27 @@ def with_reader(clause: str, name: str, cls: type[CorrectFileStore], *also: str)
         durable=True,
         open_reader=partial(opened_file_reader, CorrectFileReader),
         also=frozenset(also),
+        correct=open_file,
     )
 
 
+def slow(broken: Broken) -> Broken:
+    return attrs.evolve(broken, is_slow=True)
+
+
 BROKEN: tuple[Broken, ...] = (
-    file("S4", "synced event by event", SyncedEventByEvent),
-    file("S4", "synced in hundreds", SyncedInHundreds),
-    file("S4", "synced in thousands", SyncedInThousands),
+    slow(file("S4", "synced event by event", SyncedEventByEvent)),
+    slow(file("S4", "synced in hundreds", SyncedInHundreds)),
+    slow(file("S4", "synced in thousands", SyncedInThousands)),
     file("S4", "a batch is two writes", IndexAfterData),
-    with_reader("S4", "synced event by event, with a reader", SyncedEventByEvent, "S10"),
-    with_reader("S4", "synced in hundreds, with a reader", SyncedInHundreds, "S10"),
+    slow(with_reader("S4", "synced event by event, with a reader", SyncedEventByEvent, "S10")),
+    slow(with_reader("S4", "synced in hundreds, with a reader", SyncedInHundreds, "S10")),
     memory("S1", "looks for 999 ids of a batch", KnownIn999),
     memory("S1", "returns the repeats of the first 500 events", RepeatsOfTheFirstPart),
     memory("S3", "looks for conflicts in 1,000 events", ConflictsInTheFirst1000),
     memory("S3", "keeps 4,096 events before a conflict", ConflictAfterTheFirstPart),
     memory("S3", "names the seq after the one that is taken", ConflictNamesTheNext),
-    memory("S4", "cancelled, keeps whole thousands", CancelledAfterThousands),
+    slow(memory("S4", "cancelled, keeps whole thousands", CancelledAfterThousands)),
     memory("S4", "shows what comes before a conflict", SeenBeforeTheConflict),
     memory("S4", "reads in pages without a snapshot", PagesWithoutSnapshot),
     memory("S7", "another codec from the 1,000th event on", PayloadsOfTheSecondPart),

@@ -6,28 +6,42 @@ from trio_eventlog.testing._checks import (
     _appending,
     _atomicity,
     _cancellation,
+    _damage,
     _durability,
     _errors,
     _filters,
     _histories,
     _opening,
+    _power,
     _scale,
     _values,
 )
+from trio_eventlog.testing._report import CLAUSES
 from trio_eventlog.testing._search import Check
 
 __all__ = ["CHECKS"]
 
-CHECKS: tuple[Check, ...] = (
-    *_appending.CHECKS,
-    *_filters.CHECKS,
-    *_values.CHECKS,
-    *_durability.CHECKS,
-    *_cancellation.CHECKS,
-    *_errors.CHECKS,
-    *_opening.CHECKS,
-    *_histories.CHECKS,
-    *_scale.CHECKS,
-    *_atomicity.CHECKS,
+_ORDER = list(CLAUSES)
+
+CHECKS: tuple[Check, ...] = tuple(
+    sorted(
+        (
+            # First of their clauses: what they find is what matters most, and only the first check that fails
+            # is reported.
+            *_power.CHECKS,
+            *_atomicity.CHECKS,
+            *_appending.CHECKS,
+            *_filters.CHECKS,
+            *_values.CHECKS,
+            *_durability.CHECKS,
+            *_cancellation.CHECKS,
+            *_errors.CHECKS,
+            *_opening.CHECKS,
+            *_histories.CHECKS,
+            *_damage.CHECKS,
+            *_scale.CHECKS,
+        ),
+        key=lambda check: _ORDER.index(check.clause),
+    )
 )
 """All of them."""

@@ -271,7 +271,6 @@ CHECKS: tuple[Check, ...] = (
         run=_try_killed_in_the_midst,
         table=_in_the_midst_table,
         share=0.03,
-        weight=1.5,
         needs=DURABLE | {"children"},
     ),
     Check(
@@ -279,7 +278,7 @@ CHECKS: tuple[Check, ...] = (
         name="readers in other instances",
         cases=_watched,
         run=_try_other_instance,
-        fixed=3,
+        fixed=2,
         needs=frozenset({"reader"}),
     ),
     Check(
@@ -287,7 +286,7 @@ CHECKS: tuple[Check, ...] = (
         name="readers in other processes",
         cases=_watched,
         run=_try_other_process,
-        fixed=3,
+        fixed=1,
         needs=DURABLE | {"children", "reader", "reading children"},
     ),
     Check(
@@ -295,7 +294,7 @@ CHECKS: tuple[Check, ...] = (
         name="a process that is killed",
         cases=_after_returning,
         run=_try_killed,
-        fixed=3,
+        fixed=2,
         needs=DURABLE | {"children"},
     ),
 )

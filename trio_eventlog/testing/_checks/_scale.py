@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any, Final
 
@@ -72,15 +71,17 @@ class LargeRepeats:
 
 
 def _large_repeats_table(subject: StoreUnderTest) -> list[LargeRepeats]:
-    cases: list[LargeRepeats] = []
-    for size in sizes(subject):
-        indices = divisions(size)
-        # The last event takes each part.
-        cases += [
-            LargeRepeats(size, tuple(indices[::2]), tuple(indices[1::2]), False),
-            LargeRepeats(size, tuple(indices[1::2]), tuple(indices[::2]), True),
-        ]
-    return cases
+    # The last event takes each part.
+    return [_large_repeats(largest(subject), first) for first in (0, 1)]
+
+
+def _large_repeats(size: int, first: int) -> LargeRepeats:
+    indices = divisions(size)
+    return LargeRepeats(size, tuple(indices[first::2]), tuple(indices[1 - first :: 2]), first == 1)
+
+
+def _smaller_repeats(subject: StoreUnderTest) -> SearchStrategy[LargeRepeats]:
+    return st.builds(_large_repeats, st.sampled_from(sizes(subject)), st.sampled_from((1, 0)))
 
 
 def _fewer_repeats(case: LargeRepeats) -> SearchStrategy[LargeRepeats]:
@@ -122,11 +123,12 @@ class LargeConflict:
 
 
 def _large_conflicts_table(subject: StoreUnderTest) -> list[LargeConflict]:
-    return [
-        LargeConflict(size, indices)
-        for size in sizes(subject)
-        for indices in ((size - 1,), tuple(divisions(size)))
-    ]
+    size = largest(subject)
+    return [LargeConflict(size, (size - 1,)), LargeConflict(size, tuple(divisions(size)))]
+
+
+def _smaller_conflicts(subject: StoreUnderTest) -> SearchStrategy[LargeConflict]:
+    return st.sampled_from([LargeConflict(size, (size - 1,)) for size in sizes(subject)])
 
 
 def _fewer_conflicts(case: LargeConflict) -> SearchStrategy[LargeConflict]:
@@ -154,7 +156,8 @@ async def _try_large_conflict(example: Example, case: LargeConflict) -> None:
 
 
 def _large_failures_table(subject: StoreUnderTest) -> list[LargeConflict]:
-    return [LargeConflict(size, (size - 1,)) for size in sizes(subject)[:2]]
+    size = largest(subject)
+    return [LargeConflict(size, (size - 1,))]
 
 
 async def _try_large_failure(example: Example, case: LargeConflict) -> None:
@@ -244,7 +247,15 @@ _VALUES: Final[tuple[Any, ...]] = (
 
 
 def _large_values_table(subject: StoreUnderTest) -> list[LargeValues]:
-    return [LargeValues(size, tuple(divisions(size))) for size in sizes(subject)[:4]]
+    return [_large_values(largest(subject))]
+
+
+def _large_values(size: int) -> LargeValues:
+    return LargeValues(size, tuple(divisions(size)))
+
+
+def _smaller_values(subject: StoreUnderTest) -> SearchStrategy[LargeValues]:
+    return st.sampled_from(sizes(subject)).map(_large_values)
 
 
 def _fewer_values(case: LargeValues) -> SearchStrategy[LargeValues]:
@@ -282,35 +293,29 @@ async def _try_large_read_back(example: Example, size: int) -> None:
             await store.query()
 
 
-def _from_table(
-    table: Callable[[StoreUnderTest], Sequence[Any]],
-) -> Callable[[StoreUnderTest], SearchStrategy[Any]]:
-    return lambda subject: st.sampled_from(list(table(subject)))
-
-
 CHECKS: tuple[Check, ...] = (
     Check(
         clause="S1",
         name="repeats in a large batch",
-        cases=_from_table(_large_repeats_table),
+        cases=_smaller_repeats,
         run=_try_large_repeats,
         table=_large_repeats_table,
         smaller=_fewer_repeats,
-        fixed=1,
+        fixed=3,
     ),
     Check(
         clause="S3",
         name="taken seqs in a large batch",
-        cases=_from_table(_large_conflicts_table),
+        cases=_smaller_conflicts,
         run=_try_large_conflict,
         table=_large_conflicts_table,
         smaller=_fewer_conflicts,
-        fixed=1,
+        fixed=4,
     ),
     Check(
         clause="S4",
         name="an error at the end of a large batch",
-        cases=_from_table(_large_failures_table),
+        cases=_smaller_conflicts,
         run=_try_large_failure,
         table=_large_failures_table,
         fixed=1,
@@ -320,7 +325,7 @@ CHECKS: tuple[Check, ...] = (
         name="a large batch that is cancelled",
         cases=_shares,
         run=_try_large_cancelled,
-        fixed=len(_SHARES),
+        fixed=4,
         weight=0.8,
     ),
     Check(
@@ -333,7 +338,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         clause="S7",
         name="values in a large batch",
-        cases=_from_table(_large_values_table),
+        cases=_smaller_values,
         run=_try_large_values,
         table=_large_values_table,
         smaller=_fewer_values,
@@ -344,7 +349,7 @@ CHECKS: tuple[Check, ...] = (
         name="reading a large batch",
         cases=_sizes,
         run=_try_large_read_back,
-        table=sizes,
-        fixed=1,
+        table=lambda subject: [largest(subject)],
+        fixed=5,
     ),
 )

@@ -1,0 +1,1 @@
+"""Loss of power: what was done to the files of a store, and what a disk may hold of it afterwards."""
