@@ -161,6 +161,14 @@ def campaign(session: nox.Session) -> None:
 
 
 @nox.session
+def explore(session: nox.Session) -> None:
+    """Run the log in 5,000 orders of its tasks, for more than a million virtual seconds."""
+    install_package(session)
+    install_group(session, "tests")
+    session.run("pytest", *IN_PARALLEL, *LONG, "tests/testing/deep_explore.py", *session.posargs)
+
+
+@nox.session
 def soak(session: nox.Session) -> None:
     """Restart and kill the servers of a NATS cluster again and again under a log that writes."""
     arguments = install_package(session, "testing,nats")
