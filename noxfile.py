@@ -129,6 +129,22 @@ def harness(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Judge the harness: break each durable store in every way that it knows, and see all of them caught."""
+    arguments = install_package(session, "testing,nats,postgres")
+    install_group(session, "tests")
+    install_group(session, "servers")
+    session.run("pytest", *LONG, "tests/testing/deep_mutants.py", *arguments)
+
+
+@nox.session
+def golden(session: nox.Session) -> None:
+    """Make the files of today's layout that later versions must read. Only where a layout has changed."""
+    session.install("-e", ".[testing]")
+    session.run("python", "-m", "tests._helpers.golden")
+
+
+@nox.session
 def crashes(session: nox.Session) -> None:
     """Kill processes in the middle of their work, six hundred times."""
     install_package(session)

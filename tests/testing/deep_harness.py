@@ -3,6 +3,7 @@
 import pytest
 
 from tests._helpers.broken_stores import BROKEN
+from tests._helpers.broken_stores.concurrency import BY_ANOMALY
 from tests._helpers.correct_stores import open_checked, open_file_reader, open_memory
 from tests._helpers.harness import check_clause, hardly_shrunk  # noqa: F401 - a fixture
 from trio_eventlog.testing import CLAUSES, check_store
@@ -20,6 +21,14 @@ def test_a_broken_store_is_caught_with_every_seed(broken, seed):
     report = check_clause(broken, seed=seed)
 
     assert [failure.clause for failure in report.failures] == [broken.clause], str(report)
+
+
+@pytest.mark.parametrize("name", BY_ANOMALY)
+@pytest.mark.parametrize("seed", range(20))
+def test_an_anomaly_is_named_with_every_seed(name, seed):
+    (failure,) = check_clause(BY_ANOMALY[name], seed=seed).failures
+
+    assert failure.message.startswith(f"{name}: "), failure.message
 
 
 @broken_stores

@@ -157,6 +157,12 @@ LEGAL = {
     ],
     "a query that runs while an append returns": [append(1, 3, 1), query(2, 4)],
     "ends that meet are concurrent": [append(1, 3, 1), query(3, 4)],
+    "a reader sees an append before the appender does": [
+        append(1, 9, 1),
+        read(2, 3, 1),
+        query(4, 5),
+        last_seq(6, 7, 0),
+    ],
     "an append of unknown outcome is never seen": [
         append(1, 3, 1, outcome=UNKNOWN),
         query(4, 5),
@@ -253,7 +259,7 @@ ILLEGAL = {
     ),
     "what was read of an unknown append is gone": (
         "lost write",
-        [append(1, 2, 1, outcome=UNKNOWN), query(3, 4, 1), query(5, 6)],
+        [append(1, 2, 1, outcome=UNKNOWN), query(3, 4, 1), last_seq(5, 6, 1), query(7, 8)],
     ),
     "an event is lost on the way to the next appender": (
         "lost write",
@@ -336,8 +342,8 @@ ILLEGAL = {
         "real-time violation",
         [append(1, 2, 1), append(3, 4, 2), read(5, 6, 2), query(7, 8, 1, 2)],
     ),
-    "a query does not find what another had found": (
-        "real-time violation",
+    "an appender does not find what it had found": (
+        "non-monotonic reader",
         [append(1, 9, 1), query(2, 3, 1), query(4, 5), query(10, 11, 1)],
     ),
     "an append lands after a call that comes after it": (

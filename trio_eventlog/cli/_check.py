@@ -104,6 +104,8 @@ def check(
       op_timeout: How long an operation of the store may take before it counts as hanging.
       max_examples: Maximum number of examples per check.
       seed: Repeat the examples of an earlier run, which printed this number.
+      outputs: What is written.
+      instead: What is done.
     """
     try:
         from trio_eventlog.cli._check_run import run_check  # noqa: PLC0415 - needs another extra

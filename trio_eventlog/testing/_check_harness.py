@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection
@@ -123,6 +124,8 @@ def check_harness(
         raise ValueError(
             f"mutants: expected some of {', '.join(MUTANTS)}, got {', '.join(unknown) or 'none'}"
         )
+    if not (budget > 0 and math.isfinite(budget)):
+        raise ValueError(f"budget: expected more than 0 seconds, and finite, got {budget}")
     began = time.monotonic()
     seed = int.from_bytes(os.urandom(8), "big") if seed is None else seed
     wanted = [mutant for name, mutant in MUTANTS.items() if mutants is None or name in mutants]

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import attrs
 import trio
 
-from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict
+from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict, StoreError
 from trio_eventlog.abc import EventPage, PagedStore
 from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example, Outcome, call_and_cancel
 from trio_eventlog.testing._model import Accepted, Conflict, Model, difference
@@ -69,8 +69,9 @@ class LimitedStore:
     store: EventStore
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
-        """Append."""
-        return await self.example.faultless("append_batch", self.store.append_batch, events)
+        """Append. An error of a store is for the helper to judge."""
+        append = self.store.append_batch
+        return await self.example.faultless("append_batch", append, events, due=StoreError)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """Query."""

@@ -242,7 +242,7 @@ async def wait_until_free(example: Example) -> None:
 @asynccontextmanager
 async def held_elsewhere(example: Example) -> AsyncIterator[None]:
     """While this lasts another process has the store open; then it is killed."""
-    async with _child_meanwhile(example, opener_source(example), opened_by_child):
+    async with child_meanwhile(example, opener_source(example), opened_by_child):
         yield
 
 
@@ -254,16 +254,17 @@ async def watched_elsewhere(example: Example, allowed: set[int]) -> AsyncIterato
     assert children.reading is not None
     source = _READER.format(opening=children.reading, allowed=sorted(allowed))
     example.program.define(opened_by_child)
-    async with _child_meanwhile(example, source, watched_by_child):
+    async with child_meanwhile(example, source, watched_by_child):
         yield
 
 
 @asynccontextmanager
-async def _child_meanwhile(
+async def child_meanwhile(
     example: Example,
     source: str,
     child: Callable[[str, Path, dict[str, str]], AbstractAsyncContextManager[object]],
 ) -> AsyncIterator[None]:
+    """While this lasts a child process runs ``source``, started and ended by ``child``."""
     assert example.subject.children is not None
     example.program.define_text("CHILD", source)
     example.program.define(child)

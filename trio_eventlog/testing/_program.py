@@ -20,6 +20,8 @@ import trio
 import trio_eventlog
 from trio_eventlog.abc import EventPage
 from trio_eventlog.testing._code import Code, Series, code_of, numbered, numbered_types
+from trio_eventlog.testing._history._check import check_history
+from trio_eventlog.testing._history._recorder import History, recording
 from trio_eventlog.testing._model import assert_same_events
 
 __all__ = ["Block", "Program", "Series", "code_of", "numbered", "numbered_types", "source_of"]
@@ -86,10 +88,21 @@ _PACKAGE_NAMES: Final = (
     "StoreError",
     "StoreUnusable",
 )
+_TESTING_NAMES: Final = (
+    "Crash",
+    "History",
+    "assert_same_events",
+    "check_history",
+    "check_power_loss",
+    "recording",
+)
 _NAMES: Final = {
     **{name: getattr(trio_eventlog, name) for name in _PACKAGE_NAMES},
     "EventPage": EventPage,
+    "History": History,
     "assert_same_events": assert_same_events,
+    "check_history": check_history,
+    "recording": recording,
     "trio": trio,
 }
 """What a program imports, as far as expressions use it."""
@@ -190,7 +203,7 @@ def _imports(body: str) -> list[str]:
     imports.append("")
     imports += _imported("trio_eventlog", _PACKAGE_NAMES, body)
     imports += _imported("trio_eventlog.abc", ("EventPage",), body)
-    imports += _imported("trio_eventlog.testing", ("Crash", "assert_same_events", "check_power_loss"), body)
+    imports += _imported("trio_eventlog.testing", _TESTING_NAMES, body)
     return imports
 
 

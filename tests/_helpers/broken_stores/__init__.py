@@ -8,6 +8,7 @@ from tests._helpers.broken_stores import (
     appending,
     atomicity,
     cancellation,
+    concurrency,
     damage,
     durability,
     errors,
@@ -35,5 +36,6 @@ BROKEN: tuple[Broken, ...] = (
     *lifecycle.BROKEN,
     *damage.BROKEN,
     *scale.BROKEN,
+    *concurrency.BROKEN,
 )
 """All of them."""

@@ -252,5 +252,5 @@ BROKEN: tuple[Broken, ...] = (
     memory("S9", "last_seq is a count", LastSeqIsACount, "S14"),
     memory("S9", "last_seq is the latest, not the highest", LastSeqIsTheLatest),
     memory("S9", "last_seq counts repeats", LastSeqCountsRepeats),
-    file("S9", "last_seq forgotten on reopen", LastSeqForgottenOnReopen),
+    file("S9", "last_seq forgotten on reopen", LastSeqForgottenOnReopen, "S10"),
 )

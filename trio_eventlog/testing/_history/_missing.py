@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -12,7 +13,7 @@ import attrs
 from trio_eventlog.testing._history._groups import Group, Groups, Window, gaps
 from trio_eventlog.testing._history._min_tree import MinTree
 from trio_eventlog.testing._history._offers import NEVER, Atom, Offer, Offers
-from trio_eventlog.testing._history._operations import Operation, QueryOperation, shown_seqs
+from trio_eventlog.testing._history._operations import MAX_SHOWN, Operation, QueryOperation, shown_seqs
 from trio_eventlog.testing._history._reads import Read
 from trio_eventlog.testing._history._report import INTERMEDIATE, LOST, NON_MONOTONIC, REAL_TIME, Findings
 
@@ -21,7 +22,7 @@ _MAX_MISSING: Final = 1_000
 
 
 class Memory:
-    """What a read-only instance has shown of a group, and since when."""
+    """What an instance has shown of a group, and since when."""
 
     def __init__(self, group: Group, shown: dict[Offer, float]) -> None:
         placed = [(place, shown[group.offers[place]]) for place in group.places(shown)]
@@ -37,7 +38,7 @@ class Memory:
 
 @attrs.define(eq=False)
 class Instance:
-    """The queries of an instance that may lag, and what it has shown."""
+    """The queries of an instance, and what it has shown."""
 
     reads: list[Read] = attrs.Factory(list)
     shown: dict[Offer, float] = attrs.Factory(dict)
@@ -95,8 +96,7 @@ class MissingJudge:
     def judge(self, reads: Sequence[Read]) -> None:
         """Judge all queries."""
         for read in reads:
-            if self._offers.is_reader(read.query):
-                self._instances[read.query.instance].reads.append(read)
+            self._instances[read.query.instance].reads.append(read)
         for instance in self._instances.values():
             self._reached |= instance.remember()
         # First everything that is lost: it is not to be reported again as late, or as half of a batch.
@@ -122,28 +122,25 @@ class MissingJudge:
         holes = list(gaps(group.places(read.offers), start, stop))
         if not holes:
             return lack if lack.partial else None
-        hole_bound = read.landed_after - self._skew
-        if query.instance in self._instances and self._offers.is_reader(query):
-            self._look_as_reader(lack, holes, hole_bound)
-        else:
-            bound = max(query.began - self._skew, hole_bound)
-            for offer in self._stored_before(group, holes, bound):
-                if not self._is_lost(read, offer):
-                    lack.late.append(offer)
+        self._look(lack, holes)
         return lack if lack.partial or lack.late or lack.forgotten else None
 
-    def _look_as_reader(self, lack: Lack, holes: Sequence[tuple[int, int]], hole_bound: float) -> None:
+    def _look(self, lack: Lack, holes: Sequence[tuple[int, int]]) -> None:
+        """Look for what the query had to find, because of when it was stored or of what was shown before."""
         read, group = lack.read, lack.group
-        instance = self._instances[read.query.instance]
-        began = read.query.began
-        for offer in self._stored_before(group, holes, max(hole_bound, self._reached[read] - self._skew)):
-            is_hole = offer.stored_from < hole_bound
-            if is_hole and self._is_lost(read, offer):
+        began, instance = read.query.began, self._instances[read.query.instance]
+        due = read.landed_after - self._skew
+        if not self._offers.is_reader(read.query):
+            due = max(due, began - self._skew)
+        for offer in self._stored_before(group, holes, max(due, self._reached[read] - self._skew)):
+            is_due = offer.stored_from < due
+            if is_due and self._is_lost(read, offer):
                 continue
-            was_shown = instance.shown.get(offer, NEVER) < began
-            (lack.late if is_hole and not was_shown else lack.forgotten).append(offer)
+            # What an instance may miss for now, it may not miss again.
+            went_back = read.query.read_only and instance.shown.get(offer, NEVER) < began
+            (lack.late if is_due and not went_back else lack.forgotten).append(offer)
         memory = instance.memory(group)
-        known = set(lack.forgotten)
+        known = {*lack.late, *lack.forgotten}
         for start, stop in holes:
             place = memory.first_before(start, stop, began)
             while place is not None and len(lack.forgotten) < _MAX_MISSING:
@@ -197,7 +194,7 @@ class MissingJudge:
         if first.acknowledged < NEVER:
             since = f"acknowledged at {self._findings.when(first.acknowledged)}"
         else:
-            since = f"first read at {self._findings.when(first.first_read)}"
+            since = f"found at {self._findings.when(first.first_read)}"
         seqs = [offer.seq for offer in lost]
         self._findings.add(
             LOST,
@@ -232,7 +229,7 @@ class MissingJudge:
                 NON_MONOTONIC,
                 f"{shown_seqs(seqs)} not found by a query of {query.process} that began at"
                 f" {self._findings.when(query.began)}, though this instance had been further before",
-                "expected a read-only instance never to go back",
+                "expected an instance never to go back",
                 seqs,
                 [*self._earlier(query, forgotten), query],
             )
@@ -256,15 +253,17 @@ class MissingJudge:
             )
 
     def _proofs(self, offers: Iterable[Offer]) -> list[Operation]:
-        """What shows that these events were stored, and who appended them."""
+        """What shows that the first of these events were stored, and who appended them."""
         operations: list[Operation] = []
-        for offer in offers:
+        for offer in islice(offers, MAX_SHOWN):
             operations += self._offers.appended(offer)
             operations += [] if offer.proof is None else [offer.proof]
         return operations
 
     def _earlier(self, query: QueryOperation, forgotten: Sequence[Offer]) -> list[Operation]:
         """The first query of the same instance that had found the first of these events, or was past it."""
+        if not self._findings.are_wanted(NON_MONOTONIC):
+            return []
         offer = forgotten[0]
         for read in self._instances[query.instance].reads:
             if read.query.ended < query.began and (

@@ -84,10 +84,12 @@ class Offer:
 
     @property
     def stored_from(self) -> float:
-        """When it was stored at the latest; never, if that is not certain."""
-        if not self.was_stored:
-            return NEVER
-        return min(self.acknowledged, self.first_read, self.settled)
+        """When it was stored at the latest; never, if that is not certain.
+
+        That another instance has found it does not count: until its append returns, the appender itself need
+        not find it.
+        """
+        return min(self.acknowledged, self.settled) if self.was_stored else NEVER
 
 
 @attrs.define

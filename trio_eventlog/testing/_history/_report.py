@@ -23,12 +23,12 @@ PHANTOM: Final = "phantom"
 
 ANOMALIES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        LOST: "An event that was acknowledged, or had been read, is not found any more.",
+        LOST: "An event that was certainly stored is not found any more.",
         ABORTED: "A query found an event of an append that certainly failed.",
         INTERMEDIATE: "A query found a part of a batch.",
         DUPLICATE: "An event has two seqs, or was found twice by one query.",
         TWO_EVENTS: "A seq has two events.",
-        NON_MONOTONIC: "A read-only instance no longer sees what it had seen before.",
+        NON_MONOTONIC: "An instance no longer sees what it had seen before.",
         REAL_TIME: "A query missed an event that was stored before, or found one before it was appended.",
         STALE: "last_seq was lower than the seq of an event that was stored before.",
         PHANTOM: "An event, or a last_seq, that nobody appended.",
@@ -142,9 +142,9 @@ class Findings:
     def add(
         self, name: str, message: str, expected: str, seqs: list[int], operations: list[Operation]
     ) -> None:
-        """Note an anomaly. ``{…}`` in the message stand for nothing: it is taken as it is."""
+        """Note an anomaly."""
         self._counts[name] += 1
-        if len(self._kept[name]) >= _MAX_KEPT:
+        if not self.are_wanted(name):
             return
         concerned = {id(operation): operation for operation in operations}
         self._kept[name].append(
@@ -157,6 +157,10 @@ class Findings:
                 start=self._start,
             )
         )
+
+    def are_wanted(self, name: str) -> bool:
+        """Whether another anomaly of this name would be kept."""
+        return len(self._kept[name]) < _MAX_KEPT
 
     def when(self, seconds: float) -> str:
         """A time, for a message."""
