@@ -255,7 +255,7 @@ class ConformanceReport:
                 lines += [f"     left out: {reason}" for reason in result.left_out]
             if isinstance(result, ClausePassed):
                 lines += [f"     cut short: {what}" for what in result.cut_short]
-            elif isinstance(result, ClauseUnfinished):
+            if isinstance(result, ClauseUnfinished):
                 lines += [f"     {what}" for what in result.unfinished]
         if self.interrupted:
             lines.append("INTERRUPTED: this is no pass")
