@@ -1,6 +1,7 @@
 """What a report shows: programs that are short and can be pasted, messages that people read, and Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -203,7 +204,7 @@ class WithState(Openers):
         partial(trio_eventlog.stores.open_store, "sqlite:events.db?log=a"),
         Opener("a"),
     ],
-    ids=str,
+    ids=lambda function: re.sub(r" at 0x\w+", "", str(function)),
 )
 def test_what_another_program_can_import(function):
     """The statements give something that is the same, or does the same."""
