@@ -211,7 +211,7 @@ class MissingJudge:
         late = [offer for offer in lack.late if not offer.lost and offer.atom not in partial]
         forgotten = [offer for offer in lack.forgotten if not offer.lost and offer.atom not in partial]
         if late and not query.read_only:
-            # A stale result, all of it: that the appender had seen what was not yet acknowledged says no more.
+            # One stale result: what else the appender had seen, not yet acknowledged, says no more.
             forgotten = []
         self._report_partial(lack)
         if late:
