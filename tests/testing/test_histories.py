@@ -338,6 +338,10 @@ ILLEGAL = {
         "real-time violation",
         [append(1, 2, 1), query(3, 4), query(5, 6, 1)],
     ),
+    "a query finds neither what had returned nor what it had found before that": (
+        "real-time violation",
+        [append(1, 2, 1), append(3, 19, 2), query(4, 5, 1, 2), query(6, 7), query(20, 21, 1, 2)],
+    ),
     "a reader sees the later of two appends": (
         "real-time violation",
         [append(1, 2, 1), append(3, 4, 2), read(5, 6, 2), query(7, 8, 1, 2)],
