@@ -86,7 +86,8 @@ def is_that_failure(error, message):
 
 
 def without_numbers(text):
-    return re.sub(r"[\d.]+", "N", text)
+    # A report names the first of many.
+    return re.sub(r"[\d.]+", "N", re.sub(r"\[\d[\d, ]*( and [\d,]+ more)?\]", "[]", text))
 
 
 def leaves(error):

@@ -80,7 +80,7 @@ def first_look(sandbox: Sandbox) -> Declared:
                 )
             declared = declarations(store)
             example.alive("leaving the store")
-        if declared.detects_damage:
+        if declared.detects_damage or declared.file_access is not None:
             has_files = any(path.is_file() for path in location.rglob("*"))
             declared = attrs.evolve(declared, keeps_files=has_files)
         await sandbox.drop([location])
@@ -362,6 +362,8 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
         lacking["reading children"] = "a child process cannot import open_reader"
     if declared.file_access is None:
         lacking["files"] = "the store does not say how its files can be watched (FileStore)"
+    elif not declared.keeps_files:
+        lacking["files"] = "the store keeps no files at its location"
     elif (why := why_not_watched(declared.file_access)) is not None:
         lacking["files"] = why
     if not declared.has_lock:
