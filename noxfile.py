@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "servers", "lint", "typing", "docs", "examples"]
+nox.options.sessions = ["tests", "broken_stores", "servers", "lint", "typing", "docs", "examples"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
@@ -118,6 +118,16 @@ def coverage(session: nox.Session) -> None:
         session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *tests, env=COMPILED_ONCE)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session
+def broken_stores(session: nox.Session) -> None:
+    """Run the harness for stores on every broken store, with one seed each."""
+    arguments = install_package(session)
+    install_group(session, "tests")
+    session.run(
+        "pytest", *IN_PARALLEL, *LONG, "tests/testing/deep_broken_stores.py", *arguments, env=COMPILED_ONCE
+    )
 
 
 @nox.session
