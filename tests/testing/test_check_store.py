@@ -173,7 +173,7 @@ def test_an_example_is_small(name):
     ["last write wins", "last batch lost on a kill", "lock of the process", "aborted for ever by a conflict"],
 )
 def test_an_example_runs_and_shows_the_failure(name, tmp_path):
-    """As an implementer would: paste it into a file, and run it. `deep_broken_stores` runs all."""
+    """As an implementer would: paste it into a file, and run it. `conformance` runs all."""
     broken = BY_NAME[name]
     (failure,) = check(broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0).failures
     path = tmp_path / "example.py"

@@ -1,4 +1,4 @@
-"""The harness catches each broken store by its clause, and shows how: ``nox -s broken_stores``."""
+"""The harness catches each broken store by its clause, and shows how."""
 
 import re
 
