@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import partial
 
 import attrs
 import trio
 
 from tests._helpers.broken_stores._broken import Broken, file, memory
 from tests._helpers.correct_stores import (
-    CorrectFileReader,
     CorrectFileStore,
     CorrectMemoryStore,
     Held,
     in_thread,
-    open_file,
-    opened_file,
-    opened_file_reader,
+    open_file_reader,
 )
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, SequenceConflict
 
@@ -177,15 +173,7 @@ class TailLostInTheFile(CorrectFileStore):
 
 
 def with_reader(clause: str, name: str, cls: type[CorrectFileStore], *also: str) -> Broken:
-    return Broken(
-        name,
-        clause,
-        partial(opened_file, cls),
-        durable=True,
-        open_reader=partial(opened_file_reader, CorrectFileReader),
-        also=frozenset(also),
-        correct=open_file,
-    )
+    return attrs.evolve(file(clause, name, cls, *also), open_reader=open_file_reader)
 
 
 def slow(broken: Broken) -> Broken:
