@@ -24,6 +24,8 @@ from trio_eventlog.testing._faulty_store import AppendCall as AppendCall
 from trio_eventlog.testing._faulty_store import FaultyStore as FaultyStore
 from trio_eventlog.testing._machine import StoreStateMachine as StoreStateMachine
 from trio_eventlog.testing._model import assert_same_events as assert_same_events
+from trio_eventlog.testing._power._fuse import LossyDirectory as LossyDirectory
+from trio_eventlog.testing._power._fuse import open_lossy_directory as open_lossy_directory
 from trio_eventlog.testing._power._journal import FileJournal as FileJournal
 from trio_eventlog.testing._power._losing import check_power_loss as check_power_loss
 from trio_eventlog.testing._power._states import Crash as Crash
@@ -62,6 +64,7 @@ __all__ = [
     "FileJournal",
     "GoesBack",
     "Hangs",
+    "LossyDirectory",
     "Rejects",
     "Slow",
     "StoreConformance",
@@ -77,6 +80,7 @@ __all__ = [
     "events",
     "fault_scripts",
     "faults",
+    "open_lossy_directory",
     "payloads",
     "persisted_events",
     "queries",

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from trio_eventlog.abc import BoundedStore, EventStore, FileStore, LeasedStore, 
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
-from trio_eventlog.testing._power._losing import why_not_watched
+from trio_eventlog.testing._power._fuse import CannotMount
+from trio_eventlog.testing._power._watching import Watcher, watcher_of
 from trio_eventlog.testing._report import (
     CLAUSES,
     ClauseFailure,
@@ -168,7 +169,10 @@ def check_store(
     began = time.monotonic()
     if seed is None:
         seed = int.from_bytes(os.urandom(_SEED_BITS // 8), "big")
-    with tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root:
+    with (
+        tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root,
+        ExitStack() as stack,
+    ):
         plain = StoreUnderTest(
             open_store=open_store,
             open_reader=open_reader,
@@ -184,14 +188,15 @@ def check_store(
         declared = first_look(sandbox)
         needed = frozenset[str]().union(*(check.needs for check in CHECKS if check.clause in wanted))
         children = find_children(open_store) if "children" in needed and durable else "not needed"
+        watcher = _watcher(stack, declared, is_needed="files" in needed and durable)
         subject = attrs.evolve(
             plain,
             max_batch=declared.max_batch,
             lock_timeout=declared.lock_timeout,
-            file_access=declared.file_access,
+            watcher=None if isinstance(watcher, str) else watcher,
             children=children if isinstance(children, Children) else None,
         )
-        lacking = _lacking(subject, declared, children)
+        lacking = _lacking(subject, declared, children, watcher)
         searcher = Searcher(attrs.evolve(sandbox, subject=subject), seed)
         runner = ClauseRunner(searcher, lacking, budget, max_examples, seed, checks_of(wanted, lacking))
         results: list[ClauseResult] = []
@@ -236,17 +241,29 @@ def _in_trio() -> bool:
     return True
 
 
-def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | str) -> dict[str, str]:
+def _watcher(stack: ExitStack, declared: Declared, *, is_needed: bool) -> Watcher | str:
+    """What watches the files of the store until the stack is closed; or why nothing does."""
+    if declared.file_access is None:
+        return "the store does not say how its files can be watched (FileStore)"
+    if not is_needed:
+        return "not needed"
+    try:
+        return stack.enter_context(watcher_of(declared.file_access))
+    except CannotMount as exc:
+        return str(exc)
+
+
+def _lacking(
+    subject: StoreUnderTest, declared: Declared, children: Children | str, watcher: Watcher | str
+) -> dict[str, str]:
     """What the store does not have, each with the reason to give for what is left out."""
     lacking: dict[str, str] = {}
     if subject.open_reader is None:
         lacking["reader"] = "no open_reader was given"
     if isinstance(children, str):
         lacking["children"] = children
-    if declared.file_access is None:
-        lacking["files"] = "the store does not say how its files can be watched (FileStore)"
-    elif (why := why_not_watched(declared.file_access)) is not None:
-        lacking["files"] = why
+    if isinstance(watcher, str):
+        lacking["files"] = watcher
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
     if not subject.durable:

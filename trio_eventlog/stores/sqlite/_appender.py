@@ -49,8 +49,9 @@ class Appender:
         self.unique_id = found.unique_id
         self.acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
         self._content = Content(self._place.path, place)
-        if self._synced:
-            # Earlier processes may have written more than they synced. It counts as stored from here on.
+        # Earlier processes may have written more than they synced; it counts as stored from here on. And what
+        # a log is known by must not be lost while a spill file, which is synced, names it.
+        if self._synced or not self.acknowledged:
             self._content.sync()
 
     def end(self) -> None:

@@ -74,11 +74,11 @@ def _one_of(case: PowerLoss) -> SearchStrategy[PowerLoss]:
 
 
 async def _try_power_loss(example: Example, case: PowerLoss) -> None:
-    location, open_store, access = example.location, example.subject.open_store, example.subject.file_access
-    assert access is not None
+    location, open_store, watcher = example.location, example.subject.open_store, example.subject.watcher
+    assert watcher is not None
     clauses = [example.clause]
     example.alive("appending under watch", expected_seconds=STATE_SECONDS)
-    recording = await record(open_store, location / "before", access, case.sizes, case.failing_syncs)
+    recording = await record(open_store, location / "before", watcher, case.sizes, case.failing_syncs)
     for number, crash in enumerate(case.crashes):
         example.alive("opening the store after a loss of power", expected_seconds=STATE_SECONDS)
         try:
