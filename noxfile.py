@@ -137,6 +137,22 @@ def harness(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Judge the harness: break each durable store in every way that it knows, and see all of them caught."""
+    arguments = install_package(session, "testing,nats,postgres")
+    install_group(session, "tests")
+    install_group(session, "servers")
+    session.run("pytest", *LONG, "tests/testing/deep_mutants.py", *arguments)
+
+
+@nox.session
+def golden(session: nox.Session) -> None:
+    """Make the files of today's layout that later versions must read. Only where a layout has changed."""
+    session.install("-e", ".[testing]")
+    session.run("python", "-m", "tests._helpers.golden")
+
+
+@nox.session
 def crashes(session: nox.Session) -> None:
     """Kill processes in the middle of their work, six hundred times."""
     install_package(session)
@@ -150,6 +166,14 @@ def campaign(session: nox.Session) -> None:
     install_package(session)
     install_group(session, "tests")
     session.run("pytest", "--show-capture=no", *LONG, "tests/crashes/deep_campaign.py", *session.posargs)
+
+
+@nox.session
+def explore(session: nox.Session) -> None:
+    """Run the log in 5,000 orders of its tasks, for more than a million virtual seconds."""
+    install_package(session)
+    install_group(session, "tests")
+    session.run("pytest", *IN_PARALLEL, *LONG, "tests/testing/deep_explore.py", *session.posargs)
 
 
 @nox.session

@@ -140,6 +140,6 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 if __name__ == "__main__":
-    report = check_store(open_store, budget=4)
+    report = check_store(open_store, clauses=["S1", "S3", "S10", "S12", "S13"], max_examples=10)
     print(report)
     report.raise_if_failed()

@@ -23,8 +23,11 @@ if sys.platform != "win32":  # pragma: no branch
 class FileLock:
     """A lock that is held; it ends with :meth:`release` or with the process."""
 
-    def __init__(self, path: str, fd: int) -> None:
+    def __init__(self, path: str, fd: int, noted: str = "") -> None:
         self.path: Final = path
+        self.noted: Final = noted
+        """What an earlier holder noted for the next ones; empty if none did."""
+
         self._fd = fd
 
     @classmethod
@@ -54,12 +57,16 @@ class FileLock:
                 if exc.errno == errno.ENOMEM:
                     raise
                 raise StoreUnusable(f"{path} cannot be locked: {exc.strerror}") from exc
-            # For people; the lock is held without it.
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, 0)
-                os.write(fd, f"{os.getpid()}\n".encode())
-            lock = _registry.held[path] = cls(path, fd)
+            lock = _registry.held[path] = cls(path, fd, _content(fd)[1])
+        lock.note(lock.noted)
         return lock
+
+    def note(self, text: str) -> None:
+        """Leave a line for the next holders, if the system permits. Before it, for people, our process id."""
+        content = f"{os.getpid()}\n" + (f"{text}\n" if text else "")
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, content.encode(), 0)
 
     def release(self) -> None:
         """Let the next appender in. Safe to call again, and in a child that inherited the object.
@@ -128,11 +135,21 @@ def give_to_owner(fd: int, beside: str) -> None:
 
 
 def _holder(fd: int) -> str:
+    holder, _ = _content(fd)
+    return f" (process {holder})" if holder.isdigit() else ""
+
+
+def _content(fd: int) -> tuple[str, str]:
+    """The process id in a lock file, and what was noted there."""
+    lines: list[str] = []
     with contextlib.suppress(OSError):
-        holder = os.pread(fd, 20, 0).decode(errors="replace").strip()
-        if holder.isdigit():
-            return f" (process {holder})"
-    return ""
+        lines = os.pread(fd, _MAX_NOTE, 0).decode(errors="replace").splitlines()
+    holder, noted, *_ = [*lines, "", ""]
+    return holder.strip(), noted.strip()
+
+
+_MAX_NOTE: Final = 200
+"""Bytes of a lock file that are read."""
 
 
 class _Registry:

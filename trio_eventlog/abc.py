@@ -30,6 +30,7 @@ from trio_eventlog._util import adopt_public_names as _adopt_public_names
 __all__ = [
     "BoundedStore",
     "ChangeWatch",
+    "DamageAwareStore",
     "DescribableStore",
     "DurableStore",
     "EventPage",
@@ -91,6 +92,10 @@ class EventStore(Protocol):
     * **S14** Ids and seqs belong to one log: two logs of one database never see each other.
     * **S15** Leaving the store, also under cancellation or after an error, frees its lock, threads, files and
       connections; it can be opened again at once.
+    * **S16** In a store that says so (:class:`DamageAwareStore`), damage to files that nobody had open is
+      told: bits that changed, a file that was cut off, parts that were zeroed or swapped. Every answer is
+      then what was written, or an error of S12. A query may miss events that cannot be found any more only
+      if ``verify`` reports a problem (:class:`VerifiableStore`). Never does the process crash or hang.
 
     **A store that went back.** A log can be replaced by an older state of itself: restored from a backup, or
     taken over by a replica that lagged. Only the store can notice. Its appender compares what the log holds
@@ -263,6 +268,19 @@ class ReadOnlyCapableStore(Protocol):
     @property
     def read_only(self) -> bool:
         """True if this instance was opened for reading only; a log refuses it.
+
+        False without this attribute.
+        """
+        ...
+
+
+@runtime_checkable
+class DamageAwareStore(Protocol):
+    """A store that notices when its files were damaged."""
+
+    @property
+    def detects_damage(self) -> bool:
+        """True for a store that keeps clause S16.
 
         False without this attribute.
         """

@@ -7,6 +7,7 @@ into methods that a subclass can break in a line or a few: see ``broken_stores``
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -344,6 +345,41 @@ class CorrectFileStore(CorrectMemoryStore):
         return Held(event_of(text), text)
 
 
+class CorrectCheckedStore(CorrectFileStore):
+    """The same, and what was damaged since it was left is refused."""
+
+    detects_damage = True
+    is_sound = False
+
+    @property
+    def end(self) -> Path:
+        """Has the hash of the log while nobody has it open, unless its process was killed."""
+        return self.location / "end"
+
+    async def _open(self) -> None:
+        await in_thread(self._acquire_lock)
+        if await in_thread(self.end.exists):
+            hashes = await in_thread(self._hash), await in_thread(self.end.read_bytes)
+            self._compare(*hashes)
+            await in_thread(self.end.unlink)
+        self._release_lock()
+        self.lock_fd = None
+        await super()._open()
+        self.is_sound = True
+
+    def _compare(self, found: bytes, noted: bytes) -> None:
+        if found != noted:
+            raise StoreUnusable("damaged")
+
+    def _hash(self) -> bytes:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest().encode()
+
+    def _free(self) -> None:
+        if self.is_sound:
+            self.end.write_bytes(self._hash())
+        super()._free()
+
+
 class CorrectFileReader(CorrectFileStore):
     """The log of a :class:`CorrectFileStore`, read-only; needs no lock, and no log to be there yet."""
 
@@ -382,6 +418,10 @@ def open_memory(location: Path) -> AbstractAsyncContextManager[CorrectMemoryStor
 
 def open_file(location: Path) -> AbstractAsyncContextManager[CorrectFileStore]:
     return opened_file(CorrectFileStore, location)
+
+
+def open_checked(location: Path) -> AbstractAsyncContextManager[CorrectCheckedStore]:
+    return opened_file(CorrectCheckedStore, location)
 
 
 def open_file_reader(location: Path) -> AbstractAsyncContextManager[CorrectFileReader]:

@@ -17,7 +17,7 @@ def check_clause(broken: Broken, *, seed: int) -> ConformanceReport:
         clauses=[broken.clause],
         budget=max(10.0, DEFAULT_BUDGET * clause_shares()[broken.clause]),
         # Some hang, and there is no need to wait as long as for a store that might not.
-        op_timeout=1.0,
+        op_timeout=5.0 if broken.durable else 1.0,
         seed=seed,
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import trio
 
-from tests._helpers.tcp_proxy import open_proxy
+from trio_eventlog.testing import TcpProxy
 
 _START_SECONDS = 60.0
 
@@ -242,7 +242,7 @@ async def running_partitions(size=3):
     listen = free_ports(size)
     async with AsyncExitStack() as stack:
         proxies = {
-            pair: await stack.enter_async_context(open_proxy(listen[pair[1]]))
+            pair: await stack.enter_async_context(TcpProxy.open(listen[pair[1]]))
             for pair in itertools.permutations(range(size), 2)
         }
         directory = stack.enter_context(

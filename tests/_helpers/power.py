@@ -213,8 +213,6 @@ async def tally_spill(lossy, directory, synchronous, seed, count):
         after = directory / f"after-{seed}-{number}"
         after.mkdir()
         state.write(after)
-        for leftover in after.glob("*.lock"):
-            leftover.unlink()
         with record_files(after):
             async with open_sqlite(after, synchronous) as store:
                 async with open_event_log(

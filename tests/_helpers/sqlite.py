@@ -7,11 +7,13 @@ import sys
 import threading
 
 import apsw
+import attrs
 import pytest
 import trio
 import trio.testing
 
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores.sqlite import _schema
 
 
 def workers():
@@ -52,6 +54,16 @@ def raw(path, *statements):
         for statement in statements:
             rows = db.execute(statement).fetchall()
         return rows
+    finally:
+        db.close()
+
+
+def write_log(path, *, name="default", **changes):
+    """Change the row of a log, and its checksum with it."""
+    db = apsw.Connection(str(path))
+    try:
+        log = attrs.evolve(_schema.find_log(db, name), **changes)
+        db.execute("REPLACE INTO logs VALUES (?, ?, ?, ?, ?, ?)", log.row())
     finally:
         db.close()
 

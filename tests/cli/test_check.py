@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,7 +11,9 @@ import tempfile
 
 import pytest
 
-from tests._helpers.cli import Done
+from tests._helpers.cli import Done, on_terminal
+from trio_eventlog.testing import Growth, GrowthReport
+from trio_eventlog.testing._mutants import MUTANTS
 
 STORES = """
 from contextlib import asynccontextmanager
@@ -34,6 +37,19 @@ class Inclusive(MemoryStore):
 @asynccontextmanager
 async def open_broken(location):
     yield Inclusive()
+
+
+class Slow(MemoryStore):
+    async def query(self, query):
+        import trio
+
+        await trio.sleep(0.05)
+        return await super().query(query)
+
+
+@asynccontextmanager
+async def open_slow(location):
+    yield Slow()
 
 
 class Stores:
@@ -102,7 +118,7 @@ def test_a_store_that_passes(check, tmp_path):
     assert re.search(r"^S5 +passed +\d+ +\d+\.\d  Results pass all filters", result.out, re.MULTILINE)
     assert re.search(r"^S13 +skipped +the store is not durable$", result.out, re.MULTILINE)
     assert "left out: readers: no open_reader was given" in result.out
-    assert re.search(r"14 clauses passed, 0 failed, 1 skipped in \d+\.\d s \(seed 5\)", result.out)
+    assert re.search(r"14 clauses passed, 0 failed, 2 skipped in \d+\.\d s \(seed 5\)", result.out)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -132,13 +148,175 @@ def test_a_durable_store_with_readers(check_process, tmp_path):
             "--drop",
             "my_stores:drop",
         ),
-        *("--clause", "S10", "--clause", "S13", "--max-examples", "3", "--budget", "5", "--op-timeout", "10"),
+        *(
+            "--clause",
+            "S10",
+            "--clause",
+            "S13",
+            "--max-examples",
+            "3",
+            "--budget",
+            "40",
+            "--op-timeout",
+            "10",
+        ),
     )
 
     assert result.status == 0, result.out + result.err
     assert "left out" not in result.out
     assert "2 clauses passed, 0 failed, 0 skipped" in result.out
     assert (tmp_path / "tmp" / "dropped").exists()
+
+
+def test_what_could_not_be_tried_in_time_is_no_pass(check):
+    """Said loudly, and by an exit status of its own."""
+    result = check("my_stores:open_slow", "--in-memory", "--clause", "S1", "--budget", "0.5")
+
+    assert result.status == 3
+    assert re.search(r"^S1 +NOT FINISHED", result.out, re.MULTILINE)
+    assert re.search(r"repeats: tried \d of 20 examples", result.out)
+    assert "Not everything could be tried within 0.5 s, so this is no pass: raise --budget." in result.out
+
+
+@pytest.mark.usefixtures("stores")
+@pytest.mark.parametrize("columns", [20, 80])
+def test_on_a_terminal_what_is_to_be_pasted_is_not_wrapped(columns):
+    arguments = ["check", "my_stores:open_broken", "--in-memory", "--clause", "s5", "--seed", "1"]
+    result = on_terminal(*arguments, columns=columns)
+    plain = re.sub(r"\x1b\[[\d;?]*\w", "", result.out)
+    program = "# S5: " + plain.partition("# S5: ")[2].partition("trio.run(main)")[0]
+
+    assert result.status == 1
+    assert max(map(len, program.splitlines())) > 80
+    compile(program, "pasted.py", "exec")
+
+
+def test_ctrl_c_shows_what_was_found_so_far(stores, tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", UNTIL_S2, "my_stores:open_broken", "--in-memory", "--seed", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    out, err = child.communicate(timeout=60)
+
+    assert child.returncode == 130, err
+    assert re.search(r"^S1 +passed", out, re.MULTILINE), out
+    assert re.search(r"^S15 +NOT FINISHED", out, re.MULTILINE)
+    assert "not tried: interrupted" in out
+    assert "Interrupted: this is what was found so far, and no pass." in out
+    assert "Traceback" not in err
+
+
+def test_files_for_other_programs(check, tmp_path):
+    """Also where the store fails: a report of what broke is what they are for."""
+    result = check(
+        *("my_stores:open_broken", "--in-memory", "--clause", "S5", "--clause", "S6", "--seed", "1"),
+        *("--deviation", "s6= it folds case", "--max-examples", "5"),
+        *("--junit", "report.xml", "--json", "report.json", "--profile", "CONFORMANCE.md"),
+    )
+
+    assert result.status == 1
+    assert "declared as a deviation (it folds case), but not seen to be one" in result.out
+    assert '<testsuite name="my_stores:open_broken" tests="2" failures="1"' in (
+        tmp_path / "report.xml"
+    ).read_text(encoding="utf-8")
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert report["profile"]["deviations"] == {"S6": "it folds case"}
+    assert report["profile"]["settings"]["max_examples"] == 5
+    page = (tmp_path / "CONFORMANCE.md").read_text(encoding="utf-8")
+    assert page.startswith("# Conformance of my\\_stores:open\\_broken\n")
+
+
+def test_a_declared_deviation_is_no_failure(check):
+    result = check(
+        *("my_stores:open_broken", "--in-memory", "--clause", "S5", "--deviation", "S5=inclusive cursor"),
+        *("--seed", "1"),
+    )
+
+    assert result.status == 0
+    assert re.search(r"^S5 +deviates", result.out, re.MULTILINE)
+    assert "0 failed, 1 deviate as declared" in result.out
+
+
+def test_files_that_cannot_be_written(check):
+    result = check(
+        *("my_stores:open_memory", "--in-memory", "--clause", "S9", "--max-examples", "1"),
+        *("--json", "nowhere/report.json"),
+    )
+
+    assert result.status == 1
+    assert "cannot write nowhere/report.json: No such file or directory" in result.err
+
+
+def test_fixtures_are_written_and_checked(check, tmp_path):
+    written = check("my_stores:Stores.open_file", "--write-fixtures", "fixtures")
+    again = check("my_stores:Stores.open_file", "--write-fixtures", "fixtures")
+    good = check("my_stores:Stores.open_file", "--fixtures", "fixtures")
+    lines = (tmp_path / "fixtures" / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "fixtures" / "events.jsonl").write_bytes(b"".join(lines[:-1]))
+    bad = check("my_stores:Stores.open_file", "--fixtures", "fixtures")
+    missing = check("my_stores:Stores.open_file", "--fixtures", "nowhere")
+
+    assert (written.status, written.out) == (0, "379 events written to fixtures\n")
+    assert (again.status, good.status, bad.status, missing.status) == (1, 0, 1, 1)
+    assert "--write-fixtures: fixtures is not empty" in again.err
+    assert good.out.startswith("379 events, written by Python 3")
+    assert "FAILED  as it was written: EventQuery() found seqs" in bad.out
+    assert "--fixtures: " in missing.err
+
+
+def test_the_judge_is_judged(check, monkeypatch):
+    """Here with two wrappers; all of them in the session for it."""
+    chosen = ["the limit is off by one", "last_seq is too low"]
+    monkeypatch.setattr(
+        "trio_eventlog.testing._check_harness.MUTANTS", {name: MUTANTS[name] for name in chosen}
+    )
+    result = check("my_stores:open_memory", "--in-memory", "--mutate", "--seed", "1")
+
+    assert result.status == 0, result.out + result.err
+    assert re.search(r"^ S9  caught +last_seq is too low: by S9, last_seq in", result.out, re.MULTILINE)
+    assert "2 of 2 caught, 0 skipped" in result.out
+
+
+def test_growth_is_measured(check, monkeypatch):
+    measured = []
+
+    def measure(open_store, *, drop_store):
+        measured.append(open_store)
+        return GrowthReport(
+            sizes=(1_000, 100_000),
+            rows=(Growth(operation="run_id", seconds=(0.001, 0.2), ratio=200.0, is_flat=False),),
+        )
+
+    monkeypatch.setattr("trio_eventlog.cli._check_run.measure_growth", measure)
+    result = check("my_stores:open_memory", "--growth")
+
+    assert result.status == 0
+    assert len(measured) == 1
+    assert re.search(r"^run_id +1\.00 +200\.00 +200\.0 +GROWS$", result.out, re.MULTILINE)
+
+
+UNTIL_S2 = """
+import os, signal, sys
+from trio_eventlog import testing
+from trio_eventlog.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+check_store = testing.check_store
+
+def checking(*args, on_result, **options):
+    def tell(result):
+        on_result(result)
+        if result.clause == "S2":
+            os.kill(os.getpid(), signal.SIGINT)
+    return check_store(*args, on_result=tell, **options)
+
+testing.check_store = checking
+sys.argv[1:1] = ["check"]
+main()
+"""
 
 
 @pytest.mark.parametrize(
@@ -160,10 +338,17 @@ def test_a_durable_store_with_readers(check_process, tmp_path):
         (["my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:number"], "my_stores:number is not a function (it is of type int)"),
         (["my_stores:not_decorated"], "expected it to return an async context manager, got async_generator"),
-        (["my_stores:open_memory", "--clause", "S16"], "clauses: expected some of S1 to S15, got S16"),
+        (["my_stores:open_memory", "--clause", "S99"], "clauses: expected some of S1 to S16, got S99"),
         (["my_stores:open_memory", "--reader", "my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:open_memory", "--budget", "0"], "--budget"),
         (["my_stores:open_memory", "--max-examples", "0"], "--max-examples"),
+        (["my_stores:open_memory", "--deviation", "S5"], "--deviation: 'S5' has no reason"),
+        (
+            ["my_stores:open_memory", "--deviation", "S99=so"],
+            "deviations: expected some of S1 to S15, got S99",
+        ),
+        (["my_stores:open_memory", "--growth", "--mutate"], "only one of --mutate, --growth, --fixtures"),
+        (["my_stores:open_memory", "--growth", "--json", "x"], "are for a check of the clauses"),
         ([], "TARGET"),
     ],
 )

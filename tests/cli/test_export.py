@@ -15,6 +15,7 @@ from tests._helpers.cli import (
     raw,
     stored,
 )
+from tests._helpers.sqlite import write_log
 from trio_eventlog import (
     PersistedEvent,
     StoreError,
@@ -103,7 +104,7 @@ def test_export_goes_on_only_with_a_log_that_has_not_gone_back(cli, db, filled, 
     older = tmp_path / "older.db"
     cli("copy", "--from", filled, "--to", f"sqlite:{older}")
     raw(older, "DELETE FROM events_1 WHERE seq > 2000")
-    raw(older, "UPDATE logs SET last_seq = 2000")
+    write_log(older, last_seq=2000)
 
     done = cli("export", "--store", f"sqlite:{older}", "--output", out, "--resume")
     assert done.status == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,11 +167,17 @@ async def test_a_rejection_that_names_no_events_is_a_fault_of_the_store(
     named: Any, autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Naming seqs instead of events is an easy slip; it must not cost the log."""
-    store = FakeStore([fail_with(EventRejected(named, "too big"))])
-    async with open_event_log(store, on_failure=Reports()) as log:
+
+    async def reject(_store: FakeStore, _events: Sequence[PersistedEvent]) -> tuple[()]:
+        await trio.lowlevel.checkpoint()
+        raise EventRejected(named, "too big")
+
+    store, reports = FakeStore([reject]), Reports()
+    async with open_event_log(store, on_failure=reports) as log:
         burst(log, 2)
 
     assert store.seqs == [1, 2]
+    assert re.match(r"events\[0\]: expected PersistedEvent", str(reports.failures[0].error))
     assert "broke its contract" in caplog.text
 
 

@@ -41,7 +41,10 @@ CLASSES = [(module, name) for module, name in PUBLIC if isinstance(getattr(modul
 FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
-CONSTANTS = ["CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter", "UnifiedEvent"]
+CONSTANTS = [
+    *("ANOMALIES", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
+    "UnifiedEvent",
+]
 """Those that have no docstring of their own."""
 
 

@@ -12,6 +12,9 @@ from trio_eventlog.testing import StoreConformance, StoreStateMachine
 EXAMPLES = 60 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 20
 """Other ones in each run: a few are enough until the night."""
 
+BUDGET = 300.0
+"""Seconds, which the number of examples keeps it from using. What is not finished in time has not passed."""
+
 
 @asynccontextmanager
 async def open_memory(_location):
@@ -21,6 +24,7 @@ async def open_memory(_location):
 class TestMemoryStore(StoreConformance):
     durable = False
     max_examples = EXAMPLES
+    budget = BUDGET
 
     def open_store(self, location):
         return open_memory(location)
@@ -28,6 +32,7 @@ class TestMemoryStore(StoreConformance):
 
 class TestSqliteStore(StoreConformance):
     max_examples = EXAMPLES
+    budget = BUDGET
 
     def open_store(self, location):
         return SqliteStore.open(location / "events.db")
@@ -40,6 +45,7 @@ class TestSqliteStoreInOneFile(StoreConformance):
     """All locations are logs of one database, which grows from example to example."""
 
     max_examples = 20
+    budget = BUDGET
 
     def open_store(self, location):
         return SqliteStore.open(location.parent / "events.db", log=location.name, synchronous="off")

@@ -60,9 +60,11 @@ from trio_eventlog.stores import (
     without_secrets,
 )
 from trio_eventlog.testing import (
+    CheckSettings,
     ClauseFailure,
     ClausePassed,
     ClauseSkipped,
+    ClauseUnfinished,
     ConformanceReport,
     Fails,
     FailureReports,
@@ -410,8 +412,12 @@ def use_the_harness() -> None:
             assert_type(result.example, str)
         elif isinstance(result, ClauseSkipped):
             assert_type(result.reason, str)
+        elif isinstance(result, ClauseUnfinished):
+            assert_type(result.unfinished, tuple[str, ...])
         else:
             assert_type(result, ClausePassed)
+    assert_type(report.is_conformant, bool)
+    assert_type(report.settings, CheckSettings)
     assert_type(report.raise_if_failed(), None)
     check_store(MemoryStore)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -127,6 +127,10 @@ class EventsLost(EventLogError):
             raise TypeError(
                 f"by_reason: expected a mapping of reasons to counts, got {type(by_reason).__name__}"
             )
+        for reason, lost in by_reason.items():
+            if not isinstance(reason, LossReason):
+                raise TypeError(f"by_reason: expected LossReason for a key, got {type(reason).__name__}")
+            check_integer(f"by_reason[{reason.name}]", lost)
         super().__init__(count, first_seq, last_seq, dict(by_reason))
         self.count = count
         self.first_seq = first_seq
@@ -240,13 +244,13 @@ class EventRejected(StoreError):
 
     def __init__(self, events: Sequence[PersistedEvent], reason: str) -> None:
         require_strings(reason=reason)
-        # Items of another kind are for the log to tell, which knows what it has offered.
-        self.events: tuple[PersistedEvent, ...] = _tuple_of("events", events, object)
+        # Whether they are of the batch is for the log to tell, which knows what it has offered.
+        self.events: tuple[PersistedEvent, ...] = _tuple_of("events", events, PersistedEvent)
         super().__init__(self.events, reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        seqs = ", ".join(str(getattr(event, "seq", event)) for event in self.events[:_MAX_SEQS_SHOWN])
+        seqs = ", ".join(str(event.seq) for event in self.events[:_MAX_SEQS_SHOWN])
         return f"{self.reason} (seq {seqs}{_and_more(self.events, _MAX_SEQS_SHOWN)})"
 
 

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError
 from trio_eventlog import CodecError, EventsLost, EventsPruned, StaleCursor, StoreError
 from trio_eventlog.cli import (
     _check,
+    _check_history,
     _copy,
     _demo,
     _export,
@@ -45,9 +46,10 @@ postgresql://USER@HOST:PORT/DATABASE?log=NAME
 nats://HOST:4222,HOST2:4222/STREAM?log=NAME&replicas=3
 ```
 
-Exit status: 0 on success; 1 if the command failed, events were rejected or lost, a log is damaged, or a store
-violates a clause; 2 if the command line is invalid; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. If
-the reader of the output goes away, as `head` does, the command ends silently with status 0.
+Exit status: 0 on success; 1 if the command failed, events were rejected or lost, a log is damaged, a store
+violates a clause, or a history has an anomaly; 2 if the command line is invalid; 3 if a check of a store did
+not finish; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. If the reader of the output goes away, as
+`head` does, the command ends silently with status 0.
 """
 
 
@@ -74,6 +76,7 @@ app = App(
 
 for _command, _examples in (
     (_check.check, _check.EXAMPLES),
+    (_check_history.check_history, _check_history.EXAMPLES),
     (_copy.copy, _copy.EXAMPLES),
     (_demo.demo, _demo.EXAMPLES),
     (_export.export, _export.EXAMPLES),

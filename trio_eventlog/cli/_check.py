@@ -6,26 +6,69 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
-import trio
+import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number as InRange
 
 from trio_eventlog._util import how_to_install
 from trio_eventlog.cli._options import USAGE_STATUS, Flag, Texts
-from trio_eventlog.cli._terminal import CommandError, error_console, write
+from trio_eventlog.cli._terminal import CommandError
 
 EXAMPLES: Final = """
 trio-eventlog check mypackage.stores:open_store
 trio-eventlog check mypackage.stores:open_memory --in-memory --clause S5 --clause S6
+trio-eventlog check mypackage.stores:open_store --junit report.xml --json report.json --profile CONFORMANCE.md
+trio-eventlog check mypackage.stores:open_store --mutate
 """
 
 _Function: TypeAlias = Annotated[str | None, Parameter(metavar="MODULE:NAME")]
 _Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))]
 
-_ARGUMENTS: Final = ("open_store:", "clauses:", "max_batch:", "lock_timeout:")
-"""How the errors of :func:`~trio_eventlog.testing.check_store` about its arguments begin."""
+_Budget: TypeAlias = Annotated[
+    float | None, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))
+]
+_File: TypeAlias = Annotated[Path | None, Parameter(metavar="FILE")]
+_Directory: TypeAlias = Annotated[Path | None, Parameter(metavar="DIR")]
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Outputs:
+    """Files for other programs and other people."""
+
+    junit: _File = None
+    """Write the results to this file as JUnit XML."""
+
+    json: _File = None
+    """Write the results and the profile to this file as JSON."""
+
+    profile: _File = None
+    """Write a conformance profile to this file as Markdown."""
+
+
+@Parameter(name="*")
+@attrs.frozen(kw_only=True)
+class Instead:
+    """What is done instead of checking the clauses."""
+
+    mutate: Flag = False
+    """Break the store in some thirty ways, and see which of them the harness catches."""
+
+    growth: Flag = False
+    """Measure appends and filters at 1,000, 10,000 and 100,000 events."""
+
+    fixtures: _Directory = None
+    """Check that the files in this directory, which an earlier version wrote, read the same and go on."""
+
+    write_fixtures: _Directory = None
+    """Let the store write such files into this new directory."""
+
+
+_NOTHING: Final = Outputs()
+_CLAUSES: Final = Instead()
 
 
 def check(
@@ -36,10 +79,13 @@ def check(
     reader: _Function = None,
     drop: _Function = None,
     clause: Annotated[Texts, Parameter(metavar="CLAUSE")] = (),
-    budget: _Seconds = 45.0,
+    deviation: Annotated[Texts, Parameter(metavar="CLAUSE=REASON")] = (),
+    budget: _Budget = None,
     op_timeout: _Seconds = 5.0,
     max_examples: Annotated[int, Parameter(metavar="N", validator=InRange(gte=1))] = 100,
     seed: Annotated[int | None, Parameter(metavar="N")] = None,
+    outputs: Outputs = _NOTHING,
+    instead: Instead = _CLAUSES,
 ) -> int:
     """Check a store that you have written against the contract.
 
@@ -53,40 +99,45 @@ def check(
       reader: The function that opens the store read-only.
       drop: An async function that deletes what the store keeps outside the directory.
       clause: Only check this clause, such as S5; repeat the option for several clauses.
-      budget: How long to search for failures.
+      deviation: The store is known to break this clause, for this reason; repeat the option for several.
+      budget: How long to search for failures; by default 45, and 300 with --mutate.
       op_timeout: How long an operation of the store may take before it counts as hanging.
       max_examples: Maximum number of examples per check.
       seed: Repeat the examples of an earlier run, which printed this number.
+      outputs: What is written.
+      instead: What is done.
     """
     try:
-        from trio_eventlog.cli._check_report import report_text  # noqa: PLC0415 - needs another extra
-        from trio_eventlog.testing import check_store  # noqa: PLC0415 - as above
+        from trio_eventlog.cli._check_run import run_check  # noqa: PLC0415 - needs another extra
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] != "hypothesis":
             raise
         raise CommandError(f"check needs Hypothesis: {how_to_install('testing')}") from exc
     # Like `python -m`: during development, the module is usually in the current directory.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - str
-    with error_console().status(f"checking {target}") as status:
-        try:
-            report = check_store(
-                _imported(target),
-                durable=not in_memory,
-                open_reader=None if reader is None else _imported(reader),
-                drop_store=None if drop is None else _imported(drop),
-                clauses=[name.upper() for name in clause] or None,
-                budget=budget,
-                op_timeout=op_timeout,
-                max_examples=max_examples,
-                seed=seed,
-                on_result=lambda result: status.update(f"checking {target}: {result.clause} done"),
-            )
-        except (TypeError, ValueError) as exc:
-            if not str(exc).startswith(_ARGUMENTS):
-                raise
-            raise CommandError(str(exc), USAGE_STATUS) from exc
-    trio.run(write, report_text(report))
-    return 1 if report.failures else 0
+    options = {
+        "durable": not in_memory,
+        "open_reader": None if reader is None else _imported(reader),
+        "drop_store": None if drop is None else _imported(drop),
+        "clauses": [name.upper() for name in clause] or None,
+        "deviations": dict(map(_declared, deviation)),
+        "budget": budget,
+        "op_timeout": op_timeout,
+        "max_examples": max_examples,
+        "seed": seed,
+    }
+    return run_check(target, _imported(target), options, outputs, instead)
+
+
+def _declared(text: str) -> tuple[str, str]:
+    name, _, reason = text.partition("=")
+    if not reason.strip():
+        raise CommandError(
+            f"--deviation: {text!a} has no reason; write CLAUSE=REASON, for example 'S6=the database folds"
+            " case'",
+            USAGE_STATUS,
+        )
+    return name.strip().upper(), reason.strip()
 
 
 def _imported(target: str) -> Callable[..., Any]:

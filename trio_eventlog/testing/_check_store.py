@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -14,19 +14,22 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, EventStore, FileStore, LeasedStore, LockingStore
+from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, FileStore, LeasedStore, LockingStore
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
+from trio_eventlog.testing._importing import opening_of
+from trio_eventlog.testing._interrupts import noticed_interrupts
 from trio_eventlog.testing._power._fuse import CannotMount
 from trio_eventlog.testing._power._watching import Watcher, watcher_of
 from trio_eventlog.testing._report import (
     CLAUSES,
-    ClauseFailure,
-    ClausePassed,
+    CheckSettings,
     ClauseResult,
-    ClauseSkipped,
+    ClauseUnfinished,
+    ConformanceInterrupted,
     ConformanceReport,
+    report_of,
 )
 from trio_eventlog.testing._search import Sandbox, Searcher, run_watched
 from trio_eventlog.testing._subject import (
@@ -36,7 +39,8 @@ from trio_eventlog.testing._subject import (
     StoreUnderTest,
     find_children,
     fresh_location,
-    opening_statements,
+    import_problem,
+    refuse_in_child,
 )
 
 
@@ -47,6 +51,9 @@ class Declared:
     max_batch: int | None
     has_lock: bool
     lock_timeout: float
+    detects_damage: bool
+    keeps_files: bool = False
+    """Whether it has files at its location. They are there once it was left, if not before."""
     file_access: str | None
 
 
@@ -74,6 +81,9 @@ def first_look(sandbox: Sandbox) -> Declared:
                 )
             declared = declarations(store)
             example.alive("leaving the store")
+        if declared.detects_damage:
+            has_files = any(path.is_file() for path in location.rglob("*"))
+            declared = attrs.evolve(declared, keeps_files=has_files)
         await sandbox.drop([location])
 
     error = run_watched(look, example)
@@ -103,6 +113,7 @@ def declarations(store: EventStore) -> Declared:
         max_batch=max_batch,
         has_lock=bool(store.has_lock) if isinstance(store, LockingStore) else True,
         lock_timeout=lock_timeout,
+        detects_damage=bool(store.detects_damage) if isinstance(store, DamageAwareStore) else False,
         file_access=file_access,
     )
 
@@ -125,13 +136,14 @@ def check_store(
     op_timeout: float = DEFAULT_OP_TIMEOUT,
     max_examples: int = DEFAULT_MAX_EXAMPLES,
     seed: int | None = None,
+    deviations: Mapping[str, str] | None = None,
     on_result: Callable[[ClauseResult], None] | None = None,
 ) -> ConformanceReport:
     """Check a store against the contract, clause by clause.
 
     It runs Trio itself, on the real clock, each example in a :func:`trio.run` and a thread of its own; do not
     call it from within Trio. Hypothesis draws the examples and shrinks those that fail. Ctrl-C cancels the
-    example that is running and is raised again.
+    example that is running; what is raised then has a report of what was found so far.
 
     Args:
       open_store: takes a location and returns an async context manager that yields the store. A location
@@ -145,92 +157,202 @@ def check_store(
         directory. Called with each location, once its example has ended.
       clauses: which clauses to check, such as ``["S1", "S5"]``; None for all.
       budget: how long to look for failures in all, in seconds. It is spread over the clauses; time that one
-        does not need goes to those after it. Each check tries at least one example, so that a slow store
-        takes longer. Shrinking a failure takes time beyond the budget, 2 s or more.
+        does not need goes to those after it. A check that needs longer for its first 20 examples, or its
+        share of that, may use most of what is left, and its last example is cut off then. One that has not
+        tried that many, or not all of its fixed examples, is not finished, and so is its clause. Shrinking a
+        failure takes time beyond the budget, 2 s or more; so does opening the store before the first check.
       op_timeout: seconds after which an operation of the store counts as hung. One that was cancelled has
         to end within a fifth of that; with the default, within the second of S11.
       max_examples: most examples of a check. Checks whose examples are costly get a share of that; those
         that have a few fixed examples try all of them.
       seed: the seed of an earlier run, from its report, to draw the same examples; None for new ones.
+      deviations: clauses that the store is known to break, each with the reason. They are checked all the
+        same, and reported as deviations rather than as failures.
       on_result: called with the result of each clause as soon as it is known.
 
     Returns:
       What was found.
 
     Raises:
-      TypeError: ``open_store`` is not a function, or does not return an async context manager of a store.
+      ConformanceInterrupted: Ctrl-C; it is a KeyboardInterrupt.
+      TypeError: ``open_store`` is not a function, or does not return an async context manager of a store;
+        the reason for a deviation is not a string.
       ValueError: an unknown clause; a number out of range.
-      RuntimeError: called from within :func:`trio.run`.
+      RuntimeError: called from within :func:`trio.run`; or by a script that a child process imports, where
+        the call does not stand below ``if __name__ == "__main__":``.
       TimeoutError: opening or leaving the store on a fresh location did not end.
       Exception: what opening the store on a fresh location raised, before any clause was checked; what
         ``drop_store`` raised.
     """
-    wanted = _checked_arguments(open_store, clauses, budget, op_timeout, max_examples)
-    began = time.monotonic()
-    if seed is None:
-        seed = int.from_bytes(os.urandom(_SEED_BITS // 8), "big")
-    with (
-        tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root,
-        ExitStack() as stack,
-    ):
-        plain = StoreUnderTest(
+    return run_checks(
+        StoreUnderTest(
             open_store=open_store,
             open_reader=open_reader,
             drop_store=drop_store,
             durable=durable,
             op_timeout=op_timeout,
-        )
-        opening = opening_statements(open_store) or f"open_store = ...  # yours: {open_store!r}"
-        reading = None
-        if open_reader is not None:
-            reading = opening_statements(open_reader, "open_reader") or "open_reader = ...  # yours"
-        sandbox = Sandbox(Path(root), plain, opening, reading)
-        declared = first_look(sandbox)
-        needed = frozenset[str]().union(*(check.needs for check in CHECKS if check.clause in wanted))
-        children = find_children(open_store) if "children" in needed and durable else "not needed"
-        watcher = _watcher(stack, declared, is_needed="files" in needed and durable)
-        subject = attrs.evolve(
-            plain,
-            max_batch=declared.max_batch,
-            lock_timeout=declared.lock_timeout,
-            watcher=None if isinstance(watcher, str) else watcher,
-            children=children if isinstance(children, Children) else None,
-        )
-        lacking = _lacking(subject, declared, children, watcher)
-        searcher = Searcher(attrs.evolve(sandbox, subject=subject), seed)
-        runner = ClauseRunner(searcher, lacking, budget, max_examples, seed, checks_of(wanted, lacking))
-        results: list[ClauseResult] = []
-        for clause in wanted:
-            results.append(runner.check(clause))
-            if on_result is not None:
-                on_result(results[-1])
-    return ConformanceReport(
-        passed=tuple(result for result in results if isinstance(result, ClausePassed)),
-        failures=tuple(result for result in results if isinstance(result, ClauseFailure)),
-        skipped=tuple(result for result in results if isinstance(result, ClauseSkipped)),
+        ),
+        clauses=clauses,
+        settings=CheckSettings(
+            durable=durable, budget=budget, op_timeout=op_timeout, max_examples=max_examples
+        ),
         seed=seed,
-        seconds=time.monotonic() - began,
+        deviations=deviations or {},
+        on_result=on_result,
     )
 
 
-def _checked_arguments(
-    open_store: object, clauses: Collection[str] | None, budget: float, op_timeout: float, max_examples: int
-) -> list[str]:
-    if not callable(open_store):
-        raise TypeError(f"open_store: expected a function of a location, got {type(open_store).__name__}")
+def run_checks(
+    plain: StoreUnderTest,
+    *,
+    clauses: Collection[str] | None,
+    settings: CheckSettings,
+    seed: int | None,
+    deviations: Mapping[str, str],
+    on_result: Callable[[ClauseResult], None] | None = None,
+    reserve: float = 0.0,
+    shrinks: bool = True,
+    uses_children: bool = True,
+) -> ConformanceReport:
+    """What :func:`check_store` does.
+
+    With seconds in ``reserve`` for checks that have not tried enough. Without ``shrinks``, the first example
+    that fails is reported, and nobody makes sure of its program; without ``uses_children``, no other process
+    is started.
+    """
+    wanted = _checked_clauses(clauses)
+    _check_arguments(plain.open_store, settings, deviations)
+    began = time.monotonic()
+    if seed is None:
+        seed = int.from_bytes(os.urandom(_SEED_BITS // 8), "big")
+    results: list[ClauseResult] = []
+    interrupted = False
+    with (
+        tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root,
+        noticed_interrupts() as interrupts,
+        ExitStack() as stack,
+    ):
+        sandbox, lacking = _prepared(
+            plain, Path(root), wanted, stack, uses_children=uses_children, makes_sure=shrinks
+        )
+        searcher = Searcher(sandbox, seed, interrupts)
+        pending = checks_of(wanted, lacking)
+        runner = ClauseRunner(
+            searcher=searcher,
+            lacking=lacking,
+            remaining=settings.budget,
+            max_examples=settings.max_examples,
+            seed=seed,
+            pending=pending,
+            deviations=deviations,
+            reserve=reserve,
+            shrinks=shrinks,
+        )
+        try:
+            for clause in wanted:
+                interrupts.check()
+                results.append(runner.check(clause))
+                if runner.interrupted:
+                    interrupted = True
+                    break
+                if on_result is not None:
+                    on_result(results[-1])
+        except KeyboardInterrupt:
+            # Between two examples.
+            interrupted = True
+    results += [_not_come_to(clause) for clause in wanted[len(results) :]]
+    report = report_of(
+        results,
+        seed=seed,
+        seconds=time.monotonic() - began,
+        settings=settings,
+        interrupted=interrupted,
+    )
+    if interrupted:
+        raise ConformanceInterrupted(report)
+    return report
+
+
+def _prepared(
+    plain: StoreUnderTest,
+    root: Path,
+    wanted: list[str],
+    stack: ExitStack,
+    *,
+    uses_children: bool,
+    makes_sure: bool,
+) -> tuple[Sandbox, dict[str, str]]:
+    """Look at the store once. Returns where it is tried, and what it lacks.
+
+    What is needed for that is freed when ``stack`` is closed.
+    """
+    opening = opening_of(plain.open_store)
+    needed = frozenset[str]().union(*(check.needs for check in CHECKS if check.clause in wanted))
+    uses_children &= "children" in needed and plain.durable
+    if opening.runs_main and opening.problem is None and makes_sure and not uses_children:
+        # Whether a script can be run once more is known only to who has tried.
+        problem = import_problem(opening)
+        opening = opening if problem is None else opening.fails("open_store", problem)
+    reading = None if plain.open_reader is None else opening_of(plain.open_reader, "open_reader")
+    sandbox = Sandbox(root, plain, opening.code, None if reading is None else reading.code)
+    declared = first_look(sandbox)
+    children = find_children(opening, reading) if uses_children else "not needed"
+    if opening.runs_main and opening.problem is None and isinstance(children, str) and uses_children:
+        opening = opening.fails("open_store", children)
+    watcher = _watcher(stack, declared, is_needed="files" in needed and plain.durable)
+    subject = attrs.evolve(
+        plain,
+        max_batch=declared.max_batch,
+        lock_timeout=declared.lock_timeout,
+        watcher=None if isinstance(watcher, str) else watcher,
+        children=children if isinstance(children, Children) else None,
+    )
+    sandbox = attrs.evolve(sandbox, subject=subject, opening=opening.code)
+    return sandbox, _lacking(subject, declared, children, watcher)
+
+
+def _not_come_to(clause: str) -> ClauseUnfinished:
+    return ClauseUnfinished(
+        clause=clause,
+        sentence=CLAUSES[clause],
+        examples=0,
+        unfinished=("not tried: interrupted",),
+        seconds=0.0,
+    )
+
+
+def _checked_clauses(clauses: Collection[str] | None) -> list[str]:
     if isinstance(clauses, str):
         raise TypeError(f"clauses: expected a collection such as [{clauses!r}], got a string")
     unknown = sorted(set(clauses or ()) - set(CLAUSES))
     if unknown or (clauses is not None and not clauses):
-        raise ValueError(f"clauses: expected some of S1 to S15, got {', '.join(unknown) or 'none'}")
-    for name, value in (("budget", budget), ("op_timeout", op_timeout)):
+        raise ValueError(f"clauses: expected some of {_ALL}, got {', '.join(unknown) or 'none'}")
+    return [clause for clause in CLAUSES if clauses is None or clause in clauses]
+
+
+_ALL: Final = f"{next(iter(CLAUSES))} to {list(CLAUSES)[-1]}"
+
+
+def _check_arguments(open_store: object, settings: CheckSettings, deviations: Mapping[str, str]) -> None:
+    if not callable(open_store):
+        raise TypeError(f"open_store: expected a function of a location, got {type(open_store).__name__}")
+    for name, value in (("budget", settings.budget), ("op_timeout", settings.op_timeout)):
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name}: expected more than 0 seconds, and finite, got {value}")
-    if max_examples < 1:
-        raise ValueError(f"max_examples: expected at least 1, got {max_examples}")
+    if settings.max_examples < 1:
+        raise ValueError(f"max_examples: expected at least 1, got {settings.max_examples}")
+    if not isinstance(deviations, Mapping):
+        raise TypeError(
+            f"deviations: expected a mapping of clauses to reasons, got {type(deviations).__name__}"
+        )
+    for clause, reason in deviations.items():
+        if clause not in CLAUSES:
+            raise ValueError(f"deviations: expected some of {_ALL}, got {clause}")
+        if not isinstance(reason, str):
+            raise TypeError(f"deviations[{clause}]: expected a string, got {type(reason).__name__}")
+    refuse_in_child()
     if _in_trio():
         raise RuntimeError("check_store() runs Trio itself: call it from synchronous code, or in a thread")
-    return [clause for clause in CLAUSES if clauses is None or clause in clauses]
 
 
 def _in_trio() -> bool:
@@ -261,11 +383,17 @@ def _lacking(
     if subject.open_reader is None:
         lacking["reader"] = "no open_reader was given"
     if isinstance(children, str):
-        lacking["children"] = children
+        lacking["children"] = lacking["reading children"] = children
+    elif children.reading is None and subject.open_reader is not None:
+        lacking["reading children"] = "a child process cannot import open_reader"
     if isinstance(watcher, str):
         lacking["files"] = watcher
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
+    if not declared.detects_damage:
+        lacking["damage"] = "the store does not declare that it detects damage"
+    elif not declared.keeps_files:
+        lacking["damage"] = "the store keeps no files at its location"
     if not subject.durable:
         lacking["durable"] = "the store is not durable"
     return lacking

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import attrs
 
 from trio_eventlog.testing._checks import CHECKS
-from trio_eventlog.testing._report import CLAUSES, ClauseFailure, ClausePassed, ClauseResult, ClauseSkipped
-from trio_eventlog.testing._search import Check, Searcher, SearchResult, SmallestFailure
+from trio_eventlog.testing._report import (
+    CLAUSES,
+    ClauseFailure,
+    ClausePassed,
+    ClauseResult,
+    ClauseSkipped,
+    ClauseUnfinished,
+)
+from trio_eventlog.testing._search import Allowance, Check, Searcher, SearchResult, SmallestFailure
 
 
 @attrs.define
@@ -20,9 +28,13 @@ class ClauseRunner:
       searcher: looks for examples that fail.
       lacking: what the store does not have, each with the reason to give for what is left out.
       remaining: seconds that are left of the budget.
+      reserve: more seconds, for checks that need them to try enough.
+      shrinks: whether to look for smaller examples that fail.
       max_examples: most examples of a check.
       seed: the seed of the run, for reports.
       pending: the checks that are still to be carried out.
+      deviations: the clauses that the store is known to break, each with the reason.
+      interrupted: whether Ctrl-C came.
     """
 
     searcher: Searcher
@@ -31,28 +43,53 @@ class ClauseRunner:
     max_examples: int
     seed: int
     pending: list[Check]
+    deviations: Mapping[str, str]
+    reserve: float = 0.0
+    shrinks: bool = True
+    interrupted: bool = False
 
     def check(self, clause: str) -> ClauseResult:
         """Check a clause."""
         checks = [check for check in self.pending if check.clause == clause]
         began = time.monotonic()
-        examples = 0
-        failure: SmallestFailure | None = None
+        tried: dict[str, SearchResult] = {}
         for check in checks:
-            # The first way in which a clause is broken is enough: others cost time, and are often the same.
-            if failure is None:
-                result = self._search(check)
-                examples += result.examples
-                failure = result.failure
+            tried[check.name] = self._search(check)
             self.pending.remove(check)
+            # The first way in which a clause is broken is enough: others cost time, and are often the same.
+            if tried[check.name].failure is not None or self.interrupted:
+                self.pending = [check for check in self.pending if check.clause != clause]
+                break
         about: dict[str, Any] = {"clause": clause, "sentence": CLAUSES[clause]}
-        seconds = time.monotonic() - began
         left_out = self._left_out(clause)
         if not checks:
             return ClauseSkipped(**about, reason="; ".join(dict.fromkeys(left_out.values())))
-        if failure is None:
-            named = tuple(f"{name}: {reason}" for name, reason in left_out.items())
-            return ClausePassed(**about, examples=examples, seconds=seconds, left_out=named)
+        about |= {
+            "examples": sum(result.examples for result in tried.values()),
+            "seconds": time.monotonic() - began,
+        }
+        deviation = self.deviations.get(clause)
+        failures = [result.failure for result in tried.values() if result.failure is not None]
+        if failures:
+            return self._failure(failures[0], about, deviation)
+        named = tuple(f"{name}: {reason}" for name, reason in left_out.items())
+        unfinished = tuple(
+            f"{name}: tried {result.examples} of {result.enough} examples"
+            for name, result in tried.items()
+            if not result.is_enough
+        )
+        if unfinished:
+            return ClauseUnfinished(**about, unfinished=unfinished, left_out=named)
+        cut_short = tuple(
+            f"{name}: {result.examples} of {result.planned} examples"
+            for name, result in tried.items()
+            if result.ended_early
+        )
+        return ClausePassed(**about, left_out=named, cut_short=cut_short, deviation=deviation)
+
+    def _failure(
+        self, failure: SmallestFailure, about: dict[str, Any], deviation: str | None
+    ) -> ClauseFailure:
         return ClauseFailure(
             **about,
             check=failure.check,
@@ -60,17 +97,23 @@ class ClauseRunner:
             example=failure.program,
             seed=self.seed,
             intermittent=failure.intermittent,
-            examples=examples,
-            seconds=seconds,
+            deviation=deviation,
         )
 
     def _search(self, check: Check) -> SearchResult:
         allotted = self.remaining * _weight(check) / sum(map(_weight, self.pending))
+        # What comes to few examples may use time of what comes after it, but never all of that.
+        borrowed = (self.remaining - allotted) * _BORROWED
+        at_most = allotted + borrowed + self.reserve
+        allowance = Allowance(seconds=allotted, at_most=at_most, shrinks=self.shrinks)
         began = time.monotonic()
-        result = self.searcher.search(check, max_examples=check.examples(self.max_examples), seconds=allotted)
+        result = self.searcher.search(check, max_examples=self.max_examples, allowance=allowance)
         spent = time.monotonic() - began
+        self.interrupted |= result.interrupted
         # Shrinking has time of its own.
-        self.remaining = max(0.0, self.remaining - (min(spent, allotted) if result.failure else spent))
+        spent = min(spent, allotted) if result.failure else spent
+        self.reserve = max(0.0, self.reserve - max(0.0, spent - allotted - borrowed))
+        self.remaining = max(0.0, self.remaining - spent)
         return result
 
     def _left_out(self, clause: str) -> dict[str, str]:
@@ -88,7 +131,18 @@ def checks_of(clauses: list[str], lacking: dict[str, str]) -> list[Check]:
     return [check for check in CHECKS if check.clause in clauses and not check.needs & lacking.keys()]
 
 
+_BORROWED: Final = 0.75
+"""The part of what is left for other checks that one may use until it has tried enough."""
+
+_OF_A_PROCESS: Final = 2.0
+"""The weight of a check whose examples start Python."""
+
+
 def _weight(check: Check) -> float:
+    if check.weight is not None:
+        return check.weight
+    if "children" in check.needs:
+        return _OF_A_PROCESS
     # Few examples do not mean little time: those with a small share are the costly ones.
     return 0.3 if check.fixed is not None else max(check.share, 0.3)
 

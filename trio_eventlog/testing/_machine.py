@@ -19,6 +19,7 @@ from trio_eventlog import AgentEvent, EventQuery, EventStore, PersistedEvent, Un
 from trio_eventlog.testing._check_store import declarations
 from trio_eventlog.testing._checks._common import cancel_points
 from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example
+from trio_eventlog.testing._importing import opening_of
 from trio_eventlog.testing._model import Conflict
 from trio_eventlog.testing._open_store import OpenStore, opened, read_meanwhile
 from trio_eventlog.testing._portal import Portal, PortalStuck
@@ -29,7 +30,6 @@ from trio_eventlog.testing._subject import (
     StoreUnderTest,
     find_children,
     fresh_location,
-    opening_statements,
 )
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class StoreStateMachine(RuleBasedStateMachine):
         opener = _Opener(type(self))
         self._subject = StoreUnderTest(open_store=opener, durable=self.durable, op_timeout=self.op_timeout)
         self._example = Example(self._subject, "S10", location)
-        self._opening = opening_statements(opener) or "open_store = ...  # yours"
+        self._opening = opening_of(opener).code
         self._given: list[list[PersistedEvent]] = []
         self._killed = False
         self._ids = 0
@@ -352,7 +352,7 @@ class StoreStateMachine(RuleBasedStateMachine):
             return False
         kind = type(self)
         if kind not in self._children:
-            self._children[kind] = find_children(_Opener(kind))
+            self._children[kind] = find_children(opening_of(_Opener(kind)))
         children = self._children[kind]
         if not isinstance(children, Children):
             return False

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import attrs
 import trio
 
-from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict
+from trio_eventlog import EventQuery, EventStore, PersistedEvent, SequenceConflict, StoreError
 from trio_eventlog.abc import EventPage, PagedStore
 from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example, Outcome, call_and_cancel
 from trio_eventlog.testing._model import Accepted, Conflict, Model, difference
@@ -41,17 +41,19 @@ async def read_until(done: trio.Event, store: EventStore, allowed: set[int]) -> 
         assert found in allowed, f"a reader saw {found} events while batches were appended, {expected}"
         # A reader that is never idle keeps Python's lock for itself: a store that writes in a thread was seen
         # to wait for it for ten seconds. The first reads find what lies between two ticks.
-        reads += 1
+        reads += 1 + found // 100
         await trio.sleep(0.001 if reads > 50 else 0)  # noqa: ASYNC110, PLR2004 - see above
 
 
 @asynccontextmanager
-async def read_meanwhile(example: Example, readers: int, allowed: set[int]) -> AsyncIterator[None]:
-    """Let readers of ``store`` count its events meanwhile, which must be one of the ``allowed`` numbers."""
+async def read_meanwhile(
+    example: Example, readers: int, allowed: set[int], *, name: str = "store"
+) -> AsyncIterator[None]:
+    """Let readers of a store count its events meanwhile, which must be one of the ``allowed`` numbers."""
     example.program.assign("done", "trio.Event()")
     async with example.nursery() as nursery:
         for _ in range(readers):
-            example.start(nursery, "a query", read_until, "done", "store", values=[allowed])
+            example.start(nursery, "a query", read_until, "done", name, values=[allowed])
         try:
             yield
         finally:
@@ -67,8 +69,9 @@ class LimitedStore:
     store: EventStore
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
-        """Append."""
-        return await self.example.faultless("append_batch", self.store.append_batch, events)
+        """Append. An error of a store is for the helper to judge."""
+        append = self.store.append_batch
+        return await self.example.faultless("append_batch", append, events, due=StoreError)
 
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """Query."""
@@ -248,6 +251,16 @@ class OpenStore:
             lambda: f"{code_of(query)} returned {_kind(found)}, expected a list of PersistedEvent",
         )
         return found
+
+    async def has_lost(self, seqs: range) -> bool:
+        """Whether the last event of a batch of a thousand is not there, as far as small queries tell."""
+        ends = {seqs[-1], *seqs[_SERIES_BATCH - 1 :: _SERIES_BATCH]}
+        queries = [EventQuery(after_seq=seq - 1, limit=1) for seq in ends]
+        found = [
+            [event.seq for event in await self.example.faultless("query", self.store.query, query)]
+            for query in queries
+        ]
+        return found != [[seq] for seq in ends]
 
     async def query_pages(self, max_bytes: int) -> None:
         """Read everything page by page, from a store that has ``query_page``, and compare with the model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from trio_eventlog.testing._example import CancelPoint, ClauseViolation, Example
 from trio_eventlog.testing._program import code_of
 from trio_eventlog.testing._subject import StoreOpener
 
-_CHILD_TIMEOUT: Final = 60.0
+CHILD_TIMEOUT: Final = 60.0
 """Seconds. A machine under load takes long to start Python. Helpers say it again: programs show them."""
 
 _APPENDER: Final = """\
@@ -45,7 +45,7 @@ from pathlib import Path
 
 import trio
 
-from trio_eventlog import LogBusy
+from trio_eventlog import LogBusy, PersistedEvent
 {opening}
 
 
@@ -59,6 +59,31 @@ try:
     trio.run(main)
 except LogBusy:
     print("busy")
+"""
+
+_READER: Final = """\
+import select, sys
+from pathlib import Path
+
+import trio
+
+from trio_eventlog import EventQuery
+{opening}
+
+
+async def main():
+    async with open_reader(Path(sys.argv[1])) as reader:
+        print("opened", flush=True)
+        # Until the input ends.
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            found = len(await reader.query(EventQuery()))
+            if found not in {allowed}:
+                print("saw", found, "events")
+                return
+        print("saw nothing else")
+
+
+trio.run(main)
 """
 
 # --- what programs do as well ---------------------------------------------------------------------
@@ -79,9 +104,9 @@ async def run_child(
 
 
 @asynccontextmanager
-async def held_by_child(
+async def opened_by_child(
     source: str, location: Path, env: dict[str, str] | None = None
-) -> AsyncIterator[None]:
+) -> AsyncIterator[trio.Process]:
     """While this lasts another process has the store open; then it is killed."""
     process = await trio.lowlevel.open_process(
         [sys.executable, "-c", source, str(location)],
@@ -100,13 +125,32 @@ async def held_by_child(
         assert printed == b"opened\n", (
             f"another process could not open the log: it printed {bytes(printed)!r}"
         )
-        yield
+        yield process
     finally:
         process.kill()
         with trio.move_on_after(60, shield=True):
             await process.wait()
             await process.stdin.aclose()
             await process.stdout.aclose()
+
+
+@asynccontextmanager
+async def watched_by_child(
+    source: str, location: Path, env: dict[str, str] | None = None
+) -> AsyncIterator[None]:
+    """While this lasts another process reads all events again and again; then it says what it saw."""
+    async with opened_by_child(source, location, env) as process:
+        yield
+        assert process.stdin is not None
+        assert process.stdout is not None
+        printed = b""
+        with trio.fail_after(60):
+            await process.stdin.aclose()
+            async for piece in process.stdout:
+                printed += piece
+        assert printed == b"saw nothing else\n", (
+            f"a reader in another process saw part of a batch: {printed.decode(errors='replace').strip()}"
+        )
 
 
 async def wait_for_lock(open_store: StoreOpener, location: Path, seconds: float) -> None:
@@ -154,11 +198,11 @@ async def run_to_its_end(example: Example, source: str) -> subprocess.CompletedP
     program.define_text("CHILD", source)
     program.define(run_child)
     program.add("result = await run_child(CHILD, location)")
-    example.alive("running a child process", expected_seconds=_CHILD_TIMEOUT)
+    example.alive("running a child process", expected_seconds=CHILD_TIMEOUT)
     try:
         result = await run_child(source, example.location, example.subject.children.environment())
     except trio.TooSlowError as exc:
-        example.violated(f"a child process did not end within {_CHILD_TIMEOUT:.0f} s", exc)
+        example.violated(f"a child process did not end within {CHILD_TIMEOUT:.0f} s", exc)
     program.variables["result"] = result
     return result
 
@@ -198,21 +242,40 @@ async def wait_until_free(example: Example) -> None:
 @asynccontextmanager
 async def held_elsewhere(example: Example) -> AsyncIterator[None]:
     """While this lasts another process has the store open; then it is killed."""
+    async with child_meanwhile(example, opener_source(example), opened_by_child):
+        yield
+
+
+@asynccontextmanager
+async def watched_elsewhere(example: Example, allowed: set[int]) -> AsyncIterator[None]:
+    """While this lasts a reader in another process looks for numbers of events that are not ``allowed``."""
+    children = example.subject.children
+    assert children is not None
+    assert children.reading is not None
+    source = _READER.format(opening=children.reading, allowed=sorted(allowed))
+    example.program.define(opened_by_child)
+    async with child_meanwhile(example, source, watched_by_child):
+        yield
+
+
+@asynccontextmanager
+async def child_meanwhile(
+    example: Example,
+    source: str,
+    child: Callable[[str, Path, dict[str, str]], AbstractAsyncContextManager[object]],
+) -> AsyncIterator[None]:
+    """While this lasts a child process runs ``source``, started and ended by ``child``."""
     assert example.subject.children is not None
-    source = opener_source(example)
     example.program.define_text("CHILD", source)
-    example.program.define(held_by_child)
-    example.alive("running a child process", expected_seconds=_CHILD_TIMEOUT)
-    held: AbstractAsyncContextManager[None] = held_by_child(
-        source, example.location, example.subject.children.environment()
-    )
-    with example.program.block("async with held_by_child(CHILD, location):"):
+    example.program.define(child)
+    example.alive("running a child process", expected_seconds=CHILD_TIMEOUT)
+    with example.program.block(f"async with {child.__name__}(CHILD, location):"):
         try:
-            async with held:
+            async with child(source, example.location, example.subject.children.environment()):
                 yield
         except ClauseViolation:
             raise
         except AssertionError as exc:
             example.violated(str(exc), exc)
         except trio.TooSlowError as exc:
-            example.violated(f"a child process did not start within {_CHILD_TIMEOUT:.0f} s", exc)
+            example.violated(f"a child process did not start or end within {CHILD_TIMEOUT:.0f} s", exc)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import CodeType
@@ -18,167 +18,13 @@ import attrs
 import trio
 
 import trio_eventlog
-from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog.abc import EventPage
-from trio_eventlog.testing._model import assert_same_events, canonical
+from trio_eventlog.testing._code import Code, Series, code_of, numbered, numbered_types
+from trio_eventlog.testing._history._check import check_history
+from trio_eventlog.testing._history._recorder import History, recording
+from trio_eventlog.testing._model import assert_same_events
 
-# --- values ---------------------------------------------------------------------------------------
-
-_MAX_LINE: Final = 110
-_MIN_RANGE: Final = 12
-"""How many consecutive seqs are written as a range."""
-
-_MIN_NUMBERED_TYPES: Final = 20
-
-
-def numbered(n: int) -> PersistedEvent:
-    """An event that differs from others of its kind in its number alone."""
-    return PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t", {"n": n}))
-
-
-class Series(list[PersistedEvent]):
-    """Events that differ in their seqs alone, so that a program can name any number of them in one line."""
-
-    def __init__(self, first: int, count: int) -> None:
-        super().__init__(map(numbered, range(first, first + count)))
-        self.code = (
-            '[PersistedEvent(f"id-{n}", n, n, None, ModuleEvent("m", "t", {"n": n}))'
-            f" for n in range({first}, {first + count})]"
-        )
-
-    def __repr__(self) -> str:
-        return self.code
-
-
-def numbered_types(count: int) -> tuple[str, ...]:
-    """Event types that a program can name in one line, however many they are."""
-    return tuple(f"type-{n}" for n in range(count))
-
-
-class _Code(str):
-    """What is Python already."""
-
-    __slots__ = ()
-
-
-def code_of(value: object) -> str:
-    """A value as Python: an event, a query, or anything that is made of them and of literals."""
-    match value:
-        case _Code():
-            return value
-        case Series():
-            return value.code
-        case PersistedEvent():
-            return _event_code(value)
-        case EventQuery():
-            return _query_code(value)
-        case str():
-            # A string that no reader would count is written the way they would type it.
-            is_long = len(value) > _MAX_LINE and len(set(value)) == 1
-            return f"{value[0]!a} * {len(value)}" if is_long else ascii(value)
-        case dict():
-            return "{" + ", ".join(f"{key!a}: {code_of(item)}" for key, item in value.items()) + "}"
-        case tuple() if len(value) > _MIN_NUMBERED_TYPES and value == numbered_types(len(value)):
-            return f'tuple(f"type-{{n}}" for n in range({len(value)}))'
-        case list() | range():
-            return _list_code(value)
-        case set():
-            return _set_code(value)
-        case _:
-            return ascii(value)
-
-
-def _list_code(values: Sequence[object]) -> str:
-    runs = list(_runs(values))
-    match runs:
-        case [range()]:
-            return f"list({_run_code(runs[0])[1:]})"
-        case [_Numbered()]:
-            return f"[{_run_code(runs[0])}]"
-        case _:
-            return _lines_code("[", map(_run_code, runs), "]", values)
-
-
-def _set_code(values: Collection[Any]) -> str:
-    if not values:
-        return "set()"
-    in_order = sorted(values)
-    return _lines_code("{", map(_run_code, _runs(in_order)), "}", in_order)
-
-
-def _lines_code(opening: str, items: Iterable[str], closing: str, values: Sequence[object]) -> str:
-    items = list(items)
-    line = f"{opening}{', '.join(items)}{closing}"
-    if len(line) <= _MAX_LINE or not any(isinstance(value, PersistedEvent) for value in values):
-        return line
-    return "\n".join([opening, *(f"    {item}," for item in items), closing])
-
-
-@attrs.frozen
-class _Numbered:
-    """Consecutive events that :func:`numbered` makes."""
-
-    seqs: range
-
-
-def _runs(values: Sequence[object]) -> Iterator[object]:
-    """``values``, in which a range takes the place of many consecutive seqs, or a run that of events."""
-    start = 0
-    while start < len(values):
-        end = _end_of_run(values, start)
-        first = values[start]
-        if end - start < _MIN_RANGE:
-            yield from values[start : start + 1]
-            start += 1
-            continue
-        if isinstance(first, PersistedEvent):
-            yield _Numbered(range(first.seq, first.seq + end - start))
-        elif isinstance(first, int):
-            yield range(first, first + end - start)
-        start = end
-
-
-def _end_of_run(values: Sequence[object], start: int) -> int:
-    first = values[start]
-    end = start
-    if isinstance(first, PersistedEvent):
-        while end < len(values) and _is_numbered(values[end], first.seq + end - start):
-            end += 1
-    elif type(first) is int:
-        while end < len(values) and type(values[end]) is int and values[end] == first + end - start:
-            end += 1
-    return end
-
-
-def _is_numbered(value: object, n: int) -> bool:
-    # Two events are equal if one has 1.0 where the other has 1.
-    return isinstance(value, PersistedEvent) and canonical(value) == canonical(numbered(n))
-
-
-def _run_code(item: object) -> str:
-    match item:
-        case range():
-            return f"*range({item.start}, {item.stop})"
-        case _Numbered():
-            return f"*map(numbered, range({item.seqs.start}, {item.seqs.stop}))"
-        case _:
-            return code_of(item)
-
-
-def _event_code(event: PersistedEvent) -> str:
-    inner = event.event
-    actor = inner.agent_id if isinstance(inner, AgentEvent) else inner.module
-    fields = (event.id, event.seq, event.timestamp_ms, event.member_id)
-    payload = "" if inner.payload is None else f", {code_of(inner.payload)}"
-    made = f"{type(inner).__name__}({code_of(actor)}, {code_of(inner.event_type)}{payload})"
-    return f"PersistedEvent({', '.join(map(code_of, fields))}, {made})"
-
-
-def _query_code(query: EventQuery) -> str:
-    fields = {field.name: getattr(query, field.name) for field in attrs.fields(EventQuery)}
-    given = (f"{name}={code_of(value)}" for name, value in fields.items() if value not in (None, ()))
-    return f"EventQuery({', '.join(given)})"
-
+__all__ = ["Block", "Program", "Series", "code_of", "numbered", "numbered_types", "source_of"]
 
 # --- the program ----------------------------------------------------------------------------------
 
@@ -242,10 +88,21 @@ _PACKAGE_NAMES: Final = (
     "StoreError",
     "StoreUnusable",
 )
+_TESTING_NAMES: Final = (
+    "Crash",
+    "History",
+    "assert_same_events",
+    "check_history",
+    "check_power_loss",
+    "recording",
+)
 _NAMES: Final = {
     **{name: getattr(trio_eventlog, name) for name in _PACKAGE_NAMES},
     "EventPage": EventPage,
+    "History": History,
     "assert_same_events": assert_same_events,
+    "check_history": check_history,
+    "recording": recording,
     "trio": trio,
 }
 """What a program imports, as far as expressions use it."""
@@ -270,7 +127,7 @@ class Program:
 
     def define(self, function: Callable[..., Any] | type) -> None:
         """Define a function or class at the top level, which this module calls as well."""
-        self._definitions.setdefault(function.__name__, _source(function))
+        self._definitions.setdefault(function.__name__, source_of(function))
 
     def define_text(self, name: str, text: str) -> None:
         """Define a constant at the top level: a string of several lines."""
@@ -286,7 +143,7 @@ class Program:
     def assign(self, variable: str, expression: str, *values: object) -> None:
         """Assign the value of an expression to a variable, in the program and in :attr:`variables`."""
         # Printed now, since what is assigned may be changed by what comes next.
-        self.add(f"{variable} = $0", _Code(_Statement(expression, values).code()))
+        self.add(f"{variable} = $0", Code(_Statement(expression, values).code()))
         self.variables[variable] = self.evaluate(expression, *values)
 
     def name_last(self, variable: str) -> None:
@@ -316,10 +173,7 @@ class Program:
 
     def code(self, open_store: str, why: str, open_reader: str | None = None) -> str:
         """Print the whole program: why as a comment, the statements that define the openers, the rest."""
-        main = "\n".join(self._main.lines())
-        if "numbered, range(" in main:
-            self.define(numbered)
-        body = "\n\n\n".join([*self._definitions.values(), main])
+        body = "\n\n\n".join([*self._definitions.values(), "\n".join(self._main.lines())])
         # What a store raised may have any characters.
         ascii_only = why.encode("ascii", "backslashreplace").decode()
         comment = [f"# {line}" for line in ascii_only.splitlines()]
@@ -331,13 +185,16 @@ class Program:
 
 
 @cache
-def _source(function: Callable[..., Any] | type) -> str:
+def source_of(function: Callable[..., Any] | type) -> str:
+    """The source of a function or class, as a program shows it."""
     # The program is not linted.
     return re.sub(r"  # noqa: .*", "", inspect.getsource(function)).rstrip()
 
 
 def _imports(body: str) -> list[str]:
-    modules = [name for name in ("gc", "subprocess", "sys", "threading", "time") if f"{name}." in body]
+    modules = [
+        name for name in ("gc", "json", "subprocess", "sys", "threading", "time") if f"{name}." in body
+    ]
     imports = [f"import {name}" for name in sorted([*modules, "os", "tempfile"])]
     imports += _imported("contextlib", ("asynccontextmanager", "suppress"), body)
     imports += ["from pathlib import Path", "", "import trio"]
@@ -346,7 +203,7 @@ def _imports(body: str) -> list[str]:
     imports.append("")
     imports += _imported("trio_eventlog", _PACKAGE_NAMES, body)
     imports += _imported("trio_eventlog.abc", ("EventPage",), body)
-    imports += _imported("trio_eventlog.testing", ("Crash", "assert_same_events", "check_power_loss"), body)
+    imports += _imported("trio_eventlog.testing", _TESTING_NAMES, body)
     return imports
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -25,9 +25,34 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S13": "A log has one appender at a time; the next is refused with LogBusy.",
         "S14": "Ids and seqs belong to one log.",
         "S15": "Leaving the store frees everything, however it is left.",
+        "S16": "From files that were damaged it answers what was written, or raises an error.",
     }
 )
-"""The clauses S1 to S15 in order, each with its sentence. The contract itself is :class:`EventStore`."""
+"""The clauses S1 to S16 in order, each with its sentence. The contract itself is :class:`EventStore`."""
+
+CONTRACT_VERSION: Final = "2.0"
+"""The version of the contract that this harness checks.
+
+The first number grows when a clause asks for more than it did, so that a store that conformed may fail; the
+second when a clause is added that only stores with some new declaration have to keep.
+"""
+
+
+@attrs.frozen(kw_only=True)
+class CheckSettings:
+    """How :func:`check_store` was told to look.
+
+    Attributes:
+      durable: whether the store was said to keep its events.
+      budget: seconds to look for failures in all.
+      op_timeout: seconds after which an operation counted as hung.
+      max_examples: most examples of a check.
+    """
+
+    durable: bool
+    budget: float
+    op_timeout: float
+    max_examples: int
 
 
 @attrs.frozen(kw_only=True)
@@ -40,11 +65,37 @@ class ClausePassed:
       examples: how many examples were tried.
       seconds: how long that took.
       left_out: which parts were not checked, and why; empty if all were.
+      cut_short: which checks tried fewer examples than they were allowed, since their time was up, such as
+        ``"payloads: 37 of 100 examples"``; empty if none. They had tried enough to pass.
+      deviation: why the store was said to break this clause, which it was not seen to do; None if it was not.
     """
 
     clause: str
     sentence: str
     examples: int
+    seconds: float
+    left_out: tuple[str, ...] = ()
+    cut_short: tuple[str, ...] = ()
+    deviation: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ClauseUnfinished:
+    """A clause that was neither seen to be broken nor tried enough to pass: the time was up before.
+
+    Attributes:
+      clause: for example ``"S5"``.
+      sentence: what the clause says, in short.
+      examples: how many examples were tried.
+      unfinished: which checks tried too few, such as ``"repeats: tried 1 of 20 examples"``.
+      seconds: how long that took.
+      left_out: which parts were not checked for another reason.
+    """
+
+    clause: str
+    sentence: str
+    examples: int
+    unfinished: tuple[str, ...]
     seconds: float
     left_out: tuple[str, ...] = ()
 
@@ -65,6 +116,7 @@ class ClauseFailure:
       examples: how many examples of the clause were tried until one failed, those of shrinking not
         counted.
       seconds: how long all of it took.
+      deviation: why the store is known to break this clause; None if that was not declared.
     """
 
     clause: str
@@ -76,6 +128,7 @@ class ClauseFailure:
     intermittent: bool
     examples: int
     seconds: float
+    deviation: str | None = None
 
     def __str__(self) -> str:
         again = "\nIt passed when it was repeated: the failure is intermittent." if self.intermittent else ""
@@ -100,11 +153,11 @@ class ClauseSkipped:
     reason: str
 
 
-ClauseResult: TypeAlias = ClausePassed | ClauseFailure | ClauseSkipped
+ClauseResult: TypeAlias = ClausePassed | ClauseFailure | ClauseUnfinished | ClauseSkipped
 
 
 class ConformanceError(AssertionError):
-    """A store breaks its contract.
+    """A store breaks its contract, or was not tried enough to say that it does not.
 
     Raised by :meth:`ConformanceReport.raise_if_failed`.
 
@@ -117,7 +170,27 @@ class ConformanceError(AssertionError):
         self.report = report
 
     def __str__(self) -> str:
-        return "\n\n".join(map(str, self.report.failures))
+        unfinished = [
+            f"{result.clause}: {result.sentence}\nNot finished: {'; '.join(result.unfinished)}."
+            f" Raise the budget, which was {self.report.settings.budget:g} s."
+            for result in self.report.unfinished
+        ]
+        return "\n\n".join([*map(str, self.report.failures), *unfinished])
+
+
+class ConformanceInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended :func:`check_store`.
+
+    Attributes:
+      report: what was found so far. The clauses that were not come to are unfinished.
+    """
+
+    def __init__(self, report: ConformanceReport) -> None:
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        return "\n\n".join(["what was found so far:", str(self.report), *map(str, self.report.failures)])
 
 
 @attrs.frozen(kw_only=True)
@@ -127,42 +200,110 @@ class ConformanceReport:
     Attributes:
       passed: the clauses that hold, in order.
       failures: what breaks the others, in order; of a clause that is broken in several ways, the first.
+      deviations: the same for clauses that were declared as deviations.
+      unfinished: the clauses that were not tried enough to pass, in order.
       skipped: the clauses that were not checked, in order.
       seed: give it to :func:`check_store` to try the same examples again.
       seconds: how long the run took.
+      settings: how it was told to look.
+      interrupted: whether Ctrl-C ended it.
     """
 
     passed: tuple[ClausePassed, ...]
     failures: tuple[ClauseFailure, ...]
+    deviations: tuple[ClauseFailure, ...]
+    unfinished: tuple[ClauseUnfinished, ...]
     skipped: tuple[ClauseSkipped, ...]
     seed: int
     seconds: float
+    settings: CheckSettings
+    interrupted: bool = False
+
+    @property
+    def is_conformant(self) -> bool:
+        """Whether no clause is broken but declared deviations, and each was tried enough or skipped."""
+        return not self.failures and not self.unfinished
 
     def results(self) -> tuple[ClauseResult, ...]:
         """All of them, in the order of the clauses."""
         order = list(CLAUSES)
-        results: list[ClauseResult] = [*self.passed, *self.failures, *self.skipped]
+        results: list[ClauseResult] = [
+            *self.passed,
+            *self.failures,
+            *self.deviations,
+            *self.unfinished,
+            *self.skipped,
+        ]
         return tuple(sorted(results, key=lambda result: order.index(result.clause)))
 
     def raise_if_failed(self) -> None:
-        """Do nothing if no clause is broken.
+        """Do nothing if the store conforms. Declared deviations are no failures.
 
         Raises:
-          ConformanceError: a clause is broken; the message has every failure with its example.
+          ConformanceError: a clause is broken; the message has every failure with its example. Or a clause
+            was not tried enough, which is no pass.
         """
         __tracebackhide__ = True  # for pytest
-        if self.failures:
+        if not self.is_conformant:
             raise ConformanceError(self)
 
     def __str__(self) -> str:
         lines: list[str] = []
         for result in self.results():
+            lines.append(f"{result.clause:>3}  {_verdict(result)}")
+            match result:
+                case ClausePassed() | ClauseUnfinished():
+                    lines += [f"     left out: {reason}" for reason in result.left_out]
             match result:
                 case ClausePassed():
-                    lines.append(f"{result.clause:>3}  passed   {result.examples} examples")
-                    lines += [f"     left out: {reason}" for reason in result.left_out]
-                case ClauseSkipped():
-                    lines.append(f"{result.clause:>3}  skipped  {result.reason}")
-                case ClauseFailure():
-                    lines.append(f"{result.clause:>3}  FAILED   {result.message.splitlines()[0]}")
+                    lines += [f"     cut short: {what}" for what in result.cut_short]
+                case ClauseUnfinished():
+                    lines += [f"     {what}" for what in result.unfinished]
+        if self.interrupted:
+            lines.append("INTERRUPTED: this is no pass")
+        elif self.unfinished:
+            lines.append(f"NOT FINISHED within the budget of {self.settings.budget:g} s: this is no pass")
         return "\n".join(lines)
+
+
+def _verdict(result: ClauseResult) -> str:
+    match result:
+        case ClausePassed():
+            return f"passed   {_examples(result.examples)}"
+        case ClauseUnfinished():
+            return f"NOT FINISHED  {_examples(result.examples)}"
+        case ClauseSkipped():
+            return f"skipped  {result.reason}"
+        case ClauseFailure():
+            message = result.message.splitlines()[0]
+            if result.deviation is not None:
+                return f"deviates {result.deviation}: {message}"
+            return f"FAILED   {message}"
+
+
+def _examples(count: int) -> str:
+    return f"{count} example{'' if count == 1 else 's'}"
+
+
+def report_of(
+    results: Iterable[ClauseResult],
+    *,
+    seed: int,
+    seconds: float,
+    settings: CheckSettings,
+    interrupted: bool = False,
+) -> ConformanceReport:
+    """The report that has these results, in their order."""
+    results = list(results)
+    failures = [result for result in results if isinstance(result, ClauseFailure)]
+    return ConformanceReport(
+        passed=tuple(result for result in results if isinstance(result, ClausePassed)),
+        failures=tuple(failure for failure in failures if failure.deviation is None),
+        deviations=tuple(failure for failure in failures if failure.deviation is not None),
+        unfinished=tuple(result for result in results if isinstance(result, ClauseUnfinished)),
+        skipped=tuple(result for result in results if isinstance(result, ClauseSkipped)),
+        seed=seed,
+        seconds=seconds,
+        settings=settings,
+        interrupted=interrupted,
+    )

@@ -7,6 +7,7 @@ never ends cannot take the harness along, and the verdict whether a failure repe
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import threading
 import time
@@ -23,7 +24,9 @@ from hypothesis import HealthCheck, Phase, Verbosity, find, settings
 from hypothesis.errors import Flaky, NoSuchExample, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
+from trio_eventlog.testing._code import shortened
 from trio_eventlog.testing._example import ClauseViolation, Example
+from trio_eventlog.testing._interrupts import Interrupts
 from trio_eventlog.testing._subject import StoreUnderTest, fresh_location
 
 CheckRun: TypeAlias = Callable[[Example, Any], Awaitable[None]]
@@ -46,6 +49,9 @@ def shrink_seconds(allotted: float) -> float:
 
 _REPEATS: Final = 3
 
+_ENOUGH: Final = 20
+"""How many examples a check with a full share must have drawn to count as tried."""
+
 
 def _no_table(_subject: StoreUnderTest) -> Sequence[Any]:
     return ()
@@ -65,9 +71,11 @@ class Check:
       smaller: draws cases smaller than one of the table that failed; None for :attr:`cases`.
       share: how many of the examples of a run it gets, 1.0 being all of them.
       fixed: how many cases there are, if they are few enough to try all of them, whatever the run gets.
-      needs: what the subject must have: ``durable``, ``children``, ``reader``, ``lock``.
+      needs: what the subject must have: ``durable``, ``children``, ``reader``, ``reading children``,
+        ``lock``.
       confirm: how often a failure must repeat to count. More than once where time is measured: the
         machine may have been busy.
+      weight: its part of the time, where that does not follow from the number of examples.
     """
 
     clause: str
@@ -80,10 +88,17 @@ class Check:
     fixed: int | None = None
     needs: frozenset[str] = frozenset()
     confirm: int = 1
+    weight: float | None = None
 
     def examples(self, max_examples: int) -> int:
-        """How many to try at most, where the run has ``max_examples``."""
+        """How many to draw at most, where the run has ``max_examples``."""
         return max(1, round(max_examples * self.share)) if self.fixed is None else self.fixed
+
+    def enough(self, max_examples: int) -> int:
+        """How many to draw at least: with fewer, the clause has not been tried."""
+        if self.fixed is not None:
+            return self.fixed
+        return min(self.examples(max_examples), math.ceil(_ENOUGH * self.share))
 
 
 @attrs.frozen(kw_only=True)
@@ -98,10 +113,44 @@ class SmallestFailure:
 
 @attrs.frozen(kw_only=True)
 class SearchResult:
-    """What became of a check."""
+    """What became of a check.
+
+    Attributes:
+      examples: how many were tried.
+      enough: how many it takes to pass.
+      planned: how many there would have been.
+      failure: the smallest that failed.
+      ended_early: whether the time was up, or Ctrl-C came, before all were tried.
+      interrupted: whether it was Ctrl-C.
+    """
 
     examples: int
-    failure: SmallestFailure | None
+    enough: int
+    planned: int
+    failure: SmallestFailure | None = None
+    ended_early: bool = False
+    interrupted: bool = False
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the check can count as passed if nothing failed."""
+        # An end of its own accord means that there are no more cases.
+        return not self.ended_early or self.examples >= self.enough
+
+
+@attrs.frozen(kw_only=True)
+class Allowance:
+    """How long a check may take.
+
+    Attributes:
+      seconds: for as many examples as fit.
+      at_most: until as many are tried as it takes; an example that is not over then is cut off.
+      shrinks: whether it may take more time to look for a smaller example that fails.
+    """
+
+    seconds: float
+    at_most: float
+    shrinks: bool = True
 
 
 @attrs.frozen
@@ -148,10 +197,20 @@ class Sandbox:
 class _Search:
     """The cases of a check that were tried, and the time that is left."""
 
-    def __init__(self, attempt: Callable[[Any], _FailingCase | None], seconds: float) -> None:
+    def __init__(
+        self,
+        attempt: Callable[[Any, float], _FailingCase | None],
+        enough: int,
+        allowance: Allowance,
+        interrupts: Interrupts,
+    ) -> None:
         self._attempt = attempt
-        self._seconds = seconds
-        self._until = time.monotonic() + seconds
+        self._interrupts = interrupts
+        self._enough = enough
+        self._allowance = allowance
+        began = time.monotonic()
+        self._until = began + allowance.seconds
+        self._at_most = began + max(allowance.seconds, allowance.at_most)
         self.tried = 0
         """Until the first one failed."""
         self.failing: dict[str, _FailingCase] = {}
@@ -164,28 +223,31 @@ class _Search:
 
         Raises:
           _TimeIsUp: there is none, or going on would be of no use.
+          KeyboardInterrupt: Ctrl-C came, and was not heard.
         """
+        self._interrupts.check()
         key = repr(drawn.value)
         if key in self.failing:
             # Hypothesis tries the smallest again in the end; whether it repeats is judged by us.
             return True
-        if self.tried and time.monotonic() > self._until:
+        until = self._until if self.failing or self.tried >= self._enough else self._at_most
+        if time.monotonic() > until:
             raise _TimeIsUp
-        if not self.failing:
-            self.tried += 1
         try:
-            found = self._attempt(drawn.value)
+            found = self._attempt(drawn.value, self._until if self.failing else self._at_most)
         except Exception as exc:  # noqa: BLE001 - raised again by the search
             # Nothing to be shrunk.
             self.defect = exc
             raise _TimeIsUp from None
+        if not self.failing:
+            self.tried += 1
         if found is None:
             return False
         if not self.failing:
-            self._until = time.monotonic() + shrink_seconds(self._seconds)
+            self._until = time.monotonic() + shrink_seconds(self._allowance.seconds)
         self.failing[key] = found
-        if found.violation.out_of_reach:
-            # Each further one would leave a thread behind that never ends.
+        if found.violation.out_of_reach or not self._allowance.shrinks:
+            # Each further one that is out of reach would leave a thread behind that never ends.
             raise _TimeIsUp
         return True
 
@@ -193,68 +255,107 @@ class _Search:
 class Searcher:
     """Runs checks on one subject."""
 
-    def __init__(self, sandbox: Sandbox, seed: int) -> None:
+    def __init__(self, sandbox: Sandbox, seed: int, interrupts: Interrupts) -> None:
         self._sandbox = sandbox
+        self._interrupts = interrupts
         self._subject = sandbox.subject
         self._seed = seed
         self._examples = 0
 
-    def search(self, check: Check, *, max_examples: int, seconds: float) -> SearchResult:
+    def table(self, check: Check) -> Sequence[Any]:
+        """The cases of ``check`` that are tried before any is drawn."""
+        return check.table(self._subject)
+
+    def search(self, check: Check, *, max_examples: int, allowance: Allowance) -> SearchResult:
         """Try cases of ``check`` until one fails, the number is reached or the time is up.
 
-        One case at least is tried, whatever it takes. The smallest failing case gets some time more.
+        The smallest failing case gets some time more. Ctrl-C ends the search, whose result then says so.
         """
-        running = _Search(partial(self._confirmed, check), seconds)
+        table = self.table(check)
+        planned = len(table) + check.examples(max_examples)
+        enough = len(table) + check.enough(max_examples)
+        running = _Search(partial(self._confirmed, check), enough, allowance, self._interrupts)
         strategy = check.cases(self._subject)
-        limits = settings(_SETTINGS, max_examples=max_examples)
+        limits = settings(_SETTINGS, max_examples=check.examples(max_examples))
         random = Random(f"{self._seed}:{check.clause}:{check.name}")  # noqa: S311 - for examples, not for secrets
         smallest: str | None = None
-        with contextlib.suppress(_TimeIsUp, NoSuchExample, Unsatisfiable, Flaky):
-            for case in check.table(self._subject):
+        ended_early = interrupted = False
+        try:
+            for case in table:
                 if running.fails(_Case(case)):
                     strategy = strategy if check.smaller is None else check.smaller(case)
                     break
             smallest = repr(find(strategy.map(_Case), running.fails, settings=limits, random=random).value)
+        except (NoSuchExample, Unsatisfiable, Flaky):
+            pass
+        except _TimeIsUp:
+            ended_early = True
+        except KeyboardInterrupt:
+            ended_early = interrupted = True
         if running.defect is not None:
             raise running.defect
+        result = SearchResult(
+            examples=running.tried,
+            enough=enough,
+            planned=planned,
+            ended_early=ended_early,
+            interrupted=interrupted,
+        )
         if not running.failing:
-            return SearchResult(examples=running.tried, failure=None)
+            return result
         # Cut short, shrinking has come as far as the last one that failed.
         worst = running.failing[smallest if smallest is not None else list(running.failing)[-1]]
-        return SearchResult(examples=running.tried, failure=self._judged(check, worst))
+        return self._judged(check, worst, result)
 
-    def _judged(self, check: Check, failing: _FailingCase) -> SmallestFailure:
-        """Whether the failure repeats."""
+    def _judged(self, check: Check, failing: _FailingCase, result: SearchResult) -> SearchResult:
+        """The result with a failure, and whether it repeats."""
         repeats = failing.violation.out_of_reach or check.confirm > 1
-        for _ in range(0 if repeats else _REPEATS):
-            again = self._example(check, failing.case)
-            if again is not None:
-                failing, repeats = again, True
-                break
-        return SmallestFailure(
+        until = time.monotonic() + shrink_seconds(0.0)
+        try:
+            for number in range(0 if repeats or result.interrupted else _REPEATS):
+                if number and time.monotonic() > until:
+                    break
+                again = self._example(check, failing.case, math.inf)
+                if again is not None:
+                    failing, repeats = again, True
+                    break
+        except KeyboardInterrupt:
+            result = attrs.evolve(result, ended_early=True, interrupted=True)
+        failure = SmallestFailure(
             check=check.name,
-            message=failing.violation.message,
+            message=shortened(failing.violation.message),
             program=failing.program,
-            intermittent=not repeats,
+            # Whoever presses Ctrl-C does not wait for the verdict.
+            intermittent=not repeats and not result.interrupted,
         )
+        return attrs.evolve(result, failure=failure)
 
-    def _confirmed(self, check: Check, case: Any) -> _FailingCase | None:
+    def _confirmed(self, check: Check, case: Any, until: float) -> _FailingCase | None:
         failing = None
         for _ in range(check.confirm):
-            failing = self._example(check, case)
+            failing = self._example(check, case, until)
             if failing is None or failing.violation.out_of_reach:
                 return failing
         return failing
 
-    def _example(self, check: Check, case: Any) -> _FailingCase | None:
-        """Try one case. Returns None if nothing fails."""
+    def _example(self, check: Check, case: Any, until: float) -> _FailingCase | None:
+        """Try one case. Returns None if nothing fails.
+
+        Raises:
+          _TimeIsUp: it was not over at ``until``, a time of :func:`time.monotonic`.
+        """
         location = fresh_location(self._sandbox.root)
         example = Example(self._subject, check.clause, location)
+        was_cut = False
 
         async def attempt() -> None:
+            nonlocal was_cut
+            cut = trio.CancelScope(deadline=trio.current_time() + until - time.monotonic())
             try:
-                await check.run(example, case)
+                with cut:
+                    await check.run(example, case)
             finally:
+                was_cut = cut.cancel_called
                 example.alive("dropping the store", expected_seconds=_DROP_SECONDS)
                 with trio.move_on_after(_DROP_SECONDS, shield=True):
                     await self._sandbox.drop([location, *example.siblings])
@@ -264,6 +365,9 @@ class Searcher:
         self._examples += 1
         seed_random(f"{self._seed}:{self._examples}")
         error = run_watched(attempt, example)
+        if was_cut and not (example.violation and example.violation.out_of_reach):
+            # Whatever the store did then, it did because it was cancelled.
+            raise _TimeIsUp
         if example.violation is None:
             if error is None:
                 return None
@@ -271,7 +375,7 @@ class Searcher:
                 raise error
             # SystemExit and the like end a program, and so must not end the harness in silence.
             example.violation = ClauseViolation(check.clause, f"{example.in_progress} raised {error!r}")
-        why = f"{check.clause}: {example.violation.message}"
+        why = f"{check.clause}: {shortened(example.violation.message)}"
         program = example.program.code(self._sandbox.opening, why, self._sandbox.reading)
         return _FailingCase(case, example.violation, program)
 

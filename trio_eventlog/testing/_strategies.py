@@ -40,6 +40,8 @@ FAMILIES: Final[tuple[tuple[str, ...], ...]] = (
     ("null", "None", "true", "[]", "{}"),
     ("fi", "\ufb01"),  # compatibility forms
     ("\u212a", "K", "k"),
+    ("a", "b", "a,b", "a;b", "a|b", "a b", "a\tb", "a\nb", "a\0b", "a', 'b", 'a", "b'),  # lists as text
+    ("a", "{a}", "(a)", "[a]", "<a>", "$a", ":a", "@a", "a\\", "\\a"),  # what templates and arrays mark
     ("x" * 500, "x" * 499, "x" * 500 + "y"),  # long
 )
 
@@ -50,6 +52,8 @@ _BOUNDS: Final = (*_TIMES, MAX_STORED + 1, MAX_U64)
 _LIMITS: Final = (0, 1, 2, 3, 100, 10_000, MAX_STORED, MAX_U64)
 NUMBERS: Final = (
     *(0, 1, -1, 1.0, 0.0, -0.0, 0.1, 1e22, 1e300, 5e-324, -1.5),
+    # Some need 17 digits.
+    *(0.1 + 0.2, 1 / 3, 2 / 3, 1e23, 123456789.12345679, 1.7976931348623157e308),
     *(2**31, 2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1, 2**63, MAX_U64, -(2**63)),
 )
 _SCOPES: Final = ("identity", "mob_id", "run_id", "step_id")

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
 from trio_eventlog import EventStore
+from trio_eventlog.testing._importing import Opening
 from trio_eventlog.testing._power._watching import Watcher
 
 _START_TIMEOUT: Final = 60.0
 """Seconds. A loaded machine takes long to start Python."""
+
+_IS_CHILD: Final = "TRIO_EVENTLOG_HARNESS_CHILD"
+"""A variable of child processes. A script that runs the harness when it is imported would have no end."""
 
 
 @attrs.frozen
@@ -32,77 +35,25 @@ class Children:
     opening: str
     """Statements after which ``open_store`` opens it."""
 
+    reading: str | None = None
+    """Statements after which ``open_reader`` does; None if a child process cannot have it."""
+
     def environment(self) -> dict[str, str]:
         """The variables of this process, and its import path."""
         path = os.pathsep.join([entry or os.getcwd() for entry in sys.path])  # noqa: PTH109 - text
-        return {**os.environ, "PYTHONPATH": path}
+        return {**os.environ, "PYTHONPATH": path, _IS_CHILD: "1"}
 
 
-def import_statement(function: Callable[..., Any], name: str = "open_store") -> str | None:
-    """Statements that bring ``function`` into a program as ``name``; None if no import does."""
-    module: object = getattr(function, "__module__", None)
-    qualname: object = getattr(function, "__qualname__", None)
-    owner = getattr(function, "__self__", None)
-    if isinstance(owner, type):
-        module, qualname = owner.__module__, f"{owner.__qualname__}.{function.__name__}"
-    elif owner is not None and not isinstance(owner, type(sys)):
-        return _method_statement(function, owner, name)
-    if not isinstance(module, str) or not isinstance(qualname, str) or _reached(module, qualname) != function:
-        return None
-    top, _, rest = qualname.partition(".")
-    if rest:
-        return f"from {module} import {top}\n\n{name} = {qualname}"
-    return f"from {module} import {top}" + ("" if top == name else f" as {name}")
-
-
-def _method_statement(function: Callable[..., Any], owner: object, name: str) -> str | None:
-    # An object without state, such as an instance of a test class, is made again.
-    kind = type(owner)
-    if getattr(owner, "__dict__", None) or _reached(kind.__module__, kind.__qualname__) is not kind:
-        return None
-    if not all(base.__init__ is object.__init__ for base in kind.__mro__):
-        return None
-    top = kind.__qualname__.partition(".")[0]
-    return f"from {kind.__module__} import {top}\n\n{name} = {kind.__qualname__}().{function.__name__}"
-
-
-def _reached(module: str, qualname: str) -> Any:
-    if module == "__main__" or "<" in qualname:
-        return None
-    value: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        value = getattr(value, part, None)
-    return value
-
-
-def opening_statements(function: Callable[..., Any], name: str = "open_store") -> str | None:
-    """The same, by way of pickle where no import does it."""
-    statement = import_statement(function, name)
-    if statement is not None:
-        return statement
-    if getattr(function, "__module__", None) == "__main__":
-        # Pickle would only say that it is found in a module of this name, and another process has its own.
-        return None
-    try:
-        pickled = pickle.dumps(function)
-    except Exception:  # noqa: BLE001 - it is not picklable, for whatever reason
-        return None
-    return f"import pickle\n\n{name} = pickle.loads(bytes.fromhex({pickled.hex()!r}))"
-
-
-def find_children(function: Callable[..., Any]) -> Children | str:
-    """How a child process can open the store that this process opens by ``function``; or why it cannot."""
-    if sys.platform == "win32":
-        return "processes cannot be killed as they are on POSIX"
-    opening = opening_statements(function)
-    if opening is None:
-        return "a child process cannot import open_store: it must be a function of a module"
+def import_problem(opening: Opening) -> str | None:
+    """Why a child process cannot open the store; None if it can."""
+    if opening.problem is not None:
+        return f"a child process cannot import open_store: {opening.problem}"
     importlib.invalidate_caches()
-    children = Children(opening)
     try:
         result = subprocess.run(  # noqa: S603 - our own Python, on a statement of ours
-            [sys.executable, "-c", opening],
-            env=children.environment(),
+            [sys.executable, "-c", opening.code],
+            env=Children(opening.code).environment(),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=_START_TIMEOUT,
@@ -113,7 +64,25 @@ def find_children(function: Callable[..., Any]) -> Children | str:
     if result.returncode:
         last = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
         return f"a child process cannot import open_store: {last}"
-    return children
+    return None
+
+
+def find_children(opening: Opening, reading: Opening | None = None) -> Children | str:
+    """How a child process can open the store; or why none can be used."""
+    if sys.platform == "win32":
+        return "processes cannot be killed as they are on POSIX"
+    return import_problem(opening) or Children(
+        opening.code, None if reading is None or reading.problem is not None else reading.code
+    )
+
+
+def refuse_in_child() -> None:
+    """Raise RuntimeError if this process is one that the harness has started."""
+    if os.environ.get(_IS_CHILD):
+        raise RuntimeError(
+            "a child process ran the harness when it imported open_store: call it below"
+            ' `if __name__ == "__main__":`'
+        )
 
 
 StoreOpener: TypeAlias = Callable[[Path], AbstractAsyncContextManager[EventStore]]

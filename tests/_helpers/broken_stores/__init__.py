@@ -8,6 +8,8 @@ from tests._helpers.broken_stores import (
     appending,
     atomicity,
     cancellation,
+    concurrency,
+    damage,
     durability,
     errors,
     filters,
@@ -15,6 +17,7 @@ from tests._helpers.broken_stores import (
     lifecycle,
     locking,
     power,
+    scale,
     values,
 )
 from tests._helpers.broken_stores._broken import Broken
@@ -31,5 +34,8 @@ BROKEN: tuple[Broken, ...] = (
     *locking.BROKEN,
     *isolation.BROKEN,
     *lifecycle.BROKEN,
+    *damage.BROKEN,
+    *scale.BROKEN,
+    *concurrency.BROKEN,
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""

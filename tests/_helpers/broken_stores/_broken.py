@@ -13,6 +13,8 @@ from tests._helpers.correct_stores import (
     CorrectFileReader,
     CorrectFileStore,
     CorrectMemoryStore,
+    open_file,
+    open_memory,
     opened_file,
     opened_file_reader,
     opened_memory,
@@ -38,6 +40,8 @@ class Broken:
       durable: whether it claims to be.
       open_reader: opens it read-only.
       also: clauses that it cannot help breaking as well.
+      correct: opens the store without the fault.
+      is_slow: whether it takes long to find out, so that the test suite leaves it to ``deep_harness``.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Broken:
     durable: bool = False
     open_reader: StoreOpener | None = None
     also: frozenset[str] = frozenset()
+    correct: StoreOpener = open_memory
+    is_slow: bool = False
 
 
 def memory(clause: str, name: str, cls: type[CorrectMemoryStore], *also: str) -> Broken:
@@ -53,7 +59,9 @@ def memory(clause: str, name: str, cls: type[CorrectMemoryStore], *also: str) ->
 
 
 def file(clause: str, name: str, cls: type[CorrectFileStore], *also: str) -> Broken:
-    return Broken(name, clause, partial(opened_file, cls), durable=True, also=frozenset(also))
+    return Broken(
+        name, clause, partial(opened_file, cls), durable=True, also=frozenset(also), correct=open_file
+    )
 
 
 def reader(clause: str, name: str, cls: type[CorrectFileReader], *also: str) -> Broken:
@@ -64,6 +72,7 @@ def reader(clause: str, name: str, cls: type[CorrectFileReader], *also: str) -> 
         durable=True,
         open_reader=partial(opened_file_reader, cls),
         also=frozenset(also),
+        correct=open_file,
     )
 
 

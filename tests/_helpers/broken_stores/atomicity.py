@@ -95,6 +95,6 @@ BROKEN: tuple[Broken, ...] = (
     memory("S4", "committed in chunks of 100", ChunkByChunk),
     memory("S4", "part stored if cancelled", PartStoredIfCancelled),
     memory("S4", "aborted for ever by a conflict", AbortedForEver),
-    memory("S4", "a cancelled append lands later", CancelledAppendLandsLater),
-    memory("S4", "a cancelled append keeps the inner lock", CancelledAppendKeepsLock, "S11"),
+    memory("S4", "a cancelled append lands later", CancelledAppendLandsLater, "S10"),
+    memory("S4", "a cancelled append keeps the inner lock", CancelledAppendKeepsLock, "S10", "S11"),
 )

@@ -106,12 +106,58 @@ class LimitKeepsHighest(CorrectMemoryStore):
         return found if limit is None else found[max(0, len(found) - limit) :]
 
 
+class NamedTwiceFoundTwice(CorrectMemoryStore):
+    """Asks for each type by itself, and adds up what it finds."""
+
+    async def _select(self, query: EventQuery) -> list[Held]:
+        if not query.event_types:
+            return await super()._select(query)
+        found: list[Held] = []
+        for event_type in query.event_types:
+            found += await super()._select(attrs.evolve(query, event_types=(event_type,), limit=None))
+        return self._limited(self._ordered(found), query.limit)
+
+
+class TypesInThousands(CorrectMemoryStore):
+    """Asks for a thousand types at once, and finds what is named in two of these lists twice."""
+
+    async def _select(self, query: EventQuery) -> list[Held]:
+        types = query.event_types
+        if len(types) <= 1_000:
+            return await super()._select(query)
+        found: list[Held] = []
+        for start in range(0, len(types), 1_000):
+            part = types[start : start + 1_000]
+            found += await super()._select(attrs.evolve(query, event_types=part, limit=None))
+        return self._limited(self._ordered(found), query.limit)
+
+
 # --- S6: strings compare exactly ------------------------------------------------------------------
 
 
 class CaseInsensitive(CorrectMemoryStore):
     def _key(self, text: str) -> str:
         return text.casefold()
+
+
+class TypesJoinedByCommas(CorrectMemoryStore):
+    separator = ","
+
+    def _types(self, query: EventQuery) -> tuple[str, ...]:
+        return (
+            tuple(self.separator.join(query.event_types).split(self.separator)) if query.event_types else ()
+        )
+
+
+class TypesJoinedByLines(TypesJoinedByCommas):
+    separator = "\n"
+
+
+class TypesInAnArray(CorrectMemoryStore):
+    """As PostgreSQL reads an array, braces are not part of a text."""
+
+    def _types(self, query: EventQuery) -> tuple[str, ...]:
+        return tuple(re.sub("[{}]", "", event_type) for event_type in query.event_types)
 
 
 class PrefixMatch(CorrectMemoryStore):
@@ -173,6 +219,11 @@ BROKEN: tuple[Broken, ...] = (
     memory("S5", "descending", Descending, *ANY),
     memory("S5", "first of event_types only", FirstTypeOnly),
     memory("S5", "limit keeps the highest seqs", LimitKeepsHighest),
+    memory("S5", "a type that is named twice is found twice", NamedTwiceFoundTwice),
+    memory("S5", "types in lists of a thousand", TypesInThousands),
+    memory("S6", "types joined by commas", TypesJoinedByCommas),
+    memory("S6", "types joined by line breaks", TypesJoinedByLines),
+    memory("S6", "types in an array", TypesInAnArray),
     memory("S6", "case-insensitive", CaseInsensitive),
     memory("S6", "prefixes match", PrefixMatch),
     memory("S6", "LIKE wildcards", LikePatterns),

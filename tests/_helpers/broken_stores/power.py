@@ -112,8 +112,17 @@ async def open_normal(location: Path) -> AsyncIterator[EventStore]:
         yield store
 
 
+@asynccontextmanager
+async def open_full(location: Path) -> AsyncIterator[EventStore]:
+    async with SqliteStore.open(location / "log.db") as store:
+        yield store
+
+
 def _disk(clause: str, name: str, cls: type[CorrectDiskStore], *also: str) -> Broken:
-    return Broken(name, clause, partial(opened_file, cls), durable=True, also=frozenset(also))
+    correct = partial(opened_file, CorrectDiskStore)
+    return Broken(
+        name, clause, partial(opened_file, cls), durable=True, also=frozenset(also), correct=correct
+    )
 
 
 BROKEN: tuple[Broken, ...] = (
@@ -124,5 +133,11 @@ BROKEN: tuple[Broken, ...] = (
     _disk("S10", "written behind what was half written", LeavesAnEnd),
     _disk("S10", "a sync that failed taken for one that did not", BelievesTheSecondSync),
     _disk("S10", "written in place", WrittenInPlace),
-    Broken("SQLite at normal, said to survive a loss of power", "S10", open_normal, durable=True),
+    Broken(
+        "SQLite at normal, said to survive a loss of power",
+        "S10",
+        open_normal,
+        durable=True,
+        correct=open_full,
+    ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,43 @@ class IntegersClamped(DamagedPayload):
 class BeyondTheBmp(DamagedPayload):
     def _damaged(self, value: Any) -> Any:
         return re.sub("[\U00010000-\U0010ffff]", "\ufffd", value) if isinstance(value, str) else value
+
+
+class SixteenDigits(DamagedPayload):
+    def _damaged(self, value: Any) -> Any:
+        return float(f"{value:.16g}") if type(value) is float else value
+
+
+class KeysDamaged(DamagedPayload):
+    """Keys that become the same, of which the last one counts."""
+
+    def _damaged(self, value: Any) -> Any:
+        return {self._key_of(key): item for key, item in value.items()} if isinstance(value, dict) else value
+
+    def _key_of(self, key: str) -> str:
+        raise NotImplementedError
+
+
+class KeysNormalised(KeysDamaged):
+    def _key_of(self, key: str) -> str:
+        return unicodedata.normalize("NFC", key)
+
+
+class KeysTrimmed(KeysDamaged):
+    def _key_of(self, key: str) -> str:
+        return key.strip(" ") or key
+
+
+class KeysInLowerCase(KeysDamaged):
+    """Where another key differs in its case alone, that is."""
+
+    def _damaged(self, value: Any) -> Any:
+        if not isinstance(value, dict) or len({key.lower() for key in value}) == len(value):
+            return value
+        return super()._damaged(value)
+
+    def _key_of(self, key: str) -> str:
+        return key.lower()
 
 
 class SeqThroughFloat(CorrectMemoryStore):
@@ -196,6 +234,10 @@ BROKEN: tuple[Broken, ...] = (
     memory("S7", "time in seconds", TimeInSeconds, "S14"),
     memory("S7", "true is 1", TrueIsOne),
     memory("S7", "1.0 is 1", FloatsAreIntegers),
+    memory("S7", "floats of 16 digits", SixteenDigits),
+    memory("S7", "keys normalised to NFC", KeysNormalised),
+    memory("S7", "keys trimmed", KeysTrimmed),
+    memory("S7", "keys that differ in case alone", KeysInLowerCase),
     memory("S7", "bounds overflow", BoundsOverflow, "S5", "S11", "S12"),
     memory("S7", "an empty string is None", EmptyIsNone),
     memory("S7", "the member is the agent", MemberIsTheAgent),
@@ -210,5 +252,5 @@ BROKEN: tuple[Broken, ...] = (
     memory("S9", "last_seq is a count", LastSeqIsACount, "S14"),
     memory("S9", "last_seq is the latest, not the highest", LastSeqIsTheLatest),
     memory("S9", "last_seq counts repeats", LastSeqCountsRepeats),
-    file("S9", "last_seq forgotten on reopen", LastSeqForgottenOnReopen),
+    file("S9", "last_seq forgotten on reopen", LastSeqForgottenOnReopen, "S10"),
 )

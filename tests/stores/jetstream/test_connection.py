@@ -17,13 +17,13 @@ from tests._helpers.eventually import InterruptedTurn
 from tests._helpers.longest_step import measured_steps
 from tests._helpers.nats_server import Node, free_ports, running_server
 from tests._helpers.sockets import sockets
-from tests._helpers.tcp_proxy import open_proxy
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreError, StoreUnusable
 from trio_eventlog.stores import JetStreamStore, open_store
 from trio_eventlog.stores.jetstream import _appender as appender
 from trio_eventlog.stores.jetstream._access import access
 from trio_eventlog.stores.jetstream._connection import Connection, open_connection
 from trio_eventlog.stores.jetstream._protocol import Publish
+from trio_eventlog.testing import TcpProxy
 
 SECRET = "s3cret-word"  # noqa: S105 - of a server that lives for a test
 
@@ -48,7 +48,7 @@ def event(seq, payload=None):
 @asynccontextmanager
 async def proxied(server, log_name):
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=60) as store,
     ):
         yield proxy, store
@@ -338,7 +338,7 @@ async def test_a_network_that_hangs_while_much_is_unsent(server, log_name):
 
 async def test_what_was_not_sent_is_not_sent_on_the_next_connection(server):
     """A message that was given to a connection that is lost is lost with it."""
-    async with open_connection(access(server.url)) as listener, open_proxy(server.port) as proxy:
+    async with open_connection(access(server.url)) as listener, TcpProxy.open(server.port) as proxy:
         inbox = listener.open_inbox()
         async with open_connection(access(f"nats://127.0.0.1:{proxy.port}")) as link:
             proxy.stall()

@@ -10,7 +10,6 @@ import trio
 
 from tests._helpers.eventually import eventually
 from tests._helpers.nats_server import running_cluster, running_partitions, running_server
-from tests._helpers.tcp_proxy import open_proxy
 from trio_eventlog import (
     AgentEvent,
     EventQuery,
@@ -28,6 +27,7 @@ from trio_eventlog.stores.jetstream import _reader as reader
 from trio_eventlog.stores.jetstream._api import Pull
 from trio_eventlog.stores.jetstream._protocol import Publish
 from trio_eventlog.stores.jetstream._store import JetStreamStore
+from trio_eventlog.testing import TcpProxy
 
 PATIENCE = 60.0
 """Seconds for what takes a few."""
@@ -334,7 +334,7 @@ async def test_one_node_less_is_nothing(cluster, log_name):
 async def test_a_connection_that_is_cut(server, log_name):
     """Each cut costs a StoreError at most; what was appended is there once."""
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
     ):
         for first in range(1, 100, 10):
@@ -349,7 +349,7 @@ async def test_a_connection_that_is_cut(server, log_name):
 async def test_a_server_that_refuses_for_a_while(server, log_name):
     """While nobody can be reached, calls fail at once and say why."""
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
     ):
         await store.append_batch(events(1, 1))
@@ -368,7 +368,7 @@ async def test_a_server_that_refuses_for_a_while(server, log_name):
 async def test_a_network_that_stalls(server, log_name):
     """No answer is an error after a few seconds; a cancelled call ends at once all the same."""
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name) as store,
     ):
         await store.append_batch(events(1, 1))
@@ -390,7 +390,7 @@ async def test_a_network_that_stalls(server, log_name):
 async def test_leaving_without_a_network(server, log_name, monkeypatch, caplog):
     """Takes a bounded time, and says that the lock is left to expire; which it does."""
     monkeypatch.setattr(appender, "_CLOSE_TIMEOUT", 0.5)
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with JetStreamStore.open(
             f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=2
         ) as store:
@@ -410,7 +410,7 @@ async def test_an_appender_that_was_cut_off_is_fenced(server, log_name):
     """What it has sent before another opened the log does not land after that."""
     options = {"log": log_name, "lock_timeout": 2}
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", **options) as old,
     ):
         await old.append_batch(events(1, 1))
@@ -434,7 +434,7 @@ async def test_an_appender_that_was_cut_off_is_fenced(server, log_name):
 async def test_an_appender_whose_lock_expired_goes_on_if_nobody_else_came(server, log_name):
     """The lock only refuses others; what protects the log is the fence."""
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", log=log_name, lock_timeout=2) as store,
     ):
         await store.append_batch(events(1, 1))
@@ -455,7 +455,7 @@ async def test_an_appender_that_is_out_does_not_take_the_lock_again(server, log_
     """Somebody else came and went while it was cut off; its own renewals find that out."""
     options = {"log": log_name, "lock_timeout": 2}
     async with (
-        open_proxy(server.port) as proxy,
+        TcpProxy.open(server.port) as proxy,
         JetStreamStore.open(f"nats://127.0.0.1:{proxy.port}", **options) as old,
     ):
         proxy.refuse()

@@ -45,7 +45,7 @@ def open_on_server(location, **options):
 class TestJetStreamStoreInACluster(StoreConformance):
     """All clauses. All locations are logs of one stream, which grows from example to example."""
 
-    budget = 20.0
+    budget = 300.0
     max_examples = 20
 
     def open_store(self, location):
@@ -57,7 +57,7 @@ class TestJetStreamStoreInACluster(StoreConformance):
 
 @pytest.mark.usefixtures("server")
 class TestJetStreamStoreOnOneServer(StoreConformance):
-    budget = 8.0
+    budget = 300.0
     max_examples = 10
 
     def open_store(self, location):

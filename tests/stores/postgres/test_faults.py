@@ -17,7 +17,6 @@ import trio.testing
 from tests._helpers.eventually import InterruptedTurn, sql
 from tests._helpers.fakes import numbered
 from tests._helpers.postgres_server import postgres_server
-from tests._helpers.tcp_proxy import open_proxy
 from trio_eventlog import (
     EventQuery,
     LogBusy,
@@ -34,6 +33,7 @@ from trio_eventlog.stores.postgres import _appender as appender
 from trio_eventlog.stores.postgres import _connection as connection
 from trio_eventlog.stores.postgres import _reader as maintenance
 from trio_eventlog.stores.postgres import _target as target
+from trio_eventlog.testing import TcpProxy
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ async def note_errors(errors, call, *arguments):
 
 
 async def test_a_connection_that_is_cut(server, log):
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
             assert await seqs(store) == [1]
@@ -235,7 +235,7 @@ async def test_a_connection_that_is_cut(server, log):
 
 async def test_a_connection_that_is_cut_in_the_midst_of_an_append(server, log):
     """The old session is ended, whatever it waits for, before the new one has the lock."""
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
             before = backend_of(store)
@@ -253,7 +253,7 @@ async def test_a_connection_that_is_cut_in_the_midst_of_an_append(server, log):
 
 
 async def test_a_network_that_hangs(server, log):
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
             proxy.stall()
@@ -275,7 +275,7 @@ async def test_a_batch_that_the_network_takes_in_pieces(server, log):
     large = [
         PersistedEvent(f"id{seq}", seq, 0, None, ModuleEvent("m", "t", "x" * 20_000_000)) for seq in (1, 2)
     ]
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch(large[:1])
             proxy.stall()
@@ -334,7 +334,7 @@ def test_ctrl_c_while_the_network_takes_nothing(full):
 async def test_leaving_while_the_network_hangs(server, log, monkeypatch, caplog):
     """It gives up after a bound, and says so; the lock is free once the server knows."""
     monkeypatch.setattr(appender, "_CLOSE_TIMEOUT", 0.3)
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
             proxy.stall()
@@ -360,7 +360,7 @@ async def test_leaving_while_the_network_hangs(server, log, monkeypatch, caplog)
 
 async def test_leaving_after_the_connection_was_cut(server, log):
     """A session that the server still believes in is ended, so that the log can be opened at once."""
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         for seq in range(1, 4):
             async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
                 await store.append_batch([event(seq)])
@@ -370,7 +370,7 @@ async def test_leaving_after_the_connection_was_cut(server, log):
 
 
 async def test_a_connect_timeout_holds_for_each_address(server, log):
-    async with open_proxy(server.port) as silent:
+    async with TcpProxy.open(server.port) as silent:
         silent.stall()
         url = server.url().replace("@", f"@127.0.0.1:{silent.port},") + "?connect_timeout=2"
         began = trio.current_time()
@@ -494,7 +494,7 @@ async def test_s13_an_epoch_that_has_changed_lets_nothing_through(server, log):
 async def test_s13_an_old_session_that_does_not_end(server, log, monkeypatch):
     """The appender is shut out of its own log for as long as that takes, and no longer."""
     monkeypatch.setattr(appender, "_END_TIMEOUT", 100)
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with PostgresStore.open(server.url(port=proxy.port), log=log) as store:
             await store.append_batch([event(1)])
             before = backend_of(store)
@@ -746,7 +746,7 @@ async def reader_seqs(server, log):
 
 
 async def test_a_watch_over_a_connection_that_is_lost(server, log):
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         async with (
             PostgresStore.open(server.url(), log=log) as store,
             PostgresStore.open(server.url(port=proxy.port), log=log, read_only=True) as reader,

@@ -42,7 +42,7 @@ from trio_eventlog.testing import StoreConformance, StoreStateMachine, assert_sa
 class TestPostgresStore(StoreConformance):
     """All locations are logs of one schema, which grows from example to example."""
 
-    budget = 25
+    budget = 300
     max_examples = 25
 
     def open_store(self, location):

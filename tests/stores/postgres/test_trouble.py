@@ -13,7 +13,6 @@ import trio
 from tests._helpers.eventually import eventually, sql
 from tests._helpers.fakes import numbered
 from tests._helpers.postgres_server import postgres_server
-from tests._helpers.tcp_proxy import open_proxy
 from trio_eventlog import (
     EventQuery,
     LogBusy,
@@ -24,6 +23,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.stores import PostgresStore
 from trio_eventlog.stores.postgres import _target as target
+from trio_eventlog.testing import TcpProxy
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ async def test_a_session_whose_statements_were_taken_away(server, url, log):
 
 async def test_one_of_several_servers_takes_no_writes_any_more(server, url, log):
     """An appender that is connected to it looks for the one that does, in a new session."""
-    async with open_proxy(server.port) as first, open_proxy(server.port) as second:
+    async with TcpProxy.open(server.port) as first, TcpProxy.open(server.port) as second:
         async with PostgresStore.open(at(url, server, first.port, second.port), log=log) as store:
             await store.append_batch([event(1)])
             await store._appender._connection.run(b"set default_transaction_read_only = on")
@@ -209,7 +209,7 @@ def at(url, server, *ports):
 @pytest.mark.usefixtures("impatient")
 async def test_the_first_of_several_hosts_hangs(server, url, log):
     """It takes connections, and answers nothing: when a log is opened, and later."""
-    async with open_proxy(server.port) as first, open_proxy(server.port) as second:
+    async with TcpProxy.open(server.port) as first, TcpProxy.open(server.port) as second:
         both = at(url, server, first.port, second.port)
         first.stall()
         async with PostgresStore.open(both, log=log) as store:
@@ -230,7 +230,7 @@ async def test_the_first_of_several_hosts_hangs(server, url, log):
 
 async def test_who_is_cancelled_while_a_host_hangs_gets_on_to_the_next(server, url, log):
     """An append has a bound of its own, which may be shorter."""
-    async with open_proxy(server.port) as first, open_proxy(server.port) as second:
+    async with TcpProxy.open(server.port) as first, TcpProxy.open(server.port) as second:
         async with PostgresStore.open(at(url, server, first.port, second.port), log=log) as store:
             await store.append_batch([event(1)])
             first.stall()
@@ -248,7 +248,7 @@ async def test_who_is_cancelled_while_a_host_hangs_gets_on_to_the_next(server, u
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_host_that_is_alone_hangs(server, url, log):
-    async with open_proxy(server.port) as proxy:
+    async with TcpProxy.open(server.port) as proxy:
         proxy.stall()
         with pytest.raises(StoreError, match="did not answer within"):
             async with PostgresStore.open(at(url, server, proxy.port), log=log):

@@ -250,7 +250,7 @@ async def test_s12_a_last_seq_that_is_no_number(path):
             "PRAGMA writable_schema = RESET",
             "UPDATE logs SET last_seq = 'seven'",
         )
-        with pytest.raises(StoreUnusable, match="damaged: the last seq of log 1 is 'seven'"):
+        with pytest.raises(StoreUnusable, match="damaged: the row of log 'default' is not what was written"):
             await store.last_seq()
 
 

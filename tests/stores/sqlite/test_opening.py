@@ -45,15 +45,23 @@ async def test_a_database_of_another_program(path, read_only):
 async def test_a_newer_layout(path, read_only):
     async with SqliteStore.open(path):
         pass
-    raw(path, "PRAGMA user_version = 2")
-    await refused(StoreUnusable, r"newer.*layout 2.*upgrade", path, read_only=read_only)
+    raw(path, "PRAGMA user_version = 3")
+    await refused(StoreUnusable, r"newer.*layout 3.*upgrade", path, read_only=read_only)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_the_layout_from_before_the_first_release(path, read_only):
+    async with SqliteStore.open(path):
+        pass
+    raw(path, "PRAGMA user_version = 1")
+    await refused(StoreUnusable, r"before .* released \(layout 1, .*export it", path, read_only=read_only)
 
 
 async def test_the_layout_is_marked(path):
     async with SqliteStore.open(path) as store:
-        assert (await store.describe()).schema_version == 1
+        assert (await store.describe()).schema_version == 2
         assert (await store.describe()).size_bytes > 4_096
-    assert raw(path, "PRAGMA user_version") == [(1,)]
+    assert raw(path, "PRAGMA user_version") == [(2,)]
     assert raw(path, "PRAGMA application_id") == [(0x54454C47,)]
     assert raw(path, "PRAGMA journal_mode") == [("wal",)]
     assert raw(path, "SELECT count(*) FROM sqlite_schema WHERE sql LIKE 'CREATE TABLE%STRICT'") == [(2,)]

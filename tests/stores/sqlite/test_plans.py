@@ -68,10 +68,11 @@ async def test_the_plan_of_a_window(path, fields):
     async with SqliteStore.open(path) as store:
         plan = await explain(store, EventQuery(**fields))
 
-    assert plan[0] == "SEARCH events_1 USING INTEGER PRIMARY KEY (rowid=?)"
-    assert plan[1].startswith("LIST SUBQUERY")
-    assert "USING COVERING INDEX events_1_timestamp_ms" in plan[2]
-    assert plan[3:] == ["USE TEMP B-TREE FOR ORDER BY"]
+    assert plan[0].startswith("CO-ROUTINE")
+    assert "USING COVERING INDEX events_1_timestamp_ms" in plan[1]
+    assert plan[2] == "USE TEMP B-TREE FOR ORDER BY"
+    assert plan[3].startswith("SCAN (subquery")
+    assert plan[4:] == ["SEARCH events_1 USING INTEGER PRIMARY KEY (rowid=?) LEFT-JOIN"]
 
 
 async def test_no_statement_carries_a_value(path):

@@ -18,6 +18,7 @@ import trio
 from tests._helpers.events import agent
 from trio_eventlog import EventQuery, StoreError, StoreUnusable, StoreWentBack
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores.sqlite import _appender, _schema
 
 
 class Disk(apsw.VFS):
@@ -133,8 +134,9 @@ async def test_a_repeat_survives_what_a_new_event_survives(path, disk, tmp_path,
         await store.append_batch([agent(1)])
         db = apsw.Connection(str(path))
         db.execute("PRAGMA synchronous = off")
-        db.execute("INSERT INTO events_1 SELECT 2, 'id-2', 0, 0, 'a', 't', 'a', NULL, NULL, NULL, NULL, NULL")
-        db.execute("UPDATE logs SET last_seq = 2")
+        log = _schema.find_log(db, "default")
+        _appender.insert(db, log, [agent(2)])
+        log.note(db, last_seq=2)
         if folded:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         assert await store.append_batch([agent(2), *[agent(3)] * also_new]) == ()

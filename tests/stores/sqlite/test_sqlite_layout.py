@@ -11,10 +11,11 @@ from trio_eventlog import EventQuery, PersistedEvent, StoreUnusable
 from trio_eventlog.stores import SqliteStore
 
 COLUMNS = (
-    "seq, id, timestamp_ms, kind, actor, event_type, member_id, identity, mob_id, run_id, step_id, payload"
+    "seq, id, timestamp_ms, kind, actor, event_type, member_id,"
+    " identity, mob_id, run_id, step_id, checksum, payload"
 )
-EVENT = "i, 'e', 1, 0, 'a', 't', 'a', NULL, NULL, NULL, NULL, NULL"
-LOG = "i AS log_id, 'default' AS name, 1 AS last_seq, 'x' AS unique_id"
+EVENT = "i, 'e', 1, 0, 'a', 't', 'a', NULL, NULL, NULL, NULL, 0, NULL"
+LOG = "i AS log_id, 'default' AS name, 1 AS last_seq, 'x' AS unique_id, 0 AS pruned_seq, 0 AS checksum"
 
 
 def endless_view(name, values):
@@ -212,22 +213,10 @@ async def test_copies_are_laid_out_like_the_original(path, tmp_path):
     change(pretty, *rewrite("events_1", "(", " (  "), *rewrite("events_1_id", " ON ", "  ON\n  "))
     original, restored = sqlite3.connect(path), sqlite3.connect(dump)
     restored.executescript("\n".join(original.iterdump()))
-    restored.executescript(f"PRAGMA application_id = {0x54454C47}; PRAGMA user_version = 1")
+    restored.executescript(f"PRAGMA application_id = {0x54454C47}; PRAGMA user_version = 2")
     restored.close()
     original.close()
     for file in (copy, dump, pretty):
         async with SqliteStore.open(file) as store:
             await store.append_batch([event(3)])
             assert len(await store.query(EventQuery())) == 3
-
-
-async def test_a_file_from_before_pruning_was_noted(path):
-    """Its table of logs had a column less, until somebody writes to it."""
-    await fill(path)
-    change(path, "ALTER TABLE logs DROP COLUMN pruned_seq")
-    async with SqliteStore.open(path, read_only=True) as store:
-        assert len(await store.query(EventQuery())) == 2
-    for seq in (3, 4):
-        async with SqliteStore.open(path) as store:
-            await store.append_batch([event(seq)])
-            assert await store.pruned_seq() == 0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import apsw
 
@@ -14,10 +14,13 @@ from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._sealed import encoded_payload
-from trio_eventlog.stores._common._columns import COLUMNS, Columns, columns_of
+from trio_eventlog.stores._common._columns import COLUMNS, columns_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.sqlite import _schema as schema
+from trio_eventlog.stores.sqlite._checksums import checksum, values_of
 from trio_eventlog.stores.sqlite._files import Content, Place, WriteAheadLog
+from trio_eventlog.stores.sqlite._layout import table_of
+from trio_eventlog.stores.sqlite._select import READ
 
 
 class Appender:
@@ -47,12 +50,14 @@ class Appender:
         found = schema.prepare_writer(db, self._log, self._synchronous)
         place = self._place.check()
         self.unique_id = found.unique_id
-        self.acknowledged = schema.checked_seq(db, found.number, "last", found.last_seq)
+        self.acknowledged = found.last_seq
         self._content = Content(self._place.path, place)
         # Earlier processes may have written more than they synced; it counts as stored from here on. And what
-        # a log is known by must not be lost while a spill file, which is synced, names it.
+        # a log is known by must not be lost while its spill file or its lock file names it.
         if self._synced or not self.acknowledged:
             self._content.sync()
+        # So that the next writer knows that an empty file is not a new one.
+        self._lock.note(f"log {found.unique_id}")
 
     def end(self) -> None:
         """Close what else is open, and let the next writer in."""
@@ -67,8 +72,7 @@ class Appender:
         self._place.check()
         with schema.snapshot(db):
             schema.check_not_blank(db, self._log)
-            log = schema.same_log(db, self._log, self.unique_id)
-            return schema.checked_seq(db, log.number, "last", log.last_seq)
+            return schema.same_log(db, self._log, self.unique_id).last_seq
 
     def sync(self, db: apsw.Connection) -> None:
         """Make everything that was appended survive a loss of power."""
@@ -97,30 +101,27 @@ class Appender:
             if db.data_version() != self._version:
                 # Another connection has written.
                 schema.check_not_blank(db, self._log)
-            self._check_log(db, log)
+            self._check_log(log)
             if is_changed:
                 schema.probe(db, log)
-            inserted = insert(db, log.number, events)
+            inserted = insert(db, log, events)
             duplicates: Collection[int] = ()
             if inserted == len(events):
                 highest = max(event.seq for event in events)
             else:
-                held = held_seqs(db, log.number, [event.id for event in events])
+                held = checked_held_seqs(db, log, [event.id for event in events])
                 if not all(event.id in held for event in events):
                     raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
                 duplicates = duplicate_seqs(events, held)
                 highest = max(held.values())
-            db.execute(
-                "UPDATE logs SET last_seq = ? WHERE log_id = ? AND last_seq < ?",
-                (highest, log.number, highest),
-            )
+            log.note(db, last_seq=highest)
             db.execute("COMMIT")
         except BaseException as exc:
             schema.roll_back(db)
             if log is not None and isinstance(exc, apsw.ConstraintError):
-                _raise_conflict(db, log.number, events, exc)
+                _raise_conflict(db, log, events, exc)
             if log is not None and isinstance(exc, apsw.TooBigError):
-                _raise_rejected(db, log.number, events, exc)
+                _raise_rejected(db, log, events, exc)
             if isinstance(exc, apsw.IOError):
                 content.raise_truncated(exc)
             raise
@@ -135,11 +136,10 @@ class Appender:
         self.acknowledged = max(self.acknowledged, highest)
         return duplicates
 
-    def _check_log(self, db: apsw.Connection, log: schema.Log) -> None:
-        last_seq = schema.checked_seq(db, log.number, "last", log.last_seq)
-        if last_seq < self.acknowledged:
-            raise StoreWentBack(last_seq, self.acknowledged)
-        self.acknowledged = last_seq
+    def _check_log(self, log: schema.Log) -> None:
+        if log.last_seq < self.acknowledged:
+            raise StoreWentBack(log.last_seq, self.acknowledged)
+        self.acknowledged = log.last_seq
 
 
 def survives(synchronous: str) -> str:
@@ -148,17 +148,17 @@ def survives(synchronous: str) -> str:
 
 
 def _raise_conflict(
-    db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
+    db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent], exc: apsw.ConstraintError
 ) -> None:
-    seqs = new_seqs(events, held_seqs(db, log_id, [event.id for event in events]))
-    conflicts = conflicting_seqs(seqs, taken_seqs(db, log_id, seqs))
+    seqs = new_seqs(events, held_seqs(db, log, [event.id for event in events]))
+    conflicts = conflicting_seqs(seqs, taken_seqs(db, log, seqs))
     if conflicts:
         raise SequenceConflict(conflicts) from exc
 
 
 def _raise_rejected(
     db: apsw.Connection,
-    log_id: int,
+    log: schema.Log,
     events: Sequence[PersistedEvent],
     exc: apsw.TooBigError,
 ) -> None:
@@ -167,7 +167,7 @@ def _raise_rejected(
     try:
         for event in events:
             try:
-                insert(db, log_id, [event])
+                insert(db, log, [event])
             except apsw.TooBigError:
                 too_big.append(event)
             except apsw.ConstraintError:
@@ -182,12 +182,16 @@ def _raise_rejected(
 # --- events as rows --------------------------------------------------------------------------------
 
 
-def row_of(event: PersistedEvent) -> Columns:
-    """The row of a sealed event, in the order of the table's columns."""
+Row: TypeAlias = tuple[str | int | None, ...]
+
+
+def row_of(event: PersistedEvent, seed: int) -> Row:
+    """The row of a sealed event, in the order of the table's columns. ``seed`` is that of the log."""
     columns = columns_of(event)
     payload = columns[-1]
     # As text. It comes last: SQLite reaches what is behind a long value only by walking through it.
-    return (*columns[:-1], payload.decode()) if isinstance(payload, bytes) else columns
+    text = payload.decode() if isinstance(payload, bytes) else payload
+    return (*columns[:-1], checksum((*columns[:7], text), seed), text)
 
 
 # Few large statements: each waits for the interpreter, which in a busy program takes longer than the insert.
@@ -199,25 +203,26 @@ _CHUNKS: Final = (2048, 512, 64, 8, 1)
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
-def insert(db: apsw.Connection, log_id: int, events: Sequence[PersistedEvent]) -> int:
+def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent]) -> int:
     """Insert sealed events except those whose id is held; within a transaction. Returns how many went in.
 
     Raises apsw.ConstraintError if an event with a new id has a seq that is taken; the transaction must be
     rolled back then.
     """
     before = db.total_changes()
+    seed = log.seed
     for chunk in _chunks(events):
         # Making rows and binding them each keep the event loop waiting for a millisecond or more. It must not
         # wait for both at once, nor for the rows of more than one statement.
-        rows = [row_of(event) for event in chunk]
+        rows = [row_of(event, seed) for event in chunk]
         time.sleep(0)
-        insert_rows(db, log_id, rows)
+        insert_rows(db, log.number, rows)
     return db.total_changes() - before
 
 
-def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Columns]) -> None:
+def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> None:
     """Insert the rows of at most 2,048 events in one statement."""
-    bindings: list[str | int | bytes | None] = []
+    bindings: list[str | int | None] = []
     for row in rows:
         bindings += row
     db.execute(_insert_sql(log_id, len(rows)), bindings)
@@ -239,31 +244,43 @@ def _chunks(events: Sequence[PersistedEvent]) -> Iterator[Sequence[PersistedEven
 
 @lru_cache(maxsize=64)
 def _insert_sql(log_id: int, size: int) -> str:
-    row = f"({','.join('?' * len(COLUMNS))})"
+    row = f"({','.join('?' * (len(COLUMNS) + 1))})"
     # The conflict target matters: a known id is skipped, a taken seq under a new id is an error.
-    return (
-        f"INSERT INTO {schema.table_of(log_id)} VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no values
-    )
+    return f"INSERT INTO {table_of(log_id)} VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no values
 
 
 _LOOKUP: Final = 512
 
 
-def held_seqs(db: apsw.Connection, log_id: int, ids: Sequence[str]) -> dict[str, int]:
+def held_seqs(db: apsw.Connection, log: schema.Log, ids: Sequence[str]) -> dict[str, int]:
     """Those of ``ids`` that are held, with their seqs."""
-    return dict(_look_up(db, log_id, "id", ids))
+    return dict(cast("Iterator[tuple[str, int]]", _look_up(db, log, "id, seq", "id", ids)))
 
 
-def taken_seqs(db: apsw.Connection, log_id: int, seqs: Sequence[int]) -> set[int]:
+def checked_held_seqs(db: apsw.Connection, log: schema.Log, ids: Sequence[str]) -> dict[str, int]:
+    """The same, checked: what is taken for held is not stored again.
+
+    Raises:
+      StoreUnusable: an event is in the index of ids and not in the table, or is damaged there.
+    """
+    held = held_seqs(db, log, ids)
+    seqs = sorted(held.values())
+    values = values_of(list(_look_up(db, log, READ, "seq", seqs)), log.seed)
+    if values is None or {event_id: seq for seq, event_id, *_ in values} != held:
+        raise schema.damaged(db, f"events of log {log.number} are not what the index of ids says")
+    return held
+
+
+def taken_seqs(db: apsw.Connection, log: schema.Log, seqs: Sequence[int]) -> set[int]:
     """Those of ``seqs`` that are held."""
-    return {seq for _, seq in _look_up(db, log_id, "seq", seqs)}
+    return {seq for (seq,) in _look_up(db, log, "seq", "seq", seqs)}
 
 
 def _look_up(
-    db: apsw.Connection, log_id: int, column: str, values: Sequence[str] | Sequence[int]
-) -> Iterator[tuple[Any, Any]]:
+    db: apsw.Connection, log: schema.Log, what: str, column: str, values: Sequence[str] | Sequence[int]
+) -> Iterator[tuple[Any, ...]]:
     for start in range(0, len(values), _LOOKUP):
         some = values[start : start + _LOOKUP]
         marks = ",".join("?" * len(some))
-        sql = f"SELECT id, seq FROM {schema.table_of(log_id)} WHERE {column} IN ({marks})"  # noqa: S608 - no values
-        yield from db.execute(sql, some)
+        sql = f"SELECT {what} FROM {log.table} WHERE {column} IN ({marks})"  # noqa: S608 - no values
+        yield from db.execute(f"{sql} ORDER BY seq" if column == "seq" else sql, some)

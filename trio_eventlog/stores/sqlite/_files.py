@@ -109,10 +109,20 @@ def acquire(path: str, log: str) -> tuple[Place, FileLock]:
                 # Unless by another process, for another log, just now.
                 with suppress(FileExistsError):
                     os.close(os.open(real, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            elif lock.noted:
+                _require_content(real, log)
             return Place(real, lock.path), lock
         except BaseException:
             lock.release()
             raise
+
+
+def _require_content(path: str, log: str) -> None:
+    # A log that was cut off to nothing must not begin anew in silence.
+    if not size_of(path):
+        raise StoreUnusable(
+            f"{path}: damaged: it is empty, and had log {log!r} before; to begin anew, remove it"
+        )
 
 
 def _real(path: str, *, strict: bool = False) -> str:

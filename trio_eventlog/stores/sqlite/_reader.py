@@ -18,6 +18,7 @@ from trio_eventlog.stores._common._verify import Verifier, problem_of_row
 from trio_eventlog.stores.sqlite import _files as files
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
+from trio_eventlog.stores.sqlite._checksums import checksum
 
 T = TypeVar("T")
 
@@ -35,8 +36,8 @@ class LogReader:
 
     _version: int | None = None
 
-    def read(self, db: apsw.Connection, job: Callable[[apsw.Connection, int], T]) -> T:
-        """Run ``job`` with the number of the log, in one transaction."""
+    def read(self, db: apsw.Connection, job: Callable[[apsw.Connection, schema.Log], T]) -> T:
+        """Run ``job`` with the row of the log, in one transaction."""
         with schema.snapshot(db):
             log = schema.same_log(db, self.log, self.unique_id)
             version = db.data_version()
@@ -44,7 +45,7 @@ class LogReader:
                 # Another connection has written.
                 schema.check_not_blank(db, self.log)
                 self._version = version
-            result = job(db, log.number)
+            result = job(db, log)
         self._check_place(db)
         return result
 
@@ -66,11 +67,11 @@ class LogReader:
             return None
         return schema.data_version(db)
 
-    def describe(self, db: apsw.Connection, log_id: int, top: int) -> StoreDescription:
+    def describe(self, db: apsw.Connection, log: schema.Log, top: int) -> StoreDescription:
         """See :meth:`SqliteStore.describe`."""
         path = self.place.path
         wal_bytes = files.size_of(f"{path}-wal")
-        return queries.describe(db, log_id, top, files.size_of(path) + wal_bytes, wal_bytes)
+        return queries.describe(db, log, top, files.size_of(path) + wal_bytes, wal_bytes)
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ _PAGE_SIZE: Final = 1000
 
 # As bytes: in a damaged file it may not be text.
 _COLUMNS: Final = ", ".join(
-    ["seq", "timestamp_ms", "kind"]
+    ["seq", "timestamp_ms", "kind", "checksum"]
     + [f"CAST({name} AS BLOB)" for name in ("id", "actor", "event_type", "member_id", "payload", *SCOPES)]
 )
 
@@ -102,10 +103,10 @@ class LogCheck:
             return False
         return True
 
-    def check_structure(self, db: apsw.Connection, log_id: int) -> bool:
+    def check_structure(self, db: apsw.Connection, log: schema.Log) -> bool:
         """SQLite's own check: pages, types, each index against its table. Returns whether there is a log."""
         self._guarded(lambda: "logs", lambda: self._check_registry(db))
-        table = schema.table_of(log_id)
+        table = log.table
         is_there = self._guarded(lambda: table, lambda: self._check_layout(db, table))
         if is_there:
             self._guarded(lambda: table, lambda: self._check_table(db, table))
@@ -133,35 +134,35 @@ class LogCheck:
             if line != "ok":
                 self.verifier.add_problem(" ".join(str(line).split()))
 
-    def check_page(self, db: apsw.Connection, log_id: int) -> int | None:
+    def check_page(self, db: apsw.Connection, log: schema.Log) -> int | None:
         """Check the next events. Returns the last seq that was checked, None at the end."""
         gaps = self.verifier.gaps
         before = gaps.last_seq
         # There is no way past damage: the rest is only reached through the page that is damaged.
         is_whole = self._guarded(
             lambda: f"events after seq {gaps.last_seq}",
-            lambda: self._check_page(db, schema.table_of(log_id)),
+            lambda: self._check_page(db, log),
         )
         return gaps.last_seq if is_whole and gaps.last_seq != before else None
 
-    def _check_page(self, db: apsw.Connection, table: str) -> None:
+    def _check_page(self, db: apsw.Connection, log: schema.Log) -> None:
         # Not from 0 on: the seq itself may be wrong. This is the lowest integer.
         after = -(2**63) if self.verifier.gaps.last_seq is None else self.verifier.gaps.last_seq
-        sql = f"SELECT {_COLUMNS} FROM {table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE_SIZE}"  # noqa: S608 - no values
+        sql = f"SELECT {_COLUMNS} FROM {log.table} NOT INDEXED WHERE seq > ? ORDER BY seq LIMIT {_PAGE_SIZE}"  # noqa: S608 - no values
         for row in db.execute(sql, (after,)):
-            self._check_row(row)
+            self._check_row(row, log.seed)
 
-    def _check_row(self, row: Any) -> None:
+    def _check_row(self, row: Any, seed: int) -> None:
         seq = row[0]
         previous = self.verifier.gaps.last_seq
         if previous is not None and seq <= previous:
             self.verifier.add_problem(f"comes after seq {previous}", seq)
-        self.verifier.add_event(seq, _problem(row))
+        self.verifier.add_event(seq, _problem(row, seed))
 
-    def check_end(self, db: apsw.Connection, log_id: int) -> None:
+    def check_end(self, db: apsw.Connection, log: schema.Log) -> None:
         """Check that each id is there once, and that the row of the log agrees with its events."""
-        self._guarded(lambda: "ids", lambda: self._check_ids(db, schema.table_of(log_id)))
-        self._guarded(lambda: "logs", lambda: self._check_marks(db, log_id))
+        self._guarded(lambda: "ids", lambda: self._check_ids(db, log.table))
+        self._guarded(lambda: "logs", lambda: self._check_marks(log))
 
     def _check_ids(self, db: apsw.Connection, table: str) -> None:
         # Without their index, which may be what is damaged.
@@ -172,29 +173,36 @@ class LogCheck:
             shown = None if event_id is None else event_id.decode(errors="backslashreplace")
             self.verifier.add_problem(f"id {shown!a} stands {times} times", seq)
 
-    def _check_marks(self, db: apsw.Connection, log_id: int) -> None:
-        highest = schema.last_seq(db, log_id)
+    def _check_marks(self, log: schema.Log) -> None:
         last = self.verifier.gaps.last_seq
         # Read after the events: an append that came in between has raised it.
-        if last is not None and last > highest:
-            self.verifier.add_problem(f"the log says that its highest seq is {highest}", last)
-        pruned = schema.pruned_seq(db, log_id)
-        if not 0 <= pruned <= highest:
+        if last is not None and last > log.last_seq:
+            self.verifier.add_problem(f"the log says that its highest seq is {log.last_seq}", last)
+        if not 0 <= log.pruned_seq <= log.last_seq:
             self.verifier.add_problem(
-                f"the log says that seq {pruned} was pruned, and its highest is {highest}"
+                f"the log says that seq {log.pruned_seq} was pruned, and its highest is {log.last_seq}"
             )
 
 
-def _problem(row: Any) -> str | None:
+def _problem(row: Any, seed: int) -> str | None:
     """What keeps a row from being the event that was stored there."""
-    seq, timestamp_ms, kind, *raw = row
+    seq, timestamp_ms, kind, found, *raw = row
+    values: list[Any] = []
 
     def decode() -> PersistedEvent:
-        texts: list[Any] = [None if text is None else text.decode() for text in raw[:5]]
-        event_id, actor, event_type, member_id, payload = texts
+        event_id, actor, event_type, member_id, payload = map(_text, raw[:5])
+        values[:] = (seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload)
         return event_of((seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload))
 
-    return problem_of_row(seq, kind, decode, raw[5:])
+    problem = problem_of_row(seq, kind, decode, raw[5:])
+    if problem is None and checksum(tuple(values), seed) != found:
+        return "is not what was stored: its checksum is another"
+    return problem
+
+
+def _text(value: bytes | None) -> Any:
+    # A damaged file can have None where the layout forbids it.
+    return None if value is None else value.decode()
 
 
 # --- prune ----------------------------------------------------------------------------------------
@@ -207,14 +215,14 @@ def _condition(plan: PrunePlan) -> tuple[str, tuple[int, ...]]:
 
 
 def plan_prune(
-    db: apsw.Connection, log_id: int, place: files.Place, before_ms: int | None, keep: int | None
+    db: apsw.Connection, log: schema.Log, place: files.Place, before_ms: int | None, keep: int | None
 ) -> tuple[PrunePlan, int]:
     """Which events are to go, and how many that are."""
     # In a writer, too: the connection that prunes is opened by the name of the file.
     place.check(side_files=False)
-    table = schema.table_of(log_id)
+    table = log.table
     if keep is None:
-        through = schema.last_seq(db, log_id)
+        through = log.last_seq
     else:
         sql = f"SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608 - no values
         row = db.execute(sql, (keep,)).fetchone()
@@ -237,15 +245,12 @@ def prune_some(
     where, bindings = _condition(plan)
     with schema.transaction(db):
         found = schema.same_log(db, reader.log, reader.unique_id)
-        schema.note_pruning(db)
-        table = schema.table_of(found.number)
+        table = found.table
         some = f"SELECT seq FROM {table} WHERE {where} LIMIT {CHUNK_EVENTS}"  # noqa: S608 - no values
         sql = f"DELETE FROM {table} WHERE seq IN ({some}) RETURNING seq"  # noqa: S608 - as above
         gone = [seq for (seq,) in db.execute(sql, bindings)]
         if gone:
-            db.execute(
-                "UPDATE logs SET pruned_seq = max(pruned_seq, ?) WHERE log_id = ?", (max(gone), found.number)
-            )
+            found.note(db, pruned_seq=max(gone))
     # Counted here, because the caller may have been cancelled.
     progress.add(len(gone))
     wal.keep_small(db)

@@ -1,35 +1,30 @@
-"""The layout of a SQLite database of logs, version 1.
+"""The database of a store: its connections, and the table of its logs.
 
-::
-
-    logs                      one row per log: its number, its name, the highest seq ever stored, an id that
-                              no other log has, the highest seq ever pruned
-    events_1, events_2, …     one table per log, so that appends go to the end of one b-tree
-
-``seq`` is the rowid of an events table. So every index ends in it, and an equality on an index finds events
-in the order of seq without sorting. Everything here runs in the worker thread of a connection.
+Everything here runs in the worker thread of a connection.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import apsw
 import attrs
 
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
-from trio_eventlog._model._payload import SCOPES
-
-APPLICATION_ID: Final = 0x54454C47
-"""Marks a database of this library: "TELG" in the header of the file."""
-
-SCHEMA_VERSION: Final = 1
-"""Kept in ``PRAGMA user_version``."""
+from trio_eventlog.stores.sqlite._checksums import checksum, seed_of
+from trio_eventlog.stores.sqlite._layout import (
+    APPLICATION_ID,
+    REGISTRY,
+    SCHEMA_VERSION,
+    check_layout,
+    events_table,
+    table_of,
+)
 
 SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
 
@@ -38,62 +33,12 @@ BUSY_TIMEOUT: Final = 2.5
 
 _KEPT_WAL_BYTES: Final = 4 * 1024 * 1024
 
-# --- the layout -----------------------------------------------------------------------------------
-
-PRUNED: Final = "pruned_seq INTEGER NOT NULL DEFAULT 0"
-
-REGISTRY: Final = f"""
-CREATE TABLE logs (
-    log_id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    last_seq INTEGER NOT NULL,
-    unique_id TEXT NOT NULL,
-    {PRUNED}
-) STRICT;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
-
-def events_table(log_id: int) -> str:
-    """The statements that make the events table of a log."""
-    table = table_of(log_id)
-    optional = "\n".join(
-        f"CREATE INDEX {table}_{column} ON {table} ({column}) WHERE {column} IS NOT NULL;"
-        for column in ("member_id", *SCOPES)
-    )
-    return f"""
-CREATE TABLE {table} (
-    seq INTEGER PRIMARY KEY,
-    id TEXT NOT NULL,
-    timestamp_ms INTEGER NOT NULL,
-    kind INTEGER NOT NULL,
-    actor TEXT NOT NULL,
-    event_type TEXT NOT NULL,
-    member_id TEXT,
-    identity TEXT,
-    mob_id TEXT,
-    run_id TEXT,
-    step_id TEXT,
-    payload TEXT
-) STRICT;
-CREATE UNIQUE INDEX {table}_id ON {table} (id);
-CREATE INDEX {table}_event_type ON {table} (event_type);
-CREATE INDEX {table}_timestamp_ms ON {table} (timestamp_ms);
-{optional}
-"""
-
-
-def table_of(log_id: int) -> str:
-    """The name of the events table of a log."""
-    return f"events_{log_id:d}"
-
 
 def is_initialised(db: apsw.Connection) -> bool:
     """Whether the database has the layout of this library. False if it is still blank, as when just created.
 
     Raises:
-      StoreUnusable: it belongs to another program, or is newer than this library.
+      StoreUnusable: it belongs to another program, or has another version of the layout.
     """
     application_id, version, tables = first_row(
         db,
@@ -109,6 +54,11 @@ def is_initialised(db: apsw.Connection) -> bool:
         raise StoreUnusable(
             f"{db.filename}: written by a newer trio_eventlog (layout {version}, this one knows"
             f" {SCHEMA_VERSION}): upgrade trio_eventlog to open it"
+        )
+    if version < SCHEMA_VERSION:
+        raise StoreUnusable(
+            f"{db.filename}: written before trio_eventlog was released (layout {version}, this one knows"
+            f" {SCHEMA_VERSION}): export it with what wrote it"
         )
     return True
 
@@ -150,21 +100,22 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     db.execute(f"PRAGMA synchronous = {'normal' if synchronous == 'off' else synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
     found = find_log(db, log)
-    if found is not None and _notes_pruning(db):
+    if found is not None:
         return found
     with transaction(db):
-        if is_initialised(db):
-            note_pruning(db)
-        else:
+        if not is_initialised(db):
             db.execute(REGISTRY)
         # A log has one appender at a time, but an earlier one may just have made it.
-        if find_log(db, log) is None:
-            db.execute(
-                "INSERT INTO logs (name, last_seq, unique_id) VALUES (?, 0, lower(hex(randomblob(16))))",
-                (log,),
-            )
-            db.execute(events_table(db.last_insert_rowid()))
-        return same_log(db, log, None)
+        return find_log(db, log) or _new_log(db, log)
+
+
+def _new_log(db: apsw.Connection, log: str) -> Log:
+    check_no_orphans(db, log)
+    (number,) = first_row(db, "SELECT 1 + ifnull(max(log_id), 0) FROM logs")
+    made = Log(number, log, 0, os.urandom(16).hex(), 0)
+    db.execute("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?)", made.row())
+    db.execute(events_table(number))
+    return made
 
 
 def _use_wal(db: apsw.Connection) -> None:
@@ -190,12 +141,46 @@ class Log:
     """A row of the table of logs."""
 
     number: int
+    name: str
+
+    last_seq: int
+    """The highest seq ever stored."""
 
     unique_id: str
     """No other log has it, in this file or others."""
 
-    last_seq: Any
-    """The highest seq ever stored; in a damaged file, anything."""
+    pruned_seq: int
+    """The highest seq ever pruned; 0 if none was."""
+
+    @property
+    def table(self) -> str:
+        """The name of its events table."""
+        return table_of(self.number)
+
+    @property
+    def seed(self) -> int:
+        """What the checksums of its events begin with."""
+        return seed_of(self.unique_id)
+
+    def row(self) -> tuple[int | str, ...]:
+        """Its row, with the checksum."""
+        return (*attrs.astuple(self), self.checksum)
+
+    @property
+    def checksum(self) -> int:
+        """The checksum of its row."""
+        return checksum(attrs.astuple(self))
+
+    def note(self, db: apsw.Connection, *, last_seq: int = 0, pruned_seq: int = 0) -> None:
+        """Raise what the row says to these seqs; within a transaction in which it was read."""
+        noted = attrs.evolve(
+            self, last_seq=max(self.last_seq, last_seq), pruned_seq=max(self.pruned_seq, pruned_seq)
+        )
+        if noted != self:
+            db.execute(
+                "UPDATE logs SET last_seq = ?, pruned_seq = ?, checksum = ? WHERE log_id = ?",
+                (noted.last_seq, noted.pruned_seq, noted.checksum, self.number),
+            )
 
 
 def uses_wal(db: apsw.Connection) -> bool:
@@ -213,16 +198,30 @@ def find_log(db: apsw.Connection, log: str) -> Log | None:
 
 
 def _find_log(db: apsw.Connection, log: str) -> Log | None:
-    row = db.execute("SELECT log_id, unique_id, last_seq FROM logs WHERE name = ?", (log,)).fetchone()
-    if row is None:
-        return None
-    # Only a damaged file has other types: the table is strict.
-    number, unique_id, last_seq = row
-    if not isinstance(number, int) or not isinstance(unique_id, str):
-        raise damaged(db, f"the row of log {log!r} is {row!r:.100}")
-    if not isinstance(last_seq, int):
-        raise damaged(db, f"the last seq of log {number} is {last_seq!r:.50}")
-    return Log(number, unique_id, last_seq)
+    row = db.execute(f"{_LOGS} WHERE name = ?", (log,)).fetchone()
+    if row is not None:
+        found = _checked(db, row)
+        if found.name != log:
+            raise damaged(db, f"the name {log!r} leads to log {found.name!r}")
+        return found
+    # Unless the index of names is damaged.
+    if any(other.name == log for other in _all_logs(db)):
+        raise damaged(db, f"log {log!r} is not in the index of names")
+    return None
+
+
+_LOGS: Final = "SELECT log_id, name, last_seq, unique_id, pruned_seq, checksum FROM logs"
+
+
+def _all_logs(db: apsw.Connection) -> Iterator[Log]:
+    return (_checked(db, row) for row in db.execute(f"{_LOGS} NOT INDEXED"))
+
+
+def _checked(db: apsw.Connection, row: Any) -> Log:
+    *values, found = row
+    if checksum(tuple(values)) != found:
+        raise damaged(db, f"the row of log {row[1]!r:.100} is not what was written")
+    return Log(*values)
 
 
 def same_log(db: apsw.Connection, log: str, unique_id: str | None) -> Log:
@@ -259,20 +258,30 @@ def require_log(db: apsw.Connection, log: str) -> Log:
       LogNotFound: it is not there.
       StoreUnusable: there is a log that has lost its name, which may be this one.
     """
-    found = find_log(db, log)
-    if found is None:
-        orphans = orphaned_tables(db)
-        if orphans:
-            raise damaged(db, f"log {log!r} is not there, and {orphans[0]} belongs to no log")
-        raise LogNotFound(log, log_names(db), db.filename)
-    return found
+    with snapshot(db):
+        found = find_log(db, log)
+        if found is None:
+            check_no_orphans(db, log)
+            raise LogNotFound(log, log_names(db), db.filename)
+        return found
+
+
+def check_no_orphans(db: apsw.Connection, log: str) -> None:
+    """Check that a log that is not there cannot be one that has lost its row; within a transaction.
+
+    Raises:
+      StoreUnusable: there is a table of events that belongs to no log.
+    """
+    orphans = orphaned_tables(db)
+    if orphans:
+        raise damaged(db, f"log {log!r} is not there, and {orphans[0]} belongs to no log")
 
 
 def orphaned_tables(db: apsw.Connection) -> list[str]:
     """Tables of events that belong to no log."""
     if not is_initialised(db):
         return []
-    known = {table_of(log_id) for (log_id,) in db.execute("SELECT log_id FROM logs NOT INDEXED")}
+    known = {log.table for log in _all_logs(db)}
     tables = [
         str(table)
         for (table,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
@@ -309,14 +318,7 @@ def snapshot(db: apsw.Connection) -> Iterator[None]:
 
 def log_names(db: apsw.Connection) -> list[str]:
     """The names of all logs, ascending."""
-    if not is_initialised(db):
-        return []
-    names: list[object] = [name for (name,) in db.execute("SELECT name FROM logs ORDER BY name")]
-    for name in names:
-        # Only in a damaged file: the table is strict.
-        if not isinstance(name, str):
-            raise damaged(db, f"the name of a log is {name!r:.50}")
-    return cast("list[str]", names)
+    return sorted(log.name for log in _all_logs(db)) if is_initialised(db) else []
 
 
 def data_version(db: apsw.Connection) -> int:
@@ -344,28 +346,15 @@ def damaged(db: apsw.Connection, what: str) -> StoreUnusable:
     return StoreUnusable(f"{db.filename}: damaged: {what}")
 
 
-# --- the highest seqs -----------------------------------------------------------------------------
-
-
-def last_seq(db: apsw.Connection, log_id: int) -> int:
-    """The highest seq ever stored."""
-    (seq,) = first_row(db, "SELECT last_seq FROM logs WHERE log_id = ?", (log_id,))
-    return checked_seq(db, log_id, "last", seq)
-
-
-def checked_seq(db: apsw.Connection, log_id: int, which: str, seq: object) -> int:
-    """A seq from the table of logs; StoreUnusable if it is not an integer."""
-    if type(seq) is not int:
-        raise damaged(db, f"the {which} seq of log {log_id} is {seq!r:.50}")
-    return seq
+# --- the end of a log -----------------------------------------------------------------------------
 
 
 def probe(db: apsw.Connection, log: Log) -> None:
     """Check that a log ends where its row says, in its table and in the index of ids (StoreUnusable)."""
-    table = table_of(log.number)
+    table = log.table
     (highest,) = first_row(db, f"SELECT max(seq) FROM {table}")  # noqa: S608 - no values
     if highest is None or highest != log.last_seq:
-        if pruned_seq(db, log.number) < log.last_seq:
+        if log.pruned_seq < log.last_seq:
             raise damaged(
                 db, f"log {log.number} says that its last seq is {log.last_seq}, it has {highest}{_RESTORED}"
             )
@@ -376,108 +365,3 @@ def probe(db: apsw.Connection, log: Log) -> None:
     (found,) = first_row(db, sql, (highest,))
     if found != 1:
         raise damaged(db, f"seq {highest} of log {log.number} is not in the index of ids{_RESTORED}")
-
-
-# --- what was pruned ------------------------------------------------------------------------------
-
-
-def _notes_pruning(db: apsw.Connection) -> bool:
-    (found,) = first_row(db, "SELECT count(*) FROM pragma_table_info('logs') WHERE name = 'pruned_seq'")
-    return bool(found)
-
-
-def note_pruning(db: apsw.Connection) -> None:
-    """Add the column for the highest pruned seq to files that were made before it; within a transaction."""
-    if _notes_pruning(db):
-        return
-    logs = [log_id for (log_id,) in db.execute("SELECT log_id FROM logs")]
-    db.execute(f"ALTER TABLE logs ADD COLUMN {PRUNED}")
-    for log_id in logs:
-        db.execute("UPDATE logs SET pruned_seq = ? WHERE log_id = ?", (_before_first(db, log_id), log_id))
-
-
-def _before_first(db: apsw.Connection, log_id: int) -> int:
-    # Whether what is missing there was pruned or never stored is not known.
-    (first,) = first_row(db, f"SELECT min(seq) FROM {table_of(log_id)}")  # noqa: S608 - no values
-    return last_seq(db, log_id) if first is None else max(0, first - 1)
-
-
-def pruned_seq(db: apsw.Connection, log_id: int) -> int:
-    """The highest seq ever pruned; 0 if none was."""
-    if not _notes_pruning(db):
-        return _before_first(db, log_id)
-    (seq,) = first_row(db, "SELECT pruned_seq FROM logs WHERE log_id = ?", (log_id,))
-    return checked_seq(db, log_id, "pruned", seq)
-
-
-# --- is it our layout? ----------------------------------------------------------------------------
-
-# Excludes most of what is not ours; the rest is sorted out below.
-_ENTRIES: Final = """
-SELECT type, name, tbl_name, sql FROM sqlite_schema
-WHERE lower(tbl_name) = 'logs' OR lower(name) = 'logs'
-OR lower(tbl_name) GLOB 'events_[0-9]*' OR lower(name) GLOB 'events_[0-9]*'
-"""
-
-_STATEMENT: Final = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX) (\w+)[^;]*")
-
-_OF_A_LOG: Final = re.compile(r"(events_(?:0|[1-9][0-9]*))(_[a-z_]+)?")
-
-_ANY: Final = table_of(0)
-"""Stands for the table of a log."""
-
-_SPACE: Final = re.compile(r"\s*([(),])\s*|\s+")
-
-_Entry = tuple[object, object, object]
-"""Type, table and SQL."""
-
-
-def check_layout(db: apsw.Connection) -> None:
-    """Check that tables and indexes with our names are those that we make, and nothing else acts on them.
-
-    A file that came from elsewhere may have our names for something else: a view, a generated column or the
-    expression of an index can take all memory, or all time, when an event is read or written. Tables and
-    views with other names are ignored. What is missing is found when it is needed.
-
-    Raises:
-      StoreUnusable: they are not.
-    """
-    for kind, name, table, sql in db.execute(_ENTRIES):
-        made = _made(str(name))
-        if made is None and _made(str(table)) is None:
-            continue
-        if made is None or ((kind, table, sql) not in made and (kind, table, _normal(sql)) not in made):
-            where = "" if name == table else f" on {table!a:.100}"
-            raise StoreUnusable(
-                f"{db.filename}: the {kind} {name!a:.100}{where} is not what trio_eventlog makes: the file"
-                " comes from elsewhere or was changed, and may not be safe to use"
-            )
-
-
-def _made(name: str) -> Collection[_Entry] | None:
-    """What we make under a name, whose case SQLite ignores; None if nothing."""
-    name = name.lower()
-    found = _OF_A_LOG.fullmatch(name)
-    if found is None:
-        return _templates().get(name)
-    made = _templates().get(_ANY + (found[2] or ""))
-    return made and [(kind, found[1], str(sql).replace(_ANY, found[1])) for kind, _, sql in made]
-
-
-@cache
-def _templates() -> dict[str, Collection[_Entry]]:
-    # SQLite makes this one by itself, because names are unique.
-    made: dict[str, Collection[_Entry]] = {"sqlite_autoindex_logs_1": [("index", "logs", None)]}
-    for table, script in (("logs", REGISTRY), (_ANY, events_table(0))):
-        for statement in _STATEMENT.finditer(script):
-            kind, sql = statement[1].lower(), statement[0].strip()
-            made[statement[2]] = [(kind, table, sql), (kind, table, _normal(sql))]
-    # Before there was a column for what was pruned.
-    older = str(_normal(REGISTRY)).partition(";")[0].replace(f",{PRUNED}", "")
-    made["logs"] = [*made["logs"], ("table", "logs", older)]
-    return made
-
-
-def _normal(sql: object) -> object:
-    """SQL without superfluous space. Ours has no quotes, in which space would matter."""
-    return sql if sql is None else _SPACE.sub(lambda space: space[1] or " ", str(sql)).strip()

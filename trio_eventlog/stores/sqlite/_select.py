@@ -1,4 +1,4 @@
-"""How a query becomes SQL, version 1 of the layout.
+"""How a query becomes SQL, and its answer, version 2 of the layout.
 
 Exactly one of a query's filters finds the rows: the one that usually leaves the fewest. Its index is
 prescribed, all other filters are merely checked. So the plan never depends on what SQLite's planner assumes
@@ -9,27 +9,30 @@ contain only names from this library; every value is a parameter.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
-from functools import partial
 from itertools import islice
-from operator import itemgetter
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import apsw
 import attrs
 
+from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._payload import SCOPES
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription
-from trio_eventlog._model._sealed import size_of
+from trio_eventlog._model._sealed import scopes_of_event, size_of
 from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._common._bounds import EQUALITIES, EVENT_OVERHEAD, MAX_MERGED_TYPES, Bounds
-from trio_eventlog.stores._common._columns import event_of
+from trio_eventlog.stores._common._columns import StoredColumns, event_of
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
-from trio_eventlog.stores.sqlite._schema import SCHEMA_VERSION, damaged, first_row, last_seq, table_of
+from trio_eventlog.stores.sqlite._checksums import checksum, values_of
+from trio_eventlog.stores.sqlite._layout import SCHEMA_VERSION, table_of
+from trio_eventlog.stores.sqlite._schema import Log, damaged, first_row
 
-READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload"
+READ: Final = "seq, id, timestamp_ms, kind, actor, event_type, member_id, payload, checksum"
+"""The columns that an event is made of, and their checksum."""
 
 _RANKS: Final = ("step_id", "run_id", "identity", "member_id", "event_types", "mob_id", "time")
 """The first of these that a query has finds the rows. With none, the log is read from ``after_seq`` on."""
@@ -81,8 +84,11 @@ def select(query: EventQuery, log_id: int) -> Select | None:
     if driver == "time":
         window = _Terms()
         _add_time(window, bounds)
-        inner = f"SELECT seq FROM {table} INDEXED BY {table}_timestamp_ms{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
-        sql = f"SELECT {READ} FROM {table} WHERE seq IN ({inner}) ORDER BY seq"  # noqa: S608 - no values
+        index = f"{table} INDEXED BY {table}_timestamp_ms"
+        inner = f"SELECT seq AS found FROM {index}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
+        # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order
+        # is that of the inner statement, and is checked.
+        sql = f"SELECT {READ} FROM ({inner}) LEFT JOIN {table} ON seq = found"  # noqa: S608 - no values
         return Select(sql, (*window.bindings, limit))
 
     terms = _Terms()
@@ -135,65 +141,116 @@ def _add_time(terms: _Terms, bounds: Bounds) -> None:
         terms.add("timestamp_ms < ?", bounds.until_ms)
 
 
-_PAYLOAD: Final = itemgetter(-1)
-_PAYLOAD_TYPES: Final = frozenset({str, type(None)})
-
 _ROWS_AT_ONCE: Final = 500
-"""Rows whose payloads are checked together, which is faster."""
+"""Rows that are checked together, which is faster."""
 
 
-def _event(db: apsw.Connection, row: Any) -> PersistedEvent:
-    if type(_PAYLOAD(row)) not in _PAYLOAD_TYPES:
-        # Only in a damaged file. The payload could not be decoded later.
-        raise damaged(db, f"the payload of seq {row[0]!r:.50} is no text")
-    return event_of(row)
+def _judge(query: EventQuery) -> Callable[[PersistedEvent], bool] | None:
+    """Whether an event passes the filters of a query, but for ``after_seq``; None if it has no other.
+
+    SQLite has found the event, but an index may be damaged; and the columns of the scopes have no checksum.
+    """
+    since_ms = query.since_ms or 0
+    until_ms = math.inf if query.until_ms is None else query.until_ms
+    types = frozenset(query.event_types)
+    wanted = [getattr(query, name) for name in SCOPES]
+    is_scoped = any(scope is not None for scope in wanted)
+    if not (since_ms or until_ms < math.inf or types or is_scoped or query.member_id is not None):
+        return None
+
+    def accepts(event: PersistedEvent) -> bool:
+        if not since_ms <= event.timestamp_ms < until_ms or (types and event.event.event_type not in types):
+            return False
+        if query.member_id is not None and event.member_id != query.member_id:
+            return False
+        found = scopes_of_event(event.event) if is_scoped else wanted
+        return all(want is None or want == scope for want, scope in zip(wanted, found, strict=True))
+
+    return accepts
 
 
-def read(db: apsw.Connection, log_id: int, query: EventQuery) -> list[PersistedEvent]:
-    """The events that match, ascending by seq."""
-    plan = select(query, log_id)
+def read(db: apsw.Connection, log: Log, query: EventQuery) -> list[PersistedEvent]:
+    """The events that match, ascending by seq; StoreUnusable if they are not what was stored."""
+    plan = select(query, log.number)
     if plan is None:
         return []
     if plan.types is not None:
-        return _read_some(db, plan, math.inf).events
+        return _read_some(db, log, query, plan, math.inf).events
+    accepts = _judge(query)
+    last = query.after_seq or 0
     found: list[PersistedEvent] = []
     with closing(db.execute(plan.sql, plan.bindings)) as cursor:
         while rows := list(islice(cursor, _ROWS_AT_ONCE)):
-            is_sound = _PAYLOAD_TYPES.issuperset(map(type, map(_PAYLOAD, rows)))
-            found += map(event_of if is_sound else partial(_event, db), rows)
+            values = values_of(rows, log.seed)
+            if values is None or values[0][0] <= last:
+                raise _damaged_event(db, log, last)
+            last = values[-1][0]
+            events = list(map(event_of, values))
+            if accepts is not None and not all(map(accepts, events)):
+                raise _damaged_index(db, log)
+            found += events
+    if accepts is None and len(found) != query.limit:
+        _check_end(db, log, last)
     return found
 
 
-def read_page(db: apsw.Connection, log_id: int, query: EventQuery, max_bytes: int) -> EventPage:
+def read_page(db: apsw.Connection, log: Log, query: EventQuery, max_bytes: int) -> EventPage:
     """The same, cut off once they have ``max_bytes``."""
-    plan = select(query, log_id)
-    return EventPage([], is_complete=True) if plan is None else _read_some(db, plan, max_bytes)
+    plan = select(query, log.number)
+    return EventPage([], is_complete=True) if plan is None else _read_some(db, log, query, plan, max_bytes)
 
 
-def _read_some(db: apsw.Connection, plan: Select, max_bytes: float) -> EventPage:
+def _read_some(db: apsw.Connection, log: Log, query: EventQuery, plan: Select, max_bytes: float) -> EventPage:
+    # Those that do not fit into a statement are checked here.
+    accepts = _judge(query if plan.types is None else attrs.evolve(query, event_types=()))
+    seed = log.seed
+    last = query.after_seq or 0
     found: list[PersistedEvent] = []
     weight = 0
     # A statement that is not closed goes on reading, and so keeps the write-ahead log from restarting, for as
     # long as an error refers to it.
     with closing(db.execute(plan.sql, plan.bindings)) as rows:
+        # One by one, since they may be large.
         for row in rows:
             if weight >= max_bytes:
                 return EventPage(found, is_complete=False)
-            event = _event(db, row)
+            values = row[:-1]
+            if checksum(values, seed) != row[-1] or row[0] <= last:
+                raise _damaged_event(db, log, last)
+            last = row[0]
+            event = event_of(cast("StoredColumns", values))
+            if accepts is not None and not accepts(event):
+                raise _damaged_index(db, log)
             if plan.types is None or event.event.event_type in plan.types:
                 found.append(event)
                 weight += EVENT_OVERHEAD + size_of(event)
                 if len(found) == plan.limit:
                     break
+    if accepts is None and plan.types is None and len(found) != query.limit:
+        _check_end(db, log, last)
     return EventPage(found, is_complete=True)
+
+
+def _check_end(db: apsw.Connection, log: Log, last: int) -> None:
+    # A page that is lost takes its events along. Those at the end are missed at once, others by ``verify``.
+    if last < log.last_seq and log.pruned_seq < log.last_seq:
+        raise damaged(db, f"events of log {log.name!r} after seq {last} are missing, up to {log.last_seq}")
+
+
+def _damaged_event(db: apsw.Connection, log: Log, last: int) -> StoreUnusable:
+    return damaged(db, f"an event of log {log.name!r} after seq {last} is not what was stored")
+
+
+def _damaged_index(db: apsw.Connection, log: Log) -> StoreUnusable:
+    return damaged(db, f"an index of log {log.name!r} leads to events that do not match")
 
 
 # --- what the log holds, in numbers ---------------------------------------------------------------
 
 
-def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int, wal_bytes: int) -> StoreDescription:
+def describe(db: apsw.Connection, log: Log, top: int, size_bytes: int, wal_bytes: int) -> StoreDescription:
     """See :meth:`SqliteStore.describe`; within a transaction, so that all numbers are of one moment."""
-    table = table_of(log_id)
+    table = log.table
     (events,) = first_row(db, f"SELECT count(*) FROM {table}")  # noqa: S608 - no values
     first, last = first_row(db, f"SELECT (SELECT min(seq) FROM {table}), (SELECT max(seq) FROM {table})")  # noqa: S608 - no values
     earliest, latest = first_row(
@@ -206,7 +263,7 @@ def describe(db: apsw.Connection, log_id: int, top: int, size_bytes: int, wal_by
         _ranking(db, table, "event_type", top),
         _ranking(db, table, "member_id", top),
         _gaps(db, table) if totals.missing else SeqGaps(),
-        highest_seq=last_seq(db, log_id),
+        highest_seq=log.last_seq,
         size_bytes=size_bytes,
         wal_bytes=wal_bytes,
         schema_version=SCHEMA_VERSION,

@@ -71,6 +71,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
     * **A store that went back**: an append compares what the log holds with what it held after the last one.
       If the file was restored from a backup, it raises :class:`StoreWentBack
       <trio_eventlog.StoreWentBack>` or, if it cannot go on, :class:`StoreUnusable`.
+    * **Damage** to the file while nobody has it open is told (S16). Every row has a checksum, so what a query
+      returns is what was stored. Events that it misses because an index was damaged are found by
+      :meth:`verify`. A write-ahead log that a killed process has left is SQLite's: it ends where it is
+      damaged, as if nothing had come after.
     * **Limits**: a string or an event that exceeds SQLite's maximum of a billion bytes is rejected.
     * **The lock** of a writer is on a side file, ``<path>.<16 hex digits>.lock``, which contains the holder's
       process id. The file stays; do not remove it. The lock itself ends with the store, or with the process.
@@ -88,6 +92,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
     survives: str = "power"
     """What an append that has returned survives, ``"power"`` or ``"process"``."""
 
+    detects_damage: bool = True
+    """Damage to the file is told; see above for how far."""
     file_access: ClassVar[str] = "apsw"
     """See :class:`trio_eventlog.abc.FileStore`."""
 
@@ -271,7 +277,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         check_query_page(query, max_bytes)
         return await self._read(partial(queries.read_page, query=query, max_bytes=max_bytes))
 
-    async def _read(self, job: Callable[[apsw.Connection, int], T]) -> T:
+    async def _read(self, job: Callable[[apsw.Connection, schema.Log], T]) -> T:
         return await self._reader.run(partial(self._log_reader.read, job=job))
 
     async def last_seq(self) -> int:
@@ -281,7 +287,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         if self._writer is not None and self._appender is not None:
             return await self._writer.run(self._appender.last_seq)
-        return await self._read(schema.last_seq)
+        return await self._read(lambda _, log: log.last_seq)
 
     async def pruned_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.PrunedStore.pruned_seq`.
@@ -289,7 +295,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         If the log was pruned by a version that did not record it, all seqs before its first event count as
         pruned.
         """
-        return await self._read(schema.pruned_seq)
+        return await self._read(lambda _, log: log.pruned_seq)
 
     @ki_protected
     @asynccontextmanager

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from trio_eventlog.testing._checks import (
     _appending,
+    _atomicity,
     _cancellation,
+    _damage,
     _durability,
     _errors,
     _filters,
+    _histories,
     _opening,
     _power,
+    _scale,
     _values,
 )
 from trio_eventlog.testing._report import CLAUSES
@@ -22,8 +26,10 @@ _ORDER = list(CLAUSES)
 CHECKS: tuple[Check, ...] = tuple(
     sorted(
         (
-            # First of their clauses: they take little time, and only the first check that fails is reported.
+            # First of their clauses: what they find is what matters most, and only the first check that fails
+            # is reported.
             *_power.CHECKS,
+            *_atomicity.CHECKS,
             *_appending.CHECKS,
             *_filters.CHECKS,
             *_values.CHECKS,
@@ -31,8 +37,11 @@ CHECKS: tuple[Check, ...] = tuple(
             *_cancellation.CHECKS,
             *_errors.CHECKS,
             *_opening.CHECKS,
+            *_histories.CHECKS,
+            *_damage.CHECKS,
+            *_scale.CHECKS,
         ),
         key=lambda check: _ORDER.index(check.clause),
     )
 )
-"""All of them, in the order of the clauses."""
+"""All of them."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from trio_eventlog import ModuleEvent, PersistedEvent
-from trio_eventlog.testing._example import AfterSeconds, AfterTicks, CancelPoint
-from trio_eventlog.testing._subject import StoreUnderTest
+from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent
+from trio_eventlog.testing._example import AfterSeconds, AfterTicks, CancelPoint, Example
+from trio_eventlog.testing._program import Series
+from trio_eventlog.testing._subject import StoreUnderTest, fresh_location
 
 BOOLEAN: Final = st.booleans()
 
@@ -62,3 +64,28 @@ def cancel_points() -> SearchStrategy[CancelPoint]:
 def once(_subject: StoreUnderTest) -> SearchStrategy[None]:
     """For a check that has one case."""
     return st.none()
+
+
+async def unless_lost(example: Example, size: int, attempt: Callable[[], Awaitable[None]]) -> None:
+    """Await ``attempt``, which breaks no clause if the store keeps no batch of this size at all.
+
+    That is the business of S10 alone.
+    """
+    try:
+        await attempt()
+    except Exception:
+        if example.violation is None or not await is_lost(example, size):
+            raise
+        example.violation = None
+
+
+async def is_lost(example: Example, size: int) -> bool:
+    """Whether the store, at another location, loses events of a plain batch of this size."""
+    location = fresh_location(example.location.parent)
+    example.siblings.append(location)
+    example.alive("appending a large batch", expected_seconds=example.subject.op_timeout)
+    with suppress(Exception):
+        async with example.subject.open_store(location) as store:
+            await store.append_batch(list(Series(1, size)))
+            return len(await store.query(EventQuery())) < size
+    return False

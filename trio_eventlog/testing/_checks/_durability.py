@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
-
 from trio_eventlog import PersistedEvent
 from trio_eventlog.testing._checks._common import DURABLE, batch_sizes, plain_batches
-from trio_eventlog.testing._example import AfterTicks, CancelPoint, Example
+from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._open_store import opened
-from trio_eventlog.testing._processes import run_killed
 from trio_eventlog.testing._search import Check
-from trio_eventlog.testing._subject import StoreUnderTest
 
 
 def _prefixes(batches: Sequence[Sequence[PersistedEvent]]) -> list[list[int]]:
@@ -37,43 +31,6 @@ async def _try_reopened(example: Example, sizes: list[int]) -> None:
             await store.append(batch)
     async with opened(example) as store:
         await store.query()
-
-
-@attrs.frozen
-class KilledCase:
-    """Appends in a process that is killed: after the last of them, or during it."""
-
-    sizes: tuple[int, ...]
-    point: CancelPoint | None
-
-
-def _killed(subject: StoreUnderTest) -> SearchStrategy[KilledCase]:
-    max_batch = subject.max_batch or 50
-    sizes = tuple(min(size, max_batch) for size in (1, 2))
-    # The simplest first, each of them once.
-    return st.sampled_from(
-        (
-            KilledCase(sizes[:1], None),
-            KilledCase(sizes, None),
-            KilledCase((*sizes, min(50, max_batch)), AfterTicks(1)),
-            KilledCase((*sizes, min(50, max_batch)), AfterTicks(3)),
-        )
-    )
-
-
-async def _try_killed(example: Example, case: KilledCase) -> None:
-    batches = plain_batches(case.sizes)
-    acknowledged = await run_killed(example, batches, case.point)
-    example.model.adopt(event for batch in batches[:acknowledged] for event in batch)
-    async with opened(example) as store:
-        found = [event.seq for event in await store.found()]
-        allowed = _prefixes(batches)[acknowledged:]
-        example.check(
-            "[event.seq for event in found] in $0",
-            f"{acknowledged} appends of {list(case.sizes)} events had returned when the process was killed;"
-            f" seqs {found} are stored, expected {allowed[0]}",
-            allowed,
-        )
 
 
 async def _try_readers(example: Example, sizes: list[int]) -> None:
@@ -105,14 +62,6 @@ async def _try_readers(example: Example, sizes: list[int]) -> None:
 CHECKS: tuple[Check, ...] = (
     Check(clause="S10", name="reading what was appended", cases=batch_sizes, run=_try_read_back, share=0.3),
     Check(clause="S10", name="opening again", cases=batch_sizes, run=_try_reopened, share=0.2, needs=DURABLE),
-    Check(
-        clause="S10",
-        name="a process that is killed",
-        cases=_killed,
-        run=_try_killed,
-        fixed=4,
-        needs=DURABLE | {"children"},
-    ),
     Check(
         clause="S10",
         name="readers",

@@ -208,6 +208,9 @@ def _page_sizes(subject: StoreUnderTest) -> SearchStrategy[int]:
 async def _try_page_size(example: Example, count: int) -> None:
     async with opened(example) as store:
         await store.append_series(1, count)
+        if await store.has_lost(range(1, count + 1)):
+            # The business of S10.
+            return
         await store.query()
         await store.query(EventQuery(event_types=("t", "u"), limit=count))
         await store.query_pages(max_bytes=20 * count)
@@ -216,6 +219,31 @@ async def _try_page_size(example: Example, count: int) -> None:
 def _type_counts(_subject: StoreUnderTest) -> SearchStrategy[int]:
     # Past the number of variables that SQLite, drivers and PostgreSQL allow. What is first is tried first.
     return st.sampled_from((1_100, 40, 33_000, 70_000))
+
+
+@attrs.frozen
+class Listed:
+    """Types that are stored, and lists of types that are asked for."""
+
+    stored: tuple[str, ...]
+    asked: tuple[tuple[str, ...], ...]
+
+
+async def _try_listed(example: Example, case: Listed) -> None:
+    batch = tuple(
+        PersistedEvent(f"id-{seq}", seq, 0, None, ModuleEvent("m", text))
+        for seq, text in enumerate(case.stored, start=1)
+    )
+    queries = [EventQuery(event_types=types, limit=limit) for types in case.asked for limit in (None, 2)]
+    await try_seqs(example, Reads((batch,) if batch else (), tuple(queries)))
+
+
+def _twice_table(_subject: StoreUnderTest) -> list[Listed]:
+    return [Listed(("a", "b", "a", "c"), (("a", "a"), ("b", "a", "b"), ("c", "c", "c"), ("x", "x")))]
+
+
+def _fewer_listed(case: Listed) -> SearchStrategy[Listed]:
+    return st.builds(Listed, some(case.stored).map(tuple), some(case.asked, of_four=2).map(tuple))
 
 
 async def _try_many_types(example: Example, count: int) -> None:
@@ -231,9 +259,33 @@ async def _try_many_types(example: Example, count: int) -> None:
         await store.query(EventQuery(event_types=numbered_types(count)))
         await store.query(EventQuery(event_types=numbered_types(count), limit=1))
         await store.query(EventQuery(event_types=numbered_types(count), after_seq=2, limit=5))
+        # Named again after all the others.
+        await store.query(EventQuery(event_types=(*numbered_types(count), "type-3")))
 
 
 # --- S6 -------------------------------------------------------------------------------------------
+
+_SEPARATORS = (",", ";", "|", " ", "\t", "\n", "\0", ", ", "', '", '", "', "','", '","', "}{", "\x1f", "::")
+"""What a list of texts may be joined with."""
+
+
+def _joined(separator: str) -> Listed:
+    joined = f"a{separator}b"
+    stored = ("a", "b", joined, f"a{separator}", f"{separator}b", separator)
+    return Listed(stored, (("a", "b"), (joined,), ("b", joined), (f"a{separator}", "b"), (separator,)))
+
+
+def _joined_table(_subject: StoreUnderTest) -> list[Listed]:
+    return [_joined(separator) for separator in _SEPARATORS]
+
+
+def _joined_cases(_subject: StoreUnderTest) -> SearchStrategy[Listed]:
+    return st.sampled_from(_SEPARATORS).map(_joined).flatmap(_fewer_listed)
+
+
+def _twice(subject: StoreUnderTest) -> SearchStrategy[Listed]:
+    return st.sampled_from(_twice_table(subject)).flatmap(_fewer_listed)
+
 
 # Values that are not strings, each with the string that it looks like.
 _LOOKALIKES: tuple[tuple[str, Any], ...] = (
@@ -338,6 +390,15 @@ CHECKS: tuple[Check, ...] = (
         share=0.3,
     ),
     Check(clause="S5", name="large results", cases=_page_sizes, run=_try_page_size, fixed=3),
+    Check(
+        clause="S5",
+        name="an event type that is named twice",
+        cases=_twice,
+        run=_try_listed,
+        table=_twice_table,
+        smaller=_fewer_listed,
+        fixed=1,
+    ),
     Check(clause="S5", name="many event types", cases=_type_counts, run=_try_many_types, fixed=4),
     Check(
         clause="S6",
@@ -347,6 +408,15 @@ CHECKS: tuple[Check, ...] = (
         table=_similar_table,
         smaller=lambda case: _similar_in(case.family),
         share=0.3,
+    ),
+    Check(
+        clause="S6",
+        name="event types that look like lists",
+        cases=_joined_cases,
+        run=_try_listed,
+        table=_joined_table,
+        smaller=_fewer_listed,
+        share=0.1,
     ),
     Check(
         clause="S6",

@@ -56,10 +56,17 @@ _PLACES: dict[str, Callable[[Any], Any]] = {
     "value": lambda value: {"a": value},
     "key": lambda value: {str(value): 1},
 }
+_TOGETHER = "keys of one payload"
 
 
 def _values_table(_subject: StoreUnderTest) -> list[PayloadValues]:
-    return [PayloadValues(tuple(values), place) for place in _PLACES for values in (NUMBERS, *FAMILIES)]
+    kinds: tuple[tuple[Any, ...], ...] = (
+        NUMBERS,
+        (True, 1, 1.0, "1", "true", False, 0, 0.0, None, ""),
+        *FAMILIES,
+    )
+    places = [*_PLACES, _TOGETHER]
+    return [PayloadValues(tuple(values), place) for place in places for values in kinds]
 
 
 def _values(subject: StoreUnderTest) -> SearchStrategy[PayloadValues]:
@@ -71,8 +78,12 @@ def _fewer_values(case: PayloadValues) -> SearchStrategy[PayloadValues]:
 
 
 async def _try_payload_values(example: Example, case: PayloadValues) -> None:
-    wrap = _PLACES[case.place]
-    batch = tuple(plain(seq, payload=wrap(value)) for seq, value in enumerate(case.values, start=1))
+    wrapped: list[Any] = (
+        [{str(value): number for number, value in enumerate(case.values)}]
+        if case.place == _TOGETHER
+        else list(map(_PLACES[case.place], case.values))
+    )
+    batch = tuple(plain(seq, payload=payload) for seq, payload in enumerate(wrapped, start=1))
     await try_values(example, Reads((batch,) if batch else (), (EventQuery(),)))
 
 
