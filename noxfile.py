@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "servers", "lint", "typing", "docs", "examples"]
+nox.options.sessions = ["tests", "conformance", "servers", "lint", "typing", "docs", "examples"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
@@ -122,10 +122,18 @@ def coverage(session: nox.Session) -> None:
     install_group(session, "tests")
     install_group(session, "servers")
     session.run("coverage", "erase")
-    for tests in ((), TESTS_ON_SERVERS):
+    for tests in ((), ("tests/testing/conformance",), TESTS_ON_SERVERS):
         session.run("coverage", "run", "-m", "pytest", *IN_PARALLEL, *tests, env=COMPILED_ONCE)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Run the harness on the built-in stores and on every broken store of the tests."""
+    arguments = install_package(session)
+    install_group(session, "tests")
+    session.run("pytest", *IN_PARALLEL, *LONG, "tests/testing/conformance", *arguments, env=COMPILED_ONCE)
 
 
 @nox.session

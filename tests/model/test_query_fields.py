@@ -98,5 +98,5 @@ def test_the_harness_finds_a_store_that_ignores_a_field(field: str) -> None:
     def open_ignoring(location: Path) -> AbstractAsyncContextManager[Ignoring]:
         return opened_memory(Ignoring, location)
 
-    report = check_store(open_ignoring, clauses=["S5"], durable=False, max_examples=5, seed=1, budget=1.0)
+    report = check_store(open_ignoring, clauses=["S5"], durable=False, max_examples=5, seed=1, budget=20.0)
     assert report.failures

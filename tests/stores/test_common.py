@@ -12,7 +12,6 @@ import trio.testing
 from tests._helpers.events import agent, module
 from trio_eventlog import EventQuery, EventRejected, StoreUnusable
 from trio_eventlog._util import Forks
-from trio_eventlog.stores._common import _batches
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._bounds import Bounds
 from trio_eventlog.stores._common._closing import Closing, OwningProcess
@@ -71,14 +70,12 @@ async def test_a_batch_is_sealed_without_copies() -> None:
         await sealed_batch([agent(0)])
 
 
-async def test_a_slice_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint only once it is over."""
-    now = 0.0
-    monkeypatch.setattr(_batches, "perf_counter", lambda: now)
+async def test_a_slice_of_time(mock_clock: trio.testing.MockClock) -> None:
+    """A checkpoint only once it is over, by Trio's clock."""
     time_slice = TimeSlice()
     with trio.testing.assert_no_checkpoints():
         await time_slice.checkpoint_if_over()
-    now = 0.011
+    mock_clock.jump(0.011)
     with trio.testing.assert_checkpoints():
         await time_slice.checkpoint_if_over()
     with trio.testing.assert_no_checkpoints():

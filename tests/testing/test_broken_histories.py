@@ -18,7 +18,7 @@ def test_every_anomaly_has_a_store():
 
 
 @pytest.mark.usefixtures("hardly_shrunk")
-@pytest.mark.parametrize("name", ["real-time violation", "phantom"])
+@pytest.mark.parametrize("name", ["real-time violation"])
 def test_the_harness_names_the_anomaly(name):
     """The others, and with twenty seeds, in ``deep_harness.py``."""
     (failure,) = check_clause(BY_ANOMALY[name], seed=0).failures

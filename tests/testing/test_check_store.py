@@ -124,7 +124,7 @@ def test_a_failure_says_all_there_is_to_say():
     assert report.failures == ()
     broken = BY_NAME["inclusive cursor"]
 
-    report = check(broken.open_store, "S4", "S5", "S13")
+    report = check(broken.open_store, "S4", "S5", "S13", budget=60.0)
 
     (failure,) = report.failures
     assert isinstance(failure, ClauseFailure)
@@ -173,7 +173,7 @@ def test_an_example_is_small(name):
     ["last write wins", "last batch lost on a kill", "lock of the process", "aborted for ever by a conflict"],
 )
 def test_an_example_runs_and_shows_the_failure(name, tmp_path):
-    """As an implementer would: paste it into a file, and run it. `test_harness` runs those of all stores."""
+    """As an implementer would: paste it into a file, and run it. `conformance` runs all."""
     broken = BY_NAME[name]
     (failure,) = check(broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0).failures
     path = tmp_path / "example.py"
@@ -315,17 +315,14 @@ def test_a_store_that_no_child_process_can_import():
         "a child process cannot import open_store: open_store is defined inside"
         " test_a_store_that_no_child_process_can_import, so that no other program can import it"
     )
-    assert {result.clause: result.left_out for result in report.passed} == {
-        "S10": (
-            "a loss of power: the store does not say how its files can be watched (FileStore)",
-            f"a process that is killed: {reason}",
-            "readers: no open_reader was given",
-        ),
-        "S13": (
-            f"a second appender in another process: {reason}",
-            f"an appender that is killed: {reason}",
-        ),
-    }
+    left_out = {result.clause: result.left_out for result in report.passed}
+    assert {f"a process that is killed: {reason}", "readers: no open_reader was given"} <= set(
+        left_out["S10"]
+    )
+    assert {
+        f"a second appender in another process: {reason}",
+        f"an appender that is killed: {reason}",
+    } <= set(left_out["S13"])
 
 
 # --- budget ---------------------------------------------------------------------------------------
@@ -360,15 +357,21 @@ class VerySlow(CorrectMemoryStore):
         return await super()._commit(batch)
 
 
+class Slowest(CorrectMemoryStore):
+    async def _commit(self, batch):
+        await trio.sleep(4.0)
+        return await super()._commit(batch)
+
+
 def test_the_budget_is_kept():
     """An example that is not over by then is cut off, and that is nobody's fault."""
     before = time.monotonic()
-    report = check(partial(opened_memory, VerySlow), budget=2.0, max_examples=100)
+    report = check(partial(opened_memory, Slowest), "S5", budget=1.0, max_examples=100)
     seconds = time.monotonic() - before
 
     assert report.failures == ()
-    assert "S1" in {result.clause for result in report.unfinished}
-    assert seconds < 3.5
+    assert [result.clause for result in report.unfinished] == ["S5"]
+    assert seconds < 3
 
 
 def test_a_search_that_was_cut_short_passes_and_says_so():

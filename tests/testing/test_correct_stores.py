@@ -126,7 +126,8 @@ def test_broken_stores_are_told_apart():
 async def test_broken_stores_open(broken, tmp_path):
     """With one plain event all but one do what they should: a fault is no store that does not work at all."""
     for opener in filter(None, (broken.open_store, broken.open_reader)):
-        assert pickle.loads(pickle.dumps(opener)).args == opener.args  # noqa: S301 - our own
+        again = pickle.loads(pickle.dumps(opener))  # noqa: S301 - our own
+        assert again == opener or again.args == opener.args
     async with broken.open_store(tmp_path) as store:
         assert isinstance(store, EventStore)
         await store.append_batch([agent(1)])

@@ -13,6 +13,7 @@ from tests._helpers.golden import SPILL, SQLITE, open_sqlite
 from trio_eventlog import EventEnvelope, EventQuery, from_json, open_event_log
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.testing import check_fixtures, measure_growth, write_fixtures
+from trio_eventlog.testing._fixtures import fixture_events
 
 # --- golden files ---------------------------------------------------------------------------------
 
@@ -21,7 +22,7 @@ def test_a_database_of_the_first_layout_reads_the_same_and_goes_on():
     report = check_fixtures(open_sqlite, SQLITE)
 
     assert report.problems == ()
-    assert report.events == 379
+    assert report.events == len((SQLITE / "events.jsonl").read_bytes().splitlines()) > 300
     assert set(report.versions) == {"trio-eventlog"}
 
 
@@ -66,7 +67,7 @@ def test_what_a_store_writes_it_reads(fixtures):
     report = check_fixtures(open_file, fixtures)
 
     assert report.problems == ()
-    assert str(report).startswith("379 events, written by Python 3")
+    assert str(report).startswith(f"{len(fixture_events())} events, written by Python 3")
     with pytest.raises(FileExistsError, match="is not empty"):
         write_fixtures(open_file, fixtures)
 

@@ -87,7 +87,7 @@ def test_what_a_store_cannot_show_is_skipped_with_the_reason():
 
 
 class OneAtATime(MemoryStore):
-    """A store on which the harness has no batches to offer that could be torn."""
+    """A store that would need 1,200 appends for a result that is cut off."""
 
     max_batch = 1
 
@@ -100,7 +100,7 @@ async def open_one_at_a_time(location):
 def test_what_the_harness_cannot_see_in_a_store_is_missed():
     """This is what the report is for."""
     (result,) = check_harness(
-        open_one_at_a_time, durable=False, mutants=["readers see half a batch"], budget=4.0, seed=1
+        open_one_at_a_time, durable=False, mutants=["a result ends after 1,000 events"], budget=4.0, seed=1
     ).results
 
     assert result.verdict in ("missed", "not finished")

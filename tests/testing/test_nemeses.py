@@ -48,7 +48,7 @@ async def behind_proxy():
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         server.port = listener.socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, server.serve, [listener])
+        nursery.start_soon(trio.serve_listeners, server.serve, [listener])  # noqa: ASYNC113 - it listens already
         async with TcpProxy.open(server.port) as proxy:
             yield server, proxy
         nursery.cancel_scope.cancel(reason="done")
@@ -201,8 +201,9 @@ async def ticking():
         await process.stdout.receive_some()
         yield process
     finally:
-        await kill(process)
-        await process.stdout.aclose()
+        with trio.move_on_after(10, shield=True):
+            await kill(process)
+            await process.stdout.aclose()
 
 
 async def drain(process):

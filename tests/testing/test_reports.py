@@ -1,6 +1,7 @@
 """What a report shows: programs that are short and can be pasted, messages that people read, and Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,25 @@ def test_a_finding_with_thousands_of_seqs_is_short():
     compile(failure.example, "example.py", "exec")
 
 
+class ReturnsThousands(MemoryStore):
+    async def append_batch(self, events):
+        await super().append_batch(events)
+        return list(range(3_000))
+
+
+@asynccontextmanager
+async def open_talkative(location):
+    yield ReturnsThousands()
+
+
+@pytest.mark.usefixtures("_hardly_shrunk")
+def test_a_message_with_thousands_of_seqs_names_the_first_five():
+    (failure,) = check_store(open_talkative, durable=False, clauses=["S1"], budget=10, seed=1).failures
+
+    assert "append_batch returned [0, 1, 2, 3, 4 and 2,995 more], expected []" in failure.message
+    assert "2999" not in failure.example
+
+
 @pytest.fixture
 def _hardly_shrunk(monkeypatch):
     monkeypatch.setattr("trio_eventlog.testing._search.shrink_seconds", lambda allotted: 0.2)
@@ -184,7 +204,7 @@ class WithState(Openers):
         partial(trio_eventlog.stores.open_store, "sqlite:events.db?log=a"),
         Opener("a"),
     ],
-    ids=str,
+    ids=lambda function: re.sub(r" at 0x\w+", "", str(function)),
 )
 def test_what_another_program_can_import(function):
     """The statements give something that is the same, or does the same."""

@@ -6,14 +6,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
-import attrs
 from cyclopts import Parameter
 from cyclopts.validators import Number as InRange
 
 from trio_eventlog._util import how_to_install
+from trio_eventlog.cli._check_options import Instead, Outputs
 from trio_eventlog.cli._options import USAGE_STATUS, Flag, Texts
 from trio_eventlog.cli._terminal import CommandError
 
@@ -30,41 +29,6 @@ _Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", validator=In
 _Budget: TypeAlias = Annotated[
     float | None, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))
 ]
-_File: TypeAlias = Annotated[Path | None, Parameter(metavar="FILE")]
-_Directory: TypeAlias = Annotated[Path | None, Parameter(metavar="DIR")]
-
-
-@Parameter(name="*")
-@attrs.frozen(kw_only=True)
-class Outputs:
-    """Files for other programs and other people."""
-
-    junit: _File = None
-    """Write the results to this file as JUnit XML."""
-
-    json: _File = None
-    """Write the results and the profile to this file as JSON."""
-
-    profile: _File = None
-    """Write a conformance profile to this file as Markdown."""
-
-
-@Parameter(name="*")
-@attrs.frozen(kw_only=True)
-class Instead:
-    """What is done instead of checking the clauses."""
-
-    mutate: Flag = False
-    """Break the store in some thirty ways, and see which of them the harness catches."""
-
-    growth: Flag = False
-    """Measure appends and filters at 1,000, 10,000 and 100,000 events."""
-
-    fixtures: _Directory = None
-    """Check that the files in this directory, which an earlier version wrote, read the same and go on."""
-
-    write_fixtures: _Directory = None
-    """Let the store write such files into this new directory."""
 
 
 _NOTHING: Final = Outputs()

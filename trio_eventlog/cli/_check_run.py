@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import trio
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from trio_eventlog.cli._check_options import Instead, Outputs
 from trio_eventlog.cli._check_report import report_text
 from trio_eventlog.cli._options import USAGE_STATUS
 from trio_eventlog.cli._terminal import CommandError, error_console, visible, write
@@ -26,9 +27,6 @@ from trio_eventlog.testing import (
     report_junit,
     write_fixtures,
 )
-
-if TYPE_CHECKING:
-    from trio_eventlog.cli._check import Instead, Outputs
 
 UNFINISHED_STATUS: Final = 3
 """Exit status where nothing is broken, but not everything could be tried in time."""

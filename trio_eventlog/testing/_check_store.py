@@ -81,7 +81,7 @@ def first_look(sandbox: Sandbox) -> Declared:
                 )
             declared = declarations(store)
             example.alive("leaving the store")
-        if declared.detects_damage:
+        if declared.detects_damage or declared.file_access is not None:
             has_files = any(path.is_file() for path in location.rglob("*"))
             declared = attrs.evolve(declared, keeps_files=has_files)
         await sandbox.drop([location])
@@ -367,6 +367,8 @@ def _watcher(stack: ExitStack, declared: Declared, *, is_needed: bool) -> Watche
     """What watches the files of the store until the stack is closed; or why nothing does."""
     if declared.file_access is None:
         return "the store does not say how its files can be watched (FileStore)"
+    if not declared.keeps_files:
+        return "the store keeps no files at its location"
     if not is_needed:
         return "not needed"
     try:

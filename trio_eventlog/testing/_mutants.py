@@ -8,88 +8,21 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 import attrs
 import trio
 
 from trio_eventlog import EventQuery, EventStore, LogBusy, PersistedEvent, SequenceConflict, StoreUnusable
+from trio_eventlog.testing._mutant import MUTANTS, Mutant, Passing, mutant
 from trio_eventlog.testing._subject import StoreOpener
 
-M = TypeVar("M", bound="type[Passing]")
+__all__ = ["MUTANTS", "Mutant", "open_mutant"]
 
-_DECLARATIONS: Final = ("max_batch", "has_lock", "lock_timeout", "survives")
 _LEAVE_TIMEOUT: Final = 5.0
-
-
-class Passing:
-    """A wrapper that breaks nothing: what the others are derived from.
-
-    Attributes:
-      inner: the store that is wrapped.
-      location: where it is opened.
-      last: its last seq when it was opened.
-    """
-
-    def __init__(self, inner: EventStore, location: Path) -> None:
-        self.inner = inner
-        self.location = location
-        self.last = 0
-        for name in _DECLARATIONS:
-            if hasattr(inner, name):
-                setattr(self, name, getattr(inner, name))
-
-    async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
-        """Pass the batch on."""
-        return await self.inner.append_batch(events)
-
-    async def query(self, query: EventQuery) -> list[PersistedEvent]:
-        """Pass the query on, and give what :meth:`shown` makes of the events."""
-        return self.shown(await self.inner.query(query))
-
-    async def last_seq(self) -> int:
-        """Pass the question on."""
-        return await self.inner.last_seq()
-
-    def shown(self, found: list[PersistedEvent]) -> list[PersistedEvent]:
-        """What a reader is given."""
-        return found
-
-    async def leave(self) -> None:
-        """What is done before the store is left."""
-        await trio.lowlevel.checkpoint()
-
-
-@attrs.frozen(kw_only=True)
-class Mutant:
-    """A way to break a store.
-
-    Attributes:
-      name: what is wrong, in a few words.
-      clause: the clause that should catch it.
-      needs: what a store must have for that: ``durable``, ``lock`` or ``children``.
-      wraps: the class of the wrapper.
-    """
-
-    name: str
-    clause: str
-    needs: frozenset[str]
-    wraps: type[Passing]
-
-
-MUTANTS: dict[str, Mutant] = {}
-"""All of them by name, in the order of the clauses."""
-
-
-def _mutant(clause: str, name: str, *needs: str) -> Callable[[M], M]:
-    def register(kind: M) -> M:
-        MUTANTS[name] = Mutant(name=name, clause=clause, needs=frozenset(needs), wraps=kind)
-        return kind
-
-    return register
 
 
 @asynccontextmanager
@@ -121,7 +54,7 @@ async def open_mutant(name: str | None, open_store: StoreOpener, location: Path)
 # --- S1 to S4: appending --------------------------------------------------------------------------
 
 
-@_mutant("S1", "the last write of an id wins")
+@mutant("S1", "the last write of an id wins")
 class LastWriteWins(Passing):
     """Shows what was appended last under an id."""
 
@@ -138,7 +71,7 @@ class LastWriteWins(Passing):
         return [attrs.evolve(self._latest.get(event.id, event), seq=event.seq) for event in found]
 
 
-@_mutant("S1", "repeats are not told")
+@mutant("S1", "repeats are not told")
 class TellsNoRepeats(Passing):
     """Never says that an id is held under another seq."""
 
@@ -147,7 +80,7 @@ class TellsNoRepeats(Passing):
         return ()
 
 
-@_mutant("S2", "seqs are 53 bits")
+@mutant("S2", "seqs are 53 bits")
 class RoundsSeqs(Passing):
     """Keeps seqs as floats."""
 
@@ -155,7 +88,7 @@ class RoundsSeqs(Passing):
         return [attrs.evolve(event, seq=min(int(float(event.seq)), 2**63 - 1)) for event in found]
 
 
-@_mutant("S3", "a conflict is not raised")
+@mutant("S3", "a conflict is not raised")
 class NoConflict(Passing):
     """Drops a batch that meets others on their seqs."""
 
@@ -166,7 +99,7 @@ class NoConflict(Passing):
             return ()
 
 
-@_mutant("S3", "the rest of a batch is stored on a conflict")
+@mutant("S3", "the rest of a batch is stored on a conflict")
 class PartOnConflict(Passing):
     """Stores what it can."""
 
@@ -179,7 +112,7 @@ class PartOnConflict(Passing):
             raise
 
 
-@_mutant("S4", "readers see half a batch")
+@mutant("S4", "readers see half a batch")
 class HalfVisible(Passing):
     """Appends in two halves."""
 
@@ -190,7 +123,7 @@ class HalfVisible(Passing):
         return {*first, *await super().append_batch(events[half:])}
 
 
-@_mutant("S4", "the append after a conflict is lost")
+@mutant("S4", "the append after a conflict is lost")
 class LosesAfterConflict(Passing):
     """As with a transaction that was never rolled back."""
 
@@ -211,7 +144,7 @@ class LosesAfterConflict(Passing):
 # --- S5 and S6: filters ---------------------------------------------------------------------------
 
 
-@_mutant("S5", "two events are swapped")
+@mutant("S5", "two events are swapped")
 class SwapsTwo(Passing):
     """Gives the last two in the wrong order."""
 
@@ -219,7 +152,7 @@ class SwapsTwo(Passing):
         return [*found[:-2], *reversed(found[-2:])]
 
 
-@_mutant("S5", "a filter is ignored")
+@mutant("S5", "a filter is ignored")
 class IgnoresRun(Passing):
     """Does not look at ``run_id``."""
 
@@ -227,7 +160,7 @@ class IgnoresRun(Passing):
         return await super().query(attrs.evolve(query, run_id=None))
 
 
-@_mutant("S5", "only the first event type counts")
+@mutant("S5", "only the first event type counts")
 class FirstTypeOnly(Passing):
     """Does not look at the other types."""
 
@@ -235,7 +168,7 @@ class FirstTypeOnly(Passing):
         return await super().query(attrs.evolve(query, event_types=query.event_types[:1]))
 
 
-@_mutant("S5", "the limit is off by one")
+@mutant("S5", "the limit is off by one")
 class LimitOffByOne(Passing):
     """Gives one event more."""
 
@@ -244,7 +177,7 @@ class LimitOffByOne(Passing):
         return await super().query(attrs.evolve(query, limit=limit))
 
 
-@_mutant("S5", "the cursor is inclusive")
+@mutant("S5", "the cursor is inclusive")
 class InclusiveCursor(Passing):
     """Gives the event on the cursor once more."""
 
@@ -253,7 +186,7 @@ class InclusiveCursor(Passing):
         return await super().query(attrs.evolve(query, after_seq=after - 1 if after else after))
 
 
-@_mutant("S5", "until_ms is inclusive")
+@mutant("S5", "until_ms is inclusive")
 class InclusiveUntil(Passing):
     """Gives the events of the last millisecond as well."""
 
@@ -263,7 +196,7 @@ class InclusiveUntil(Passing):
         return await super().query(attrs.evolve(query, until_ms=later))
 
 
-@_mutant("S5", "a result ends after 1,000 events")
+@mutant("S5", "a result ends after 1,000 events")
 class EndsAtThousand(Passing):
     """As a driver does that gives one page."""
 
@@ -271,7 +204,7 @@ class EndsAtThousand(Passing):
         return found[:1000]
 
 
-@_mutant("S6", "case does not count")
+@mutant("S6", "case does not count")
 class FoldsCase(Passing):
     """Finds the members whose names differ in case."""
 
@@ -308,7 +241,7 @@ class _Altering(Passing):
         return self.altered(value)
 
 
-@_mutant("S7", "large integers are rounded")
+@mutant("S7", "large integers are rounded")
 class RoundsIntegers(_Altering):
     """Keeps numbers as floats."""
 
@@ -316,7 +249,7 @@ class RoundsIntegers(_Altering):
         return int(float(value)) if type(value) is int and abs(value) < 2**1000 else value
 
 
-@_mutant("S7", "true becomes 1")
+@mutant("S7", "true becomes 1")
 class TrueIsOne(_Altering):
     """Has no booleans."""
 
@@ -324,7 +257,7 @@ class TrueIsOne(_Altering):
         return int(value) if type(value) is bool else value
 
 
-@_mutant("S7", "texts are normalized")
+@mutant("S7", "texts are normalized")
 class Normalizes(_Altering):
     """Gives the composed form of accents."""
 
@@ -332,7 +265,7 @@ class Normalizes(_Altering):
         return unicodedata.normalize("NFC", value) if type(value) is str else value
 
 
-@_mutant("S8", "objects are shared")
+@mutant("S8", "objects are shared")
 class SharesObjects(Passing):
     """Gives the very events that it was given."""
 
@@ -353,7 +286,7 @@ class SharesObjects(Passing):
 # --- S9 and S10: the end of the log, durability ---------------------------------------------------
 
 
-@_mutant("S9", "last_seq is too low")
+@mutant("S9", "last_seq is too low")
 class LowLastSeq(Passing):
     """Is one behind."""
 
@@ -361,7 +294,7 @@ class LowLastSeq(Passing):
         return max(0, await super().last_seq() - 1)
 
 
-@_mutant("S10", "the last event of a batch is dropped")
+@mutant("S10", "the last event of a batch is dropped")
 class DropsLast(Passing):
     """Stores all but one."""
 
@@ -394,12 +327,12 @@ class _Late(Passing):
         await self.flush()
 
 
-@_mutant("S10", "an append is answered one append late")
+@mutant("S10", "an append is answered one append late")
 class OneLate(_Late):
     """Shows what was appended after the next append."""
 
 
-@_mutant("S10", "an append returns before it is stored", "durable", "children")
+@mutant("S10", "an append returns before it is stored", "durable", "children")
 class ReturnsEarly(_Late):
     """Stores what was appended before anybody looks: only a kill can tell."""
 
@@ -412,7 +345,7 @@ class ReturnsEarly(_Late):
         return await super().last_seq()
 
 
-@_mutant("S10", "an event is repeated after reopening", "durable")
+@mutant("S10", "an event is repeated after reopening", "durable")
 class RepeatsAfterReopening(Passing):
     """Gives twice what was there last when it was opened."""
 
@@ -421,7 +354,7 @@ class RepeatsAfterReopening(Passing):
         return sorted([*found, *twice], key=lambda event: event.seq)
 
 
-@_mutant("S10", "an event is forgotten on reopening", "durable")
+@mutant("S10", "an event is forgotten on reopening", "durable")
 class ForgetsOnReopening(Passing):
     """Does not give what was there last when it was opened."""
 
@@ -432,7 +365,7 @@ class ForgetsOnReopening(Passing):
 # --- S11 to S15: cancellation, errors, and other logs ---------------------------------------------
 
 
-@_mutant("S11", "Cancelled is swallowed")
+@mutant("S11", "Cancelled is swallowed")
 class SwallowsCancelled(Passing):
     """Returns as if it had not been cancelled."""
 
@@ -443,7 +376,7 @@ class SwallowsCancelled(Passing):
             return ()  # noqa: ASYNC104 - as above
 
 
-@_mutant("S11", "the event loop is blocked")
+@mutant("S11", "the event loop is blocked")
 class BlocksLoop(Passing):
     """Waits without Trio."""
 
@@ -453,7 +386,7 @@ class BlocksLoop(Passing):
         return await super().append_batch(events)
 
 
-@_mutant("S11", "last_seq is no checkpoint")
+@mutant("S11", "last_seq is no checkpoint")
 class NoCheckpoint(Passing):
     """Answers from memory."""
 
@@ -470,7 +403,7 @@ class NoCheckpoint(Passing):
         return await super().last_seq()
 
 
-@_mutant("S12", "the driver's error comes out")
+@mutant("S12", "the driver's error comes out")
 class DriversError(Passing):
     """Raises what a driver might raise, once it is closed."""
 
@@ -487,14 +420,14 @@ class DriversError(Passing):
         await super().leave()
 
 
-@_mutant("S13", "there is no lock", "durable", "lock")
+@mutant("S13", "there is no lock", "durable", "lock")
 class NoLock(Passing):
     """Lets a second appender in."""
 
     open_at: ClassVar[dict[Path, Passing]] = {}
 
 
-@_mutant("S14", "another log's events leak")
+@mutant("S14", "another log's events leak")
 class LeaksOtherLog(Passing):
     """Gives events of the logs beside it as well."""
 
@@ -516,7 +449,7 @@ class LeaksOtherLog(Passing):
         await super().leave()
 
 
-@_mutant("S15", "a file is left open")
+@mutant("S15", "a file is left open")
 class LeavesFileOpen(Passing):
     """Never closes what it opened."""
 
@@ -525,7 +458,7 @@ class LeavesFileOpen(Passing):
         os.open(os.devnull, os.O_RDONLY)
 
 
-@_mutant("S15", "an error on leaving")
+@mutant("S15", "an error on leaving")
 class FailsOnLeaving(Passing):
     """Raises when it is left after an append."""
 

@@ -251,14 +251,12 @@ class ConformanceReport:
         lines: list[str] = []
         for result in self.results():
             lines.append(f"{result.clause:>3}  {_verdict(result)}")
-            match result:
-                case ClausePassed() | ClauseUnfinished():
-                    lines += [f"     left out: {reason}" for reason in result.left_out]
-            match result:
-                case ClausePassed():
-                    lines += [f"     cut short: {what}" for what in result.cut_short]
-                case ClauseUnfinished():
-                    lines += [f"     {what}" for what in result.unfinished]
+            if isinstance(result, ClausePassed | ClauseUnfinished):
+                lines += [f"     left out: {reason}" for reason in result.left_out]
+            if isinstance(result, ClausePassed):
+                lines += [f"     cut short: {what}" for what in result.cut_short]
+            if isinstance(result, ClauseUnfinished):
+                lines += [f"     {what}" for what in result.unfinished]
         if self.interrupted:
             lines.append("INTERRUPTED: this is no pass")
         elif self.unfinished:

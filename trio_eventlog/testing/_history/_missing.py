@@ -210,6 +210,9 @@ class MissingJudge:
         partial = set(lack.partial)
         late = [offer for offer in lack.late if not offer.lost and offer.atom not in partial]
         forgotten = [offer for offer in lack.forgotten if not offer.lost and offer.atom not in partial]
+        if late and not query.read_only:
+            # One stale result: what else the appender had seen, not yet acknowledged, says no more.
+            forgotten = []
         self._report_partial(lack)
         if late:
             seqs = [offer.seq for offer in late]

@@ -75,6 +75,14 @@ class AppendOperation(Operation):
     """A call of ``append_batch``.
 
     Attributes:
+      process: as in :class:`Operation`, which explains these fields.
+      instance: which store object it was.
+      read_only: whether that was opened for reading only.
+      clock: which clock the times are by.
+      began: just before the call, in seconds.
+      ended: just after it.
+      outcome: what is known of it.
+      error: what it raised, as text.
       batch: the events, with payloads reduced to the keys that queries look at.
       returned: the seqs that it returned: those whose events are held under other seqs.
       went_back_to: the last seq, if it raised :exc:`StoreWentBack`.
@@ -93,6 +101,14 @@ class QueryOperation(Operation):
     """A call of ``query``.
 
     Attributes:
+      process: as in :class:`Operation`, which explains these fields.
+      instance: which store object it was.
+      read_only: whether that was opened for reading only.
+      clock: which clock the times are by.
+      began: just before the call, in seconds.
+      ended: just after it.
+      outcome: what is known of it.
+      error: what it raised, as text.
       query: what was asked.
       found: the seq and the id of each event in the result, in order.
     """
@@ -111,6 +127,14 @@ class LastSeqOperation(Operation):
     """A call of ``last_seq``.
 
     Attributes:
+      process: as in :class:`Operation`, which explains these fields.
+      instance: which store object it was.
+      read_only: whether that was opened for reading only.
+      clock: which clock the times are by.
+      began: just before the call, in seconds.
+      ended: just after it.
+      outcome: what is known of it.
+      error: what it raised, as text.
       last_seq: what it returned; None if it did not return.
     """
 
