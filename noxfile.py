@@ -186,10 +186,12 @@ def explore(session: nox.Session) -> None:
 
 @nox.session
 def power(session: nox.Session) -> None:
-    """Lose power tens of thousands of times, with SQLite, and with a spill file in front of it."""
-    arguments = install_package(session, "testing-fuse")
+    """Lose power tens of thousands of times: SQLite, a spill file in front of it, and servers."""
+    arguments = install_package(session, "testing-fuse,nats,postgres")
     install_group(session, "tests")
-    session.run("pytest", *IN_PARALLEL, *LONG, "-rP", "tests/testing/deep_power.py", *arguments)
+    install_group(session, "servers")
+    tests = ("tests/testing/deep_power.py", "tests/stores/servers/deep_power.py")
+    session.run("pytest", *IN_PARALLEL, *LONG, "-rP", *tests, *arguments)
 
 
 @nox.session

@@ -122,6 +122,7 @@ async def test_what_is_there_can_be_taken_for_synced(mount):
         (lossy.path / "d" / "b").write_bytes(b"y")
 
         journal = await lossy.read_journal()
+        assert crash_state(journal, Crash(0)).files == {"d/a": b"x"}
         assert crash_state(journal, Crash(0, 99)).files == {"d/a": b"x"}
         assert crash_state(journal, Crash(0, 99, "everything")).files == {"d/a": b"x", "d/b": b"y"}
 

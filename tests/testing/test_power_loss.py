@@ -9,7 +9,7 @@ import pytest
 from tests._helpers.correct_stores import open_file, opened_file
 from tests._helpers.disk_stores import CorrectDiskStore, OsFile
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.testing import Crash, check_power_loss, check_store
+from trio_eventlog.testing import Crash, check_power_loss, check_store, crash_state
 from trio_eventlog.testing._power._journal import (
     Acknowledged,
     DirectorySynced,
@@ -130,6 +130,7 @@ def test_what_was_there_counts_as_synced(tmp_path):
     with record_files(tmp_path) as journal:
         pass
 
+    assert crash_state(journal, Crash(0)).files == {"d/x": b"abc"}
     assert Written(1, 0, b"abc") in journal.operations
     assert Synced(1) in journal.operations
     assert DirectorySynced("d") in journal.operations

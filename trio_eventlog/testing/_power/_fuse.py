@@ -101,18 +101,18 @@ class LossyDirectory:
 
     async def read_journal(self) -> FileJournal:
         """Read what has happened so far. A checkpoint; cannot be cancelled."""
-        self.journal.operations[:] = await trio.to_thread.run_sync(self._read)
+        self.journal.settled, self.journal.operations[:] = await trio.to_thread.run_sync(self._read)
         return self.journal
 
-    def _read(self) -> list[_journal.Operation]:
+    def _read(self) -> tuple[int, list[_journal.Operation]]:
         descriptor, path = tempfile.mkstemp()
         os.close(descriptor)
         try:
             self._mount.command("write_journal", self._name, path)
-            noted = pickle.loads(Path(path).read_bytes())  # noqa: S301 - of our own process
+            settled, noted = pickle.loads(Path(path).read_bytes())  # noqa: S301 - of our own process
         finally:
             Path(path).unlink()
-        return [_operation(*entry) for entry in noted]
+        return settled, [_operation(*entry) for entry in noted]
 
 
 def _operation(kind: str, *fields: Any) -> _journal.Operation:

@@ -38,11 +38,13 @@ class _Watched:
 
     Attributes:
       journal: the operations, each a tuple of its kind and its fields.
+      settled: how many of them made what was there at first.
       bytes_left: how much more fits in.
     """
 
     def __init__(self, failing_syncs: list[int], capacity: int | None) -> None:
         self.journal: list[tuple[Any, ...]] = []
+        self.settled = 0
         self.bytes_left = capacity
         self._failing_syncs = frozenset(failing_syncs)
         self._syncs = 0
@@ -159,11 +161,13 @@ class _FileSystem(pyfuse3.Operations):  # type: ignore[misc,unused-ignore]  # se
                     journal.append(("Written", child.number, 0, bytes(child.data)))
                     synced.append(("Synced", child.number))
         journal.extend(synced)
+        watched.settled = len(journal)
 
     def write_journal(self, name: str, path: str) -> None:
         """Write what was noted into a file."""
         with open(path, "wb") as file:  # noqa: PTH123 - nothing is gained by a Path
-            pickle.dump(self._watched[name].journal, file)
+            watched = self._watched[name]
+            pickle.dump((watched.settled, watched.journal), file)
 
     def end(self, name: str) -> None:
         """Forget a directory. What somebody still has open is empty from here on."""
