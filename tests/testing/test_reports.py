@@ -256,7 +256,7 @@ def test_what_no_program_can_import_is_said_plainly(function, problem):
 
 
 def test_a_function_of_a_function():
-    async def open_store(location):
+    async def open_store(location):  # noqa: ASYNC900 - never called
         yield
 
     assert opening_of(open_store).problem == (

@@ -123,7 +123,7 @@ class SeenBeforeTheConflict(CorrectMemoryStore):
             batch = [self._hold(event) for event in events[:1_000]]
             if len(events) > 1_000 and not self._taken(batch):
                 self._store(batch)
-                await trio.sleep(0.005)
+                await trio.sleep(0.005)  # noqa: ASYNC120 - what comes first does not matter
                 for held in batch:
                     del self.by_id[held.event.id], self.by_seq[held.event.seq]
             raise

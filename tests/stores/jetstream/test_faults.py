@@ -574,3 +574,32 @@ async def test_events_that_the_server_forgets_with_time(server):
         assert await store.last_seq() == 3
         await store.append_batch(events(4, 1))
         assert await seqs_of(store) == [4]
+
+
+@pytest.mark.parametrize("method", ["last_seq", "query"])
+async def test_an_answer_that_was_overtaken_is_no_step_back(server, method, log_name, monkeypatch):
+    """Two tasks ask; the one that asked first is answered last, with what was true when it asked."""
+    async with (
+        JetStreamStore.open(server.url, log=log_name) as store,
+        JetStreamStore.open(server.url, log=log_name, read_only=True) as reader,
+    ):
+        await store.append_batch(events(1, 1))
+        assert await reader.last_seq() == 1
+        last_head = reader._reader.last_head
+        is_overtaken = False
+
+        async def overtaken():
+            nonlocal is_overtaken
+            head = await last_head()
+            if not is_overtaken:
+                is_overtaken = True
+                await store.append_batch(events(2, 1))
+                assert await reader.last_seq() == 2
+            return head
+
+        monkeypatch.setattr(reader._reader, "last_head", overtaken)
+
+        found = await (reader.last_seq() if method == "last_seq" else reader.query(EventQuery()))
+
+        assert is_overtaken
+        assert found == 2 or [event.seq for event in found] == [1, 2]

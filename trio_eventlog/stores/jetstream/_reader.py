@@ -96,11 +96,17 @@ class Reader:
         """
         deadline = trio.current_time() + ANSWER_TIMEOUT
         while True:
-            starts = self._starts
+            starts, seen_before = self._starts, self._seen
             head = await self.last_head()
             if starts != self._starts:
                 continue  # what was asked for before the store went back may be of that time
             seen = self._seen
+            if (
+                seen is not seen_before
+                and seen is not None
+                and (head is None or head.position < seen.position)
+            ):
+                continue  # another task has asked later, and was answered first
             if seen is None:
                 if head is not None:
                     self.saw(head)
@@ -112,6 +118,8 @@ class Reader:
                     self.saw(head)
                     return head
             if not self._has_appender and await self._is_authoritative(head):
+                if self._seen is not seen:
+                    continue  # another task has seen something else meanwhile
                 self.start_again(head)
                 raise StoreWentBack(0 if head is None else head.last_seq, seen.last_seq)
             if trio.current_time() >= deadline:

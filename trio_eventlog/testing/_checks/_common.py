@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import trio
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -73,10 +74,13 @@ async def unless_lost(example: Example, size: int, attempt: Callable[[], Awaitab
     """
     try:
         await attempt()
-    except Exception:
-        if example.violation is None or not await is_lost(example, size):
-            raise
-        example.violation = None
+    except Exception as exc:  # noqa: BLE001 - raised again, unless it is of no account
+        error = exc
+    else:
+        return
+    if example.violation is None or example.violation.out_of_reach or not await is_lost(example, size):
+        raise error
+    example.violation = None
 
 
 async def is_lost(example: Example, size: int) -> bool:
@@ -84,7 +88,7 @@ async def is_lost(example: Example, size: int) -> bool:
     location = fresh_location(example.location.parent)
     example.siblings.append(location)
     example.alive("appending a large batch", expected_seconds=example.subject.op_timeout)
-    with suppress(Exception):
+    with suppress(Exception), trio.move_on_after(example.subject.op_timeout):
         async with example.subject.open_store(location) as store:
             await store.append_batch(list(Series(1, size)))
             return len(await store.query(EventQuery())) < size
