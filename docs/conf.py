@@ -59,7 +59,10 @@ intersphinx_mapping = (
 )
 # Names of others, which only intersphinx could resolve.
 nitpick_ignore_regex = [
-    ("py:.*", r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|trio|types|typing)\..*"),
+    (
+        "py:.*",
+        r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|subprocess|trio|types|typing)\..*",
+    ),
     ("py:.*", r"[a-z]+"),
     ("py:.*", r"(AsyncIterator|Callable|Collection|Mapping|Sequence|PathLike|Any)"),
     # Of this library, and not public: what they stand for is in the text.

@@ -116,7 +116,7 @@ def write_fixtures(open_store: StoreOpener, directory: Path) -> int:
 
     Raises:
       FileExistsError: there is something in the directory.
-      TooSlowError: an operation of the store took longer than 30 s.
+      trio.TooSlowError: an operation of the store took longer than 30 s.
       Exception: what the store raised.
     """
     directory.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ class Outcome(enum.StrEnum):
     """It raised, and certainly changed nothing. Every query and ``last_seq`` that raised has this outcome."""
 
     UNKNOWN = "info"
-    """An append that raised, was cancelled, or never came back: its events may be stored, now or later."""
+    """An append that raised, was cancelled, or never came back. Its events may be stored, now or later."""
 
 
 @attrs.frozen(kw_only=True)

@@ -54,7 +54,7 @@ async def kill(process: trio.Process | subprocess.Popen[bytes] | subprocess.Pope
       process: which one: a :class:`trio.Process` or a :class:`subprocess.Popen`.
 
     Returns:
-      Its return code: minus the number of the signal, unless it had ended before.
+      The return code of the process, which is minus the number of the signal unless it had ended before.
 
     Raises:
       TypeError: it is neither.

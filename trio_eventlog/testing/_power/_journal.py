@@ -102,7 +102,7 @@ Operation: TypeAlias = NameOperation | DataOperation | DirectorySynced | Synced 
 
 
 class FileJournal:
-    """What happened in a directory, in order; made by :func:`record_files` and :class:`LossyDirectory`.
+    """What happened in a directory, in order; made by :func:`record_files`.
 
     Attributes:
       operations: what happened so far, in an order in which it can have happened.
@@ -110,7 +110,7 @@ class FileJournal:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         """Held while something happens and is noted, so that the order is true."""
 
         self.settled = 0
