@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,9 +57,15 @@ def install_package(session: nox.Session, extras: str = "testing") -> list[str]:
     return arguments
 
 
+def testing_extras() -> str:
+    """With the file system that forgets, where it can be built: it needs libfuse's headers."""
+    can_build = shutil.which("pkg-config") and not subprocess.call(["pkg-config", "--exists", "fuse3"])  # noqa: S607
+    return "testing-fuse" if can_build else "testing"
+
+
 def run_tests(session: nox.Session) -> None:
     """Test the wheel."""
-    arguments = install_package(session)
+    arguments = install_package(session, testing_extras())
     install_group(session, "tests")
     # The entry point rather than `python -m pytest`, which would put the source tree before the wheel.
     session.run("pytest", *IN_PARALLEL, *arguments, env=COMPILED_ONCE)
@@ -110,7 +118,7 @@ def oldest(session: nox.Session) -> None:
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Measure which lines and branches the tests run, those with servers included; fail below the floor."""
-    session.install("-e", ".[testing,nats,postgres]")
+    session.install("-e", f".[{testing_extras()},nats,postgres]")
     install_group(session, "tests")
     install_group(session, "servers")
     session.run("coverage", "erase")
@@ -174,6 +182,16 @@ def explore(session: nox.Session) -> None:
     install_package(session)
     install_group(session, "tests")
     session.run("pytest", *IN_PARALLEL, *LONG, "tests/testing/deep_explore.py", *session.posargs)
+
+
+@nox.session
+def power(session: nox.Session) -> None:
+    """Lose power tens of thousands of times: SQLite, a spill file in front of it, and servers."""
+    arguments = install_package(session, "testing-fuse,nats,postgres")
+    install_group(session, "tests")
+    install_group(session, "servers")
+    tests = ("tests/testing/deep_power.py", "tests/stores/servers/deep_power.py")
+    session.run("pytest", *IN_PARALLEL, *LONG, "-rP", *tests, *arguments)
 
 
 @nox.session

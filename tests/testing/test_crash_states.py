@@ -228,6 +228,15 @@ def test_where_a_crash_is(acknowledged, operations, cut):
     assert state.promised == sum(isinstance(operation, Acknowledged) for operation in history[:cut])
 
 
+def test_after_a_sync_that_failed_the_next_one_says_nothing_about_what_was_there():
+    history = [Named("a", 1), DirectorySynced(""), Written(1, 0, b"old"), SyncFailed(1)]
+    history += [Written(1, 3, b"new"), Synced(1)]
+
+    assert crash_state(journal_of(history), Crash(0, 9)).files == {"a": b"\0\0\0new"}
+    kept = {crash_state(journal_of(history), Crash(0, 9, "some", seed)).files["a"] for seed in range(20)}
+    assert kept == {b"\0\0\0new", b"oldnew"}
+
+
 def test_a_directory_is_renamed_with_what_is_in_it():
     history = [
         DirectoryMade("d"),

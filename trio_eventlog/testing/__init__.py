@@ -56,6 +56,8 @@ from trio_eventlog.testing._nemeses._clocks import jumping_wall_clock as jumping
 from trio_eventlog.testing._nemeses._processes import kill as kill
 from trio_eventlog.testing._nemeses._processes import paused as paused
 from trio_eventlog.testing._nemeses._proxy import TcpProxy as TcpProxy
+from trio_eventlog.testing._power._fuse import LossyDirectory as LossyDirectory
+from trio_eventlog.testing._power._fuse import open_lossy_directory as open_lossy_directory
 from trio_eventlog.testing._power._journal import FileJournal as FileJournal
 from trio_eventlog.testing._power._losing import check_power_loss as check_power_loss
 from trio_eventlog.testing._power._states import Crash as Crash
@@ -120,6 +122,7 @@ __all__ = [
     "HistoryReport",
     "JumpingClock",
     "LastSeqOperation",
+    "LossyDirectory",
     "MutantResult",
     "MutationReport",
     "Operation",
@@ -151,6 +154,7 @@ __all__ = [
     "jumping_wall_clock",
     "kill",
     "measure_growth",
+    "open_lossy_directory",
     "paused",
     "payloads",
     "persisted_events",

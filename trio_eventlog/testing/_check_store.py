@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,8 @@ from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
 from trio_eventlog.testing._importing import opening_of
 from trio_eventlog.testing._interrupts import noticed_interrupts
-from trio_eventlog.testing._power._losing import why_not_watched
+from trio_eventlog.testing._power._fuse import CannotMount
+from trio_eventlog.testing._power._watching import Watcher, watcher_of
 from trio_eventlog.testing._report import (
     CLAUSES,
     CheckSettings,
@@ -229,9 +230,10 @@ def run_checks(
     with (
         tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root,
         noticed_interrupts() as interrupts,
+        ExitStack() as stack,
     ):
         sandbox, lacking = _prepared(
-            plain, Path(root), wanted, uses_children=uses_children, makes_sure=shrinks
+            plain, Path(root), wanted, stack, uses_children=uses_children, makes_sure=shrinks
         )
         searcher = Searcher(sandbox, seed, interrupts)
         pending = checks_of(wanted, lacking)
@@ -272,9 +274,18 @@ def run_checks(
 
 
 def _prepared(
-    plain: StoreUnderTest, root: Path, wanted: list[str], *, uses_children: bool, makes_sure: bool
+    plain: StoreUnderTest,
+    root: Path,
+    wanted: list[str],
+    stack: ExitStack,
+    *,
+    uses_children: bool,
+    makes_sure: bool,
 ) -> tuple[Sandbox, dict[str, str]]:
-    """Look at the store once. Returns where it is tried, and what it lacks."""
+    """Look at the store once. Returns where it is tried, and what it lacks.
+
+    What is needed for that is freed when ``stack`` is closed.
+    """
     opening = opening_of(plain.open_store)
     needed = frozenset[str]().union(*(check.needs for check in CHECKS if check.clause in wanted))
     uses_children &= "children" in needed and plain.durable
@@ -288,15 +299,16 @@ def _prepared(
     children = find_children(opening, reading) if uses_children else "not needed"
     if opening.runs_main and opening.problem is None and isinstance(children, str) and uses_children:
         opening = opening.fails("open_store", children)
+    watcher = _watcher(stack, declared, is_needed="files" in needed and plain.durable)
     subject = attrs.evolve(
         plain,
         max_batch=declared.max_batch,
         lock_timeout=declared.lock_timeout,
-        file_access=declared.file_access,
+        watcher=None if isinstance(watcher, str) else watcher,
         children=children if isinstance(children, Children) else None,
     )
     sandbox = attrs.evolve(sandbox, subject=subject, opening=opening.code)
-    return sandbox, _lacking(subject, declared, children)
+    return sandbox, _lacking(subject, declared, children, watcher)
 
 
 def _not_come_to(clause: str) -> ClauseUnfinished:
@@ -351,7 +363,23 @@ def _in_trio() -> bool:
     return True
 
 
-def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | str) -> dict[str, str]:
+def _watcher(stack: ExitStack, declared: Declared, *, is_needed: bool) -> Watcher | str:
+    """What watches the files of the store until the stack is closed; or why nothing does."""
+    if declared.file_access is None:
+        return "the store does not say how its files can be watched (FileStore)"
+    if not declared.keeps_files:
+        return "the store keeps no files at its location"
+    if not is_needed:
+        return "not needed"
+    try:
+        return stack.enter_context(watcher_of(declared.file_access))
+    except CannotMount as exc:
+        return str(exc)
+
+
+def _lacking(
+    subject: StoreUnderTest, declared: Declared, children: Children | str, watcher: Watcher | str
+) -> dict[str, str]:
     """What the store does not have, each with the reason to give for what is left out."""
     lacking: dict[str, str] = {}
     if subject.open_reader is None:
@@ -360,12 +388,8 @@ def _lacking(subject: StoreUnderTest, declared: Declared, children: Children | s
         lacking["children"] = lacking["reading children"] = children
     elif children.reading is None and subject.open_reader is not None:
         lacking["reading children"] = "a child process cannot import open_reader"
-    if declared.file_access is None:
-        lacking["files"] = "the store does not say how its files can be watched (FileStore)"
-    elif not declared.keeps_files:
-        lacking["files"] = "the store keeps no files at its location"
-    elif (why := why_not_watched(declared.file_access)) is not None:
-        lacking["files"] = why
+    if isinstance(watcher, str):
+        lacking["files"] = watcher
     if not declared.has_lock:
         lacking["lock"] = "the store declares that it has no lock"
     if not declared.detects_damage:

@@ -19,6 +19,7 @@ import attrs
 
 from trio_eventlog import EventStore
 from trio_eventlog.testing._importing import Opening
+from trio_eventlog.testing._power._watching import Watcher
 
 _START_TIMEOUT: Final = 60.0
 """Seconds. A loaded machine takes long to start Python."""
@@ -107,8 +108,8 @@ class StoreUnderTest:
 
     max_batch: int | None = None
     lock_timeout: float = 0.0
-    file_access: str | None = None
-    """How what the store does to its files is watched; None if it is not."""
+    watcher: Watcher | None = None
+    """What watches what the store does to its files; None if nothing does."""
 
     @property
     def cancel_timeout(self) -> float:

@@ -105,6 +105,31 @@ class WrittenInPlace(CorrectDiskStore):
         super()._write_batch(batch)
 
 
+class CountsApart(CorrectDiskStore):
+    """The last seq is in a file of its own, which is synced before the batch."""
+
+    top: ApswFile | OsFile | None = None
+
+    async def _open(self) -> None:
+        self.top = await in_thread(self._open_file, self.location / "top")
+        await super()._open()
+        self.highest = int.from_bytes(await in_thread(self.top.read))
+
+    async def _commit(self, new: Sequence[Held]) -> None:
+        await in_thread(self._count, max(held.event.seq for held in new))
+        await super()._commit(new)
+
+    def _count(self, seq: int) -> None:
+        assert self.top is not None
+        self.top.write(max(seq, self.highest).to_bytes(8), 0)
+        self.top.sync()
+
+    def _free(self) -> None:
+        if self.top is not None:
+            self.top.close()
+        super()._free()
+
+
 @asynccontextmanager
 async def open_normal(location: Path) -> AsyncIterator[EventStore]:
     async with SqliteStore.open(location / "log.db", synchronous="normal") as store:
@@ -127,6 +152,7 @@ def _disk(clause: str, name: str, cls: type[CorrectDiskStore], *also: str) -> Br
 
 BROKEN: tuple[Broken, ...] = (
     _disk("S4", "half a batch after a loss of power", TakesPartsOfABatch, "S10"),
+    _disk("S9", "last_seq before its event", CountsApart),
     _disk("S10", "never synced", NeverSyncs),
     _disk("S10", "synced, and not its directory", ForgetsTheDirectory),
     _disk("S10", "synced with the next batch", SyncsTooLate),

@@ -52,11 +52,12 @@ class Appender:
         self.unique_id = found.unique_id
         self.acknowledged = found.last_seq
         self._content = Content(self._place.path, place)
+        # Earlier processes may have written more than they synced; it counts as stored from here on. And what
+        # a log is known by must not be lost while its spill file or its lock file names it.
+        if self._synced or not self.acknowledged:
+            self._content.sync()
         # So that the next writer knows that an empty file is not a new one.
         self._lock.note(f"log {found.unique_id}")
-        if self._synced:
-            # Earlier processes may have written more than they synced. It counts as stored from here on.
-            self._content.sync()
 
     def end(self) -> None:
         """Close what else is open, and let the next writer in."""

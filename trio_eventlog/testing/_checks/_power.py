@@ -44,27 +44,52 @@ def _losses(subject: StoreUnderTest) -> SearchStrategy[PowerLoss]:
     return st.builds(PowerLoss, sizes, crashes, failing)
 
 
-def _table(subject: StoreUnderTest) -> list[PowerLoss]:
+def _table_sizes(subject: StoreUnderTest) -> tuple[int, int, int]:
     most = subject.max_batch or 20
     # The second has several blocks.
-    sizes = (1, min(20, most), min(2, most))
-    returned = tuple(Crash(count) for count in range(1, 4))
+    return 1, min(20, most), min(2, most)
+
+
+_RETURNED: Final = tuple(Crash(count) for count in range(1, 4))
+
+
+def _synced_alone(subject: StoreUnderTest) -> list[PowerLoss]:
+    """Nothing but what was synced, as soon as an append has returned, and until the next one does."""
+    sizes = _table_sizes(subject)
+    return [PowerLoss(sizes, _RETURNED), PowerLoss(sizes, tuple(Crash(count, -1) for count in range(1, 4)))]
+
+
+def _out_of_order(subject: StoreUnderTest) -> list[PowerLoss]:
+    """Right before an append returns, when all is written: one file reaches the disk, the other does not."""
     return [
-        # Nothing but what was synced, as soon as an append has returned, and until the next one does.
-        PowerLoss(sizes, returned),
-        PowerLoss(sizes, tuple(Crash(count, -1) for count in range(1, 4))),
-        # Right before it returns, when all is written: one file reaches the disk and the other does not.
-        *(
-            PowerLoss(sizes, tuple(Crash(count, -1 - back, kept, back) for count in range(2)))
-            for back in range(4)
-            for kept in ("one file", "all but one file")
-        ),
-        *(
-            PowerLoss(sizes, tuple(Crash(1, -1 - back, kept, seed) for seed in range(6)))
-            for back in range(4)
-            for kept in ("torn at 512", "torn at 4096")
-        ),
-        *(PowerLoss(sizes, returned, (sync,)) for sync in range(2, 7)),
+        PowerLoss(_table_sizes(subject), tuple(Crash(count, -1 - back, kept, back) for count in range(2)))
+        for back in range(4)
+        for kept in ("one file", "all but one file")
+    ]
+
+
+def _torn(subject: StoreUnderTest, kept: str, backs: Sequence[int], seeds: int) -> list[PowerLoss]:
+    """The same, and writes are torn."""
+    crashes = [tuple(Crash(1, -1 - back, kept, seed) for seed in range(seeds)) for back in backs]
+    return [PowerLoss(_table_sizes(subject), some) for some in crashes]
+
+
+def _table_of_batches(subject: StoreUnderTest) -> list[PowerLoss]:
+    return [
+        *_synced_alone(subject),
+        *_out_of_order(subject),
+        *_torn(subject, "torn at 512", (1, 2), 6),
+        *_torn(subject, "torn at 4096", (1, 2), 3),
+    ]
+
+
+def _table_of_promises(subject: StoreUnderTest) -> list[PowerLoss]:
+    sizes = _table_sizes(subject)
+    return [
+        *_synced_alone(subject),
+        *_out_of_order(subject),
+        *_torn(subject, "torn at 512", range(4), 3),
+        *(PowerLoss(sizes, _RETURNED, (sync,)) for sync in range(2, 7)),
     ]
 
 
@@ -74,11 +99,11 @@ def _one_of(case: PowerLoss) -> SearchStrategy[PowerLoss]:
 
 
 async def _try_power_loss(example: Example, case: PowerLoss) -> None:
-    location, open_store, access = example.location, example.subject.open_store, example.subject.file_access
-    assert access is not None
+    location, open_store, watcher = example.location, example.subject.open_store, example.subject.watcher
+    assert watcher is not None
     clauses = [example.clause]
     example.alive("appending under watch", expected_seconds=STATE_SECONDS)
-    recording = await record(open_store, location / "before", access, case.sizes, case.failing_syncs)
+    recording = await record(open_store, location / "before", watcher, case.sizes, case.failing_syncs)
     for number, crash in enumerate(case.crashes):
         example.alive("opening the store after a loss of power", expected_seconds=STATE_SECONDS)
         try:
@@ -105,10 +130,14 @@ CHECKS: Sequence[Check] = tuple(
         name="a loss of power",
         cases=_losses,
         run=_try_power_loss,
-        table=_table,
+        table=table,
         smaller=_one_of,
         share=share,
         needs=_NEEDS,
     )
-    for clause, share in (("S4", 0.5), ("S9", 0.1), ("S10", 0.5))
+    for clause, table, share in (
+        ("S4", _table_of_batches, 0.5),
+        ("S9", _synced_alone, 0.1),
+        ("S10", _table_of_promises, 0.5),
+    )
 )

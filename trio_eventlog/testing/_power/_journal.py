@@ -113,6 +113,9 @@ class FileJournal:
         self.lock: threading.Lock = threading.Lock()
         """Held while something happens and is noted, so that the order is true."""
 
+        self.settled = 0
+        """The operations that made what was there at first. Power is lost after them."""
+
         self._files = 0
 
     def __repr__(self) -> str:
@@ -153,6 +156,7 @@ class FileJournal:
                 synced.append(Synced(file))
         for operation in synced:
             self.note(operation)
+        self.settled = len(self.operations)
         return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent, S
 from trio_eventlog.abc import DurableStore, FileStore, SyncableStore
 from trio_eventlog.testing._power._journal import FileJournal, Written
 from trio_eventlog.testing._power._states import Crash, CrashState, crash_state
-from trio_eventlog.testing._power._vfs import record_files
+from trio_eventlog.testing._power._watching import Watched, Watcher, open_watcher
 from trio_eventlog.testing._subject import StoreOpener
 
 CLAUSES: Final = ("S4", "S9", "S10")
@@ -42,12 +42,12 @@ class Recording:
     Attributes:
       journal: what was done to the files, and when an append had returned.
       batches: what was appended, in order.
-      access: how the store accesses its files.
+      watcher: what watched the files.
     """
 
     journal: FileJournal
     batches: list[list[PersistedEvent]]
-    access: str
+    watcher: Watcher
 
     @property
     def sizes(self) -> list[int]:
@@ -104,18 +104,16 @@ async def check_power_loss(
       AssertionError: the store does not keep what it promised; the message says what was acknowledged, and
         where the cut was.
       TypeError: the store is no :class:`trio_eventlog.abc.FileStore`.
+      RuntimeError: its files cannot be watched here; the message says why.
     """
-    access = await declared(open_store, directory / "declared")
-    recording = await record(open_store, directory / "before", access, sizes, failing_syncs)
-    for number, crash in enumerate(crashes):
-        await judge(open_store, directory / f"after-{number}", recording, crash, clauses)
+    access = await _declared(open_store, directory / "declared")
+    async with open_watcher(access) as watcher:
+        recording = await record(open_store, directory / "before", watcher, sizes, failing_syncs)
+        for number, crash in enumerate(crashes):
+            await judge(open_store, directory / f"after-{number}", recording, crash, clauses)
 
 
-# --- recording ------------------------------------------------------------------------------------
-
-
-async def declared(open_store: StoreOpener, directory: Path) -> str:
-    """How the store accesses its files; opens it in a directory that is made."""
+async def _declared(open_store: StoreOpener, directory: Path) -> str:
     await trio.Path(directory).mkdir()
     async with open_store(directory) as store:
         access: object = store.file_access if isinstance(store, FileStore) else None
@@ -124,10 +122,13 @@ async def declared(open_store: StoreOpener, directory: Path) -> str:
     return access
 
 
+# --- recording ------------------------------------------------------------------------------------
+
+
 async def record(
     open_store: StoreOpener,
     directory: Path,
-    access: str,
+    watcher: Watcher,
     sizes: Sequence[int],
     failing_syncs: Collection[int] = (),
 ) -> Recording:
@@ -138,39 +139,18 @@ async def record(
     """
     await trio.Path(directory).mkdir()
     batches = batches_of(sizes)
-    with trio.fail_after(STATE_SECONDS):
-        async with watched(directory, access, failing_syncs) as (place, journal):
-            await _play(open_store, place, batches, journal, fails=bool(failing_syncs))
+    async with watcher.watch(directory, failing_syncs) as watched:
+        with trio.fail_after(STATE_SECONDS):
+            await _play(open_store, watched, batches, fails=bool(failing_syncs))
+    journal = watched.journal
     assert any(isinstance(operation, Written) for operation in journal.operations), (
-        f"file_access is {access!r}, but no write to a file in the directory was seen"
+        "the store says in file_access how its files are watched, but no write to one was seen"
     )
-    return Recording(journal, batches, access)
-
-
-def why_not_watched(access: str) -> str | None:
-    """Why the files of a store cannot be watched here; None if they can."""
-    return None if access == "apsw" else "what a store does without apsw cannot be watched"
-
-
-@asynccontextmanager
-async def watched(
-    directory: Path, access: str, failing_syncs: Collection[int] = ()
-) -> AsyncIterator[tuple[Path, FileJournal]]:
-    """Watch what is done to the files in a directory. Yields where to open the store, and the journal."""
-    if access == "apsw":
-        with record_files(directory, failing_syncs=frozenset(failing_syncs)) as journal:
-            yield directory, journal
-    else:
-        raise ValueError(f"file_access of the store: expected 'apsw' or 'os', got {access!r}")
+    return Recording(journal, batches, watcher)
 
 
 async def _play(
-    open_store: StoreOpener,
-    directory: Path,
-    batches: Sequence[Sequence[PersistedEvent]],
-    journal: FileJournal,
-    *,
-    fails: bool,
+    open_store: StoreOpener, watched: Watched, batches: Sequence[Sequence[PersistedEvent]], *, fails: bool
 ) -> None:
     """Append the batches, the last one after opening again. If syncs fail, try again as a log does."""
     done = 0
@@ -178,10 +158,10 @@ async def _play(
         ends = [len(batches) - 1, len(batches)] if len(batches) > 1 else [1]
         end = next(end for end in ends if done < end or end == len(batches))
         try:
-            async with open_store(directory) as store:
+            async with open_store(watched.path) as store:
                 while done < end and await _append(store, batches[done], fails=fails):
                     done += 1
-                    await _promise(store, done, journal, fails=fails)
+                    await _promise(store, done, watched, fails=fails)
         except (StoreError, ExceptionGroup):
             if not fails:
                 raise
@@ -202,10 +182,10 @@ async def _append(store: EventStore, batch: Sequence[PersistedEvent], *, fails: 
     return False
 
 
-async def _promise(store: EventStore, done: int, journal: FileJournal, *, fails: bool) -> None:
+async def _promise(store: EventStore, done: int, watched: Watched, *, fails: bool) -> None:
     """Note that so many batches are promised now, if they are."""
     if isinstance(store, DurableStore) and store.survives == "power":
-        journal.acknowledge(done)
+        await watched.acknowledge(done)
     # Not each time: what lies between two syncs is to be seen as well.
     elif isinstance(store, SyncableStore) and done % 2:
         try:
@@ -214,7 +194,7 @@ async def _promise(store: EventStore, done: int, journal: FileJournal, *, fails:
             if not fails:
                 raise
         else:
-            journal.acknowledge(done)
+            await watched.acknowledge(done)
 
 
 # --- judging --------------------------------------------------------------------------------------
@@ -232,11 +212,7 @@ async def judge(
     state = crash_state(recording.journal, crash)
     await trio.to_thread.run_sync(state.write, directory)
     verdict = _Verdict(recording, state, crash)
-    # With SQLite nothing is really synced then, which takes most of the time.
-    unsynced: AbstractContextManager[object] = (
-        record_files(directory) if recording.access == "apsw" else nullcontext()
-    )
-    with unsynced, trio.fail_after(STATE_SECONDS):
+    with recording.watcher.unsynced(directory), trio.fail_after(STATE_SECONDS):
         with verdict.opening("be opened", "S10" in clauses):
             async with open_store(directory) as store:
                 await verdict.look(store, clauses)

@@ -104,7 +104,7 @@ class CrashState:
 
 def crash_state(journal: FileJournal, crash: Crash) -> CrashState:
     """What the disk holds after ``crash``. The same journal and crash give the same state."""
-    cut = cut_of(journal.operations, crash)
+    cut = cut_of(journal.operations, crash, journal.settled)
     happened = journal.operations[:cut]
     files, directories = _lost(happened, crash.kept, Random(crash.seed))  # noqa: S311 - a choice, no secret
     promises = [operation.count for operation in happened if isinstance(operation, Acknowledged)]
@@ -113,9 +113,9 @@ def crash_state(journal: FileJournal, crash: Crash) -> CrashState:
     )
 
 
-def cut_of(operations: Sequence[Operation], crash: Crash) -> int:
-    """How many of the operations happen."""
-    marks = [0]
+def cut_of(operations: Sequence[Operation], crash: Crash, settled: int = 0) -> int:
+    """How many of the operations happen, the first ``settled`` of them in any case."""
+    marks = [settled]
     marks += [
         index for index, operation in enumerate(operations, start=1) if isinstance(operation, Acknowledged)
     ]
