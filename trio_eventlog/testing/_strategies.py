@@ -6,7 +6,7 @@ text that never comes twice tests nothing.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -116,9 +116,18 @@ def events() -> SearchStrategy[UnifiedEvent]:
     return _EVENT
 
 
-_PERSISTED_EVENT: Final = st.builds(
-    PersistedEvent, _TEXT, st.sampled_from(_SEQS), st.sampled_from(_TIMES), st.none() | _TEXT, _EVENT
-)
+_Batches: TypeAlias = SearchStrategy[list[PersistedEvent]]
+
+
+def _with_ids(ids: SearchStrategy[str]) -> SearchStrategy[PersistedEvent]:
+    return st.builds(
+        PersistedEvent, ids, st.sampled_from(_SEQS), st.sampled_from(_TIMES), st.none() | _TEXT, _EVENT
+    )
+
+
+_PERSISTED_EVENT: Final = _with_ids(_TEXT)
+_OF_ONE_FAMILY: Final = tuple(_with_ids(st.sampled_from(family)) for family in FAMILIES)
+"""Independent ids hardly ever differ in case alone."""
 
 
 def envelopes() -> SearchStrategy[EventEnvelope]:
@@ -142,6 +151,10 @@ def persisted_events() -> SearchStrategy[PersistedEvent]:
     return _PERSISTED_EVENT
 
 
+def _itself(strategy: _Batches) -> _Batches:
+    return strategy
+
+
 def batches(*, max_batch: int | None = None, unique: bool = False) -> SearchStrategy[list[PersistedEvent]]:
     """Batches for :meth:`EventStore.append_batch`.
 
@@ -162,7 +175,9 @@ def batches(*, max_batch: int | None = None, unique: bool = False) -> SearchStra
     most = 8 if max_batch is None else min(8, max_batch)
     # Events of a batch differ in two ways, so that a pair of keys says whether one is unique.
     keys = (lambda event: event.id, lambda event: event.seq) if unique else None
-    small = st.lists(persisted_events(), max_size=most, unique_by=keys)
+    any_ids = st.lists(_PERSISTED_EVENT, max_size=most, unique_by=keys)
+    like_ids = [st.lists(events, max_size=most, unique_by=keys) for events in _OF_ONE_FAMILY]
+    small = any_ids | st.sampled_from(like_ids).flatmap(_itself)
     sizes = [size for size in (100, 1_000, 5_000) if max_batch is None or size <= max_batch]
     if max_batch is not None and max_batch > most and max_batch not in sizes:
         sizes.append(max_batch)
