@@ -117,6 +117,7 @@ class Example:
       model: what the store should hold.
       program: does the same as this example.
       violation: how the clause was broken, once it was.
+      budget: cuts the example off when the time for looking is up.
     """
 
     def __init__(self, subject: StoreUnderTest, clause: str, location: Path) -> None:
@@ -129,6 +130,7 @@ class Example:
         self.last_sign_of_life = time.monotonic()
         self.in_progress = "opening the store"
         self.siblings: list[Path] = []
+        self.budget = trio.CancelScope()
 
     def sibling(self) -> Path:
         """A second location, next to the first."""
@@ -141,6 +143,10 @@ class Example:
         """Tell the thread that watches this example that it goes on, and what it does next."""
         self.in_progress = doing
         self.last_sign_of_life = time.monotonic() + expected_seconds
+
+    def prolong(self, seconds: float) -> None:
+        """Let what was found be shown, even if the time for looking is up before."""
+        self.budget.deadline = max(self.budget.deadline, trio.current_time() + seconds)
 
     # --- judging ----------------------------------------------------------------------------------
 

@@ -350,12 +350,12 @@ class Searcher:
 
         async def attempt() -> None:
             nonlocal was_cut
-            cut = trio.CancelScope(deadline=trio.current_time() + until - time.monotonic())
+            example.budget.deadline = trio.current_time() + until - time.monotonic()
             try:
-                with cut:
+                with example.budget:
                     await check.run(example, case)
             finally:
-                was_cut = cut.cancel_called
+                was_cut = example.budget.cancel_called
                 example.alive("dropping the store", expected_seconds=_DROP_SECONDS)
                 with trio.move_on_after(_DROP_SECONDS, shield=True):
                     await self._sandbox.drop([location, *example.siblings])

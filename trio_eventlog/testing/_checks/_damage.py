@@ -33,6 +33,9 @@ from trio_eventlog.testing._subject import StoreOpener, StoreUnderTest
 _EVENTS: Final = 150
 """Enough for a file of several pages, and indexes of more than one."""
 
+_PATIENCE: Final = 3.0
+"""Seconds that a call may take, however slow the store may otherwise be: there is little to read."""
+
 _TRYING: Final = 12.0
 """Seconds after which a child begins with no other damage. Less than it may run by far."""
 
@@ -84,7 +87,7 @@ def damage(root: Path, what: str, place: float, offset: int, other: float) -> st
 async def answer(what: str, call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
     """What a call returns; None if it raises an error that says that something is wrong."""
     # A process that hangs is ended.
-    faulthandler.dump_traceback_later(seconds + 2, exit=True)
+    faulthandler.dump_traceback_later(seconds + 1, exit=True)
     try:
         with trio.fail_after(seconds):
             return await call()
@@ -158,7 +161,7 @@ async def use_damaged(open_store: StoreOpener, location: Path, count: int, secon
     """Open a store whose files were damaged, and judge all that it answers."""
     written = [logged(seq) for seq in range(1, count + 1)]
     sure = count
-    faulthandler.dump_traceback_later(seconds + 2, exit=True)
+    faulthandler.dump_traceback_later(seconds + 1, exit=True)
     try:
         async with open_store(location) as store:
             await judge_answers(store, written, sure, seconds)
@@ -280,7 +283,7 @@ def _child_source(example: Example, cases: Sequence[Damage]) -> str:
         seconds=_TRYING,
         damages=list(cases),
         count=_EVENTS,
-        op_timeout=subject.op_timeout,
+        op_timeout=min(subject.op_timeout, _PATIENCE),
     )
 
 
@@ -297,6 +300,7 @@ async def _try_damages(example: Example, case: Damages) -> None:
             return
         begun = re.findall(rb"^(\d+) ", scout.stdout, re.MULTILINE)
         shown = [case.cases[int(begun[-1])]] if begun else shown
+        example.prolong(CHILD_TIMEOUT)
     result = await run_to_its_end(example, _child_source(example, shown))
     example.check("result.returncode == 0", lambda: _message(result))
 
