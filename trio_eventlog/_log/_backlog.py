@@ -13,6 +13,7 @@ import trio
 from trio_eventlog._engine._losses import FlushTicket
 from trio_eventlog._engine._retry_buffer import RetryBuffer
 from trio_eventlog._engine._scheduler import Scheduler
+from trio_eventlog._log._ingress import make_ingress
 from trio_eventlog._log._outcome import Outcome
 from trio_eventlog._log._reporter import Reporter
 from trio_eventlog._log._settings import Settings
@@ -125,55 +126,6 @@ class FlushQueue:
             trio.lowlevel.reschedule(task)
 
 
-class Ingress:
-    """The memory channel that events enter by.
-
-    ``ingest`` sends into it. The flush task takes everything out when it has reason to run, as does a burst
-    that fills the channel: see :meth:`Backlog.take_in`. No task waits in ``receive``, since then every
-    event would wake it.
-    """
-
-    def __init__(self, capacity: int, last_seq: int) -> None:
-        self._send, self._receive = trio.open_memory_channel[PersistedEvent](capacity)
-        self._send_nowait = self._send.send_nowait  # looked up once, not for each event
-        self.capacity: Final = capacity
-        """Most events in the channel."""
-        self.last_seq = last_seq
-        """The last seq given out."""
-        self.count = 0
-        """Events in the channel."""
-        self.size = 0
-        """Their bytes."""
-        self.check_count = self.check_size = 1
-        """The count, or the bytes, from which on there may be something to do about them."""
-        self.lost_from_now_on: LossReason | None = None
-        """Why every further event is lost, if it is."""
-
-    def put(self, event: PersistedEvent, size: int) -> bool:
-        """Send an event. Returns whether there may be something to do."""
-        self._send_nowait(event)
-        self.count += 1
-        self.size += size
-        return self.count >= self.check_count or self.size >= self.check_size
-
-    def take_all(self) -> list[PersistedEvent]:
-        """Receive everything."""
-        receive = self._receive.receive_nowait
-        arrivals = [receive() for _ in range(self.count)]
-        self.count = self.size = 0
-        self.check_count = self.check_size = 1
-        return arrivals
-
-    def close_sending(self) -> None:
-        """Send nothing more."""
-        self._send.close()
-
-    def close(self) -> None:
-        """Neither send nor receive any more."""
-        self._send.close()
-        self._receive.close()
-
-
 class Backlog:
     """Pending events, and who is told when they are settled or lost.
 
@@ -181,7 +133,8 @@ class Backlog:
     """
 
     def __init__(self, settings: Settings, buffer: RetryBuffer, reporter: Reporter, last_seq: int) -> None:
-        self.ingress = Ingress(max(4 * settings.batch_size, 4), last_seq)
+        self.ingress: Final = make_ingress(settings, last_seq)
+        self.ingress.connect(self.take_in, self.refuse)
         self.buffer = buffer
         self.flushes = FlushQueue(buffer)
         self.room = RoomQueue(self._has_room)

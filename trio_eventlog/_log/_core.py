@@ -85,6 +85,9 @@ class Core:
             outcome=self.outcome,
         )
 
+        # Where the core calls it, nothing else protects it from Ctrl-C.
+        self.backlog.ingress.look = trio.lowlevel.enable_ki_protection(self.writer.look)
+
     def _make_spiller(
         self, store: EventStore, settings: Settings, spill_file: SpillFile, timer: FlushTimer
     ) -> Spiller:

@@ -23,7 +23,7 @@ from trio_eventlog._model._errors import (
     StoreUnusable,
     StoreWentBack,
 )
-from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._reports import AppendFailureReport, LogState, RevertReport
 from trio_eventlog._own_work import OwnWork
 from trio_eventlog._reading._subscription import Feed
@@ -360,10 +360,10 @@ class Writer:
             counts.append(self.spiller.low_mark + 1)
             sizes.append(self.spiller.low_mark_bytes + 1)
         waiting, waiting_bytes = backlog.waiting, backlog.waiting_bytes
-        ingress.check_count = ingress.count + min(mark for mark in counts if mark > waiting) - waiting
-        ingress.check_size = (
-            ingress.size + min(mark for mark in sizes if mark > waiting_bytes) - waiting_bytes
-        )
+        next_count = ingress.count + min(mark for mark in counts if mark > waiting) - waiting
+        next_size = ingress.size + min(mark for mark in sizes if mark > waiting_bytes) - waiting_bytes
+        # Limits are of any size, and the core counts in 64 bits.
+        ingress.check_count, ingress.check_size = min(next_count, MAX_STORED), min(next_size, MAX_STORED)
 
     def wake(self) -> None:
         """Let the tasks of the log look when there next is something to do for them."""

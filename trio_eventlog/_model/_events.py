@@ -14,6 +14,7 @@ import attrs
 import msgspec
 
 from trio_eventlog._model._base_errors import CodecError
+from trio_eventlog._speedups import core
 
 MAX_U64: Final = 2**64 - 1
 """The largest integer that the wire form can carry."""
@@ -287,7 +288,7 @@ def wall_clock_ms() -> int:
 
 def new_event_id() -> str:
     """A new UUIDv7 as a string of 36 characters."""
-    return str(_uuid7()())
+    return str(_uuid7()()) if core is None else core.new_event_id()
 
 
 @cache

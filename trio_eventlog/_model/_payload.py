@@ -16,6 +16,7 @@ from trio_eventlog._model._base_errors import CodecError
 from trio_eventlog._model._checks import check_string, path_of, shown
 from trio_eventlog._model._events import MAX_U64, Scopes
 from trio_eventlog._numbers import shown_integer
+from trio_eventlog._speedups import core
 
 MAX_DEPTH: Final = 200
 """Highest number of levels of lists and dicts in a payload."""
@@ -44,6 +45,8 @@ def encode_payload(payload: object, prefix: str = "", max_bytes: int = sys.maxsi
     """
     if payload is None:
         return b"null"
+    if core is not None and (encoded := core.encode(payload, max_bytes)) is not None:
+        return encoded
     try:
         # Most payloads are objects.
         if type(payload) is dict:

@@ -21,7 +21,11 @@ from trio_eventlog._model._events import (
     sealed,
     source_of,
 )
-from trio_eventlog._model._payload import encode_payload, scopes_in, scopes_of
+from trio_eventlog._model._payload import NO_SCOPES, SCOPES, encode, encode_payload, scopes_in, scopes_of
+from trio_eventlog._speedups import core
+
+if core is not None:
+    core.configure(encode, AgentEvent, ModuleEvent, EventEnvelope, PersistedEvent, SCOPES, NO_SCOPES)
 
 
 def seal_event(event: UnifiedEvent, prefix: str = "", max_bytes: int = sys.maxsize) -> UnifiedEvent:

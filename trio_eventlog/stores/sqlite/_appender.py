@@ -14,12 +14,14 @@ from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._sealed import encoded_payload
+from trio_eventlog._speedups import core
 from trio_eventlog.stores._common._columns import COLUMNS, columns_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite._checksums import checksum, values_of
 from trio_eventlog.stores.sqlite._files import Content, Place, WriteAheadLog
 from trio_eventlog.stores.sqlite._layout import table_of
+from trio_eventlog.stores.sqlite._schema import BATCHES
 from trio_eventlog.stores.sqlite._select import READ
 
 
@@ -211,6 +213,10 @@ def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent
     """
     before = db.total_changes()
     seed = log.seed
+    if core is not None and (batch := core.make_batch(events, seed)) is not None:
+        # SQLite reads the events in place, without the interpreter, as long as the batch is there.
+        db.execute(_batch_sql(log.number), (batch.number,))
+        return db.total_changes() - before
     for chunk in _chunks(events):
         # Making rows and binding them each keep the event loop waiting for a millisecond or more. It must not
         # wait for both at once, nor for the rows of more than one statement.
@@ -247,6 +253,14 @@ def _insert_sql(log_id: int, size: int) -> str:
     row = f"({','.join('?' * (len(COLUMNS) + 1))})"
     # The conflict target matters: a known id is skipped, a taken seq under a new id is an error.
     return f"INSERT INTO {table_of(log_id)} VALUES {','.join([row] * size)} ON CONFLICT (id) DO NOTHING"  # noqa: S608 - no values
+
+
+@lru_cache(maxsize=64)
+def _batch_sql(log_id: int) -> str:
+    columns = ", ".join((*COLUMNS[:-1], "checksum", COLUMNS[-1]))
+    table = f"INSERT INTO {table_of(log_id)} SELECT {columns} FROM {BATCHES}(?)"  # noqa: S608 - no values
+    # SQLite cannot tell ON CONFLICT from the ON of a join otherwise.
+    return f"{table} WHERE true ON CONFLICT (id) DO NOTHING"
 
 
 _LOOKUP: Final = 512

@@ -16,6 +16,7 @@ import apsw
 import attrs
 
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
+from trio_eventlog._speedups import core
 from trio_eventlog.stores.sqlite._checksums import checksum, seed_of
 from trio_eventlog.stores.sqlite._layout import (
     APPLICATION_ID,
@@ -27,6 +28,9 @@ from trio_eventlog.stores.sqlite._layout import (
 )
 
 SYNCHRONOUS: Final = ("off", "normal", "full", "extra")
+
+BATCHES: Final = "trio_eventlog_batch"
+"""The table of the core from which a batch is read, by its number."""
 
 BUSY_TIMEOUT: Final = 2.5
 """Seconds that a statement waits for another connection's lock."""
@@ -99,6 +103,12 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     # of power could then destroy what writers of other logs of the file have synced.
     db.execute(f"PRAGMA synchronous = {'normal' if synchronous == 'off' else synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
+    if core is not None:
+        db.enable_load_extension(True)
+        try:
+            db.load_extension(core.__file__, "trio_eventlog_rows_init")
+        finally:
+            db.enable_load_extension(False)
     found = find_log(db, log)
     if found is not None:
         return found
