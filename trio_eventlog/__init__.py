@@ -6,7 +6,8 @@ Three modules use something that the rest of their floor does not: the lock file
 is used from any thread; the events import a package for ids, when the first id is made; the retry policy has
 ``random.random`` as the default of an argument.
 
-* 0, values (attrs, the codecs and the standard library): ``_numbers _util _model _lock_file``, and ``typed``
+* 0, values (attrs, the codecs and the standard library): ``_numbers _util _model _lock_file _speedups``,
+  and ``typed``
 * 1, the engine (no Trio, no I/O; time and chance are arguments): ``_engine``
 * 2, the contract: ``abc _answers _declared``, and what several Trio parts need:
   ``_ki _own_work _pauses _threads``

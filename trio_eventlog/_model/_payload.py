@@ -43,10 +43,18 @@ def encode_payload(payload: object, prefix: str = "", max_bytes: int = sys.maxsi
     Raises:
       CodecError: it holds something that would not come back as an equal value, or it is too large.
     """
+    if core is not None:
+        # None if there is something to look at more closely.
+        encoded: bytes | None = core.encode(payload, max_bytes)
+        if encoded is not None:
+            return encoded
+    return encode_in_python(payload, prefix, max_bytes)
+
+
+def encode_in_python(payload: object, prefix: str = "", max_bytes: int = sys.maxsize) -> bytes:
+    """The same without the core."""
     if payload is None:
         return b"null"
-    if core is not None and (encoded := core.encode(payload, max_bytes)) is not None:
-        return encoded
     try:
         # Most payloads are objects.
         if type(payload) is dict:

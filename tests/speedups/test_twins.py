@@ -1,0 +1,560 @@
+"""The core in C does what its twins in Python do, and leaves to them what is unusual."""
+
+import enum
+import gc
+import os
+import re
+import sys
+import threading
+import time
+from functools import partial
+
+import apsw
+import attrs
+import pytest
+import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_eventlog import AgentEvent, CodecError, EventEnvelope, ModuleEvent, PersistedEvent, open_event_log
+from trio_eventlog._log._ingress import ChannelIngress
+from trio_eventlog._log._settings import DEFAULT_RETRY, Settings
+from trio_eventlog._model._events import wall_clock_ms
+from trio_eventlog._model._payload import encode_in_python, scopes_in
+from trio_eventlog._model._sealed import seal_persisted
+from trio_eventlog._speedups import core
+from trio_eventlog.stores import MemoryStore
+from trio_eventlog.stores._common._columns import COLUMNS
+from trio_eventlog.stores.sqlite._appender import row_of
+from trio_eventlog.testing import events, payloads, persisted_events
+
+pytestmark = pytest.mark.skipif(core is None, reason="the core was not compiled, or is switched off")
+
+LARGE = 2**62
+
+# --- payloads -------------------------------------------------------------------------------------
+
+
+class Text(str):
+    __slots__ = ()
+
+
+class Whole(int):
+    pass
+
+
+class Mapping(dict):
+    pass
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+FLAWS = st.sampled_from(
+    [
+        *((), (1,), {1}, b"bytes", 1j, float("nan"), float("inf"), 2**64, -(2**63) - 1, 10**400, object()),
+        *(
+            "\ud800",
+            "a\udfffb",
+            Text("text"),
+            Whole(1),
+            True,
+            Mapping(a=1),
+            Level.LOW,
+            None,
+            2**64 - 1,
+            -(2**63),
+        ),
+    ]
+)
+KEYS = st.text(max_size=5) | st.sampled_from(["\ud800", Text("key"), 1, None, True, 1.5])
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+NESTED = st.recursive(
+    payloads() | FLAWS | FLOATS | st.integers(-(2**64), 2**65) | st.text(max_size=80),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def nested(depth, value=None):
+    for number in range(depth):
+        value = [value] if number % 2 else {"a": value}
+    return value
+
+
+@given(NESTED)
+@example([])
+@example({})
+@example("x" * 100_000)
+@example([1e16, 1e15, 1e-5, 1e-4, 1e-7, 123456789012345680.0, 5e-324, -0.0, 1.7976931348623157e308])
+def test_payloads_are_encoded_alike_and_refused_alike(payload):
+    assert core.encode(payload, LARGE) == in_python(payload)
+
+
+@pytest.mark.parametrize("depth", [199, 200, 201, 5_000])
+def test_they_may_be_nested_equally_deep(depth):
+    payload = nested(depth)
+
+    assert core.encode(payload, LARGE) == in_python(payload)
+    assert (core.encode(payload, LARGE) is None) is (depth > 200)
+
+
+def in_python(payload):
+    try:
+        return encode_in_python(payload)
+    except CodecError:
+        return None
+
+
+@given(payloads(), st.integers(-10, 400))
+def test_a_bound_refuses_nothing_that_fits(payload, bound):
+    expected = encode_in_python(payload)
+
+    encoded = core.encode(payload, bound)
+
+    assert encoded == expected or (encoded is None and len(expected) > bound)
+
+
+def test_what_would_be_far_larger_than_it_is_costs_little():
+    payload = ["x"]
+    for _ in range(100):
+        payload = [payload, payload]
+    keys = {"k" * 1_000: None}
+    for _ in range(100):
+        keys = {"k" * 1_000: [keys, keys]}
+
+    assert core.encode(payload, 1_000_000) is None
+    assert core.encode(keys, 1_000_000) is None
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(TypeError):
+        core.encode({}, "many")
+    with pytest.raises(TypeError):
+        core.encode({})
+    with pytest.raises(OverflowError):
+        core.encode({}, 2**63)
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+
+def test_ids_are_uuids_of_version_7_that_ascend():
+    before = wall_clock_ms()
+    ids = [core.new_event_id() for _ in range(20_000)]
+
+    assert ids == sorted(set(ids))
+    assert all(
+        re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", i) for i in ids
+    )
+    # Those of other tests may have come from a clock that was ahead.
+    assert int(ids[-1].replace("-", "")[:12], 16) >= before
+
+
+def test_ids_ascend_while_the_clock_goes_back(monkeypatch):
+    first = core.new_event_id()
+    monkeypatch.setattr(time, "time_ns", lambda: 1_000_000)
+
+    assert core.new_event_id() > first
+
+
+def test_a_forked_child_makes_other_ids():
+    core.new_event_id()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, "".join(core.new_event_id()[19:] for _ in range(50)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(read, 10_000).decode()
+    ours = [core.new_event_id()[19:] for _ in range(50)]
+    os.close(read)
+    os.close(write)
+
+    assert len(theirs) == 50 * 17
+    assert not any(part in theirs for part in ours)
+
+
+def test_a_clock_that_raises_or_lies_is_told(monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        core.new_event_id()
+    monkeypatch.setattr(time, "time_ns", lambda: -5)
+    with pytest.raises(ValueError, match="before 1970"):
+        core.new_event_id()
+    monkeypatch.setattr(time, "time_ns", lambda: "now")
+    with pytest.raises(TypeError):
+        core.new_event_id()
+
+
+# --- the intake -----------------------------------------------------------------------------------
+
+
+def settings(**changes):
+    fields = {
+        "filter": None,
+        "on_failure": None,
+        "batch_size": 2,
+        "retry_buffer_cap": 100,
+        "max_event_bytes": 1_000,
+        "max_pending_bytes": 100_000,
+        "retry": DEFAULT_RETRY,
+        "flush_interval": 1.0,
+        "append_timeout": 1.0,
+        "grace_period": 1.0,
+        "spill": None,
+        "max_spill_bytes": 100_000,
+    }
+    return Settings(**(fields | changes))
+
+
+class Book:
+    """What becomes of events behind an ingress."""
+
+    def __init__(self, make, last_seq=0, **changes):
+        self.ingress = make(settings(**changes), last_seq)
+        self.taken = []
+        self.looks = []
+        self.ingress.connect(self.take, lambda event, reason: self.taken.append((event, reason)))
+        self.ingress.look = self.look
+
+    def take(self):
+        self.taken += self.ingress.take_all()
+
+    def look(self):
+        self.looks.append((self.ingress.count, self.ingress.size))
+        self.ingress.check_count = self.ingress.count + 3
+        self.ingress.check_size = self.ingress.size + 500
+
+    def outcome(self, event):
+        try:
+            return self.ingress.ingest(event)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, both must raise it
+            return type(exc), str(exc)
+
+    def facts(self):
+        ingress = self.ingress
+        self.take()
+        return (
+            [
+                told(event) if isinstance(event, PersistedEvent) else (told(event[0]), event[1])
+                for event in self.taken
+            ],
+            self.looks,
+            (ingress.last_seq, ingress.count, ingress.size, ingress.filtered),
+        )
+
+
+def told(event):
+    """All that an event carries but for an id and a time that were made for it."""
+    inner = event.event
+    own = event.id[:2] == "e-"
+    return (
+        *(
+            event.id if own else len(event.id),
+            event.seq,
+            event.timestamp_ms if own else None,
+            event.member_id,
+        ),
+        *(type(inner), inner._text, inner._scopes, inner._size, inner.event_type, inner.payload),
+    )
+
+
+class MyEvent(AgentEvent):
+    pass
+
+
+def half_made():
+    return AgentEvent.__new__(AgentEvent)
+
+
+odd_texts = st.text(max_size=4) | st.sampled_from(["a", "é", "\ud800", Text("a"), None, 1])
+odd_payloads = NESTED | st.just("x" * 990) | st.just("x" * 2_000)
+odd_events = (
+    st.builds(AgentEvent, odd_texts, odd_texts, odd_payloads)
+    | st.builds(ModuleEvent, odd_texts, odd_texts, odd_payloads)
+    | st.builds(MyEvent, st.just("a"), st.just("t"))
+)
+sealed_events = persisted_events().map(lambda event: seal_persisted(event).event)
+odd_envelopes = st.builds(
+    EventEnvelope,
+    st.text(max_size=3).map(lambda text: f"e-{text}") | st.sampled_from(["e-\ud800", "e-é", None, 3]),
+    st.sampled_from(["agent", "module", "mod" + "ule", "other", None]),
+    st.integers(-1, 5) | st.sampled_from([2**63 - 1, 2**63, 2**64, True, 1.0, None]),
+    odd_events | events() | sealed_events | st.just("no event"),
+)
+anything = (
+    odd_events | events() | sealed_events | odd_envelopes | st.sampled_from([None, "event", AgentEvent])
+)
+
+
+@given(st.lists(anything, max_size=25), st.sampled_from([0, 2**63 - 4]), st.booleans())
+def test_both_take_in_the_same_events_and_raise_the_same_errors(items, last_seq, is_filtered):
+    def keep(event):
+        return event.event_type != "t"
+
+    changes = {"filter": keep} if is_filtered else {}
+    in_c = Book(core_ingress(), last_seq, **changes)
+    in_python = Book(ChannelIngress, last_seq, **changes)
+
+    for item in items:
+        ours, theirs = in_c.outcome(item), in_python.outcome(item)
+        assert ours == theirs
+
+    assert in_c.facts() == in_python.facts()
+
+
+def core_ingress():
+    from trio_eventlog._log._ingress import CoreIngress
+
+    return CoreIngress
+
+
+@pytest.mark.parametrize("what", ["closed", "refusing", "elsewhere"])
+def test_what_is_no_usual_state_is_left_to_python(what):
+    book = Book(core_ingress())
+    event = AgentEvent("a", "t")
+    if what == "closed":
+        book.ingress.is_closed = True
+        with pytest.raises(trio.ClosedResourceError):
+            book.ingress.ingest(event)
+    elif what == "refusing":
+        book.ingress.lost_from_now_on = "reason"
+        assert book.ingress.ingest(event) == 1
+        assert [reason for _, reason in book.taken] == ["reason"]
+    else:
+        raised = []
+
+        def elsewhere():
+            try:
+                book.ingress.ingest(event)
+            except RuntimeError as exc:
+                raised.append(str(exc))
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert "belongs to the thread that opened it" in raised[0]
+
+
+def test_an_event_that_was_never_filled_is_an_error():
+    book = Book(core_ingress())
+
+    with pytest.raises(AttributeError):
+        book.ingress.ingest(half_made())
+
+
+@pytest.mark.parametrize("answer", [True, 1, "yes", False, 0, "", None, ...])
+def test_what_a_filter_answers_counts_as_in_python(answer):
+    def judge(event):
+        if answer is ...:
+            raise LookupError("of the filter")
+        return answer
+
+    in_c, in_python = Book(core_ingress(), filter=judge), Book(ChannelIngress, filter=judge)
+
+    assert in_c.outcome(AgentEvent("a", "t")) == in_python.outcome(AgentEvent("a", "t"))
+    assert in_c.facts() == in_python.facts()
+
+
+@pytest.mark.parametrize("payload", [{"a": 1}, (1,), "é" * 2_000])
+def test_a_filter_is_asked_once(payload):
+    asked = []
+    book = Book(core_ingress(), filter=lambda event: asked.append(event) or True)
+
+    book.outcome(AgentEvent("a", "t", payload))
+
+    assert len(asked) == 1
+
+
+def test_a_filter_that_closes_the_log_or_ingests():
+    book = None
+
+    def close(event):
+        book.ingress.is_closed = True
+        return True
+
+    def again(event):
+        if event.event_type == "t":
+            book.ingress.ingest(AgentEvent("a", "inner"))
+        return True
+
+    book = Book(core_ingress(), filter=close)
+    with pytest.raises(trio.ClosedResourceError):
+        book.ingress.ingest(AgentEvent("a", "t"))
+    assert book.ingress.last_seq == 0
+
+    book = Book(core_ingress(), filter=again)
+    assert book.ingress.ingest(AgentEvent("a", "t")) == 2
+    assert [event.event.event_type for event in book.ingress.take_all()] == ["inner", "t"]
+
+
+def test_what_look_raises_comes_out_and_the_event_is_there():
+    book = Book(core_ingress())
+    book.ingress.look = lambda: 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        book.ingress.ingest(AgentEvent("a", "t"))
+
+    assert book.ingress.last_seq == book.ingress.count == 1
+
+
+def test_the_collector_may_ingest_at_any_allocation():
+    """A finalizer that ingests, in the middle of an ingest, takes no seq twice and mixes nothing up."""
+    book = Book(core_ingress(), retry_buffer_cap=100_000, batch_size=50_000)
+    seqs = []
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            seqs.append(book.ingress.ingest(AgentEvent("gc", "t", {"run_id": "of the collector"})))
+
+    thresholds = gc.get_threshold()
+    gc.set_threshold(5, 2, 2)
+    try:
+        for number in range(3_000):
+            Cycle()
+            seqs.append(
+                book.ingress.ingest(AgentEvent("a", "t", {"run_id": f"run-{number}", "list": [number]}))
+            )
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.collect()
+
+    events = book.ingress.take_all()
+    assert [event.seq for event in events] == list(range(1, len(events) + 1)) == sorted(seqs)
+    assert len(events) > 5_000
+    for event in events:
+        of_collector = event.event.payload["run_id"] == "of the collector"
+        assert (event.member_id == "gc") is of_collector
+        assert event.event._scopes == scopes_in(event.event.payload)
+
+
+def test_nothing_is_left_behind():
+    """References, taken and given back: of what goes in, of what is refused, and of the ingress itself."""
+    payload, actor = {"run_id": "r" * 20, "x": [1]}, "agent" * len("x")
+    event = AgentEvent(actor, "t", payload)
+    envelope = EventEnvelope("e-1", "agent", 5, event)
+    bad = AgentEvent(actor, "t", {"x": ()})
+    watched = [payload, actor, event, envelope, bad, payload["run_id"], AgentEvent, PersistedEvent]
+
+    def use():
+        book = Book(core_ingress(), filter=lambda event: event is not bad or True)
+        for item in (event, envelope, bad, None):
+            book.outcome(item)
+        book.facts()
+        book.outcome(envelope)
+
+    use()
+    gc.collect()
+    before = [sys.getrefcount(item) for item in watched]
+    for _ in range(200):
+        use()
+    gc.collect()
+
+    assert [sys.getrefcount(item) for item in watched] == before
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def rows_in_c(batch):
+    db = apsw.Connection(":memory:")
+    db.enable_load_extension(True)
+    db.load_extension(core.__file__, "trio_eventlog_rows_init")
+    columns = ", ".join((*COLUMNS[:-1], "checksum", COLUMNS[-1]))
+    sql = f"SELECT {columns} FROM trio_eventlog_batch(?)"  # noqa: S608 - no values
+    return db.execute(sql, (batch.number,)).fetchall()
+
+
+LENGTHS = (0, 1, 31, 32, 255, 256, 65_535, 65_536)
+TEXTS = [letter * length for length in LENGTHS for letter in ("a", "é")]
+NUMBERS = (1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1)
+
+
+@given(st.lists(persisted_events(), max_size=5), st.integers(0, 2**32 - 1))
+@example([PersistedEvent(text, 1, 0, text, AgentEvent(text, text, text)) for text in TEXTS], 0)
+@example([PersistedEvent("i", number, number, None, ModuleEvent("m", "t")) for number in NUMBERS], 7)
+@example([PersistedEvent("a\0b", 1, 0, None, ModuleEvent("\0", "t\0", {"run_id": "\0", "step_id": 5}))], 1)
+def test_sqlite_reads_the_rows_that_python_makes(stored, seed):
+    sealed = [seal_persisted(event) for event in stored]
+    batch = core.make_batch(sealed, seed)
+
+    assert rows_in_c(batch) == [row_of(event, seed) for event in sealed]
+
+
+def test_what_is_unusual_is_no_batch():
+    sealed = seal_persisted(PersistedEvent("i", 1, 1, "a", AgentEvent("a", "t", {"x": 1})))
+    scopeless = attrs.evolve(sealed)
+    object.__setattr__(scopeless.event, "_scopes", None)
+
+    assert core.make_batch([scopeless], 0) is None
+    assert core.make_batch([attrs.evolve(sealed, event=AgentEvent("a", "t"))], 0) is None
+    assert core.make_batch([attrs.evolve(sealed, seq=2**63)], 0) is None
+    assert core.make_batch([attrs.evolve(sealed, id=Text("i"))], 0) is None
+    assert core.make_batch([PersistedEvent.__new__(PersistedEvent)], 0) is None
+    assert core.make_batch(["event"], 0) is None
+    with pytest.raises(TypeError):
+        core.make_batch(5, 0)
+
+
+@pytest.mark.parametrize("number", [0, -1, 10**9, None, "1", 1.5])
+def test_a_number_without_a_batch_is_an_error(number):
+    db = apsw.Connection(":memory:")
+    db.enable_load_extension(True)
+    db.load_extension(core.__file__, "trio_eventlog_rows_init")
+
+    with pytest.raises(apsw.MisuseError):
+        db.execute("SELECT * FROM trio_eventlog_batch(?)", (number,)).fetchall()
+    with pytest.raises(apsw.SQLError):
+        db.execute("SELECT * FROM trio_eventlog_batch").fetchall()
+
+
+def test_a_batch_ends_with_its_last_reference():
+    batch = core.make_batch([seal_persisted(PersistedEvent("i", 1, 1, "a", AgentEvent("a", "t")))], 0)
+    number = batch.number
+    assert len(rows_in_c(batch)) == 1
+    del batch
+
+    db = apsw.Connection(":memory:")
+    db.enable_load_extension(True)
+    db.load_extension(core.__file__, "trio_eventlog_rows_init")
+    with pytest.raises(apsw.MisuseError):
+        db.execute("SELECT * FROM trio_eventlog_batch(?)", (number,)).fetchall()
+
+
+def test_batches_are_made_and_read_by_several_threads():
+    sealed = [
+        seal_persisted(
+            PersistedEvent(f"i-{seq}", seq, 1, "a", AgentEvent("a", "t", {"n": seq, "x": "é" * 50}))
+        )
+        for seq in range(1, 500)
+    ]
+    expected = [row_of(event, 3) for event in sealed]
+    wrong = []
+
+    def work():
+        found = [rows_in_c(core.make_batch(sealed, 3)) for _ in range(20)]
+        wrong.extend(rows for rows in found if rows != expected)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not wrong
+
+
+# --- a log ----------------------------------------------------------------------------------------
+
+
+async def test_a_log_has_the_method_of_the_core_and_documents_it():
+    async with open_event_log(MemoryStore()) as log:
+        assert log.ingest.__self__ is log._ingress
+        assert type(log).ingest.__doc__.startswith("Hand an event to the log.")
+        assert type(log).ingest(log, AgentEvent("a", "t")) == 1
+        assert partial(log.ingest, AgentEvent("a", "t"))() == 2
