@@ -1,4 +1,4 @@
-"""Compiles the optional core in C, where that can be done; without it, the library is the same, and slower."""
+"""Compiles the optional core in C where that can be done; without it, the library is the same, and slower."""
 
 from __future__ import annotations
 

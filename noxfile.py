@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "conformance", "servers", "lint", "typing", "docs", "examples"]
+nox.options.sessions = ["tests", "pure", "conformance", "servers", "lint", "typing", "docs", "examples"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
@@ -84,6 +84,44 @@ def servers(session: nox.Session) -> None:
     install_group(session, "tests")
     install_group(session, "servers")
     session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments, env=COMPILED_ONCE)
+
+
+PURE = {"TRIO_EVENTLOG_PURE": "1"}
+
+
+@nox.session
+def pure(session: nox.Session) -> None:
+    """Test the library without its core in C: as it is where no compiler is."""
+    session.install(".[testing]", env=PURE)
+    install_group(session, "tests")
+    parts = ("model", "engine", "log", "reading", "stores", "logging", "crashes", "speedups")
+    folders = [f"tests/{part}" for part in parts]
+    session.run("pytest", *IN_PARALLEL, *folders, *session.posargs, env=COMPILED_ONCE)
+
+
+@nox.session
+def core(session: nox.Session) -> None:
+    """Compare the core in C with its twins on a million payloads, and run it under AddressSanitizer."""
+    session.install("-e", ".[testing]")
+    install_group(session, "tests")
+    nightly = {"HYPOTHESIS_PROFILE": "nightly"}
+    tests = ("tests/speedups", "tests/speedups/deep_twins.py")
+    session.run("pytest", *LONG, *tests, *session.posargs, env=nightly)
+    sanitize = "-fsanitize=address,undefined -fno-omit-frame-pointer -g -O1"
+    session.install("-e", ".[testing]", env={"CFLAGS": sanitize, "LDFLAGS": sanitize})
+    libraries = [
+        str(session.run("cc", f"-print-file-name={name}.so", external=True, silent=True)).strip()
+        for name in ("libasan", "libubsan")
+    ]
+    checked = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter itself leaks at its end
+        "PYTHONMALLOC": "malloc",
+        "TRIO_EVENTLOG_PAYLOADS": "100_000",
+    }
+    session.run("python", "-X", "dev", "-m", "pytest", *LONG, *tests, *session.posargs, env=checked)
+    # What was compiled for this is in the source tree.
+    session.install("-e", ".[testing]")
 
 
 @nox.session(python=PYTHONS)
@@ -274,7 +312,8 @@ def lint(session: nox.Session) -> None:
 def build(session: nox.Session) -> None:
     """Build what is released, once, into ``dist``, and check it."""
     session.install("build", "twine")
-    session.run("python", "-m", "build")
+    # The wheel for every Python. Those with the core are built for each, by cibuildwheel.
+    session.run("python", "-m", "build", env=PURE)
     session.run("twine", "check", "--strict", *map(os.fspath, ROOT.glob("dist/*")))
 
 

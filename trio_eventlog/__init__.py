@@ -18,6 +18,7 @@ is used from any thread; the events import a package for ids, when the first id 
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Final as _Final
 
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._log._event_log import EventLog
@@ -55,10 +56,12 @@ from trio_eventlog._model._reports import (
 )
 from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._reading._subscription import Subscription
+from trio_eventlog._speedups import core as _core
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.abc import EventStore
 
 __all__ = [
+    "HAS_CORE",
     "AgentEvent",
     "AppendFailureReport",
     "CodecError",
@@ -101,6 +104,10 @@ __all__ = [
 ]
 
 _adopt_public_names(globals())
+
+HAS_CORE: _Final[bool] = _core is not None
+"""Whether the core in C was compiled for this Python, and is used. Without it, everything is the same, and
+slower. The environment variable ``TRIO_EVENTLOG_PURE=1`` switches it off."""
 
 __version__: str
 """The version of the installed package."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -53,7 +54,25 @@ def test_version_when_it_is_not_installed(cli, monkeypatch):
         raise trio_eventlog.cli._app.PackageNotFoundError(name)
 
     monkeypatch.setattr(trio_eventlog.cli._app, "version", not_installed)
-    assert cli("--version").out == "trio-eventlog (not installed, running from source)\n"
+    assert cli("--version").out.startswith("trio-eventlog (not installed, running from source; ")
+
+
+@pytest.mark.parametrize("setting", ["1", "0", ""])
+def test_version_says_whether_the_core_is_used(setting):
+    done = subprocess.run(
+        [sys.executable, "-m", "trio_eventlog", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+        env={**os.environ, "TRIO_EVENTLOG_PURE": setting},
+    )
+    expected = "with its core in C" if was_compiled() and setting != "1" else "pure Python"
+    assert done.stdout == f"trio-eventlog {trio_eventlog.__version__} ({expected})\n"
+
+
+def was_compiled():
+    return importlib.util.find_spec("trio_eventlog._speedups._core") is not None
 
 
 def test_arguments_come_from_the_command_line(monkeypatch, capfd):

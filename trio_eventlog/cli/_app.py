@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 from cyclopts import App, CycloptsError
 
-from trio_eventlog import CodecError, EventsLost, EventsPruned, StaleCursor, StoreError
+from trio_eventlog import HAS_CORE, CodecError, EventsLost, EventsPruned, StaleCursor, StoreError
 from trio_eventlog.cli import (
     _check,
     _check_history,
@@ -54,10 +54,11 @@ not finish; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP. If the reader
 
 
 def _version() -> str:
+    form = "with its core in C" if HAS_CORE else "pure Python"
     try:
-        return f"{PROGRAM} {version('trio-eventlog')}"
+        return f"{PROGRAM} {version('trio-eventlog')} ({form})"
     except PackageNotFoundError:
-        return f"{PROGRAM} (not installed, running from source)"
+        return f"{PROGRAM} (not installed, running from source; {form})"
 
 
 app = App(
