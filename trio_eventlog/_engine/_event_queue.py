@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator
 import attrs
 
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._sealed import size_of
+from trio_eventlog._model._sealed import SealedEvents, size_of
 
 
 @attrs.frozen
 class Batch:
     """Events that are handled together, ascending by seq, and their bytes as :func:`size_of` counts them."""
 
-    events: tuple[PersistedEvent, ...] = ()
+    events: SealedEvents = SealedEvents()  # noqa: RUF009 - immutable
     bytes: int = 0
 
     @classmethod
     def of(cls, events: Iterable[PersistedEvent]) -> Batch:
         """A batch of ``events``, whose bytes are counted."""
-        events = tuple(events)
+        events = SealedEvents(events)
         return cls(events, sum(map(size_of, events)))
 
     def __len__(self) -> int:
@@ -72,14 +72,14 @@ class EventQueue:
         """Remove the oldest events, at most ``max_events`` and none after ``max_bytes``, and return them."""
         if len(self._events) <= max_events and self.bytes <= max_bytes:
             # Usually: then nothing has to be asked for each event.
-            batch = Batch(tuple(self._events), self.bytes)
+            batch = Batch(SealedEvents(self._events), self.bytes)
             self.clear()
             return batch
         before = self.bytes
         events: list[PersistedEvent] = []
         while self._events and len(events) < max_events and before - self.bytes < max_bytes:
             events.append(self.pop())
-        return Batch(tuple(events), before - self.bytes)
+        return Batch(SealedEvents(events), before - self.bytes)
 
     def clear(self) -> None:
         """Remove all events."""

@@ -31,7 +31,7 @@ from trio_eventlog._engine._event_queue import EMPTY, Batch, EventQueue
 from trio_eventlog._engine._losses import FlushTicket, LossAccount, Losses
 from trio_eventlog._model._errors import LossReason
 from trio_eventlog._model._events import PersistedEvent
-from trio_eventlog._model._sealed import reseal, size_of
+from trio_eventlog._model._sealed import SealedEvents, reseal, size_of
 
 
 class _Filed(Enum):
@@ -177,12 +177,15 @@ class RetryBuffer:
 
         Returns the events that it has taken.
         """
-        stored = self._in_flight.events
+        stored: tuple[PersistedEvent, ...] = self._in_flight.events
         if duplicates:
             stored = tuple(event for event in stored if event.seq not in duplicates)
         self.duplicate += len(self._in_flight) - len(stored)
         if stored:
-            self._durable.add([event.seq for event in stored])
+            first, last = stored[0].seq, stored[-1].seq
+            # Usually: then nothing has to be asked for each.
+            is_seamless = last - first + 1 == len(stored)
+            self._durable.add(range(first, last + 1) if is_seamless else [event.seq for event in stored])
         self._settle_batch()
         self._in_flight = EMPTY
         return stored
@@ -269,13 +272,15 @@ class RetryBuffer:
         if in_doubt:
             self.offered_through = max(self.offered_through, self._in_flight.events[-1].seq)
         # The store was given these events and may have changed their payloads: copies of them wait again.
-        batch = Batch(tuple(map(reseal, self._in_flight)), self._in_flight.bytes)
+        batch = Batch(SealedEvents(map(reseal, self._in_flight)), self._in_flight.bytes)
         self._in_flight = EMPTY
         if self._in_flight_is is _Filed.YES:
             self._kept = batch
         elif self._in_flight_is is _Filed.IN_PROGRESS:
             assert self._filing is not None, "it is on its way"
-            self._filing = Batch(batch.events + self._filing.events, batch.bytes + self._filing.bytes)
+            self._filing = Batch(
+                SealedEvents(batch.events + self._filing.events), batch.bytes + self._filing.bytes
+            )
         elif self._in_flight_is is _Filed.NEVER:
             self._again.put_back(batch)
         else:

@@ -59,6 +59,16 @@ def seal_event(event: UnifiedEvent, prefix: str = "", max_bytes: int = sys.maxsi
     return sealed(kind, actor, event_type, text, scopes_in(payload), size + len(text))
 
 
+class SealedEvents(tuple[PersistedEvent, ...]):
+    """Sealed events that a log hands to its store.
+
+    A store that knows this type need not look at each of them again. None of them came from other code, nor
+    was given to it before.
+    """
+
+    __slots__ = ()
+
+
 def check_persisted(event: PersistedEvent) -> None:
     """Check what ``event`` adds to the event in it."""
     require_string(event.id, "id")

@@ -9,7 +9,7 @@ import trio
 
 from trio_eventlog._model._errors import CodecError, EventRejected
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
-from trio_eventlog._model._sealed import is_sealed, seal_persisted
+from trio_eventlog._model._sealed import SealedEvents, is_sealed, seal_persisted
 
 _SLICE_SECONDS: Final = 0.01
 """Length of a slice; far below the 100 ms for which a store may block the loop."""
@@ -32,7 +32,7 @@ class TimeSlice:
             self._end = trio.current_time() + _SLICE_SECONDS
 
 
-async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]:
+async def sealed_batch(events: Sequence[PersistedEvent]) -> Sequence[PersistedEvent]:
     """``events`` in the same order, each sealed: checked, and with its payload encoded.
 
     Comes before anything else is done with a batch, so that changing a payload during the append, or after
@@ -42,6 +42,8 @@ async def sealed_batch(events: Sequence[PersistedEvent]) -> list[PersistedEvent]
     Raises:
       EventRejected: some events can never be stored. Names all of them.
     """
+    if type(events) is SealedEvents:
+        return events
     sealed: list[PersistedEvent] = []
     rejected: list[PersistedEvent] = []
     reasons: dict[str, None] = {}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Final, TypeAlias, cast
 
 import apsw
@@ -109,7 +110,7 @@ class Appender:
             inserted = insert(db, log, events)
             duplicates: Collection[int] = ()
             if inserted == len(events):
-                highest = max(event.seq for event in events)
+                highest = max(map(_SEQ, events))
             else:
                 held = checked_held_seqs(db, log, [event.id for event in events])
                 if not all(event.id in held for event in events):
@@ -183,6 +184,8 @@ def _raise_rejected(
 
 # --- events as rows --------------------------------------------------------------------------------
 
+
+_SEQ: Final = attrgetter("seq")
 
 Row: TypeAlias = tuple[str | int | None, ...]
 
