@@ -35,7 +35,6 @@ from trio_eventlog.testing._report import (
     CLAUSES,
     CheckSettings,
     ClauseResult,
-    ClauseUnfinished,
     ConformanceInterrupted,
     ConformanceReport,
     report_of,
@@ -234,8 +233,6 @@ def run_checks(
     began = time.monotonic()
     if seed is None:
         seed = int.from_bytes(os.urandom(_SEED_BITS // 8), "big")
-    results: list[ClauseResult] = []
-    interrupted = False
     with (
         tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root,
         noticed_interrupts() as interrupts,
@@ -245,39 +242,26 @@ def run_checks(
             plain, Path(root), wanted, stack, uses_children=uses_children, makes_sure=shrinks
         )
         searcher = Searcher(sandbox, seed, interrupts)
-        pending = checks_of(wanted, lacking)
         runner = ClauseRunner(
             searcher=searcher,
             lacking=lacking,
             remaining=settings.budget,
             max_examples=settings.max_examples,
             seed=seed,
-            pending=pending,
+            pending=checks_of(wanted, lacking),
             deviations=deviations,
             reserve=reserve,
             shrinks=shrinks,
         )
-        try:
-            for clause in wanted:
-                interrupts.check()
-                results.append(runner.check(clause))
-                if runner.interrupted:
-                    interrupted = True
-                    break
-                if on_result is not None:
-                    on_result(results[-1])
-        except KeyboardInterrupt:
-            # Between two examples.
-            interrupted = True
-    results += [_not_come_to(clause) for clause in wanted[len(results) :]]
+        results = runner.check_all(wanted, on_result)
     report = report_of(
         results,
         seed=seed,
         seconds=time.monotonic() - began,
         settings=settings,
-        interrupted=interrupted,
+        interrupted=runner.interrupted,
     )
-    if interrupted:
+    if runner.interrupted:
         raise ConformanceInterrupted(report)
     return report
 
@@ -318,16 +302,6 @@ def _prepared(
     )
     sandbox = attrs.evolve(sandbox, subject=subject, opening=opening.code)
     return sandbox, _lacking(subject, declared, children, watcher)
-
-
-def _not_come_to(clause: str) -> ClauseUnfinished:
-    return ClauseUnfinished(
-        clause=clause,
-        sentence=CLAUSES[clause],
-        examples=0,
-        unfinished=("not tried: interrupted",),
-        seconds=0.0,
-    )
 
 
 def _checked_clauses(clauses: Collection[str] | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import attrs
@@ -47,6 +47,24 @@ class ClauseRunner:
     reserve: float = 0.0
     shrinks: bool = True
     interrupted: bool = False
+
+    def check_all(
+        self, clauses: list[str], on_result: Callable[[ClauseResult], None] | None = None
+    ) -> list[ClauseResult]:
+        """Check clauses. Those that Ctrl-C kept from being checked have a result that says so."""
+        results: list[ClauseResult] = []
+        try:
+            for clause in clauses:
+                self.searcher.interrupts.check()
+                results.append(self.check(clause))
+                if self.interrupted:
+                    break
+                if on_result is not None:
+                    on_result(results[-1])
+        except KeyboardInterrupt:
+            # Between two examples.
+            self.interrupted = True
+        return [*results, *map(_not_come_to, clauses[len(results) :])]
 
     def check(self, clause: str) -> ClauseResult:
         """Check a clause."""
@@ -124,6 +142,16 @@ class ClauseRunner:
             for check in CHECKS
             if check.clause == clause and check.needs & self.lacking.keys()
         }
+
+
+def _not_come_to(clause: str) -> ClauseUnfinished:
+    return ClauseUnfinished(
+        clause=clause,
+        sentence=CLAUSES[clause],
+        examples=0,
+        unfinished=("not tried: interrupted",),
+        seconds=0.0,
+    )
 
 
 def checks_of(clauses: list[str], lacking: dict[str, str]) -> list[Check]:

@@ -253,11 +253,15 @@ class _Search:
 
 
 class Searcher:
-    """Runs checks on one subject."""
+    """Runs checks on one subject.
+
+    Attributes:
+      interrupts: whether Ctrl-C came.
+    """
 
     def __init__(self, sandbox: Sandbox, seed: int, interrupts: Interrupts) -> None:
         self._sandbox = sandbox
-        self._interrupts = interrupts
+        self.interrupts = interrupts
         self._subject = sandbox.subject
         self._seed = seed
         self._examples = 0
@@ -274,7 +278,7 @@ class Searcher:
         table = self.table(check)
         planned = len(table) + check.examples(max_examples)
         enough = len(table) + check.enough(max_examples)
-        running = _Search(partial(self._confirmed, check), enough, allowance, self._interrupts)
+        running = _Search(partial(self._confirmed, check), enough, allowance, self.interrupts)
         strategy = check.cases(self._subject)
         limits = settings(_SETTINGS, max_examples=check.examples(max_examples))
         random = Random(f"{self._seed}:{check.clause}:{check.name}")  # noqa: S311 - for examples, not for secrets

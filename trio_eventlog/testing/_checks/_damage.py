@@ -53,11 +53,12 @@ def logged(seq: int) -> PersistedEvent:
 def damage(root: Path, what: str, place: float, offset: int, other: float) -> str:
     """Damage a file below ``root`` and return how; nothing if that changed nothing.
 
-    ``place`` and ``other`` are parts of all pages of 4,096 bytes, ``offset`` is where in its page.
+    ``place`` and ``other`` are parts of all pages of 4,096 bytes, or ``place`` of all files if little is to
+    be left of one; ``offset`` is where in its page.
     """
     files = sorted(path for path in root.rglob("*") if path.is_file() and path.stat().st_size)
     pages = [(path, start) for path in files for start in range(0, path.stat().st_size, 4096)]
-    path, start = pages[int(place * len(pages))]
+    path, start = (files[int(place * len(files))], 0) if what == "shorten" else pages[int(place * len(pages))]
     whole = path.read_bytes()
     at = min(start + offset, len(whole) - 1)
     data = bytearray(whole)
@@ -65,7 +66,7 @@ def damage(root: Path, what: str, place: float, offset: int, other: float) -> st
         bit = int(other * 8)
         data[at] ^= 1 << bit
         how = f"bit {bit} of byte {at} was flipped"
-    elif what == "cut":
+    elif what in {"cut", "shorten"}:
         del data[at:]
         how = f"it was cut off after {at} bytes"
     elif what == "zero":
@@ -236,7 +237,7 @@ with tempfile.TemporaryDirectory() as whole:
 Damage: TypeAlias = tuple[str, float, int, float]
 """What :func:`damage` takes."""
 
-_WHAT: Final = ("flip", "cut", "zero", "swap")
+_WHAT: Final = ("flip", "cut", "zero", "swap", "shorten")
 
 # Where files have what holds them together: at the beginning and the end of a file, and of a page.
 _OFFSETS: Final = (0, 3, 8, 13, 18, 28, 56, 100, 101, 104, 107, 120, 200, 511, 1024, 2000, 3000, 4000, 4095)
@@ -256,7 +257,9 @@ def _sweep() -> Damages:
     for number, offset in enumerate(_OFFSETS * 4):
         place, other = places[number * 7 % 16], places[number * 5 % 16]
         cases.append((_WHAT[number % 4], place, offset, other))
-    return Damages((("cut", 0.0, 0, 0.0), ("zero", 0.0, 0, 0.9), *cases))
+    # Of each file, unless there are many.
+    short = [("shorten", place, offset, 0.0) for place in (0.0, 0.3, 0.6, 0.9) for offset in (0, 100, 2000)]
+    return Damages((*short, ("zero", 0.0, 0, 0.9), *cases))
 
 
 def _table(_subject: StoreUnderTest) -> Sequence[Damages]:
