@@ -12,9 +12,11 @@ import tempfile
 import pytest
 
 from tests._helpers.cli import Done, on_terminal
-from trio_eventlog.testing import Growth, GrowthReport
+from trio_eventlog.cli._check_report import report_text
+from trio_eventlog.testing import CLAUSES, CheckSettings, ClauseFailure, Growth, GrowthReport
 from trio_eventlog.testing._fixtures import fixture_events
 from trio_eventlog.testing._mutants import MUTANTS
+from trio_eventlog.testing._report import report_of
 
 STORES = """
 from contextlib import asynccontextmanager
@@ -226,6 +228,20 @@ def test_ctrl_c_shows_which_wrappers_were_caught_so_far(stores, tmp_path):
     assert "Traceback" not in err
 
 
+def test_a_message_of_several_lines_is_shown_as_such():
+    """Histories have them; what a terminal could take for a command is still escaped."""
+    message = "lost write: seq 1\n  writer: append_batch\x1b[2J of seq 1"
+    about = {"clause": "S10", "sentence": CLAUSES["S10"], "check": "operations at once", "seed": 1}
+    failure = ClauseFailure(
+        **about, message=message, example="pass\n", intermittent=False, examples=1, seconds=0.1
+    )
+    settings = CheckSettings(durable=True, budget=1.0, op_timeout=1.0, max_examples=1)
+
+    text = report_text(report_of([failure], seed=1, seconds=0.1, settings=settings))
+
+    assert "\nlost write: seq 1\n  writer: append_batch\\x1b[2J of seq 1\n" in text
+
+
 def test_files_for_other_programs(check, tmp_path):
     """Also where the store fails: a report of what broke is what they are for."""
     result = check(
@@ -298,7 +314,7 @@ def test_fixtures_are_written_and_checked(check, tmp_path):
     assert "--write-fixtures: fixtures is not empty" in again.err
     assert good.out.startswith(f"{len(fixture_events())} events, written by Python 3")
     assert "FAILED  as it was written: EventQuery() found seqs" in bad.out
-    assert "--fixtures: " in missing.err
+    assert "--fixtures: nowhere/fixture.json: No such file or directory" in missing.err
 
 
 def test_the_judge_is_judged(check, monkeypatch):

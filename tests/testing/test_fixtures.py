@@ -170,6 +170,18 @@ def test_few_events_are_compared_as_well(fixtures):
     assert report.problems[0].startswith("as it was written: EventQuery() found seqs")
 
 
+def test_what_could_not_be_written_can_be_tried_again(tmp_path):
+    @asynccontextmanager
+    async def open_failing(location):
+        (location / "some").touch()
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        write_fixtures(open_failing, tmp_path / "new")
+    assert write_fixtures(open_file, tmp_path / "new") == len(fixture_events())
+
+
 @pytest.mark.parametrize("function", [write_fixtures, check_fixtures])
 def test_arguments(function, tmp_path):
     with pytest.raises(TypeError, match="directory: expected a path, got int"):

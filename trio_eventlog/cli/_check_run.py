@@ -18,7 +18,7 @@ from rich.text import Text
 from trio_eventlog.cli._check_options import Instead, Outputs
 from trio_eventlog.cli._check_report import report_text
 from trio_eventlog.cli._options import USAGE_STATUS
-from trio_eventlog.cli._terminal import CommandError, error_console, visible, write
+from trio_eventlog.cli._terminal import CommandError, error_console, visible, visible_lines, write
 from trio_eventlog.testing import (
     ConformanceInterrupted,
     ConformanceProfile,
@@ -205,7 +205,7 @@ def _fixtures(open_store: Callable[..., Any], directory: Path) -> int:
     try:
         report = check_fixtures(open_store, directory)
     except (OSError, ValueError) as exc:
-        raise CommandError(f"--fixtures: {exc}") from exc
+        raise CommandError(f"--fixtures: {_told(exc)}") from exc
     trio.run(write, f"{visible_lines(str(report))}\n")
     return 1 if report.problems else 0
 
@@ -214,11 +214,12 @@ def _write_fixtures(open_store: Callable[..., Any], directory: Path) -> int:
     try:
         events = write_fixtures(open_store, directory)
     except OSError as exc:
-        raise CommandError(f"--write-fixtures: {exc}") from exc
+        raise CommandError(f"--write-fixtures: {_told(exc)}") from exc
     trio.run(write, f"{events:,} events written to {visible(str(directory))}\n")
     return 0
 
 
-def visible_lines(text: str) -> str:
-    """``text`` as :func:`visible` makes it, with its ends of lines."""
-    return "\n".join(map(visible, text.splitlines()))
+def _told(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return f"{exc.filename}: {exc.strerror}"
+    return str(exc)

@@ -149,7 +149,12 @@ def write_fixtures(open_store: StoreOpener, directory: str | os.PathLike[str]) -
                 with trio.fail_after(_OP_TIMEOUT):
                     await store.append_batch(piece)
 
-    trio.run(write)
+    try:
+        trio.run(write)
+    except BaseException:  # noqa: ASYNC103 - Trio has ended
+        # So that the next attempt finds the directory empty.
+        shutil.rmtree(files, ignore_errors=True)
+        raise
     (directory / _EVENTS).write_bytes(b"".join(to_json(event) + b"\n" for event in events))
     about = {"format": FIXTURE_FORMAT, "location": location.name, "versions": versions()}
     (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
