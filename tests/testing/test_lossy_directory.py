@@ -193,6 +193,13 @@ async def test_nothing_is_left_behind():
         file.close()
 
 
+async def test_what_the_block_raises_is_not_lost_with_the_process_behind_it():
+    with pytest.raises(ZeroDivisionError):
+        async with open_lossy_directory() as lossy:
+            lossy._mount._process.kill()
+            raise ZeroDivisionError
+
+
 async def test_the_process_behind_it_is_killed():
     with mounted() as other:
         other._process.kill()

@@ -160,9 +160,9 @@ async def test_nobody_behind_it():
             assert await ended(stream)
 
 
-async def test_what_the_block_raises_comes_out_as_it_is():
-    error = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError) as raised:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()], ids=repr)
+async def test_what_the_block_raises_comes_out_as_it_is(error):
+    with pytest.raises(type(error)) as raised:
         async with TcpProxy.open(1):
             raise error
     assert raised.value is error

@@ -67,12 +67,12 @@ class TcpProxy:
         proxy = cls(target, host)
         (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
         proxy._port = listener.socket.getsockname()[1]
-        body_error: Exception | None = None
+        body_error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(trio.serve_listeners, proxy._serve, [listener]))  # noqa: ASYNC113 - it listens already
             try:
                 yield proxy
-            except Exception as exc:  # noqa: BLE001 - raised again below, where the nursery does not wrap it
+            except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised again below, where the nursery does not wrap it
                 body_error = exc
             nursery.cancel_scope.cancel(reason="the proxy is done")
         if body_error is not None:

@@ -64,12 +64,19 @@ class LossyMount:
         name = f"{next(self._numbers)}"
         await trio.to_thread.run_sync(self.command, "begin", name, sorted(failing_syncs), capacity)
         lossy = LossyDirectory(self, name, self._path / name)
+        has_failed = True
         try:
             yield lossy
+            has_failed = False
         finally:
             with trio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
-                await lossy.read_journal()
-                await trio.to_thread.run_sync(self.command, "end", name)
+                try:
+                    await lossy.read_journal()
+                    await trio.to_thread.run_sync(self.command, "end", name)
+                except RuntimeError:
+                    # The server has ended. What the block raised says more.
+                    if not has_failed:
+                        raise
 
 
 class LossyDirectory:
