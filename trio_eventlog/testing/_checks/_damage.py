@@ -80,6 +80,10 @@ def damage(root: Path, what: str, place: float, offset: int, other: float) -> st
         size = min(len(one), len(two))
         data[start : start + size], data[second : second + size] = two[:size], one[:size]
         how = f"the pages at byte {start} and byte {second} were swapped"
+    if what == "empty":
+        path = files[int(place * len(files))]
+        whole, data = path.read_bytes(), bytearray()
+        how = "it was emptied"
     path.write_bytes(data)
     return "" if data == whole else f"{path.name}, {len(whole)} bytes: {how}"
 
@@ -157,13 +161,17 @@ def judge_events(what: str, found: Sequence[PersistedEvent], expected: Sequence[
     return len(seqs)
 
 
-async def use_damaged(open_store: StoreOpener, location: Path, count: int, seconds: float) -> None:
-    """Open a store whose files were damaged, and judge all that it answers."""
+async def use_damaged(
+    open_store: StoreOpener, location: Path, count: int, seconds: float, *, is_last: bool = False
+) -> None:
+    """Open a store whose files were damaged, and judge all that it answers; twice, if it refuses to open."""
     written = [logged(seq) for seq in range(1, count + 1)]
     sure = count
+    was_open = False
     faulthandler.dump_traceback_later(seconds + 1, exit=True)
     try:
         async with open_store(location) as store:
+            was_open = True
             await judge_answers(store, written, sure, seconds)
             repeat = partial(store.append_batch, written[:3])
             returned = await answer("append_batch of events that are there", repeat, seconds)
@@ -177,7 +185,9 @@ async def use_damaged(open_store: StoreOpener, location: Path, count: int, secon
     except EventRejected as exc:
         raise AssertionError(f"opening or leaving the store raised {exc!r}") from exc
     except StoreError:
-        pass
+        # Who is told may try again, and must not be shown then what was refused before.
+        if not was_open and not is_last:
+            await use_damaged(open_store, location, count, seconds, is_last=True)
 
 
 async def write_whole(open_store: StoreOpener, location: Path, sizes: Sequence[int]) -> None:
@@ -237,6 +247,7 @@ Damage: TypeAlias = tuple[str, float, int, float]
 """What :func:`damage` takes."""
 
 _WHAT: Final = ("flip", "cut", "zero", "swap")
+"""What is done at a place; a file may also be emptied."""
 
 # Where files have what holds them together: at the beginning and the end of a file, and of a page.
 _OFFSETS: Final = (0, 3, 8, 13, 18, 28, 56, 100, 101, 104, 107, 120, 200, 511, 1024, 2000, 3000, 4000, 4095)
@@ -256,7 +267,9 @@ def _sweep() -> Damages:
     for number, offset in enumerate(_OFFSETS * 4):
         place, other = places[number * 7 % 16], places[number * 5 % 16]
         cases.append((_WHAT[number % 4], place, offset, other))
-    return Damages((("cut", 0.0, 0, 0.0), ("zero", 0.0, 0, 0.9), *cases))
+    # A new log has empty files, too.
+    emptied = [("empty", place, 0, 0.0) for place in places[::4]]
+    return Damages((*emptied, ("cut", 0.0, 0, 0.0), ("zero", 0.0, 0, 0.9), *cases))
 
 
 def _table(_subject: StoreUnderTest) -> Sequence[Damages]:
