@@ -158,13 +158,17 @@ def judge_events(what: str, found: Sequence[PersistedEvent], expected: Sequence[
     return len(seqs)
 
 
-async def use_damaged(open_store: StoreOpener, location: Path, count: int, seconds: float) -> None:
-    """Open a store whose files were damaged, and judge all that it answers."""
+async def use_damaged(
+    open_store: StoreOpener, location: Path, count: int, seconds: float, *, is_last: bool = False
+) -> None:
+    """Open a store whose files were damaged, and judge all that it answers; twice, if it refuses to open."""
     written = [logged(seq) for seq in range(1, count + 1)]
     sure = count
+    was_open = False
     faulthandler.dump_traceback_later(seconds + 1, exit=True)
     try:
         async with open_store(location) as store:
+            was_open = True
             await judge_answers(store, written, sure, seconds)
             repeat = partial(store.append_batch, written[:3])
             returned = await answer("append_batch of events that are there", repeat, seconds)
@@ -178,7 +182,9 @@ async def use_damaged(open_store: StoreOpener, location: Path, count: int, secon
     except EventRejected as exc:
         raise AssertionError(f"opening or leaving the store raised {exc!r}") from exc
     except StoreError:
-        pass
+        # Who is told may try again, and must not be shown then what was refused before.
+        if not was_open and not is_last:
+            await use_damaged(open_store, location, count, seconds, is_last=True)
 
 
 async def write_whole(open_store: StoreOpener, location: Path, sizes: Sequence[int]) -> None:
