@@ -65,7 +65,7 @@ def check(
       drop: An async function that deletes what the store keeps outside the directory.
       clause: Only check this clause, such as S5; repeat the option for several clauses.
       deviation: The store is known to break this clause, for this reason; repeat the option for several.
-      budget: How long to search for failures; by default 45, and 300 with --mutate.
+      budget: How long to search for failures; by default 50, and 300 with --mutate.
       op_timeout: How long an operation of the store may take before it counts as hanging; by default 5.
       max_examples: Maximum number of examples per check; by default 100.
       seed: Repeat the examples of an earlier run, which printed this number.

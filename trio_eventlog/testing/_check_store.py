@@ -126,7 +126,7 @@ def declarations(store: EventStore) -> Declared:
     )
 
 
-DEFAULT_BUDGET: Final = 45.0
+DEFAULT_BUDGET: Final = 50.0
 DEFAULT_OP_TIMEOUT: Final = 5.0
 DEFAULT_MAX_EXAMPLES: Final = 100
 

@@ -36,8 +36,14 @@ _EVENTS: Final = 150
 _PATIENCE: Final = 3.0
 """Seconds that a call may take, however slow the store may otherwise be: there is little to read."""
 
-_TRYING: Final = 12.0
+_TRYING: Final = 5.0
 """Seconds after which a child begins with no other damage. Less than it may run by far."""
+
+_SPARE: Final = 1.0
+"""Seconds for starting and ending a child."""
+
+_ENOUGH: Final = 24
+"""Damages of those that are the same for every store. With fewer, the clause has not been tried."""
 
 # --- what programs do as well ---------------------------------------------------------------------
 
@@ -289,7 +295,7 @@ def _child_source(example: Example, cases: Sequence[Damage]) -> str:
         opening=subject.children.opening,
         functions="\n\n\n".join(map(source_of, functions)),
         sizes=[*[min(most, 60)] * batches, *[rest] * bool(rest)],
-        seconds=_TRYING,
+        seconds=round(max(1.0, min(_TRYING, example.seconds_left - _SPARE)), 1),
         damages=list(cases),
         count=_EVENTS,
         op_timeout=min(subject.op_timeout, _PATIENCE),
@@ -305,9 +311,13 @@ async def _try_damages(example: Example, case: Damages) -> None:
     with suppress(trio.TooSlowError):
         source = _child_source(example, case.cases)
         scout = await run_child(source, example.location, children.environment())
-        if not scout.returncode:
-            return
         begun = re.findall(rb"^(\d+) ", scout.stdout, re.MULTILINE)
+        if not scout.returncode:
+            tried = int(begun[-1]) + 1 if begun else len(case.cases)
+            if tried < min(_ENOUGH, len(case.cases)) and example.seconds_left < _TRYING:
+                # Let the time for looking end: this has not been tried.
+                await trio.sleep_forever()
+            return
         shown = [case.cases[int(begun[-1])]] if begun else shown
         example.prolong(CHILD_TIMEOUT)
     result = await run_to_its_end(example, _child_source(example, shown))
@@ -333,7 +343,8 @@ CHECKS: tuple[Check, ...] = (
         run=_try_damages,
         table=_table,
         smaller=st.just,
-        share=0.1,
+        share=0.03,
+        weight=4.0,
         needs=DURABLE | {"children", "damage"},
     ),
 )
