@@ -27,7 +27,9 @@ class ApswFile:
         return self._file.xRead(size, 0) if (size := self._file.xFileSize()) else b""
 
     def write(self, data: bytes, offset: int) -> None:
-        self._file.xWrite(data, offset)
+        # SQLite writes no more than 128 KiB at once, and says of more that the disk is full.
+        for start in range(0, len(data), 2**16):
+            self._file.xWrite(data[start : start + 2**16], offset + start)
 
     def truncate(self, size: int) -> None:
         self._file.xTruncate(size)

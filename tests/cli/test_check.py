@@ -12,9 +12,11 @@ import tempfile
 import pytest
 
 from tests._helpers.cli import Done, on_terminal
-from trio_eventlog.testing import Growth, GrowthReport
+from trio_eventlog.cli._check_report import report_text
+from trio_eventlog.testing import CLAUSES, CheckSettings, ClauseFailure, Growth, GrowthReport
 from trio_eventlog.testing._fixtures import fixture_events
 from trio_eventlog.testing._mutants import MUTANTS
+from trio_eventlog.testing._report import report_of
 
 STORES = """
 from contextlib import asynccontextmanager
@@ -210,6 +212,36 @@ def test_ctrl_c_shows_what_was_found_so_far(stores, tmp_path):
     assert "Traceback" not in err
 
 
+def test_ctrl_c_shows_which_wrappers_were_caught_so_far(stores, tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", UNTIL_CAUGHT, "my_stores:open_memory", "--in-memory", "--mutate"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    out, err = child.communicate(timeout=60)
+
+    assert child.returncode == 130, err
+    assert re.search(r"^ S1  caught +the last write of an id wins: by S1", out, re.MULTILINE), out
+    assert re.search(r"^INTERRUPTED: \d+ more were not tried$", out, re.MULTILINE)
+    assert "Traceback" not in err
+
+
+def test_a_message_of_several_lines_is_shown_as_such():
+    """Histories have them; what a terminal could take for a command is still escaped."""
+    message = "lost write: seq 1\n  writer: append_batch\x1b[2J of seq 1"
+    about = {"clause": "S10", "sentence": CLAUSES["S10"], "check": "operations at once", "seed": 1}
+    failure = ClauseFailure(
+        **about, message=message, example="pass\n", intermittent=False, examples=1, seconds=0.1
+    )
+    settings = CheckSettings(durable=True, budget=1.0, op_timeout=1.0, max_examples=1)
+
+    text = report_text(report_of([failure], seed=1, seconds=0.1, settings=settings))
+
+    assert "\nlost write: seq 1\n  writer: append_batch\\x1b[2J of seq 1\n" in text
+
+
 def test_files_for_other_programs(check, tmp_path):
     """Also where the store fails: a report of what broke is what they are for."""
     result = check(
@@ -241,14 +273,31 @@ def test_a_declared_deviation_is_no_failure(check):
     assert "0 failed, 1 deviate as declared" in result.out
 
 
-def test_files_that_cannot_be_written(check):
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere/report.json", "cannot write nowhere/report.json: No such file or directory"),
+        ("tmp", "cannot write tmp: Is a directory"),
+        ("my_stores.py/report.json", "cannot write my_stores.py/report.json: Not a directory"),
+    ],
+)
+def test_files_that_cannot_be_written(check, path, message):
+    """That is found before the time is spent."""
+    result = check("my_stores:open_memory", "--in-memory", "--clause", "S9", "--json", path)
+
+    assert (result.status, result.out) == (1, "")
+    assert message in result.err
+
+
+def test_a_file_that_cannot_be_written_does_not_take_the_report_along(check):
     result = check(
         *("my_stores:open_memory", "--in-memory", "--clause", "S9", "--max-examples", "1"),
-        *("--json", "nowhere/report.json"),
+        *("--json", "/dev/full"),
     )
 
     assert result.status == 1
-    assert "cannot write nowhere/report.json: No such file or directory" in result.err
+    assert "1 clause passed" in result.out
+    assert "cannot write /dev/full: No space left on device" in result.err
 
 
 def test_fixtures_are_written_and_checked(check, tmp_path):
@@ -265,7 +314,7 @@ def test_fixtures_are_written_and_checked(check, tmp_path):
     assert "--write-fixtures: fixtures is not empty" in again.err
     assert good.out.startswith(f"{len(fixture_events())} events, written by Python 3")
     assert "FAILED  as it was written: EventQuery() found seqs" in bad.out
-    assert "--fixtures: " in missing.err
+    assert "--fixtures: nowhere/fixture.json: No such file or directory" in missing.err
 
 
 def test_the_judge_is_judged(check, monkeypatch):
@@ -284,7 +333,7 @@ def test_the_judge_is_judged(check, monkeypatch):
 def test_growth_is_measured(check, monkeypatch):
     measured = []
 
-    def measure(open_store, *, drop_store):
+    def measure(open_store):
         measured.append(open_store)
         return GrowthReport(
             sizes=(1_000, 100_000),
@@ -297,6 +346,26 @@ def test_growth_is_measured(check, monkeypatch):
     assert result.status == 0
     assert len(measured) == 1
     assert re.search(r"^run_id +1\.00 +200\.00 +200\.0 +GROWS$", result.out, re.MULTILINE)
+
+
+UNTIL_CAUGHT = """
+import os, signal, sys
+from trio_eventlog import testing
+from trio_eventlog.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+check_harness = testing.check_harness
+
+def checking(*args, on_result, **options):
+    def tell(result):
+        on_result(result)
+        os.kill(os.getpid(), signal.SIGINT)
+    return check_harness(*args, on_result=tell, **options)
+
+testing.check_harness = checking
+sys.argv[1:1] = ["check"]
+main()
+"""
 
 
 UNTIL_S2 = """
@@ -350,6 +419,16 @@ main()
         ),
         (["my_stores:open_memory", "--growth", "--mutate"], "only one of --mutate, --growth, --fixtures"),
         (["my_stores:open_memory", "--growth", "--json", "x"], "are for a check of the clauses"),
+        (
+            ["my_stores:open_memory", "--mutate", "--clause", "S5", "--max-examples", "3"],
+            "--clause and --max-examples cannot be given with --mutate",
+        ),
+        (["my_stores:open_memory", "--growth", "--seed", "0"], "--seed cannot be given with --growth"),
+        (["my_stores:open_memory", "--fixtures", "x", "--in-memory"], "--in-memory cannot be given with"),
+        (["my_stores:open_memory", "--json", "x", "--junit", "./x"], "--junit and --json name the same file"),
+        (["my_stores:open_memory", "--seed", "1.5"], "--seed: '1.5' is not an integer of 0 or more"),
+        (["my_stores:open_memory", "--max-examples", "1.5"], "'1.5' is not an integer of 0 or more"),
+        (["..my_stores:open_memory"], "'..my_stores:open_memory' does not name a function"),
         ([], "TARGET"),
     ],
 )

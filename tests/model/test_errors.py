@@ -164,3 +164,10 @@ def test_arguments_of_another_kind(make, message):
 def test_seqs_from_anything_that_gives_them():
     assert SequenceConflict(seq for seq in (1, 2)).seqs == (1, 2)
     assert SequenceConflict({3}).seqs == (3,)
+
+
+def test_a_rejection_of_many_events_does_not_show_them():
+    """Logs, groups of exceptions and reports of the harness show the repr of an error."""
+    error = EventRejected(EVENTS, "too large")
+
+    assert repr(error) == "<EventRejected of seq 1, 2, 3, 4, 5 and 2 more: 'too large'>"

@@ -46,7 +46,19 @@ def check(open_store, *clauses, **options):
         ({"budget": 0}, ValueError, "budget: expected more than 0 seconds"),
         ({"budget": float("nan")}, ValueError, "budget: expected more than 0 seconds"),
         ({"op_timeout": float("inf")}, ValueError, "op_timeout: expected more than 0 seconds, and finite"),
-        ({"max_examples": 0}, ValueError, "max_examples: expected at least 1"),
+        ({"budget": 10**400}, ValueError, "budget: expected more than 0 seconds, and finite"),
+        ({"max_examples": 0}, ValueError, "max_examples: expected 1 or more, got 0"),
+        ({"seed": -1}, ValueError, "seed: expected 0 or more, got -1"),
+        ({"clauses": 5}, TypeError, "clauses: expected a collection such as ['S1'], got int"),
+        ({"clauses": [5]}, TypeError, "clauses: expected a collection of strings, got one with int"),
+        ({"durable": "no"}, TypeError, "durable: expected a bool, got str"),
+        ({"budget": "1"}, TypeError, "budget: expected seconds, got str"),
+        ({"op_timeout": True}, TypeError, "op_timeout: expected seconds, got bool"),
+        ({"max_examples": 1.5}, TypeError, "max_examples: expected an int, got float"),
+        ({"seed": "1"}, TypeError, "seed: expected an int or None, got str"),
+        ({"open_reader": 1}, TypeError, "open_reader: expected a function of a location or None, got int"),
+        ({"drop_store": 1}, TypeError, "drop_store: expected a function of a location or None, got int"),
+        ({"on_result": 1}, TypeError, "on_result: expected a function of a result or None, got int"),
     ],
 )
 def test_arguments_out_of_range(options, error, message):
@@ -445,12 +457,27 @@ def test_a_test_of_a_declared_deviation_is_an_expected_failure():
     [
         ({"S99": "so"}, ValueError, "deviations: expected some of S1 to S16, got S99"),
         ({"S1": None}, TypeError, "deviations[S1]: expected a string, got NoneType"),
+        ({"S1": " "}, ValueError, "deviations[S1]: expected a reason, got ' '"),
         (["S1"], TypeError, "deviations: expected a mapping of clauses to reasons, got list"),
     ],
 )
 def test_deviations_that_make_no_sense(deviations, error, message):
     with pytest.raises(error, match=re.escape(message)):
         check_store(open_memory, deviations=deviations)
+
+
+def test_a_test_class_with_a_deviation_from_a_clause_that_there_is_not():
+    """Each test looks at its own clause, so that nobody would notice."""
+
+    class Mistyped(StoreConformance):
+        durable = False
+        deviations = {"s6": "it folds case"}  # noqa: RUF012 - as users write it
+
+        def open_store(self, location):
+            return open_memory(location)
+
+    with pytest.raises(ValueError, match="deviations: expected some of S1 to S16, got s6"):
+        Mistyped().test_s9()
 
 
 def test_results_are_told_as_they_come():

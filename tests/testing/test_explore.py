@@ -3,6 +3,7 @@
 import contextlib
 import random
 import threading
+from functools import partial
 
 import pytest
 import trio
@@ -215,6 +216,13 @@ def test_arguments_out_of_range(options, error, message):
 def test_what_is_no_schedule(schedule):
     with pytest.raises(ValueError, match="schedule: expected departures such as '12:1/3', got"):
         replay(races.locked, schedule=schedule)
+
+
+@pytest.mark.parametrize("main", [None, 5])
+def test_the_program_is_a_function(main):
+    for run in (explore, partial(replay, schedule="")):
+        with pytest.raises(TypeError, match="main: expected an async function, got"):
+            run(main)
 
 
 def test_a_schedule_is_a_string():

@@ -1,6 +1,7 @@
 """Files of earlier versions: those of the stores here, and the harness that compares them."""
 
 import json
+import re
 import shutil
 from contextlib import asynccontextmanager
 from functools import partial
@@ -140,6 +141,56 @@ def test_what_is_no_fixture_is_refused(tmp_path, fixtures):
         check_fixtures(open_file, fixtures)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("fixture.json", b"[]", "fixture.json: Expected `object`, got `array`"),
+        ("fixture.json", b"\xff", "fixture.json: "),
+        ("fixture.json", b'{"format":1}', "fixture.json: expected the name of a location, got ''"),
+        ("fixture.json", b'{"format":1,"location":"../.."}', "expected the name of a location, got '../..'"),
+        ("fixture.json", b'{"format":1,"location":".."}', "expected the name of a location, got '..'"),
+        ("events.jsonl", b"", "events.jsonl: expected events, got none"),
+        ("events.jsonl", b"{}\n", "events.jsonl, line 1: "),
+    ],
+)
+def test_fixtures_that_were_spoiled_are_refused(fixtures, name, content, message):
+    (fixtures / name).write_bytes(content)
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_fixtures(open_file, str(fixtures))
+
+
+def test_few_events_are_compared_as_well(fixtures):
+    """What is missing in the list is told, and not how many were looked for."""
+    lines = (fixtures / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (fixtures / "events.jsonl").write_bytes(lines[0])
+
+    report = check_fixtures(open_file, fixtures)
+
+    assert report.problems[0].startswith("as it was written: EventQuery() found seqs")
+
+
+def test_what_could_not_be_written_can_be_tried_again(tmp_path):
+    @asynccontextmanager
+    async def open_failing(location):
+        (location / "some").touch()
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        write_fixtures(open_failing, tmp_path / "new")
+    assert write_fixtures(open_file, tmp_path / "new") == len(fixture_events())
+
+
+@pytest.mark.parametrize("function", [write_fixtures, check_fixtures])
+def test_arguments(function, tmp_path):
+    with pytest.raises(TypeError, match="directory: expected a path, got int"):
+        function(open_file, 5)
+    with pytest.raises(TypeError, match="open_store: expected a function of a location, got int"):
+        function(5, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 # --- growth ---------------------------------------------------------------------------------------
 
 
@@ -174,4 +225,10 @@ def test_what_grows_with_the_log_is_told_from_what_does_not():
 @pytest.mark.parametrize("sizes", [(), (10,), (2_000, 1_000), (1_000, 1_000)])
 def test_sizes_that_make_no_sense(sizes):
     with pytest.raises(ValueError, match="sizes: expected ascending numbers of 1000 or more"):
+        measure_growth(open_scanning, sizes=sizes)
+
+
+@pytest.mark.parametrize("sizes", [5, "1000", [1_000.0], [True]])
+def test_sizes_that_are_no_integers(sizes):
+    with pytest.raises(TypeError, match=r"sizes: expected (a collection of integers|an int), got"):
         measure_growth(open_scanning, sizes=sizes)

@@ -1,6 +1,8 @@
 """The judge is judged: every wrapper that breaks a store is caught, in a correct store of the tests too."""
 
+import os
 import re
+import signal
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -8,7 +10,7 @@ import pytest
 
 from tests._helpers.correct_stores import open_file, open_memory
 from trio_eventlog.stores import MemoryStore
-from trio_eventlog.testing import CLAUSES, MutantResult, check_harness, check_store
+from trio_eventlog.testing import CLAUSES, MutantResult, MutationInterrupted, check_harness, check_store
 from trio_eventlog.testing._mutants import MUTANTS, open_mutant
 
 IN_MEMORY = [name for name, mutant in MUTANTS.items() if not mutant.needs]
@@ -108,16 +110,56 @@ def test_what_the_harness_cannot_see_in_a_store_is_missed():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
         (
             {"mutants": ["eats events"]},
+            ValueError,
             "mutants: expected some of the last write of an id wins, .*, got eats events",
         ),
-        ({"mutants": []}, "mutants: expected some of .*, got none"),
-        ({"budget": 0}, "budget: expected more than 0 seconds, and finite, got 0"),
+        ({"mutants": []}, ValueError, "mutants: expected some of .*, got none"),
+        ({"mutants": QUICK[0]}, TypeError, "mutants: expected a collection such as .*, got a string"),
+        ({"mutants": 5}, TypeError, "mutants: expected a collection such as .*, got int"),
+        ({"budget": 0}, ValueError, "budget: expected more than 0 seconds, and finite, got 0"),
+        ({"budget": "1"}, TypeError, "budget: expected seconds, got str"),
+        ({"op_timeout": 0}, ValueError, "op_timeout: expected more than 0 seconds"),
+        ({"seed": -1}, ValueError, "seed: expected 0 or more, got -1"),
+        ({"durable": 1}, TypeError, "durable: expected a bool, got int"),
+        ({"on_result": 1}, TypeError, "on_result: expected a function"),
     ],
 )
-def test_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        check_harness(open_memory, durable=False, **options)
+def test_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        check_harness(open_memory, **{"durable": False, **options})
+
+
+def test_ctrl_c_keeps_what_was_found_so_far():
+    def press(_result):
+        raise KeyboardInterrupt
+
+    chosen = ["the limit is off by one", "last_seq is too low"]
+    with pytest.raises(MutationInterrupted) as interrupted:
+        check_harness(open_memory, durable=False, mutants=chosen, seed=1, on_result=press)
+
+    report = interrupted.value.report
+    assert [result.mutant for result in report.results] == chosen[:1]
+    assert report.results[0].verdict == "caught"
+    assert report.untried == tuple(chosen[1:])
+    assert str(report).endswith("INTERRUPTED: 1 more was not tried")
+    assert str(interrupted.value) == f"what was found so far:\n\n{report}"
+
+
+def test_ctrl_c_within_a_wrapper_keeps_what_was_found_before():
+    @asynccontextmanager
+    async def open_pressing(location):
+        if told:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield MemoryStore()
+
+    told = []
+    chosen = ["the limit is off by one", "last_seq is too low"]
+    with pytest.raises(MutationInterrupted) as interrupted:
+        check_harness(open_pressing, durable=False, mutants=chosen, seed=1, on_result=told.append)
+
+    assert interrupted.value.report.results == tuple(told)
+    assert interrupted.value.report.untried == tuple(chosen[1:])

@@ -153,6 +153,33 @@ async def test_the_disk_is_full(mount):
         (lossy.path / "b").write_bytes(b"x" * 9_000)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"capacity": -1}, ValueError, "capacity: expected 0 or more, got -1"),
+        ({"capacity": 1.5}, TypeError, "capacity: expected an int or None, got float"),
+        ({"failing_syncs": [0]}, ValueError, "failing_syncs: expected 1 or more, got 0"),
+        ({"failing_syncs": "2"}, TypeError, "failing_syncs: expected a collection of integers, got str"),
+    ],
+)
+async def test_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        async with open_lossy_directory(**options):
+            pass
+
+
+async def test_an_acknowledgement_is_a_number(mount):
+    async with mount.directory() as lossy:
+        with pytest.raises(TypeError, match="count: expected an int, got str"):
+            await lossy.acknowledge("1")
+
+
+def test_ctrl_c_on_a_terminal_is_for_the_program_alone():
+    """It comes to all processes of the group, and the file system must not end before those who use it."""
+    with mounted() as mount:
+        assert os.getpgid(mount._process.pid) != os.getpgid(0)
+
+
 async def test_nothing_is_left_behind():
     with trio.CancelScope() as scope:
         async with open_lossy_directory() as lossy:
@@ -164,6 +191,13 @@ async def test_nothing_is_left_behind():
     assert not is_mounted(lossy.path.parent)
     with pytest.raises(OSError, match="not connected"):
         file.close()
+
+
+async def test_what_the_block_raises_is_not_lost_with_the_process_behind_it():
+    with pytest.raises(ZeroDivisionError):
+        async with open_lossy_directory() as lossy:
+            lossy._mount._process.kill()
+            raise ZeroDivisionError
 
 
 async def test_the_process_behind_it_is_killed():

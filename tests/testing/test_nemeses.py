@@ -145,15 +145,24 @@ async def test_it_trickles():
             assert await ended(stream)
 
 
+async def test_it_resumes_in_the_middle_of_a_trickle():
+    async with behind_proxy() as (_, proxy), await connect(proxy) as client:
+        proxy.trickle(1e-6)
+        await client.send_all(b"slow")
+        await trio.testing.wait_all_tasks_blocked()
+        proxy.resume()
+        assert await gets(client, b"slow")
+
+
 async def test_nobody_behind_it():
     async with TcpProxy.open(1) as proxy:
         async with await connect(proxy) as stream:
             assert await ended(stream)
 
 
-async def test_what_the_block_raises_comes_out_as_it_is():
-    error = ZeroDivisionError()
-    with pytest.raises(ZeroDivisionError) as raised:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()], ids=repr)
+async def test_what_the_block_raises_comes_out_as_it_is(error):
+    with pytest.raises(type(error)) as raised:
         async with TcpProxy.open(1):
             raise error
     assert raised.value is error
@@ -172,6 +181,8 @@ async def test_what_the_block_raises_comes_out_as_it_is():
         ({"target": "1"}, TypeError, "target: expected the number of a port as an int, got str"),
         ({"target": 0}, ValueError, "target: expected 1 to 65535, got 0"),
         ({"target": 1, "port": 65_536}, ValueError, "port: expected 0 to 65535, got 65536"),
+        ({"target": 1, "host": b"127.0.0.1"}, TypeError, "host: expected a string, got bytes"),
+        ({"target": 1, "host": "x" * 300}, ValueError, "host: expected a name or an address, got 'xxx"),
     ],
 )
 async def test_arguments_of_the_proxy(options, error, message):
@@ -281,7 +292,7 @@ async def test_arguments_of_nemeses_for_processes(process):
 
 
 async def test_groups_of_processes_are_left_alone():
-    for pid in (0, -1):
+    for pid in (0, -1, 2**31):
         with pytest.raises(ValueError, match="process: expected the id of a process"):
             async with paused(pid):
                 pytest.fail("paused")  # pragma: no cover

@@ -1,6 +1,7 @@
 """Stores on SQLite under watch, and what is found of them after a loss of power."""
 
 import os
+import re
 from functools import partial
 
 import apsw
@@ -8,6 +9,7 @@ import pytest
 
 from tests._helpers.correct_stores import open_file, opened_file
 from tests._helpers.disk_stores import CorrectDiskStore, OsFile
+from trio_eventlog import StoreError
 from trio_eventlog.stores import SqliteStore
 from trio_eventlog.testing import Crash, check_power_loss, check_store, crash_state
 from trio_eventlog.testing._power._journal import (
@@ -67,6 +69,60 @@ class NotApsw(CorrectDiskStore):
 async def test_a_store_of_which_nothing_is_seen(tmp_path):
     with pytest.raises(AssertionError, match="how its files are watched, but no write to one was seen"):
         await check_power_loss(partial(opened_file, NotApsw), tmp_path, [1], [Crash(1)])
+
+
+class RaisesWhatTheSystemRaises(CorrectDiskStore):
+    async def append_batch(self, events):
+        try:
+            return await super().append_batch(events)
+        except StoreError as exc:
+            raise OSError(5, "Input/output error") from exc
+
+
+def test_a_store_that_raises_the_error_of_its_driver_when_a_sync_fails():
+    """That is a finding, and does not end the harness."""
+    opener = partial(opened_file, RaisesWhatTheSystemRaises)
+    (failure,) = check_store(opener, clauses=["S10"], seed=1).failures
+
+    assert failure.check == "a loss of power"
+    assert re.search(r"under watch, of which sync \d+ failed: the store raised OSError", failure.message)
+    assert re.search(r"check_power_loss\(.*, \[\], failing_syncs=\[\d+\]", failure.example)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"clauses": ["s4"]}, ValueError, "clauses: expected some of S4, S9, S10, got s4"),
+        ({"clauses": "S4"}, TypeError, "clauses: expected a collection such as"),
+        ({"sizes": []}, ValueError, "sizes: expected at least one batch, got none"),
+        ({"sizes": [0]}, ValueError, "sizes: expected 1 or more, got 0"),
+        ({"sizes": "12"}, TypeError, "sizes: expected a collection of integers, got str"),
+        ({"crashes": [5]}, TypeError, r"crashes\[0\]: expected a Crash, got int"),
+        ({"failing_syncs": [0]}, ValueError, "failing_syncs: expected 1 or more, got 0"),
+        ({"failing_syncs": ["2"]}, TypeError, "failing_syncs: expected an int, got str"),
+        ({"directory": 5}, TypeError, "directory: expected a path, got int"),
+        ({"open_store": 5}, TypeError, "open_store: expected a function of a location, got int"),
+    ],
+)
+async def test_arguments(tmp_path, options, error, message):
+    """What is not judged because of a slip would pass."""
+    good = {"open_store": open_disk, "directory": tmp_path, "sizes": [1], "crashes": [Crash(1)]}
+    with pytest.raises(error, match=message):
+        await check_power_loss(**{**good, **options})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((-1,), ValueError, "acknowledged: expected 0 or more, got -1"),
+        (("1",), TypeError, "acknowledged: expected an int, got str"),
+        ((1, 0.5), TypeError, "operations: expected an int, got float"),
+        ((1, 0, "some", "x"), TypeError, "seed: expected an int, got str"),
+    ],
+)
+def test_a_crash_out_of_range(arguments, error, message):
+    with pytest.raises(error, match=message):
+        Crash(*arguments)
 
 
 def test_the_harness_says_why_it_leaves_power_out():

@@ -165,6 +165,15 @@ def test_the_verdict(results, verdict):
     assert report.is_conformant is (verdict == "conforms")
 
 
+@pytest.mark.parametrize("function", [ConformanceProfile.of, report_json, report_junit])
+def test_arguments(function):
+    report = report_of([], seed=1, seconds=1.0, settings=SETTINGS)
+    with pytest.raises(TypeError, match="report: expected a ConformanceReport, got str"):
+        function("report.json", store="mine")
+    with pytest.raises(TypeError, match="store: expected a str, got int"):
+        function(report, store=5)
+
+
 def test_a_real_report():
     broken = next(broken for broken in BROKEN if broken.name == "inclusive cursor")
     for open_store in (broken.open_store, partial(opened_memory, CorrectMemoryStore)):

@@ -184,9 +184,15 @@ def test_arguments(arguments, message):
         recording(store, history, process=process, **options)
 
 
+def test_a_process_has_a_name_that_a_file_can_hold():
+    with pytest.raises(ValueError, match="process: expected a string without lone surrogates"):
+        recording(MemoryStore(), History(), process="\ud800")
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"max_skew": 10**400}, ValueError, "max_skew: expected 0 seconds or more, and finite"),
         ({"after_seq": "1"}, TypeError, "after_seq: expected an integer"),
         ({"after_seq": -1}, ValueError, "after_seq: expected 0 or more, got -1"),
         ({"max_skew": "1"}, TypeError, "max_skew: expected seconds or None, got str"),
@@ -360,6 +366,7 @@ BEGIN = (
         (HEADER + BEGIN + b'{"op":0,"type":"ok","time":0.5}\n', "line 3: an operation ended before it began"),
         (HEADER + BEGIN + b'{"op":0,"type":"fine","time":2.0}\n', "line 3: "),
         (HEADER + BEGIN.replace(b"1.0", b"1e999"), "line 2: "),
+        (HEADER + b'{"op":1,"new":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 2: "),
     ],
 )
 def test_files_that_are_no_history(tmp_path, data, message):

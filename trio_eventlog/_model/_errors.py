@@ -250,8 +250,15 @@ class EventRejected(StoreError):
         self.reason = reason
 
     def __str__(self) -> str:
+        return f"{self.reason} (seq {self._seqs()})"
+
+    def __repr__(self) -> str:
+        # Whole events would fill the log of whoever writes this down, and may be confidential.
+        return f"<{type(self).__name__} of seq {self._seqs()}: {self.reason!r}>"
+
+    def _seqs(self) -> str:
         seqs = ", ".join(str(event.seq) for event in self.events[:_MAX_SEQS_SHOWN])
-        return f"{self.reason} (seq {seqs}{_and_more(self.events, _MAX_SEQS_SHOWN)})"
+        return f"{seqs}{_and_more(self.events, _MAX_SEQS_SHOWN)}"
 
 
 class StoreWentBack(StoreError):

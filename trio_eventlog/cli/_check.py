@@ -13,7 +13,7 @@ from cyclopts.validators import Number as InRange
 
 from trio_eventlog._util import how_to_install
 from trio_eventlog.cli._check_options import Instead, Outputs
-from trio_eventlog.cli._options import USAGE_STATUS, Flag, Texts
+from trio_eventlog.cli._options import USAGE_STATUS, Flag, Number, Texts
 from trio_eventlog.cli._terminal import CommandError
 
 EXAMPLES: Final = """
@@ -24,12 +24,13 @@ trio-eventlog check mypackage.stores:open_store --mutate
 """
 
 _Function: TypeAlias = Annotated[str | None, Parameter(metavar="MODULE:NAME")]
-_Seconds: TypeAlias = Annotated[float, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))]
-
-_Budget: TypeAlias = Annotated[
+_Seconds: TypeAlias = Annotated[
     float | None, Parameter(metavar="SECONDS", validator=InRange(gt=0, lte=1_000_000))
 ]
+_Examples: TypeAlias = Annotated[Number, Parameter(validator=InRange(gte=1))]
 
+_ABSENT: Final[tuple[object, ...]] = (None, (), {})
+"""Options that were not given."""
 
 _NOTHING: Final = Outputs()
 _CLAUSES: Final = Instead()
@@ -44,10 +45,10 @@ def check(
     drop: _Function = None,
     clause: Annotated[Texts, Parameter(metavar="CLAUSE")] = (),
     deviation: Annotated[Texts, Parameter(metavar="CLAUSE=REASON")] = (),
-    budget: _Budget = None,
-    op_timeout: _Seconds = 5.0,
-    max_examples: Annotated[int, Parameter(metavar="N", validator=InRange(gte=1))] = 100,
-    seed: Annotated[int | None, Parameter(metavar="N")] = None,
+    budget: _Seconds = None,
+    op_timeout: _Seconds = None,
+    max_examples: _Examples = None,
+    seed: Number = None,
     outputs: Outputs = _NOTHING,
     instead: Instead = _CLAUSES,
 ) -> int:
@@ -64,9 +65,9 @@ def check(
       drop: An async function that deletes what the store keeps outside the directory.
       clause: Only check this clause, such as S5; repeat the option for several clauses.
       deviation: The store is known to break this clause, for this reason; repeat the option for several.
-      budget: How long to search for failures; by default 45, and 300 with --mutate.
-      op_timeout: How long an operation of the store may take before it counts as hanging.
-      max_examples: Maximum number of examples per check.
+      budget: How long to search for failures; by default 50, and 300 with --mutate.
+      op_timeout: How long an operation of the store may take before it counts as hanging; by default 5.
+      max_examples: Maximum number of examples per check; by default 100.
       seed: Repeat the examples of an earlier run, which printed this number.
       outputs: What is written.
       instead: What is done.
@@ -79,18 +80,24 @@ def check(
         raise CommandError(f"check needs Hypothesis: {how_to_install('testing')}") from exc
     # Like `python -m`: during development, the module is usually in the current directory.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 - str
-    options = {
-        "durable": not in_memory,
-        "open_reader": None if reader is None else _imported(reader),
-        "drop_store": None if drop is None else _imported(drop),
-        "clauses": [name.upper() for name in clause] or None,
-        "deviations": dict(map(_declared, deviation)),
-        "budget": budget,
-        "op_timeout": op_timeout,
-        "max_examples": max_examples,
-        "seed": seed,
+    # Only what was given: not every one goes with everything that can be done instead.
+    given = {
+        "--in-memory": in_memory,
+        "--reader": _function(reader),
+        "--drop": _function(drop),
+        "--clause": tuple(name.upper() for name in clause),
+        "--deviation": dict(map(_declared, deviation)),
+        "--budget": budget,
+        "--op-timeout": op_timeout,
+        "--max-examples": max_examples,
+        "--seed": seed,
     }
+    options = {name: value for name, value in given.items() if value is not False and value not in _ABSENT}
     return run_check(target, _imported(target), options, outputs, instead)
+
+
+def _function(target: str | None) -> Callable[..., Any] | None:
+    return None if target is None else _imported(target)
 
 
 def _declared(text: str) -> tuple[str, str]:
@@ -106,7 +113,7 @@ def _declared(text: str) -> tuple[str, str]:
 
 def _imported(target: str) -> Callable[..., Any]:
     module_name, _, name = target.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or module_name.startswith("."):
         raise CommandError(
             f"{target!a} does not name a function; write MODULE:NAME, for example"
             " mypackage.stores:open_store",

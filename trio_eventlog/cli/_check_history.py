@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number as InRange
 
 from trio_eventlog._util import how_to_install
-from trio_eventlog.cli._options import USAGE_STATUS
+from trio_eventlog.cli._options import USAGE_STATUS, Count
 from trio_eventlog.cli._terminal import CommandError, visible, write
 
 EXAMPLES: Final = """
@@ -22,7 +22,7 @@ def check_history(
     file: Annotated[str, Parameter(metavar="FILE")],
     /,
     *more: Annotated[str, Parameter(metavar="FILE")],
-    after_seq: Annotated[int, Parameter(metavar="N", validator=InRange(gte=0))] = 0,
+    after_seq: Count = 0,
     max_skew: Annotated[
         float | None, Parameter(metavar="SECONDS", validator=InRange(gte=0, lte=1_000_000))
     ] = None,

@@ -10,7 +10,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from trio_eventlog.cli._terminal import counted, is_terminal, rendered, visible
+from trio_eventlog.cli._terminal import counted, is_terminal, rendered, visible, visible_lines
 from trio_eventlog.testing import (
     ClauseFailure,
     ClausePassed,
@@ -73,7 +73,7 @@ def _failure(failure: ClauseFailure) -> list[Text]:
     parts = [
         Text(""),
         Text(f"{failure.clause} {failure.sentence}", "bold"),
-        Text(visible(failure.message)),
+        Text(visible_lines(failure.message)),
     ]
     if failure.intermittent:
         parts.append(Text("It passed when it was repeated. This is the history of the run that failed:"))

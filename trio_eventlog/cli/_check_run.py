@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import trio
 from rich.live import Live
 from rich.spinner import Spinner
@@ -15,10 +18,11 @@ from rich.text import Text
 from trio_eventlog.cli._check_options import Instead, Outputs
 from trio_eventlog.cli._check_report import report_text
 from trio_eventlog.cli._options import USAGE_STATUS
-from trio_eventlog.cli._terminal import CommandError, error_console, visible, write
+from trio_eventlog.cli._terminal import CommandError, error_console, visible, visible_lines, write
 from trio_eventlog.testing import (
     ConformanceInterrupted,
     ConformanceProfile,
+    MutationInterrupted,
     check_fixtures,
     check_harness,
     check_store,
@@ -31,11 +35,29 @@ from trio_eventlog.testing import (
 UNFINISHED_STATUS: Final = 3
 """Exit status where nothing is broken, but not everything could be tried in time."""
 
-_BUDGET: Final = 45.0
-_MUTATION_BUDGET: Final = 300.0
-
 _ARGUMENTS: Final = ("open_store:", "clauses:", "deviations", "max_batch:", "lock_timeout:")
 """How the errors of :func:`~trio_eventlog.testing.check_store` about its arguments begin."""
+
+
+_ARGUMENT: Final = {
+    "--reader": "open_reader",
+    "--drop": "drop_store",
+    "--clause": "clauses",
+    "--deviation": "deviations",
+    "--budget": "budget",
+    "--op-timeout": "op_timeout",
+    "--max-examples": "max_examples",
+    "--seed": "seed",
+}
+"""What an option is called in Python; ``--in-memory`` is the opposite of ``durable``."""
+
+_GO_WITH: Final = {
+    "--mutate": ("--in-memory", "--drop", "--budget", "--op-timeout", "--seed"),
+    "--growth": ("--drop",),
+    "--fixtures": (),
+    "--write-fixtures": (),
+}
+"""The options that mean something together with what is done instead of checking the clauses."""
 
 
 def run_check(
@@ -46,32 +68,42 @@ def run_check(
     Args:
       target: the name of the store in reports.
       open_store: opens it.
-      options: the arguments of :func:`~trio_eventlog.testing.check_store`.
+      options: those that were given, by name.
       outputs: the files to write.
       instead: what to do instead of checking the clauses.
     """
-    chosen = [
-        instead.mutate,
-        instead.growth,
-        instead.fixtures is not None,
-        instead.write_fixtures is not None,
-    ]
-    if sum(chosen) > 1:
-        raise CommandError(
-            "only one of --mutate, --growth, --fixtures and --write-fixtures can be given", USAGE_STATUS
-        )
-    if any(chosen) and any((outputs.junit, outputs.json, outputs.profile)):
+    chosen = {
+        "--mutate": instead.mutate,
+        "--growth": instead.growth,
+        "--fixtures": instead.fixtures is not None,
+        "--write-fixtures": instead.write_fixtures is not None,
+    }
+    names = [name for name, is_chosen in chosen.items() if is_chosen]
+    if len(names) > 1:
+        raise CommandError(f"only one of {_listed(list(chosen))} can be given", USAGE_STATUS)
+    if names and any((outputs.junit, outputs.json, outputs.profile)):
         raise CommandError("--junit, --json and --profile are for a check of the clauses", USAGE_STATUS)
+    for name in names:
+        if useless := [option for option in options if option not in _GO_WITH[name]]:
+            raise CommandError(f"{_listed(useless)} cannot be given with {name}", USAGE_STATUS)
+    arguments = {_ARGUMENT[name]: value for name, value in options.items() if name in _ARGUMENT}
+    if "--in-memory" in options:
+        arguments["durable"] = False
     with _usage_errors():
         if instead.mutate:
-            return _mutate(target, open_store, options)
+            return _mutate(target, open_store, arguments)
         if instead.growth:
-            return _growth(target, open_store, options)
+            return _growth(target, open_store, arguments)
         if instead.fixtures is not None:
             return _fixtures(open_store, instead.fixtures)
         if instead.write_fixtures is not None:
             return _write_fixtures(open_store, instead.write_fixtures)
-        return _clauses(target, open_store, options, outputs)
+        return _clauses(target, open_store, arguments, outputs)
+
+
+def _listed(names: list[str]) -> str:
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 @contextmanager
@@ -94,8 +126,8 @@ def _progress(words: str) -> Iterator[Callable[[str], None]]:
 
 
 def _clauses(target: str, open_store: Callable[..., Any], options: dict[str, Any], outputs: Outputs) -> int:
+    _check_outputs(outputs)
     interrupted = False
-    options["budget"] = options["budget"] or _BUDGET
     with _progress(f"checking {target}") as tell:
         try:
             report = check_store(
@@ -103,13 +135,11 @@ def _clauses(target: str, open_store: Callable[..., Any], options: dict[str, Any
             )
         except ConformanceInterrupted as exc:
             report, interrupted = exc.report, True
-    if outputs.junit is not None:
-        _write(outputs.junit, report_junit(report, store=target))
-    if outputs.json is not None:
-        _write(outputs.json, report_json(report, store=target))
-    if outputs.profile is not None:
-        _write(outputs.profile, ConformanceProfile.of(report, store=target).to_markdown())
+    # First, because what cannot be written must not take it along.
     trio.run(write, report_text(report))
+    _write(outputs.junit, report_junit(report, store=target))
+    _write(outputs.json, report_json(report, store=target))
+    _write(outputs.profile, ConformanceProfile.of(report, store=target).to_markdown())
     if interrupted:
         raise KeyboardInterrupt
     if report.failures:
@@ -117,7 +147,32 @@ def _clauses(target: str, open_store: Callable[..., Any], options: dict[str, Any
     return UNFINISHED_STATUS if report.unfinished else 0
 
 
-def _write(path: Path, text: str) -> None:
+def _check_outputs(outputs: Outputs) -> None:
+    """Refuse what could not be written in the end, before the time is spent."""
+    places: dict[Path, str] = {}
+    for field, path in attrs.asdict(outputs, recurse=False).items():
+        if path is None:
+            continue
+        name = f"--{field}"
+        if (reason := _obstacle(path)) is not None:
+            raise CommandError(f"cannot write {path}: {os.strerror(reason)}")
+        first = places.setdefault(path.resolve(), name)
+        if first != name:
+            raise CommandError(f"{first} and {name} name the same file", USAGE_STATUS)
+
+
+def _obstacle(path: Path) -> int | None:
+    """The error by which writing to ``path`` would fail, as far as that can be told without trying."""
+    if path.is_dir():
+        return errno.EISDIR
+    if not path.parent.is_dir():
+        return errno.ENOTDIR if path.parent.exists() else errno.ENOENT
+    return None if os.access(path if path.exists() else path.parent, os.W_OK) else errno.EACCES
+
+
+def _write(path: Path | None, text: str) -> None:
+    if path is None:
+        return
     try:
         path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as exc:
@@ -125,23 +180,23 @@ def _write(path: Path, text: str) -> None:
 
 
 def _mutate(target: str, open_store: Callable[..., Any], options: dict[str, Any]) -> int:
+    interrupted = False
     with _progress(f"breaking {target}") as tell:
-        report = check_harness(
-            open_store,
-            durable=options["durable"],
-            drop_store=options["drop_store"],
-            budget=options["budget"] or _MUTATION_BUDGET,
-            op_timeout=options["op_timeout"],
-            seed=options["seed"],
-            on_result=lambda result: tell(f"{result.mutant}: {result.verdict}"),
-        )
+        try:
+            report = check_harness(
+                open_store, **options, on_result=lambda result: tell(f"{result.mutant}: {result.verdict}")
+            )
+        except MutationInterrupted as exc:
+            report, interrupted = exc.report, True
     trio.run(write, f"{visible_lines(str(report))}\n")
+    if interrupted:
+        raise KeyboardInterrupt
     return 1 if report.missed else 0
 
 
 def _growth(target: str, open_store: Callable[..., Any], options: dict[str, Any]) -> int:
     with _progress(f"filling {target}"):
-        report = measure_growth(open_store, drop_store=options["drop_store"])
+        report = measure_growth(open_store, **options)
     trio.run(write, f"{report}\n")
     return 0
 
@@ -150,7 +205,7 @@ def _fixtures(open_store: Callable[..., Any], directory: Path) -> int:
     try:
         report = check_fixtures(open_store, directory)
     except (OSError, ValueError) as exc:
-        raise CommandError(f"--fixtures: {exc}") from exc
+        raise CommandError(f"--fixtures: {_told(exc)}") from exc
     trio.run(write, f"{visible_lines(str(report))}\n")
     return 1 if report.problems else 0
 
@@ -159,11 +214,12 @@ def _write_fixtures(open_store: Callable[..., Any], directory: Path) -> int:
     try:
         events = write_fixtures(open_store, directory)
     except OSError as exc:
-        raise CommandError(f"--write-fixtures: {exc}") from exc
+        raise CommandError(f"--write-fixtures: {_told(exc)}") from exc
     trio.run(write, f"{events:,} events written to {visible(str(directory))}\n")
     return 0
 
 
-def visible_lines(text: str) -> str:
-    """``text`` as :func:`visible` makes it, with its ends of lines."""
-    return "\n".join(map(visible, text.splitlines()))
+def _told(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.filename is not None:
+        return f"{exc.filename}: {exc.strerror}"
+    return str(exc)

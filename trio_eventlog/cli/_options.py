@@ -160,7 +160,7 @@ def _age(_type: Any, tokens: Sequence[Token]) -> int:
 Time: TypeAlias = Annotated[int | None, Parameter(converter=_time, metavar="TIME")]
 Age: TypeAlias = Annotated[int | None, Parameter(converter=_age, metavar="AGE")]
 Number: TypeAlias = Annotated[int | None, Parameter(converter=_number, metavar="N")]
-Count: TypeAlias = Annotated[int, Parameter(metavar="N", validator=InRange(gte=0))]
+Count: TypeAlias = Annotated[int, Parameter(converter=_number, metavar="N", validator=InRange(gte=0))]
 Flag: TypeAlias = Annotated[bool, Parameter(negative=(), show_default=False)]
 AsJson: TypeAlias = Annotated[Flag, Parameter(name="--json")]
 Texts: TypeAlias = Annotated[

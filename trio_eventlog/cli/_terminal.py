@@ -67,6 +67,11 @@ def visible(text: str) -> str:
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
+def visible_lines(text: str) -> str:
+    """``text`` as :func:`visible` makes it, with its ends of lines."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def visible_json(text: str) -> str:
     """JSON ``text`` with the same value, safe to print on a terminal."""
     if text.isprintable():

@@ -9,6 +9,7 @@ from trio_eventlog.testing._accounts import FailureReports as FailureReports
 from trio_eventlog.testing._accounts import check_accounts as check_accounts
 from trio_eventlog.testing._accounts import run_in_virtual_time as run_in_virtual_time
 from trio_eventlog.testing._check_harness import MutantResult as MutantResult
+from trio_eventlog.testing._check_harness import MutationInterrupted as MutationInterrupted
 from trio_eventlog.testing._check_harness import MutationReport as MutationReport
 from trio_eventlog.testing._check_harness import check_harness as check_harness
 from trio_eventlog.testing._check_store import check_store as check_store
@@ -124,6 +125,7 @@ __all__ = [
     "LastSeqOperation",
     "LossyDirectory",
     "MutantResult",
+    "MutationInterrupted",
     "MutationReport",
     "Operation",
     "Outcome",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Collection
@@ -11,7 +10,14 @@ from typing import Any, Final
 
 import attrs
 
-from trio_eventlog.testing._check_store import DEFAULT_MAX_EXAMPLES, DEFAULT_OP_TIMEOUT, run_checks
+from trio_eventlog.testing._arguments import check_function, check_integer, check_names, check_seconds
+from trio_eventlog.testing._check_store import (
+    DEFAULT_MAX_EXAMPLES,
+    DEFAULT_OP_TIMEOUT,
+    check_subject,
+    run_checks,
+)
+from trio_eventlog.testing._interrupts import noticed_interrupts
 from trio_eventlog.testing._mutants import MUTANTS, Mutant, open_mutant
 from trio_eventlog.testing._report import CLAUSES, CheckSettings, ClauseSkipped, ConformanceReport
 from trio_eventlog.testing._subject import StoreDropper, StoreOpener, StoreUnderTest
@@ -54,11 +60,13 @@ class MutationReport:
       results: of each way to break the store, in the order of the clauses.
       seed: give it to :func:`check_harness` to try the same examples again.
       seconds: how long the run took.
+      untried: the names of those that were not come to, because Ctrl-C ended the run.
     """
 
     results: tuple[MutantResult, ...]
     seed: int
     seconds: float
+    untried: tuple[str, ...] = ()
 
     @property
     def missed(self) -> tuple[MutantResult, ...]:
@@ -77,7 +85,25 @@ class MutationReport:
         lines.append(
             f"{caught} of {count} caught, {skipped} skipped, in {self.seconds:.1f} s (seed {self.seed})"
         )
+        if self.untried:
+            were = "was" if len(self.untried) == 1 else "were"
+            lines.append(f"INTERRUPTED: {len(self.untried)} more {were} not tried")
         return "\n".join(lines)
+
+
+class MutationInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended :func:`check_harness`.
+
+    Attributes:
+      report: what was found so far.
+    """
+
+    def __init__(self, report: MutationReport) -> None:
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        return f"what was found so far:\n\n{self.report}"
 
 
 def check_harness(
@@ -115,28 +141,41 @@ def check_harness(
       What was caught, by which clause and how soon.
 
     Raises:
-      ConformanceInterrupted: Ctrl-C.
+      MutationInterrupted: Ctrl-C; it is a KeyboardInterrupt.
+      TypeError: an argument has the wrong type.
       ValueError: an unknown wrapper; a number out of range.
       Exception: as for :func:`check_store`.
     """
-    unknown = sorted(set(mutants or ()) - set(MUTANTS))
-    if isinstance(mutants, str) or unknown or (mutants is not None and not mutants):
-        raise ValueError(
-            f"mutants: expected some of {', '.join(MUTANTS)}, got {', '.join(unknown) or 'none'}"
-        )
-    if not (budget > 0 and math.isfinite(budget)):
-        raise ValueError(f"budget: expected more than 0 seconds, and finite, got {budget}")
+    check_subject(
+        StoreUnderTest(open_store=open_store, drop_store=drop_store, durable=durable, op_timeout=op_timeout)
+    )
+    if mutants is not None:
+        check_names("mutants", mutants, next(iter(MUTANTS)), MUTANTS, ", ".join(MUTANTS))
+    check_seconds("budget", budget)
+    check_integer("seed", seed, 0, optional=True)
+    check_function("on_result", on_result, "a function of a result", optional=True)
     began = time.monotonic()
     seed = int.from_bytes(os.urandom(8), "big") if seed is None else seed
     wanted = [mutant for name, mutant in MUTANTS.items() if mutants is None or name in mutants]
     judge = _Judge(open_store, durable, drop_store, op_timeout, seed)
     results: list[MutantResult] = []
-    for index, mutant in enumerate(wanted):
-        left = budget - (time.monotonic() - began)
-        results.append(judge.judged(mutant, max(_LEAST, left / (len(wanted) - index))))
-        if on_result is not None:
-            on_result(results[-1])
-    return MutationReport(results=tuple(results), seed=seed, seconds=time.monotonic() - began)
+
+    def report() -> MutationReport:
+        untried = tuple(mutant.name for mutant in wanted[len(results) :])
+        seconds = time.monotonic() - began
+        return MutationReport(results=tuple(results), seed=seed, seconds=seconds, untried=untried)
+
+    with noticed_interrupts() as interrupts:
+        try:
+            for index, mutant in enumerate(wanted):
+                interrupts.check()
+                left = budget - (time.monotonic() - began)
+                results.append(judge.judged(mutant, max(_LEAST, left / (len(wanted) - index))))
+                if on_result is not None:
+                    on_result(results[-1])
+        except KeyboardInterrupt:
+            raise MutationInterrupted(report()) from None
+    return report()
 
 
 _LEAST: Final = 2.0

@@ -15,6 +15,15 @@ import attrs
 import trio
 
 from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, FileStore, LeasedStore, LockingStore
+from trio_eventlog.testing._arguments import (
+    check_deviations,
+    check_flag,
+    check_function,
+    check_integer,
+    check_names,
+    check_opener,
+    check_seconds,
+)
 from trio_eventlog.testing._checks import CHECKS
 from trio_eventlog.testing._clauses import ClauseRunner, checks_of
 from trio_eventlog.testing._example import Example
@@ -117,7 +126,7 @@ def declarations(store: EventStore) -> Declared:
     )
 
 
-DEFAULT_BUDGET: Final = 45.0
+DEFAULT_BUDGET: Final = 50.0
 DEFAULT_OP_TIMEOUT: Final = 5.0
 DEFAULT_MAX_EXAMPLES: Final = 100
 
@@ -174,9 +183,9 @@ def check_store(
 
     Raises:
       ConformanceInterrupted: Ctrl-C; it is a KeyboardInterrupt.
-      TypeError: ``open_store`` is not a function, or does not return an async context manager of a store;
-        the reason for a deviation is not a string.
-      ValueError: an unknown clause; a number out of range.
+      TypeError: an argument has the wrong type; ``open_store`` does not return an async context manager of a
+        store.
+      ValueError: an unknown clause; a deviation without a reason; a number out of range.
       RuntimeError: called from within :func:`trio.run`; or by a script that a child process imports, where
         the call does not stand below ``if __name__ == "__main__":``.
       TimeoutError: opening or leaving the store on a fresh location did not end.
@@ -196,7 +205,7 @@ def check_store(
             durable=durable, budget=budget, op_timeout=op_timeout, max_examples=max_examples
         ),
         seed=seed,
-        deviations=deviations or {},
+        deviations={} if deviations is None else deviations,
         on_result=on_result,
     )
 
@@ -220,7 +229,7 @@ def run_checks(
     is started.
     """
     wanted = _checked_clauses(clauses)
-    _check_arguments(plain.open_store, settings, deviations)
+    _check_arguments(plain, settings, seed, deviations, on_result)
     began = time.monotonic()
     if seed is None:
         seed = int.from_bytes(os.urandom(_SEED_BITS // 8), "big")
@@ -296,37 +305,40 @@ def _prepared(
 
 
 def _checked_clauses(clauses: Collection[str] | None) -> list[str]:
-    if isinstance(clauses, str):
-        raise TypeError(f"clauses: expected a collection such as [{clauses!r}], got a string")
-    unknown = sorted(set(clauses or ()) - set(CLAUSES))
-    if unknown or (clauses is not None and not clauses):
-        raise ValueError(f"clauses: expected some of {_ALL}, got {', '.join(unknown) or 'none'}")
+    if clauses is not None:
+        check_names("clauses", clauses, next(iter(CLAUSES)), CLAUSES, _ALL)
     return [clause for clause in CLAUSES if clauses is None or clause in clauses]
 
 
 _ALL: Final = f"{next(iter(CLAUSES))} to {list(CLAUSES)[-1]}"
 
 
-def _check_arguments(open_store: object, settings: CheckSettings, deviations: Mapping[str, str]) -> None:
-    if not callable(open_store):
-        raise TypeError(f"open_store: expected a function of a location, got {type(open_store).__name__}")
-    for name, value in (("budget", settings.budget), ("op_timeout", settings.op_timeout)):
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name}: expected more than 0 seconds, and finite, got {value}")
-    if settings.max_examples < 1:
-        raise ValueError(f"max_examples: expected at least 1, got {settings.max_examples}")
-    if not isinstance(deviations, Mapping):
-        raise TypeError(
-            f"deviations: expected a mapping of clauses to reasons, got {type(deviations).__name__}"
-        )
-    for clause, reason in deviations.items():
-        if clause not in CLAUSES:
-            raise ValueError(f"deviations: expected some of {_ALL}, got {clause}")
-        if not isinstance(reason, str):
-            raise TypeError(f"deviations[{clause}]: expected a string, got {type(reason).__name__}")
+def _check_arguments(
+    subject: StoreUnderTest, settings: CheckSettings, seed: object, deviations: object, on_result: object
+) -> None:
+    check_subject(subject)
+    check_seconds("budget", settings.budget)
+    check_integer("max_examples", settings.max_examples, 1)
+    check_integer("seed", seed, 0, optional=True)
+    check_declared(deviations)
+    check_function("on_result", on_result, "a function of a result", optional=True)
     refuse_in_child()
     if _in_trio():
         raise RuntimeError("check_store() runs Trio itself: call it from synchronous code, or in a thread")
+
+
+def check_subject(subject: StoreUnderTest) -> None:
+    """Raise TypeError or ValueError if the store cannot be tried as it is described."""
+    check_opener(subject.open_store)
+    check_opener(subject.open_reader, "open_reader", optional=True)
+    check_opener(subject.drop_store, "drop_store", optional=True)
+    check_flag("durable", subject.durable)
+    check_seconds("op_timeout", subject.op_timeout)
+
+
+def check_declared(deviations: object) -> None:
+    """Raise TypeError or ValueError unless these are clauses with the reasons why they are broken."""
+    check_deviations(deviations, CLAUSES, _ALL)
 
 
 def _in_trio() -> bool:

@@ -11,10 +11,12 @@ from typing import ClassVar, Final
 import trio
 
 from trio_eventlog import EventStore
+from trio_eventlog.testing._arguments import check_seconds
 from trio_eventlog.testing._check_store import (
     DEFAULT_BUDGET,
     DEFAULT_MAX_EXAMPLES,
     DEFAULT_OP_TIMEOUT,
+    check_declared,
     run_checks,
 )
 from trio_eventlog.testing._clauses import clause_shares
@@ -77,6 +79,9 @@ class StoreConformance:
     def _check(self, clause: str) -> None:
         __tracebackhide__ = True  # pytest shows the report, not how it came about
         kind = type(self)
+        # Of all clauses, for a name that is none would otherwise never be noticed.
+        check_declared(self.deviations)
+        check_seconds("budget", self.budget)
         share = self.budget * clause_shares()[clause]
         # Of this class, and not of one that it is derived from.
         spent = kind.__dict__.get("_spent", 0.0)

@@ -144,6 +144,11 @@ class Example:
         self.in_progress = doing
         self.last_sign_of_life = time.monotonic() + expected_seconds
 
+    @property
+    def seconds_left(self) -> float:
+        """Until the time for looking is up; within Trio."""
+        return self.budget.deadline - trio.current_time()
+
     def prolong(self, seconds: float) -> None:
         """Let what was found be shown, even if the time for looking is up before."""
         self.budget.deadline = max(self.budget.deadline, trio.current_time() + seconds)

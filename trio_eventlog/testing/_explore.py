@@ -16,6 +16,7 @@ from hypothesis.database import ExampleDatabase
 from hypothesis.errors import Flaky, NoSuchExample, Unsatisfiable
 from hypothesis.strategies import SearchStrategy
 
+from trio_eventlog.testing._arguments import check_function, check_integer
 from trio_eventlog.testing._explored_run import Run, kind_of, run_on
 from trio_eventlog.testing._schedules import Departure, Plan, ScheduleError, parsed, written
 
@@ -48,6 +49,9 @@ def explore(
     threads can be explored, but not what threads do at the same time; and nothing in a thread may wait for
     the loop.
 
+    ``main`` has to come to an end: a loop that goes on for ever is not noticed. To end one after some virtual
+    time, use :func:`trio.move_on_after`.
+
     While it runs, the scheduler of Trio is replaced for the whole process. Other Trio runs, in other threads,
     are not affected, except that they cannot be explored.
 
@@ -65,13 +69,15 @@ def explore(
       Deadlock: all tasks wait, and nothing is left that could wake one.
       ScheduleError: the program is not deterministic; or this version of Trio is not known.
       RuntimeError: called from within Trio, or while another program is explored.
-      TypeError, ValueError: ``max_examples`` or ``seed`` is not an integer, or is out of range.
+      TypeError: an argument has the wrong type.
+      ValueError: ``max_examples`` or ``seed`` is out of range.
     """
     __tracebackhide__ = True  # for pytest
-    _check("max_examples", max_examples, 2)
+    check_function("main", main, "an async function")
+    check_integer("max_examples", max_examples, 2)
     if seed is None:
         seed = int.from_bytes(os.urandom(_SEED_BITS // 8), "big")
-    _check("seed", seed, 0)
+    check_integer("seed", seed, 0)
     exploration = _Exploration(main, args)
     worst = exploration.search(max_examples, seed, database)
     if worst is not None:
@@ -94,12 +100,13 @@ def replay(main: Callable[[*PosArgs], Awaitable[object]], *args: *PosArgs, sched
       ScheduleError: the program has other tasks to choose from than when the order was found; or this
         version of Trio is not known.
       RuntimeError: called from within Trio, or while a program is explored.
-      ValueError: it is not a schedule.
-      TypeError: it is not a string.
+      ValueError: ``schedule`` is not one.
+      TypeError: an argument has the wrong type.
     """
     __tracebackhide__ = True  # for pytest
     if not isinstance(schedule, str):
         raise TypeError(f"schedule: expected a str, got {type(schedule).__name__}")
+    check_function("main", main, "an async function")
     departures = parsed(schedule)
     _check_outside()
     run = run_on({departure.at: departure.taken for departure in departures}, main, args)
@@ -110,13 +117,6 @@ def replay(main: Callable[[*PosArgs], Awaitable[object]], *args: *PosArgs, sched
     if run.error is not None:
         run.error.add_note(_note(run, "again"))
         raise run.error
-
-
-def _check(name: str, value: object, least: int) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{name}: expected {least} or more, got {value}")
 
 
 def _check_outside() -> None:

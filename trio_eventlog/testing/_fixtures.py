@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 
 from trio_eventlog import (
     AgentEvent,
+    CodecError,
     EventQuery,
     EventStore,
     ModuleEvent,
@@ -22,6 +25,7 @@ from trio_eventlog import (
     to_json,
 )
 from trio_eventlog.abc import BoundedStore
+from trio_eventlog.testing._arguments import check_opener, checked_path
 from trio_eventlog.testing._code import code_of
 from trio_eventlog.testing._model import Model, difference
 from trio_eventlog.testing._profile import versions
@@ -34,6 +38,14 @@ _OP_TIMEOUT: Final = 30.0
 _ABOUT: Final = "fixture.json"
 _EVENTS: Final = "events.jsonl"
 _FILES: Final = "files"
+
+
+class _About(msgspec.Struct):
+    """What ``fixture.json`` says."""
+
+    format: int
+    location: str = ""
+    versions: dict[str, str] = {}
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +101,8 @@ def fixture_events() -> list[PersistedEvent]:
 def _queries(events: Sequence[PersistedEvent]) -> Iterator[EventQuery]:
     yield EventQuery()
     yield EventQuery(after_seq=events[len(events) // 2].seq, limit=10)
-    yield EventQuery(since_ms=events[5].timestamp_ms, until_ms=events[50].timestamp_ms)
+    early, late = events[len(events) // 10], events[len(events) // 2]
+    yield EventQuery(since_ms=early.timestamp_ms, until_ms=late.timestamp_ms)
     yield EventQuery(event_types=("t3", "last"))
     yield EventQuery(run_id="run-7")
     for event in events[:: max(1, len(events) // 40)]:
@@ -100,7 +113,7 @@ def _queries(events: Sequence[PersistedEvent]) -> Iterator[EventQuery]:
 # --- writing --------------------------------------------------------------------------------------
 
 
-def write_fixtures(open_store: StoreOpener, directory: Path) -> int:
+def write_fixtures(open_store: StoreOpener, directory: str | os.PathLike[str]) -> int:
     """Let a store write its files into a new directory, beside a list of what they hold.
 
     The directory gets ``files``, in which the location is a directory; ``events.jsonl``, a line for each
@@ -115,10 +128,13 @@ def write_fixtures(open_store: StoreOpener, directory: Path) -> int:
       How many events were written.
 
     Raises:
+      TypeError: an argument has the wrong type.
       FileExistsError: there is something in the directory.
       trio.TooSlowError: an operation of the store took longer than 30 s.
       Exception: what the store raised.
     """
+    check_opener(open_store)
+    directory = checked_path("directory", directory)
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty")
@@ -133,7 +149,12 @@ def write_fixtures(open_store: StoreOpener, directory: Path) -> int:
                 with trio.fail_after(_OP_TIMEOUT):
                     await store.append_batch(piece)
 
-    trio.run(write)
+    try:
+        trio.run(write)
+    except BaseException:  # noqa: ASYNC103 - Trio has ended
+        # So that the next attempt finds the directory empty.
+        shutil.rmtree(files, ignore_errors=True)
+        raise
     (directory / _EVENTS).write_bytes(b"".join(to_json(event) + b"\n" for event in events))
     about = {"format": FIXTURE_FORMAT, "location": location.name, "versions": versions()}
     (directory / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -150,7 +171,7 @@ def _pieces(store: EventStore, events: Sequence[PersistedEvent]) -> Iterator[lis
 # --- checking -------------------------------------------------------------------------------------
 
 
-def check_fixtures(open_store: StoreOpener, directory: Path) -> FixtureReport:
+def check_fixtures(open_store: StoreOpener, directory: str | os.PathLike[str]) -> FixtureReport:
     """Check that files that were written before open, read the same and go on.
 
     They are copied first, so that the directory is not changed. Everything is read, and by several filters;
@@ -165,27 +186,44 @@ def check_fixtures(open_store: StoreOpener, directory: Path) -> FixtureReport:
       What is not as it was.
 
     Raises:
+      TypeError: an argument has the wrong type.
       OSError: the directory cannot be read.
       ValueError: it is not what :func:`write_fixtures` writes.
     """
+    check_opener(open_store)
+    directory = checked_path("directory", directory)
     about, events = _read(directory)
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="trio_eventlog_", ignore_cleanup_errors=True) as root:
         files = Path(root) / _FILES
         shutil.copytree(directory / _FILES, files)
-        location = files / about["location"]
+        location = files / about.location
         # Git keeps no empty directories.
         location.mkdir(exist_ok=True)
         trio.run(_check, open_store, location, events, problems)
-    return FixtureReport(problems=tuple(problems), events=len(events), versions=about["versions"])
+    return FixtureReport(problems=tuple(problems), events=len(events), versions=about.versions)
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], list[PersistedEvent]]:
-    about: Any = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
-    if not isinstance(about, dict) or about.get("format") != FIXTURE_FORMAT:
-        raise ValueError(f"{directory / _ABOUT}: expected format {FIXTURE_FORMAT}")
-    lines = (directory / _EVENTS).read_bytes().splitlines()
-    return about, [from_json(line, PersistedEvent) for line in lines]
+def _read(directory: Path) -> tuple[_About, list[PersistedEvent]]:
+    path = directory / _ABOUT
+    try:
+        about = msgspec.json.decode(path.read_bytes(), type=_About)
+    except msgspec.MsgspecError as exc:
+        raise ValueError(f"{path}: {exc}") from exc
+    if about.format != FIXTURE_FORMAT:
+        raise ValueError(f"{path}: expected format {FIXTURE_FORMAT}, got {about.format}")
+    # It is joined to a path.
+    if Path(about.location).name != about.location or about.location in ("", ".."):
+        raise ValueError(f"{path}: expected the name of a location, got {about.location!r}")
+    events: list[PersistedEvent] = []
+    for number, line in enumerate((directory / _EVENTS).read_bytes().splitlines(), start=1):
+        try:
+            events.append(from_json(line, PersistedEvent))
+        except CodecError as exc:
+            raise ValueError(f"{directory / _EVENTS}, line {number}: {exc}") from exc
+    if not events:
+        raise ValueError(f"{directory / _EVENTS}: expected events, got none")
+    return about, events
 
 
 async def _check(

@@ -14,6 +14,7 @@ import trio
 
 from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent
 from trio_eventlog.abc import BoundedStore
+from trio_eventlog.testing._arguments import check_integers, check_opener
 from trio_eventlog.testing._subject import StoreDropper, StoreOpener, fresh_location
 
 DEFAULT_SIZES: Final = (1_000, 10_000, 100_000)
@@ -109,9 +110,13 @@ def measure_growth(
       The times and their ratios.
 
     Raises:
+      TypeError: an argument has the wrong type.
       ValueError: sizes that do not ascend, or are too small.
       Exception: what the store raised.
     """
+    check_opener(open_store)
+    check_opener(drop_store, "drop_store", optional=True)
+    check_integers("sizes", sizes, 0)
     if not sizes or min(sizes) < _SMALLEST or list(sizes) != sorted(set(sizes)):
         raise ValueError(f"sizes: expected ascending numbers of {_SMALLEST} or more, got {list(sizes)}")
     times: dict[str, list[float]] = {}

@@ -12,6 +12,7 @@ from xml.etree import ElementTree as ET
 
 import attrs
 
+from trio_eventlog.testing._arguments import check_instance
 from trio_eventlog.testing._report import (
     CLAUSES,
     CONTRACT_VERSION,
@@ -59,7 +60,13 @@ class ConformanceProfile:
 
     @classmethod
     def of(cls, report: ConformanceReport, *, store: str) -> ConformanceProfile:
-        """The profile of a store called ``store`` that this report is about."""
+        """The profile of a store called ``store`` that this report is about.
+
+        Raises:
+          TypeError: an argument has the wrong type.
+        """
+        check_instance("report", report, ConformanceReport)
+        check_instance("store", store, str)
         results = report.results()
         deviations = {
             result.clause: result.deviation
@@ -183,11 +190,15 @@ def report_json(report: ConformanceReport, *, store: str) -> str:
     Args:
       report: what :func:`check_store` returned.
       store: what the store is called.
+
+    Raises:
+      TypeError: an argument has the wrong type.
     """
+    profile = ConformanceProfile.of(report, store=store)
     results = [{"verdict": verdict_of(result), **attrs.asdict(result)} for result in report.results()]
     value = {
         "format": REPORT_FORMAT,
-        "profile": ConformanceProfile.of(report, store=store).as_dict(),
+        "profile": profile.as_dict(),
         "results": results,
         "seed": report.seed,
         "seconds": report.seconds,
@@ -209,7 +220,12 @@ def report_junit(report: ConformanceReport, *, store: str) -> str:
     Args:
       report: what :func:`check_store` returned.
       store: what the store is called.
+
+    Raises:
+      TypeError: an argument has the wrong type.
     """
+    check_instance("report", report, ConformanceReport)
+    check_instance("store", store, str)
     results = report.results()
     counts = {
         "tests": len(results),

@@ -42,6 +42,21 @@ FAMILIES: Final[tuple[tuple[str, ...], ...]] = (
     ("\u212a", "K", "k"),
     ("a", "b", "a,b", "a;b", "a|b", "a b", "a\tb", "a\nb", "a\0b", "a', 'b", 'a", "b'),  # lists as text
     ("a", "{a}", "(a)", "[a]", "<a>", "$a", ":a", "@a", "a\\", "\\a"),  # what templates and arrays mark
+    # Ends of lines, and what is not shown.
+    (
+        *("ab", "a\nb", "a\\nb", "a\rb", "a\r\nb", "a\x0bb", "a\x85b", "a\u2028b", "a\u200bb", "a\u00adb"),
+        *("\ufeffab", "a\x01b", "a\x7fb", "a\uffffb", "a\ue000b"),
+    ),
+    # Escapes, as texts, paths, and names that mean something.
+    (
+        *("a b", "a+b", "a%20b", "a&#32;b", "a\\u0020b", "a\\tb"),
+        *("a.b", "a-b", "a_b", "a/b", "a:b", "$a.b", "a[b]", "__proto__"),
+    ),
+    # Digits, and times as texts.
+    (
+        *("1", "\u0661", "\u00b9", "\uff11"),
+        *("2024-01-02T03:04:05Z", "2024-01-02T03:04:05+00:00", "2024-01-02T03:04:05.000Z"),
+    ),
     ("x" * 500, "x" * 499, "x" * 500 + "y"),  # long
 )
 

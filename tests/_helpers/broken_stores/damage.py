@@ -65,6 +65,23 @@ class SkipsWhatIsDamaged(CorrectCheckedStore):
             self.path.write_bytes(b"".join(lines[:1]))
 
 
+class EmptyIsNew(CorrectCheckedStore):
+    """A log whose file is empty is taken for a new one, whatever its other file says."""
+
+    def _compare(self, found: bytes, noted: bytes) -> None:
+        if self.path.stat().st_size:
+            super()._compare(found, noted)
+
+
+class TellsOnce(CorrectCheckedStore):
+    """What says that something is wrong is gone when it was told."""
+
+    def _compare(self, found: bytes, noted: bytes) -> None:
+        if found != noted:
+            self.end.unlink()
+            raise StoreUnusable("damaged")
+
+
 def _checked(clause: str, name: str, cls: type[CorrectCheckedStore]) -> Broken:
     return attrs.evolve(file(clause, name, cls), correct=open_checked)
 
@@ -76,4 +93,6 @@ BROKEN: tuple[Broken, ...] = (
     _checked("S16", "an error of the driver tells of damage", RaisesErrorOfItsDriver),
     _checked("S16", "begins anew after a cut", BeginsAnew),
     _checked("S16", "skips what is damaged", SkipsWhatIsDamaged),
+    _checked("S16", "an empty file is a new log", EmptyIsNew),
+    _checked("S16", "tells of damage once", TellsOnce),
 )

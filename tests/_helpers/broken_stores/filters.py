@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from urllib.parse import unquote
 
 import attrs
 
@@ -203,6 +204,39 @@ class AccentsFolded(CorrectMemoryStore):
         return "".join(char for char in unicodedata.normalize("NFD", text) if not unicodedata.combining(char))
 
 
+class BetweenTwoBounds(CorrectMemoryStore):
+    """Two bounds become a BETWEEN, which includes both."""
+
+    def _until(self, event: PersistedEvent, query: EventQuery) -> bool:
+        if query.since_ms is not None and query.until_ms is not None:
+            return event.timestamp_ms <= query.until_ms
+        return super()._until(event, query)
+
+
+class CursorForgotten(CorrectMemoryStore):
+    """The statement for one run has no place for the cursor, unless there is a limit."""
+
+    def _after(self, event: PersistedEvent, query: EventQuery) -> bool:
+        return (query.run_id is not None and query.limit is None) or super()._after(event, query)
+
+
+class TypesJoinedBySlashes(CorrectMemoryStore):
+    def _types(self, query: EventQuery) -> tuple[str, ...]:
+        return tuple("/".join(query.event_types).split("/")) if query.event_types else ()
+
+
+class PercentDecoded(CorrectMemoryStore):
+    """Texts go through the path of a URL."""
+
+    def _key(self, text: str) -> str:
+        return unquote(text)
+
+
+class DigitsByValue(CorrectMemoryStore):
+    def _key(self, text: str) -> str:
+        return "".join(str(unicodedata.digit(char)) if char.isdigit() else char for char in text)
+
+
 BROKEN: tuple[Broken, ...] = (
     memory("S5", "inclusive cursor", InclusiveCursor),
     memory("S5", "exclusive since_ms", ExclusiveSince),
@@ -233,4 +267,9 @@ BROKEN: tuple[Broken, ...] = (
     memory("S6", "ids case-insensitive", CaseInsensitiveIds, "S1", "S7"),
     memory("S6", "numbers found as strings", NumbersAsStrings),
     memory("S6", "accents folded", AccentsFolded),
+    memory("S5", "BETWEEN for two bounds", BetweenTwoBounds),
+    memory("S5", "the cursor forgotten beside run_id", CursorForgotten),
+    memory("S6", "types joined by slashes", TypesJoinedBySlashes),
+    memory("S6", "percent signs decoded", PercentDecoded),
+    memory("S6", "digits compared by value", DigitsByValue),
 )

@@ -7,11 +7,13 @@ from collections.abc import Collection, Sequence
 import attrs
 import trio
 
-from tests._helpers.broken_stores._broken import Broken, file, memory
+from tests._helpers.broken_stores._broken import Broken, file, memory, reader
 from tests._helpers.correct_stores import (
+    CorrectFileReader,
     CorrectFileStore,
     CorrectMemoryStore,
     Held,
+    event_of,
     in_thread,
     open_file_reader,
 )
@@ -38,6 +40,43 @@ class SyncedInHundreds(SyncedEventByEvent):
 
 class SyncedInThousands(SyncedEventByEvent):
     part = 1_000
+
+
+class SyncedInPartsOf1024(SyncedEventByEvent):
+    part = 1_024
+
+
+class SyncedInPartsOf3000(SyncedEventByEvent):
+    part = 3_000
+
+
+class CommittedInPartsOf250(CorrectMemoryStore):
+    part = 250
+
+    async def _commit(self, new: Sequence[Held]) -> None:
+        for start in range(0, len(new), self.part):
+            self._store(new[start : start + self.part])
+            await trio.lowlevel.checkpoint()
+
+
+class CommittedInPartsOf1024(CommittedInPartsOf250):
+    part = 1_024
+
+
+class ReadsAnUnfinishedLine(CorrectFileReader):
+    """What a process that was killed left behind is read until the next appender cuts it off."""
+
+    async def query(self, query: EventQuery) -> list[PersistedEvent]:
+        found = await super().query(query)
+        texts = (await in_thread(self._unfinished)).split(b"\t")[:-1]
+        return [*found, *(event for event in map(event_of, texts) if query.matches(event))]
+
+    def _unfinished(self) -> bytes:
+        if not self.path.exists():
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(self.size)
+            return file.read().rpartition(b"\n")[2]
 
 
 class IndexAfterData(CorrectFileStore):
@@ -74,6 +113,14 @@ class RepeatsOfTheFirstPart(CorrectMemoryStore):
 class ConflictsInTheFirst1000(CorrectMemoryStore):
     def _taken(self, new: Sequence[Held]) -> set[int]:
         return super()._taken(new[:1_000])
+
+
+class OverlooksFirstOfEachPart(CorrectMemoryStore):
+    """Looks for conflicts in parts of 512 events, and begins each but the first an event too late."""
+
+    def _taken(self, new: Sequence[Held]) -> set[int]:
+        overlooked = {held.event.seq for held in new[512::512]}
+        return super()._taken(new) - overlooked
 
 
 class ConflictAfterTheFirstPart(CorrectMemoryStore):
@@ -184,12 +231,19 @@ BROKEN: tuple[Broken, ...] = (
     slow(file("S4", "synced event by event", SyncedEventByEvent)),
     slow(file("S4", "synced in hundreds", SyncedInHundreds)),
     slow(file("S4", "synced in thousands", SyncedInThousands)),
+    slow(file("S4", "synced in parts of 1,024", SyncedInPartsOf1024)),
+    slow(file("S4", "synced in parts of 3,000", SyncedInPartsOf3000)),
+    slow(with_reader("S4", "synced in parts of 1,024, with a reader", SyncedInPartsOf1024, "S10")),
+    memory("S4", "committed in parts of 250", CommittedInPartsOf250),
+    memory("S4", "committed in parts of 1,024", CommittedInPartsOf1024),
+    slow(reader("S4", "a reader reads an unfinished line", ReadsAnUnfinishedLine, "S10")),
     file("S4", "a batch is two writes", IndexAfterData),
     slow(with_reader("S4", "synced event by event, with a reader", SyncedEventByEvent, "S10")),
     slow(with_reader("S4", "synced in hundreds, with a reader", SyncedInHundreds, "S10")),
     memory("S1", "looks for 999 ids of a batch", KnownIn999),
     memory("S1", "returns the repeats of the first 500 events", RepeatsOfTheFirstPart),
     memory("S3", "looks for conflicts in 1,000 events", ConflictsInTheFirst1000),
+    memory("S3", "overlooks the first of each part of 512", OverlooksFirstOfEachPart),
     memory("S3", "keeps 4,096 events before a conflict", ConflictAfterTheFirstPart),
     memory("S3", "names the seq after the one that is taken", ConflictNamesTheNext),
     slow(memory("S4", "cancelled, keeps whole thousands", CancelledAfterThousands)),

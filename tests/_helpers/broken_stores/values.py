@@ -94,6 +94,32 @@ class SixteenDigits(DamagedPayload):
         return float(f"{value:.16g}") if type(value) is float else value
 
 
+class LineEndsUnified(DamagedPayload):
+    """As files do that were opened as text."""
+
+    def _damaged(self, value: Any) -> Any:
+        return re.sub("\r\n?", "\n", value) if isinstance(value, str) else value
+
+
+class ByteOrderMarkDropped(DamagedPayload):
+    def _damaged(self, value: Any) -> Any:
+        return value.removeprefix("\ufeff") if isinstance(value, str) else value
+
+
+class EscapesResolved(DamagedPayload):
+    """A backslash and an n are a line break when they come back."""
+
+    def _damaged(self, value: Any) -> Any:
+        return value.replace("\\n", "\n") if isinstance(value, str) else value
+
+
+class TimesRewritten(DamagedPayload):
+    """What looks like a time is taken for one."""
+
+    def _damaged(self, value: Any) -> Any:
+        return re.sub(r"(\d\d:\d\d)Z$", r"\1+00:00", value) if isinstance(value, str) else value
+
+
 class KeysDamaged(DamagedPayload):
     """Keys that become the same, of which the last one counts."""
 
@@ -112,6 +138,13 @@ class KeysNormalised(KeysDamaged):
 class KeysTrimmed(KeysDamaged):
     def _key_of(self, key: str) -> str:
         return key.strip(" ") or key
+
+
+class KeysWithoutProto(KeysDamaged):
+    """JavaScript has a meaning of its own for one key."""
+
+    def _key_of(self, key: str) -> str:
+        return "proto" if key == "__proto__" else key
 
 
 class KeysInLowerCase(KeysDamaged):
@@ -238,6 +271,11 @@ BROKEN: tuple[Broken, ...] = (
     memory("S7", "keys normalised to NFC", KeysNormalised),
     memory("S7", "keys trimmed", KeysTrimmed),
     memory("S7", "keys that differ in case alone", KeysInLowerCase),
+    memory("S7", "ends of lines unified", LineEndsUnified),
+    memory("S7", "a byte order mark dropped", ByteOrderMarkDropped),
+    memory("S7", "escapes resolved", EscapesResolved),
+    memory("S7", "times rewritten", TimesRewritten),
+    memory("S7", "the key __proto__ renamed", KeysWithoutProto),
     memory("S7", "bounds overflow", BoundsOverflow, "S5", "S11", "S12"),
     memory("S7", "an empty string is None", EmptyIsNone),
     memory("S7", "the member is the agent", MemberIsTheAgent),

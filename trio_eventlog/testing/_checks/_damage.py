@@ -36,8 +36,14 @@ _EVENTS: Final = 150
 _PATIENCE: Final = 3.0
 """Seconds that a call may take, however slow the store may otherwise be: there is little to read."""
 
-_TRYING: Final = 12.0
+_TRYING: Final = 5.0
 """Seconds after which a child begins with no other damage. Less than it may run by far."""
+
+_SPARE: Final = 1.0
+"""Seconds for starting and ending a child."""
+
+_ENOUGH: Final = 24
+"""Damages of those that are the same for every store. With fewer, the clause has not been tried."""
 
 # --- what programs do as well ---------------------------------------------------------------------
 
@@ -158,13 +164,17 @@ def judge_events(what: str, found: Sequence[PersistedEvent], expected: Sequence[
     return len(seqs)
 
 
-async def use_damaged(open_store: StoreOpener, location: Path, count: int, seconds: float) -> None:
-    """Open a store whose files were damaged, and judge all that it answers."""
+async def use_damaged(
+    open_store: StoreOpener, location: Path, count: int, seconds: float, *, is_last: bool = False
+) -> None:
+    """Open a store whose files were damaged, and judge all that it answers; twice, if it refuses to open."""
     written = [logged(seq) for seq in range(1, count + 1)]
     sure = count
+    was_open = False
     faulthandler.dump_traceback_later(seconds + 1, exit=True)
     try:
         async with open_store(location) as store:
+            was_open = True
             await judge_answers(store, written, sure, seconds)
             repeat = partial(store.append_batch, written[:3])
             returned = await answer("append_batch of events that are there", repeat, seconds)
@@ -178,7 +188,9 @@ async def use_damaged(open_store: StoreOpener, location: Path, count: int, secon
     except EventRejected as exc:
         raise AssertionError(f"opening or leaving the store raised {exc!r}") from exc
     except StoreError:
-        pass
+        # Who is told may try again, and must not be shown then what was refused before.
+        if not was_open and not is_last:
+            await use_damaged(open_store, location, count, seconds, is_last=True)
 
 
 async def write_whole(open_store: StoreOpener, location: Path, sizes: Sequence[int]) -> None:
@@ -283,7 +295,7 @@ def _child_source(example: Example, cases: Sequence[Damage]) -> str:
         opening=subject.children.opening,
         functions="\n\n\n".join(map(source_of, functions)),
         sizes=[*[min(most, 60)] * batches, *[rest] * bool(rest)],
-        seconds=_TRYING,
+        seconds=round(max(1.0, min(_TRYING, example.seconds_left - _SPARE)), 1),
         damages=list(cases),
         count=_EVENTS,
         op_timeout=min(subject.op_timeout, _PATIENCE),
@@ -299,9 +311,13 @@ async def _try_damages(example: Example, case: Damages) -> None:
     with suppress(trio.TooSlowError):
         source = _child_source(example, case.cases)
         scout = await run_child(source, example.location, children.environment())
-        if not scout.returncode:
-            return
         begun = re.findall(rb"^(\d+) ", scout.stdout, re.MULTILINE)
+        if not scout.returncode:
+            tried = int(begun[-1]) + 1 if begun else len(case.cases)
+            if tried < min(_ENOUGH, len(case.cases)) and example.seconds_left < _TRYING:
+                # Let the time for looking end: this has not been tried.
+                await trio.sleep_forever()
+            return
         shown = [case.cases[int(begun[-1])]] if begun else shown
         example.prolong(CHILD_TIMEOUT)
     result = await run_to_its_end(example, _child_source(example, shown))
@@ -327,7 +343,8 @@ CHECKS: tuple[Check, ...] = (
         run=_try_damages,
         table=_table,
         smaller=st.just,
-        share=0.1,
+        share=0.03,
+        weight=4.0,
         needs=DURABLE | {"children", "damage"},
     ),
 )

@@ -103,20 +103,31 @@ async def _try_power_loss(example: Example, case: PowerLoss) -> None:
     assert watcher is not None
     clauses = [example.clause]
     example.alive("appending under watch", expected_seconds=STATE_SECONDS)
-    recording = await record(open_store, location / "before", watcher, case.sizes, case.failing_syncs)
+    try:
+        recording = await record(open_store, location / "before", watcher, case.sizes, case.failing_syncs)
+    except Exception as exc:  # noqa: BLE001 - also what a store must not raise, such as the error of its driver
+        _write_down(example, case)
+        example.violated(_told(exc, case), exc)
     for number, crash in enumerate(case.crashes):
         example.alive("opening the store after a loss of power", expected_seconds=STATE_SECONDS)
         try:
             await judge(open_store, location / f"after-{number}", recording, crash, clauses)
-        except AssertionError as exc:
+        except Exception as exc:  # noqa: BLE001 - as above
             _write_down(example, case, crash)
-            example.violated(str(exc), exc)
+            example.violated(_told(exc, case), exc)
 
 
-def _write_down(example: Example, case: PowerLoss, crash: Crash) -> None:
+def _told(exc: Exception, case: PowerLoss) -> str:
+    if isinstance(exc, AssertionError):
+        return str(exc)
+    when = f", of which sync {', '.join(map(str, case.failing_syncs))} failed" if case.failing_syncs else ""
+    return f"appends under watch{when}: the store raised {exc!r}"
+
+
+def _write_down(example: Example, case: PowerLoss, *crashes: Crash) -> None:
     failing = f", failing_syncs={list(case.failing_syncs)}" if case.failing_syncs else ""
     example.program.add(
-        f"await check_power_loss(open_store, location, $0, [{crash!r}]{failing}, clauses=$1)",
+        f"await check_power_loss(open_store, location, $0, {list(crashes)!r}{failing}, clauses=$1)",
         list(case.sizes),
         [example.clause],
     )

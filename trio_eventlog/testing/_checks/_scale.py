@@ -14,7 +14,7 @@ from trio_eventlog import ModuleEvent, PersistedEvent
 from trio_eventlog.testing._checks._common import once, unless_lost
 from trio_eventlog.testing._checks._filters import some
 from trio_eventlog.testing._example import AfterSeconds, Example
-from trio_eventlog.testing._open_store import opened, read_meanwhile
+from trio_eventlog.testing._open_store import OpenStore, opened, read_meanwhile
 from trio_eventlog.testing._program import Series, numbered
 from trio_eventlog.testing._search import Check
 from trio_eventlog.testing._strategies import FAMILIES, NUMBERS
@@ -23,10 +23,10 @@ from trio_eventlog.testing._subject import StoreUnderTest
 LARGEST: Final = 5_000
 """Most events of a batch, for stores that declare no ``max_batch``."""
 
-_LIMITS: Final = (100, 500, 999, 1_000, 2_000, 4_096)
+_LIMITS: Final = (100, 128, 250, 256, 500, 512, 999, 1_000, 1_024, 2_000, 2_048, 4_096)
 """How many rows, bindings or values engines and drivers take at once."""
 
-_VALUE_LIMITS: Final = (999, 32_766, 65_535)
+_VALUE_LIMITS: Final = (999, 2_100, 32_766, 65_535)
 """How many values a statement may have."""
 
 _COLUMNS: Final = (6, 7, 8, 9, 10, 12, 14, 16)
@@ -144,6 +144,28 @@ def _meeting(case: LargeConflict) -> tuple[list[PersistedEvent], list[PersistedE
     return held, list(map(numbered, range(1, case.size + 1)))
 
 
+async def _try_each_limit(example: Example, sizes_tried: list[int]) -> None:
+    """The last event of each batch meets another: at the end of a part, or alone in the next."""
+    async with opened(example) as store:
+        await store.append([PersistedEvent("held", 1, 0, None, ModuleEvent("m", "t"))])
+        for size in sizes_tried:
+            last = attrs.evolve(numbered(1), id="last")
+            await store.conflicting([*Series(2, size - 1), last])
+        await store.query()
+
+
+def _limits_table(subject: StoreUnderTest) -> list[list[int]]:
+    return [sorted(sizes(subject))]
+
+
+def _limits(subject: StoreUnderTest) -> SearchStrategy[list[int]]:
+    return st.sampled_from(sizes(subject)).map(lambda size: [size])
+
+
+def _fewer_limits(case: list[int]) -> SearchStrategy[list[int]]:
+    return st.sampled_from(case).map(lambda size: [size])
+
+
 async def _try_large_conflict(example: Example, case: LargeConflict) -> None:
     held, batch = _meeting(case)
     async with opened(example) as store:
@@ -160,18 +182,36 @@ def _large_failures_table(subject: StoreUnderTest) -> list[LargeConflict]:
     return [LargeConflict(size, (size - 1,))]
 
 
+_REFUSALS: Final = 3
+"""What is there for a moment only, a reader elsewhere may miss once."""
+
+
+async def _is_refused_unseen(
+    store: OpenStore, batch: list[PersistedEvent], allowed: set[int], name: str = "store"
+) -> bool:
+    """Whether a batch is refused, while a reader counts the events. If not, that is the business of S3."""
+    async with read_meanwhile(store.example, 1, allowed, name=name):
+        for _ in range(_REFUSALS):
+            if not await store.is_refused(batch):
+                return False
+    return True
+
+
 async def _try_large_failure(example: Example, case: LargeConflict) -> None:
     held, batch = _meeting(case)
     async with opened(example) as store:
         await store.append(held)
-        async with read_meanwhile(example, 1, {len(held)}):
-            if not await store.is_refused(batch):
-                # The business of S3.
-                return
+        if not await _is_refused_unseen(store, batch, {len(held)}):
+            return
+        if example.subject.open_reader is not None:
+            async with opened(example, name="reader", reader=True):
+                # A reader may lag.
+                if not await _is_refused_unseen(store, batch, {0, len(held)}, name="reader"):
+                    return
         await store.query()
 
 
-_HALVINGS: Final = 8
+_HALVINGS: Final = 6
 
 
 async def _try_large_cancelled(example: Example, _case: None) -> None:
@@ -311,7 +351,16 @@ CHECKS: tuple[Check, ...] = (
         run=_try_large_conflict,
         table=_large_conflicts_table,
         smaller=_fewer_conflicts,
-        fixed=4,
+        fixed=2,
+    ),
+    Check(
+        clause="S3",
+        name="taken seqs on both sides of limits",
+        cases=_limits,
+        run=_try_each_limit,
+        table=_limits_table,
+        smaller=_fewer_limits,
+        fixed=1,
     ),
     Check(
         clause="S4",

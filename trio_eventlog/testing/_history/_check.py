@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 
 import attrs
@@ -57,7 +58,7 @@ def check_history(
         raise ValueError(f"after_seq: expected 0 or more, got {after_seq}")
     if max_skew is not None and type(max_skew) not in (int, float):
         raise TypeError(f"max_skew: expected seconds or None, got {type(max_skew).__name__}")
-    if max_skew is not None and not 0 <= max_skew < float("inf"):
+    if max_skew is not None and not 0 <= max_skew <= sys.float_info.max:
         raise ValueError(f"max_skew: expected 0 seconds or more, and finite, got {max_skew}")
     history = _merged(source)
     clocks = {operation.clock for operation in history.operations}

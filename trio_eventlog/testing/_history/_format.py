@@ -132,7 +132,7 @@ def parse(data: bytes, name: str) -> tuple[dict[str, float], list[Operation]]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             parser.take(line)
-        except (msgspec.MsgspecError, CodecError, ValueError) as exc:
+        except (msgspec.MsgspecError, CodecError, ValueError, RecursionError) as exc:
             raise HistoryFormatError(f"{name}, line {number}: {exc}") from exc
     if not parser.clocks:
         raise HistoryFormatError(f"{name}: no history; its first line would have a format of {FORMAT!r}")

@@ -207,6 +207,7 @@ def recording(
 
     Raises:
       TypeError: an argument has the wrong type.
+      ValueError: ``process`` has lone surrogates, which no file can hold.
     """
     if isinstance(store, type) or not isinstance(store, EventStore):
         raise TypeError(f"store: expected an object with append_batch, query and last_seq, got {store!r}")
@@ -214,6 +215,10 @@ def recording(
         raise TypeError(f"history: expected a History, got {type(history).__name__}")
     if not isinstance(process, str):
         raise TypeError(f"process: expected a string, got {type(process).__name__}")
+    try:
+        process.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"process: expected a string without lone surrogates, got {process!a}") from exc
     if read_only is not None and not isinstance(read_only, bool):
         raise TypeError(f"read_only: expected a bool or None, got {type(read_only).__name__}")
     if read_only is None:

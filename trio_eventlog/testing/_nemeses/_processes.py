@@ -14,6 +14,7 @@ import trio
 AnyProcess: TypeAlias = "trio.Process | subprocess.Popen[bytes] | subprocess.Popen[str] | int"
 
 _STOP_SECONDS: Final = 5.0
+_HIGHEST_ID: Final = 2**31 - 1
 
 
 @asynccontextmanager
@@ -28,6 +29,7 @@ async def paused(process: AnyProcess) -> AsyncIterator[None]:
 
     Raises:
       TypeError: it is none of these.
+      ValueError: no process has such an id.
       ProcessLookupError: it has ended.
       PermissionError: it belongs to somebody else.
       trio.TooSlowError: it did not stop within 5 seconds.
@@ -78,8 +80,8 @@ def _pid_of(process: object) -> int:
         raise TypeError(
             f"process: expected a trio.Process, a subprocess.Popen or an id, got {type(process).__name__}"
         )
-    if process < 1:
-        # These stand for groups of processes.
+    if not 1 <= process <= _HIGHEST_ID:
+        # Lower ones stand for groups of processes.
         raise ValueError(f"process: expected the id of a process, got {process}")
     return process
 

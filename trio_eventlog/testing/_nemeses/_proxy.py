@@ -37,6 +37,7 @@ class TcpProxy:
         self._connections = 0
         self._refuses = False
         self._rate = math.inf
+        self._rate_changed = trio.Event()
         self._flows = {"requests": _set_event(), "answers": _set_event()}
         self._scopes: set[trio.CancelScope] = set()
 
@@ -56,21 +57,22 @@ class TcpProxy:
           port: where to listen; 0 for a free port.
 
         Raises:
-          TypeError: a port is not an integer.
-          ValueError: a port is out of range.
+          TypeError: a port is not an integer, or the host not a string.
+          ValueError: a port is out of range; no host can have that name.
           OSError: the port is taken.
         """
         _check_port("target", target, 1)
         _check_port("port", port, 0)
+        _check_host(host)
         proxy = cls(target, host)
         (listener,) = await trio.open_tcp_listeners(port, host="127.0.0.1")
         proxy._port = listener.socket.getsockname()[1]
-        body_error: Exception | None = None
+        body_error: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(trio.serve_listeners, proxy._serve, [listener]))  # noqa: ASYNC113 - it listens already
             try:
                 yield proxy
-            except Exception as exc:  # noqa: BLE001 - raised again below, where the nursery does not wrap it
+            except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001 - raised again below, where the nursery does not wrap it
                 body_error = exc
             nursery.cancel_scope.cancel(reason="the proxy is done")
         if body_error is not None:
@@ -125,13 +127,18 @@ class TcpProxy:
             raise TypeError(f"bytes_per_second: expected a number, got {type(bytes_per_second).__name__}")
         if not bytes_per_second > 0:
             raise ValueError(f"bytes_per_second: expected more than 0, got {bytes_per_second}")
-        self._rate = bytes_per_second
+        self._carry_at(bytes_per_second)
 
     def resume(self) -> None:
         """Carry on at full speed, after :meth:`stall` and :meth:`trickle`."""
-        self._rate = math.inf
+        self._carry_at(math.inf)
         for flows in self._flows.values():
             flows.set()
+
+    def _carry_at(self, rate: float) -> None:
+        self._rate = rate
+        self._rate_changed.set()
+        self._rate_changed = trio.Event()
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -165,8 +172,9 @@ class TcpProxy:
                 await self._flows[direction].wait()
                 count = max(1, int(min(len(rest), self._rate * _TICK)))
                 if not math.isinf(self._rate):
-                    await trio.sleep(count / self._rate)
-                    if not self._flows[direction].is_set():
+                    with trio.move_on_after(count / self._rate) as pause:
+                        await self._rate_changed.wait()
+                    if not pause.cancelled_caught or not self._flows[direction].is_set():
                         continue
                 await sink.send_all(rest[:count])
                 rest = rest[count:]
@@ -177,6 +185,16 @@ def _set_event() -> trio.Event:
     event = trio.Event()
     event.set()
     return event
+
+
+def _check_host(value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"host: expected a string, got {type(value).__name__}")
+    try:
+        # As the system does for each connection.
+        value.encode("idna")
+    except UnicodeError as exc:
+        raise ValueError(f"host: expected a name or an address, got {value!r}") from exc
 
 
 def _check_port(name: str, value: object, lowest: int) -> None:

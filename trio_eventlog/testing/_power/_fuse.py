@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import trio
 
+from trio_eventlog.testing._arguments import check_integer, check_integers
 from trio_eventlog.testing._power import _journal
 from trio_eventlog.testing._power._journal import FileJournal
 
@@ -63,12 +64,19 @@ class LossyMount:
         name = f"{next(self._numbers)}"
         await trio.to_thread.run_sync(self.command, "begin", name, sorted(failing_syncs), capacity)
         lossy = LossyDirectory(self, name, self._path / name)
+        has_failed = True
         try:
             yield lossy
+            has_failed = False
         finally:
             with trio.move_on_after(_CLEAN_UP_SECONDS, shield=True):
-                await lossy.read_journal()
-                await trio.to_thread.run_sync(self.command, "end", name)
+                try:
+                    await lossy.read_journal()
+                    await trio.to_thread.run_sync(self.command, "end", name)
+                except RuntimeError:
+                    # The server has ended. What the block raised says more.
+                    if not has_failed:
+                        raise
 
 
 class LossyDirectory:
@@ -89,7 +97,12 @@ class LossyDirectory:
         return f"<LossyDirectory {str(self.path)!r}>"
 
     async def acknowledge(self, count: int) -> None:
-        """Note that from here on ``count`` batches are promised. A checkpoint; cannot be cancelled."""
+        """Note that from here on ``count`` batches are promised. A checkpoint; cannot be cancelled.
+
+        Raises:
+          TypeError, ValueError: it is not an integer of 0 or more.
+        """
+        check_integer("count", count, 0)
         await trio.to_thread.run_sync(self._mount.command, "acknowledge", self._name, count)
 
     async def settle(self) -> None:
@@ -137,6 +150,8 @@ def mounted() -> Iterator[LossyMount]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # Ctrl-C on a terminal would end it before those who use it. It ends with its standard input.
+            start_new_session=True,
         )
         with process:
             assert process.stdout is not None
@@ -189,8 +204,11 @@ async def open_lossy_directory(
       capacity: how many bytes fit in; then the disk is full. None for no bound.
 
     Raises:
+      TypeError, ValueError: these are not integers, or one is out of range.
       RuntimeError: no such file system can be mounted here; the message says why.
     """
+    check_integers("failing_syncs", failing_syncs, 1)
+    check_integer("capacity", capacity, 0, optional=True)
     async with (
         open_mount() as mount,
         mount.directory(failing_syncs=failing_syncs, capacity=capacity) as lossy,

@@ -13,6 +13,8 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from trio_eventlog.testing._arguments import check_integer
+
 ROOT: Final = ""
 """The path of the directory that is watched. All paths are relative to it, with ``/`` between their parts."""
 
@@ -134,7 +136,11 @@ class FileJournal:
         """Note that from here on ``count`` batches are promised.
 
         Call it as soon as ``append_batch`` has returned. May be called in any thread.
+
+        Raises:
+          TypeError, ValueError: it is not an integer of 0 or more.
         """
+        check_integer("count", count, 0)
         with self.lock:
             self.note(Acknowledged(count))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,13 @@ import trio
 
 from trio_eventlog import EventQuery, EventStore, ModuleEvent, PersistedEvent, StoreError
 from trio_eventlog.abc import DurableStore, FileStore, SyncableStore
+from trio_eventlog.testing._arguments import (
+    check_instance,
+    check_integers,
+    check_names,
+    check_opener,
+    checked_path,
+)
 from trio_eventlog.testing._power._journal import FileJournal, Written
 from trio_eventlog.testing._power._states import Crash, CrashState, crash_state
 from trio_eventlog.testing._power._watching import Watched, Watcher, open_watcher
@@ -71,7 +79,7 @@ def _event(seq: int) -> PersistedEvent:
 
 async def check_power_loss(
     open_store: StoreOpener,
-    directory: Path,
+    directory: str | os.PathLike[str],
     sizes: Sequence[int],
     crashes: Iterable[Crash],
     *,
@@ -103,9 +111,21 @@ async def check_power_loss(
     Raises:
       AssertionError: the store does not keep what it promised; the message says what was acknowledged, and
         where the cut was.
-      TypeError: the store is no :class:`trio_eventlog.abc.FileStore`.
+      TypeError: an argument has the wrong type; the store is no :class:`trio_eventlog.abc.FileStore`.
+      ValueError: a number is out of range; no batches; a clause that is not among these.
       RuntimeError: its files cannot be watched here; the message says why.
     """
+    check_opener(open_store)
+    directory = checked_path("directory", directory)
+    check_integers("sizes", sizes, 1)
+    if not sizes:
+        raise ValueError("sizes: expected at least one batch, got none")
+    check_integers("failing_syncs", failing_syncs, 1)
+    check_names("clauses", clauses, CLAUSES[0], CLAUSES, ", ".join(CLAUSES))
+    check_instance("crashes", crashes, Iterable, "an")
+    crashes = list(crashes)
+    for number, crash in enumerate(crashes):
+        check_instance(f"crashes[{number}]", crash, Crash)
     access = await _declared(open_store, directory / "declared")
     async with open_watcher(access) as watcher:
         recording = await record(open_store, directory / "before", watcher, sizes, failing_syncs)

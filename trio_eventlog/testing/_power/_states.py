@@ -17,6 +17,7 @@ from typing import Final
 
 import attrs
 
+from trio_eventlog.testing._arguments import check_instance, check_integer
 from trio_eventlog.testing._power._journal import (
     ROOT,
     Acknowledged,
@@ -47,6 +48,10 @@ _ZEROS: Final = 0.1
 """Of the blocks that are lost, so many are zeros: the file got longer, and what it got longer by was lost."""
 
 
+def _check_number(_crash: Crash, field: attrs.Attribute[int], value: object) -> None:
+    check_integer(field.name, value, 0 if field.name == "acknowledged" else None)
+
+
 def _check_kept(_crash: Crash, _field: attrs.Attribute[str], value: str) -> None:
     if value not in KEPT:
         raise ValueError(f"kept: expected one of {', '.join(map(repr, KEPT))}, got {value!r}")
@@ -66,10 +71,10 @@ class Crash:
       seed: which file, which writes and which blocks.
     """
 
-    acknowledged: int
-    operations: int = 0
+    acknowledged: int = attrs.field(validator=_check_number)
+    operations: int = attrs.field(default=0, validator=_check_number)
     kept: str = attrs.field(default="nothing", validator=_check_kept)
-    seed: int = 0
+    seed: int = attrs.field(default=0, validator=_check_number)
 
     def __repr__(self) -> str:
         seed = "" if self.kept in ("nothing", "everything") else f", seed={self.seed}"
@@ -103,7 +108,13 @@ class CrashState:
 
 
 def crash_state(journal: FileJournal, crash: Crash) -> CrashState:
-    """What the disk holds after ``crash``. The same journal and crash give the same state."""
+    """What the disk holds after ``crash``. The same journal and crash give the same state.
+
+    Raises:
+      TypeError: an argument has the wrong type.
+    """
+    check_instance("journal", journal, FileJournal)
+    check_instance("crash", crash, Crash)
     cut = cut_of(journal.operations, crash, journal.settled)
     happened = journal.operations[:cut]
     files, directories = _lost(happened, crash.kept, Random(crash.seed))  # noqa: S311 - a choice, no secret

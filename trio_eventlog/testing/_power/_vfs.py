@@ -6,13 +6,14 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 
+from trio_eventlog.testing._arguments import check_integers, checked_path
 from trio_eventlog.testing._power._journal import (
     ROOT,
     DirectorySynced,
@@ -157,7 +158,9 @@ class _RecordedFile(apsw.VFSFile):
 
 
 @contextmanager
-def record_files(directory: Path, *, failing_syncs: frozenset[int] = frozenset()) -> Iterator[FileJournal]:
+def record_files(
+    directory: str | os.PathLike[str], *, failing_syncs: Collection[int] = ()
+) -> Iterator[FileJournal]:
     """Note what is done by way of SQLite to the files in a directory, for the length of a ``with`` block.
 
     For stores on apsw. Connections that are opened meanwhile with SQLite's default VFS are watched, and so
@@ -174,9 +177,17 @@ def record_files(directory: Path, *, failing_syncs: frozenset[int] = frozenset()
 
     Yields:
       The journal, which grows meanwhile.
+
+    Raises:
+      TypeError, ValueError: ``directory`` is not a path; the syncs are not integers of 1 or more.
+      NotADirectoryError: there is no such directory.
     """
+    directory = checked_path("directory", directory)
+    check_integers("failing_syncs", failing_syncs, 1)
+    if not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
     journal = FileJournal()
-    watch = Watch(directory, journal, failing_syncs)
+    watch = Watch(directory, journal, frozenset(failing_syncs))
     before = apsw.vfs_names()[0]
     name = f"trio_eventlog.testing {uuid.uuid4()}"
     vfs = _RecordingVFS(name, before, watch)
