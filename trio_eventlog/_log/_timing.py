@@ -14,14 +14,20 @@ from trio_eventlog._engine._policy import RetryPolicy
 class Alarm:
     """A deadline that one task sleeps until. Bringing it forward does not wake the task before it is due."""
 
-    _scope: trio.CancelScope | None = attrs.field(
-        default=None, init=False
-    )  # of the sleeping task, if it sleeps
+    # Both only while the task sleeps.
+    _scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
 
     def wake_by(self, deadline: float) -> None:
         """Wake the sleeping task at ``deadline``, unless it wakes earlier. Without one, do nothing."""
-        if self._scope is not None and deadline < self._scope.deadline:
+        if self._scope is None or self._task is None or deadline >= self._scope.deadline:
+            return
+        if deadline > -math.inf:
             self._scope.deadline = deadline
+        else:
+            # A third of what a deadline in the past takes.
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
 
     async def sleep_until(self, deadline: float) -> None:
         """Sleep.
@@ -30,11 +36,17 @@ class Alarm:
         missed.
         """
         self._scope = trio.CancelScope(deadline=deadline)
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
         try:
             with self._scope:
-                await trio.sleep_forever()
+                await trio.lowlevel.wait_task_rescheduled(abort)
         finally:
-            self._scope = None
+            self._scope = self._task = None
 
 
 @attrs.define(eq=False)
