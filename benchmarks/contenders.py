@@ -45,6 +45,8 @@ from trio_eventlog import (
 )
 from trio_eventlog._model import _payload
 from trio_eventlog._model._events import new_event_id, sealed, wall_clock_ms
+from trio_eventlog._model._sealed import seal_persisted
+from trio_eventlog._speedups import core
 from trio_eventlog.reading import iter_events
 from trio_eventlog.stores import NullStore, SqliteStore, open_store
 from trio_eventlog.stores.sqlite import _appender as appending
@@ -156,21 +158,47 @@ def encoder(count: int, _directory: Path) -> Figures:
     return {"cost": per_event(encode, [payload(n) for n in range(min(count, 50_000))])}
 
 
-def raw_insert(count: int, directory: Path) -> Figures:
-    """Rows that were made before, into the schema of the log, 4,096 a transaction."""
-    db = apsw.Connection(str(directory / "raw.db"))
-    log = schema.prepare_writer(db, "default", "full")
-    rows = []
+def numbered_events(count: int) -> list[PersistedEvent]:
+    """The workload as a store gets it, sealed."""
+    made = []
     for seq, envelope in enumerate(envelopes(count), 1):
         member = envelope.event.agent_id if isinstance(envelope.event, AgentEvent) else None
         event = PersistedEvent(envelope.event_id, seq, envelope.timestamp_ms, member, envelope.event)
-        rows.append(appending.row_of(event, log.seed))
-    rows = set_aside(rows)
+        made.append(seal_persisted(event))
+    return set_aside(made)
+
+
+def raw_insert_4k(count: int, directory: Path) -> Figures:
+    """The same in pages of 4 KiB, which SQLite takes by default."""
+    return raw_insert(count, directory, 4096)
+
+
+def raw_insert(count: int, directory: Path, page_size: int = schema.PAGE_SIZE) -> Figures:
+    """Rows that were made before, into the schema of the log, 4,096 a transaction."""
+    db = apsw.Connection(str(directory / "raw.db"))
+    db.execute(f"PRAGMA page_size = {page_size}; PRAGMA journal_mode = wal")
+    log = schema.prepare_writer(db, "default", "full")
+    rows = set_aside(appending.row_of(event, log.seed) for event in numbered_events(count))
     begin = time.perf_counter()
     for start in range(0, count, 2 * AT_MOST):
         db.execute("BEGIN IMMEDIATE")
         for half in range(start, min(start + 2 * AT_MOST, count), AT_MOST):
             appending.insert_rows(db, log.number, rows[half : half + AT_MOST])
+        db.execute("COMMIT")
+    return {"rate": count / (time.perf_counter() - begin)}
+
+
+def raw_batches(count: int, directory: Path) -> Figures:
+    """Batches that were made before, which SQLite reads in place, 4,096 a transaction. Needs the core."""
+    db = apsw.Connection(str(directory / "raw.db"))
+    log = schema.prepare_writer(db, "default", "full")
+    made = numbered_events(count)
+    starts = range(0, count, 2 * AT_MOST)
+    batches = [core.make_batch(made[start : start + 2 * AT_MOST], log.seed) for start in starts]
+    begin = time.perf_counter()
+    for batch in batches:
+        db.execute("BEGIN IMMEDIATE")
+        appending.insert_batch(db, log.number, batch)
         db.execute("COMMIT")
     return {"rate": count / (time.perf_counter() - begin)}
 

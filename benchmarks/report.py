@@ -17,6 +17,7 @@ _COSTS: Final = {
     "send_nowait": "a bare send_nowait",
     "encoder": "the JSON encoder alone",
     "ingest": "log.ingest",
+    "ingest (pure)": "log.ingest, pure Python",
     "structlog": "structlog, JSON to a file",
     "queue_handler": "logging.QueueHandler",
     "opentelemetry": "OpenTelemetry, emit",
@@ -24,7 +25,9 @@ _COSTS: Final = {
 
 _RATES: Final = {
     "raw_insert": "raw: rows made in advance",
+    "raw_batches": "raw: batches made in advance",
     "log_into_sqlite": "the log",
+    "log_into_sqlite (pure)": "the log, pure Python",
     "log_beside_work": "the log, beside a busy program",
     "log_into_postgres": "the log, into PostgreSQL",
     "log_into_jetstream": "the log, into JetStream, not synced",
@@ -38,6 +41,8 @@ _RATES: Final = {
 
 _OURS: Final = (
     "ingest",
+    "ingest (pure)",
+    "log_into_sqlite (pure)",
     "log_into_sqlite",
     "log_beside_work",
     "log_into_postgres",
@@ -205,7 +210,7 @@ def tabulate(found: Runs, ratios: Iterable[Sequence[str]]) -> None:
         [(name, shown(statistics.median(values))) for name, values in parts.items()],
     )
     _table("rate.txt", ("", "events a second", "least and most"), _figures(found, _RATES, "rate"))
-    _table("ratios.txt", ("", "measured", "target", ""), ratios)
+    _table("ratios.txt", ("", "with the core", "pure Python"), ratios)
 
 
 # --- logs that share a file, a database or a stream ----------------------------------------------

@@ -265,23 +265,32 @@ is_ascii(PyObject *value)
     return value != NULL && Py_TYPE(value) == &PyUnicode_Type && PyUnicode_IS_ASCII(value);
 }
 
-/* What `ingest` finds out about an event. The first two are borrowed from it, the rest is owned. */
+/* What `ingest` finds out about an event. */
 typedef struct {
     int kind;
     PyObject *actor, *event_type, *text, *scopes;
     Py_ssize_t size;
 } Sealed;
 
-/* Check an event of one of our two kinds and encode its payload. */
+static void
+drop(Sealed *sealed)
+{
+    Py_XDECREF(sealed->actor);
+    Py_XDECREF(sealed->event_type);
+    Py_XDECREF(sealed->text);
+    Py_XDECREF(sealed->scopes);
+}
+
+/* Check an event of one of our two kinds and encode its payload. Whatever comes of it, `drop` what was found. */
 static int
 seal(PyObject *event, Py_ssize_t max_bytes, Sealed *sealed)
 {
-    int kind = sealed->kind = Py_TYPE(event) == model.kinds[AGENT].type;
-    PyObject *actor = sealed->actor = FIELD(event, model.kinds[kind].actor);
-    PyObject *event_type = sealed->event_type = FIELD(event, model.kinds[kind].event_type);
+    int kind = Py_TYPE(event) == model.kinds[AGENT].type;
+    PyObject *actor = FIELD(event, model.kinds[kind].actor);
+    PyObject *event_type = FIELD(event, model.kinds[kind].event_type);
+    *sealed = (Sealed){.kind = kind, .actor = Py_XNewRef(actor), .event_type = Py_XNewRef(event_type)};
     PyObject *text = FIELD(event, model.kinds[kind].text), *scopes = FIELD(event, model.kinds[kind].scopes);
     PyObject *size = FIELD(event, model.kinds[kind].size), *payload = FIELD(event, model.kinds[kind].payload);
-    sealed->text = sealed->scopes = NULL;
     if (!is_ascii(actor) || !is_ascii(event_type))
         return UNUSUAL;
     if (text != NULL && text != Py_None) {
@@ -297,8 +306,7 @@ seal(PyObject *event, Py_ssize_t max_bytes, Sealed *sealed)
     if (outcome)
         return outcome;
     sealed->size = PyBytes_GET_SIZE(sealed->text) + PyUnicode_GET_LENGTH(actor) + PyUnicode_GET_LENGTH(event_type);
-    if ((sealed->scopes = scopes_in(payload)) == NULL)
-        Py_CLEAR(sealed->text);
+    sealed->scopes = scopes_in(payload);
     return sealed->scopes == NULL ? FAILED : DONE;
 }
 
@@ -494,7 +502,7 @@ accept(Intake *self, Sealed *sealed, PyObject *id, PyObject *timestamp, int *han
         goto done;
     }
     self->last_seq++;
-    if (must_look(self)) {
+    if (must_look(self) && self->look != NULL) {
         PyObject *nothing = PyObject_CallNoArgs(self->look);
         if (nothing == NULL)
             Py_CLEAR(seq);
@@ -514,23 +522,16 @@ seal_and_accept(Intake *self, PyObject *event, PyObject *id, PyObject *timestamp
     Sealed sealed;
     int outcome = seal(event, (Py_ssize_t)self->max_event_bytes, &sealed);
     *handled = outcome != UNUSUAL;
-    if (outcome)
-        return NULL;
-    Py_INCREF(sealed.actor);
-    Py_INCREF(sealed.event_type);
     Py_XINCREF(id);
     Py_XINCREF(timestamp);
-    if (id == NULL) {
+    if (outcome == DONE && id == NULL) {
         long long now = now_ms();
         timestamp = now < 0 ? NULL : PyLong_FromLongLong(now);
         id = timestamp == NULL ? NULL : make_id(now);
     }
-    if (id != NULL)
+    if (outcome == DONE && id != NULL)
         result = accept(self, &sealed, id, timestamp, handled);
-    Py_DECREF(sealed.text);
-    Py_DECREF(sealed.scopes);
-    Py_DECREF(sealed.actor);
-    Py_DECREF(sealed.event_type);
+    drop(&sealed);
     Py_XDECREF(id);
     Py_XDECREF(timestamp);
     return result;

@@ -218,7 +218,7 @@ def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent
     seed = log.seed
     if core is not None and (batch := core.make_batch(events, seed)) is not None:
         # SQLite reads the events in place, without the interpreter, as long as the batch is there.
-        db.execute(_batch_sql(log.number), (batch.number,))
+        insert_batch(db, log.number, batch)
         return db.total_changes() - before
     for chunk in _chunks(events):
         # Making rows and binding them each keep the event loop waiting for a millisecond or more. It must not
@@ -227,6 +227,11 @@ def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent
         time.sleep(0)
         insert_rows(db, log.number, rows)
     return db.total_changes() - before
+
+
+def insert_batch(db: apsw.Connection, log_id: int, batch: Any) -> None:
+    """Insert a batch of the core in one statement."""
+    db.execute(_batch_sql(log_id), (batch.number,))
 
 
 def insert_rows(db: apsw.Connection, log_id: int, rows: Sequence[Row]) -> None:

@@ -35,6 +35,9 @@ BATCHES: Final = "trio_eventlog_batch"
 BUSY_TIMEOUT: Final = 2.5
 """Seconds that a statement waits for another connection's lock."""
 
+PAGE_SIZE: Final = 8192
+"""Bytes. Larger ones are faster for large batches, and cost the flush of a single event more."""
+
 _KEPT_WAL_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -135,6 +138,8 @@ def _use_wal(db: apsw.Connection) -> None:
     mode = None
     while mode is None:
         try:
+            # Of a new file. One that is there keeps its own.
+            db.execute(f"PRAGMA page_size = {PAGE_SIZE}")
             (mode,) = first_row(db, "PRAGMA journal_mode = wal")
         except apsw.BusyError:
             if time.monotonic() > give_up:
