@@ -3,22 +3,39 @@
 import pytest
 
 from tests._helpers.broken_stores import Broken
-from trio_eventlog.testing import ConformanceReport, _search, check_store
-from trio_eventlog.testing._check_store import DEFAULT_BUDGET
+from trio_eventlog.testing import ConformanceReport, _search
+from trio_eventlog.testing._check_store import DEFAULT_BUDGET, DEFAULT_MAX_EXAMPLES, run_checks
 from trio_eventlog.testing._clauses import clause_shares
+from trio_eventlog.testing._report import CheckSettings
+from trio_eventlog.testing._subject import StoreUnderTest
 
 
 def check_clause(broken: Broken, *, seed: int) -> ConformanceReport:
-    """With the part of the default budget that the clause has in a whole run, but 10 s at least."""
-    return check_store(
-        broken.open_store,
-        durable=broken.durable,
-        open_reader=broken.open_reader,
+    """With the part of the default budget that the clause has in a whole run, but 10 s at least.
+
+    And with half of the rest, if it needs more for enough examples: there, it may use most of it.
+    """
+    share = DEFAULT_BUDGET * clause_shares()[broken.clause]
+    # Some hang, and there is no need to wait as long as for a store that might not.
+    op_timeout = 5.0 if broken.durable else 1.0
+    return run_checks(
+        StoreUnderTest(
+            open_store=broken.open_store,
+            open_reader=broken.open_reader,
+            drop_store=None,
+            durable=broken.durable,
+            op_timeout=op_timeout,
+        ),
         clauses=[broken.clause],
-        budget=max(10.0, DEFAULT_BUDGET * clause_shares()[broken.clause]),
-        # Some hang, and there is no need to wait as long as for a store that might not.
-        op_timeout=5.0 if broken.durable else 1.0,
+        settings=CheckSettings(
+            durable=broken.durable,
+            budget=max(10.0, share),
+            op_timeout=op_timeout,
+            max_examples=DEFAULT_MAX_EXAMPLES,
+        ),
         seed=seed,
+        deviations={},
+        reserve=(DEFAULT_BUDGET - share) / 2,
     )
 
 

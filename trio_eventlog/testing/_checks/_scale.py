@@ -211,7 +211,7 @@ async def _try_large_failure(example: Example, case: LargeConflict) -> None:
         await store.query()
 
 
-_HALVINGS: Final = 6
+_HALVINGS: Final = 7
 
 
 async def _try_large_cancelled(example: Example, _case: None) -> None:
