@@ -8,6 +8,7 @@ from tests._helpers.sqlite import raw, refused
 from trio_eventlog import EventQuery, StoreUnusable
 from trio_eventlog.abc import DamageAwareStore
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores.sqlite._schema import PAGE_SIZE
 
 ALL = EventQuery()
 NOT_STORED = "is not what was stored"
@@ -108,7 +109,7 @@ async def test_a_log_whose_name_is_not_in_its_index(path):
     await fill(path)
     (index,) = raw(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_logs_1'")[0]
     content = path.read_bytes()
-    page = content[(index - 1) * 4096 : index * 4096]
+    page = content[(index - 1) * PAGE_SIZE : index * PAGE_SIZE]
     path.write_bytes(content.replace(page, page.replace(b"default", b"defaulu")))
     await refused(StoreUnusable, "log 'default' is not in the index of names", path)
 

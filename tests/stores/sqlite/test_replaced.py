@@ -16,6 +16,10 @@ from trio_eventlog.reading import tail
 from trio_eventlog.stores import SqliteStore
 from trio_eventlog.stores.sqlite import _files as _sqlite_files
 from trio_eventlog.stores.sqlite._appender import Appender
+from trio_eventlog.stores.sqlite._schema import PAGE_SIZE
+
+SAME_PAGES = f"PRAGMA page_size = {PAGE_SIZE}"
+"""SQLite restores a file over one with a write-ahead log only if their pages are of one size."""
 
 
 @pytest.fixture
@@ -400,9 +404,9 @@ async def test_another_database_in_its_place(path, tmp_path, other, message):
     """Neither is written to nor read from as if it were the log, whatever number its logs have."""
     saved = tmp_path / "saved"
     if other == "blank":
-        raw(saved, "CREATE TABLE t (x)", "DROP TABLE t")
+        raw(saved, SAME_PAGES, "CREATE TABLE t (x)", "DROP TABLE t")
     elif other == "of another program":
-        raw(saved, "CREATE TABLE logs (x)")
+        raw(saved, SAME_PAGES, "CREATE TABLE logs (x)")
     else:
         async with SqliteStore.open(saved, log="default" if "another" in other else "x") as store:
             await store.append_batch(append(*range(1, 51)))
