@@ -690,6 +690,8 @@ CONTENDERS: dict[str, Callable[[int, Path], Figures]] = {
         send_nowait,
         encoder,
         raw_insert,
+        raw_insert_4k,
+        raw_batches,
         ingest,
         parts,
         log_into_sqlite,
