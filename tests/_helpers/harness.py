@@ -16,7 +16,7 @@ def check_clause(broken: Broken, *, seed: int) -> ConformanceReport:
     And with half of the rest, if it needs more for enough examples: there, it may use most of it.
     """
     share = DEFAULT_BUDGET * clause_shares()[broken.clause]
-    # Some hang, and there is no need to wait as long as for a store that might not.
+    # Some of these stores hang, and waiting for the full time would tell nothing more.
     op_timeout = 5.0 if broken.durable else 1.0
     return run_checks(
         StoreUnderTest(
