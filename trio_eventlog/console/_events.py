@@ -73,15 +73,10 @@ class _PageWanted:
         return {
             "events": joined(encoded),
             "next": None if found.next is None else str(found.next),
-            "is_complete": self._is_complete(found, last_seq),
+            "is_complete": found.is_last or (not self.is_newest and (found.next or 0) >= last_seq),
             "last_seq": str(last_seq),
             "gaps": await self._gaps(source, found, last_seq),
         }
-
-    def _is_complete(self, found: Found, last_seq: int) -> bool:
-        if self.is_newest:
-            return found.next is None
-        return found.next is None or found.next >= last_seq or len(found.events) < self.limit
 
     async def _gaps(self, source: Source, found: Found, last_seq: int) -> list[dict[str, str]] | None:
         if not _is_unfiltered(self.query):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode
 
@@ -98,10 +99,11 @@ async def read_json(request: Request, max_bytes: int) -> bytes:
         raise ApiError(415, "unsupported_media_type", "expected content-type: application/json")
     body = bytearray()
     with trio.move_on_after(_BODY_TIMEOUT) as waiting:
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                raise ApiError(413, "too_large", f"the body is larger than {max_bytes} bytes")
+        async with aclosing(request.stream()) as parts:
+            async for part in parts:
+                body += part
+                if len(body) > max_bytes:
+                    raise ApiError(413, "too_large", f"the body is larger than {max_bytes} bytes")
     if waiting.cancelled_caught:
         raise ApiError(408, "timeout", "the body did not come")
     return bytes(body)

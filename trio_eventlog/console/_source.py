@@ -35,6 +35,9 @@ class Found:
     next: int | None
     """The cursor behind which to go on in this order; None at the end."""
 
+    is_last: bool = False
+    """Whether it is known that nothing more comes behind them now."""
+
 
 @attrs.frozen
 class Counts:
@@ -105,11 +108,13 @@ class Source:
         after = query.after_seq or 0
         if isinstance(self.store, PagedStore):
             page = await self.store.query_page(attrs.evolve(query, limit=limit), max_bytes=MAX_PAGE_BYTES)
-            events = page.events
+            # Complete is what ends with the limit, too.
+            events, is_last = page.events, page.is_complete and len(page.events) < limit
         else:
             stream = iter_events(self.store, attrs.evolve(query, limit=limit), page_size=limit)
             events = await _skipping_pruned(stream.pages())
-        return Found(events, events[-1].seq if events else after)
+            is_last = not events
+        return Found(events, events[-1].seq if events else after, is_last=is_last)
 
     async def newest(self, query: EventQuery, before_seq: int | None, limit: int) -> Found:
         """The last events that match before ``before_seq``, newest first."""
@@ -129,7 +134,8 @@ class Source:
             end, window = start, window * _WINDOW_GROWTH
         if len(found) == limit:
             return Found(found, found[-1].seq)
-        return Found(found, end + 1 if end > after else None)
+        is_last = end <= after
+        return Found(found, None if is_last else end + 1, is_last=is_last)
 
     async def one(self, seq: int) -> PersistedEvent | None:
         """The event with this seq; None if there is none."""
