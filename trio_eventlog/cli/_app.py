@@ -21,6 +21,7 @@ from trio_eventlog.cli import (
     _inspect,
     _prune,
     _query,
+    _serve,
     _tail,
     _tasks,
 )
@@ -86,6 +87,7 @@ for _command, _examples in (
     (_inspect.verify, _inspect.VERIFY_EXAMPLES),
     (_prune.prune, _prune.EXAMPLES),
     (_query.query, _query.EXAMPLES),
+    (_serve.serve, _serve.EXAMPLES),
     (_tail.tail, _tail.EXAMPLES),
     (_tasks.tasks, _tasks.EXAMPLES),
 ):
