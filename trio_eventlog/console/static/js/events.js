@@ -1,7 +1,7 @@
 // The view of events: the timeline, the facets and the table, kept together.
 
 import { Latest, ask, isAbort } from "./api.js";
-import { announce, button, h, icon } from "./dom.js";
+import { button, h, icon } from "./dom.js";
 import { Facets } from "./facets.js";
 import { FilterBar } from "./filterbar.js";
 import { FollowControl } from "./followcontrol.js";
@@ -176,7 +176,7 @@ export class EventsView {
     if (this.#window.above === null && this.#window.rows.length > 0) {
       this.table.element.scrollTop = 0;
       if (this.#follower?.isPaused) this.#follower.pause(false);
-      else this.#follower?.flush();
+      this.#follower?.flush(true);
       return;
     }
     this.#load((window) => window.loadNewest());
@@ -301,7 +301,7 @@ export class EventsView {
     const window = this.#window;
     const start = window.lastSeq;
     const follower = new Follower(this.#parameters, start, !isFiltered(filters), {
-      canShow: () => this.table.isAtTop && this.#window.above === null && this.#busy.size === 0,
+      canShow: () => this.table.isAtTop && !this.table.hasOpen && this.#window.above === null && this.#busy.size === 0,
       onRows: (rows) => {
         this.#window.prepend(rows);
         this.table.refresh(true);

@@ -17,10 +17,11 @@ export class ExactNumber {
  */
 export const keepsDigits = (() => {
   let kept = false;
-  JSON.parse("1.0", (_key, value, context) => {
+  const look = (/** @type {string} */ _key, /** @type {any} */ value, /** @type {any} */ context) => {
     kept = context?.source === "1.0";
     return value;
-  });
+  };
+  JSON.parse("1.0", /** @type {any} */ (look));
   return kept;
 })();
 

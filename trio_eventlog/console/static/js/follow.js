@@ -91,10 +91,14 @@ export class Follower {
     this.schedule();
   }
 
-  /** Show what has come, if the table can. */
-  flush() {
+  /**
+   * Show what has come, if the table can.
+   *
+   * @param {boolean} [isWanted] whatever the table shows now
+   */
+  flush(isWanted = false) {
     if (this.meanwhile === 0n && this.#kept.length === 0) return;
-    if (this.isPaused || !this.handlers.canShow()) {
+    if (!isWanted && (this.isPaused || !this.handlers.canShow())) {
       this.handlers.onChange();
       return;
     }
@@ -115,7 +119,7 @@ export class Follower {
   /** @param {boolean} isPaused */
   pause(isPaused) {
     this.isPaused = isPaused;
-    this.flush();
+    if (!isPaused) this.flush();
     this.handlers.onChange();
   }
 }

@@ -81,7 +81,7 @@ export class RecordedTasks {
     const found = page.events.map((/** @type {any} */ event) => ({ run: event.event.payload?.run_id, at: event.timestamp_ms })).filter((/** @type {any} */ each) => typeof each.run === "string");
     this.#run ??= found[0]?.run ?? null;
     if (this.#run !== null && !found.some((/** @type {any} */ each) => each.run === this.#run)) found.push({ run: this.#run, at: null });
-    const options = found.map(({ run, at }) => h("option", { value: run }, visible(run, 60) + (at === null ? "" : ` · ${dateTime(at).slice(0, 19)}`)));
+    const options = found.map((/** @type {any} */ { run, at }) => h("option", { value: run }, visible(run, 60) + (at === null ? "" : ` · ${dateTime(at).slice(0, 19)}`)));
     this.pick.replaceChildren(...options);
     this.pick.value = this.#run ?? "";
     this.pick.parentElement.hidden = found.length === 0;

@@ -10,7 +10,6 @@ const OVERSCAN = 8;
  * @property {(index: number) => string} key the same row has the same key, whatever its index
  * @property {(index: number) => number} height in px
  * @property {(index: number) => HTMLElement} render
- * @property {(element: HTMLElement, index: number) => void} [update] called for a row that stays
  */
 
 /** Rows of different heights in an element that scrolls. */
@@ -113,22 +112,26 @@ export class VirtualRows {
         this.#shown.delete(key);
       }
     }
-    for (let index = from; index <= to; index++) this.#place(index);
+    // In the order in which they are read out.
+    let next = this.body.firstElementChild;
+    for (let index = from; index <= to; index++) {
+      const element = this.#elementAt(index);
+      if (element === next) next = element.nextElementSibling;
+      else this.body.insertBefore(element, next);
+    }
     this.onRange();
   }
 
   /** @param {number} index */
-  #place(index) {
+  #elementAt(index) {
     const key = this.#keys[index];
     let element = this.#shown.get(key);
-    if (element) {
-      this.source.update?.(element, index);
-    } else {
+    if (!element) {
       element = this.source.render(index);
       this.#shown.set(key, element);
-      this.body.append(element);
     }
     element.style.setProperty("transform", `translateY(${this.#offsets[index]}px)`);
+    return element;
   }
 
   /**

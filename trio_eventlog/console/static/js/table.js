@@ -63,6 +63,11 @@ export class EventTable {
     return this.element.scrollTop < this.#rowHeight / 2;
   }
 
+  /** Somebody reads: what is shown must not move. */
+  get hasOpen() {
+    return this.#open.size > 0;
+  }
+
   #source() {
     const rowAt = (/** @type {number} */ index) => this.window.rows[index];
     return {
