@@ -90,28 +90,27 @@ class Stream:
 
     def __init__(self) -> None:
         self.sent = b""
+        self.messages: list[SseMessage] = []
+        self.seqs: list[int] = []
+        self._parser = SseParser()
         self.status = 0
         self.is_over = False
         self.read_time = 0.0
         """Seconds that the client takes for each part; infinite: it reads no more."""
         self.arrived = trio.Condition()
 
-    @property
-    def messages(self) -> list[SseMessage]:
-        return SseParser().feed(self.sent)
-
-    @property
-    def seqs(self) -> list[int]:
-        return [int(json.loads(m.data)["seq"]) for m in self.messages if m.event == "message"]
+    def take(self, body: bytes) -> None:
+        self.sent += body
+        found = self._parser.feed(body)
+        self.messages += found
+        self.seqs += [int(json.loads(m.data).get("seq", 0)) for m in found if m.event == "message"]
 
     def of_kind(self, event: str) -> list[Any]:
         return [json.loads(message.data) for message in self.messages if message.event == event]
 
     @property
     def last_id(self) -> str:
-        parser = SseParser()
-        parser.feed(self.sent)
-        return parser.last_event_id
+        return self._parser.last_event_id
 
     async def wait_for(self, condition) -> None:
         """Wait until ``condition`` is true of what was sent."""
@@ -139,7 +138,7 @@ async def streaming(app, path, parameters=(), **more) -> AsyncIterator[Stream]:
             await trio.lowlevel.checkpoint()
         async with stream.arrived:
             stream.status = message.get("status", stream.status)
-            stream.sent += message.get("body", b"")
+            stream.take(message.get("body", b""))
             stream.arrived.notify_all()
 
     async def run():

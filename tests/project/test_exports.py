@@ -14,7 +14,9 @@ import pytest
 
 import trio_eventlog
 import trio_eventlog.abc
+import trio_eventlog.console
 import trio_eventlog.logging
+import trio_eventlog.mobkit
 import trio_eventlog.reading
 import trio_eventlog.recorder
 import trio_eventlog.stores
@@ -26,7 +28,9 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     trio_eventlog,
     trio_eventlog.abc,
+    trio_eventlog.console,
     trio_eventlog.logging,
+    trio_eventlog.mobkit,
     trio_eventlog.reading,
     trio_eventlog.recorder,
     trio_eventlog.stores,
@@ -42,7 +46,7 @@ FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
 CONSTANTS = [
-    *("ANOMALIES", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
+    *("ANOMALIES", "CLAUSES", "EVENT_ID_PREFIX", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
     "UnifiedEvent",
 ]
 """Those that have no docstring of their own."""

@@ -32,6 +32,9 @@ trio-eventlog serve --store sqlite:events.db --host 0.0.0.0 --allow-host logs.ex
 
 TOKEN_VARIABLE: Final = "TRIO_EVENTLOG_TOKEN"  # noqa: S105 - its name
 
+_OWN_ADDRESSES: Final = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only this machine can reach."""
+
 _MAX_PORT: Final = 2**16 - 1
 
 
@@ -56,12 +59,12 @@ async def serve(
         the option for several.
     """
     try:
-        from trio_eventlog.console import is_loopback, serve_console  # noqa: PLC0415 - needs the extra
+        from trio_eventlog.console import serve_console  # noqa: PLC0415 - needs the extra
     except ModuleNotFoundError as exc:
         raise CommandError(str(exc)) from exc
     token = os.environ.get(TOKEN_VARIABLE) or None
     fragment = ""
-    if token is None and not is_loopback(host):
+    if token is None and host not in _OWN_ADDRESSES:
         token = secrets.token_urlsafe()
         fragment = f"#token={token}"
     async with _opened(store) as stores, trio.open_nursery() as nursery:

@@ -13,7 +13,7 @@ from trio_eventlog._util import how_to_install as _how_to_install
 try:
     from trio_eventlog.console._app import create_app
     from trio_eventlog.console._limits import ConsoleLimits
-    from trio_eventlog.console._serve import DEFAULT_PORT, is_loopback, serve_console
+    from trio_eventlog.console._serve import serve_console
 except ModuleNotFoundError as _exc:
     if (_exc.name or "").partition(".")[0] not in {"anycorn", "anyio", "starlette"}:
         raise
@@ -21,6 +21,6 @@ except ModuleNotFoundError as _exc:
         f"the console needs {_exc.name}; install it with: {_how_to_install('console')}", name=_exc.name
     ) from _exc
 
-__all__ = ["DEFAULT_PORT", "ConsoleLimits", "create_app", "is_loopback", "serve_console"]
+__all__ = ["ConsoleLimits", "create_app", "serve_console"]
 
 _adopt_public_names(globals())

@@ -21,7 +21,7 @@ from trio_eventlog.console._state import Console
 from trio_eventlog.console._static import read_static_files
 from trio_eventlog.console._task_tree import TaskTree
 
-DEFAULT_PORT: Final = 8765
+_DEFAULT_PORT: Final = 8765
 _MAX_PORT: Final = 2**16 - 1
 _RESTART_AFTER: Final = 1.0
 
@@ -30,7 +30,7 @@ async def serve_console(  # noqa: ASYNC114, ASYNC128 - _run calls started(); no 
     shown: EventLog | EventStore | Mapping[str, EventStore],
     *,
     host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
+    port: int = _DEFAULT_PORT,
     token: str | None = None,
     allowed_hosts: Collection[str] = (),
     tasks: bool = True,
@@ -130,12 +130,12 @@ def _checked_address(host: object, port: object, token: object) -> tuple[str, st
     if not 0 <= port <= _MAX_PORT:
         raise ValueError(f"port: expected 0 to {_MAX_PORT}, got {port}")
     checked = checked_token(token)
-    if checked is None and not is_loopback(host):
+    if checked is None and not _is_loopback(host):
         raise ValueError(f"token: required to listen on {host}, which others can reach")
     return host, checked
 
 
-def is_loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     if host == "localhost":
         return True

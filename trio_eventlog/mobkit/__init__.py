@@ -5,12 +5,11 @@ streams can be taken into a log.
 """
 
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
-from trio_eventlog.mobkit._events import EVENT_ID_PREFIX, MODULE, MobEvent
+from trio_eventlog.mobkit._events import EVENT_ID_PREFIX, MobEvent
 from trio_eventlog.mobkit._sse import SseError, SseMessage, SseParser, sse_comment, sse_message
 
 __all__ = [
     "EVENT_ID_PREFIX",
-    "MODULE",
     "MobEvent",
     "SseError",
     "SseMessage",

@@ -19,8 +19,9 @@ from trio_eventlog import (
 )
 
 EVENT_ID_PREFIX: Final = "mob-evt-"
+"""What the ids of mob events begin with; the cursor follows."""
 
-MODULE: Final = "mob"
+_MODULE: Final = "mob"
 """The module of what is no agent's."""
 
 _SCOPES: Final = ("mob_id", "run_id", "step_id", "identity")
@@ -142,7 +143,7 @@ class MobEvent:
         payload["data"] = self.data
         event: UnifiedEvent
         if self.agent_identity is None:
-            event = ModuleEvent(MODULE, self.kind, payload)
+            event = ModuleEvent(_MODULE, self.kind, payload)
         else:
             event = AgentEvent(self.agent_identity, self.kind, payload)
         return EventEnvelope.of(event, event_id=self.event_id, timestamp_ms=self.timestamp_ms)
