@@ -146,9 +146,10 @@ class EventStore(Protocol):
         """All events that match, in ascending order of seq.
 
         * **S5** ``after_seq`` is exclusive, ``since_ms`` inclusive, ``until_ms`` exclusive, ``event_types``
-          any-of, all filters joined by AND, then order, then ``limit`` (the lowest seqs; 0 gives none). There
-          is no hidden page size.
-        * **S6** Strings compare exactly: case, white space, accents, NUL, ``%``, ``_`` are ordinary.
+          any-of, ``fields`` all-of and at the top level of the payload, all filters joined by AND, then
+          order, then ``limit`` (the lowest seqs; 0 gives none). There is no hidden page size.
+        * **S6** Strings compare exactly: case, white space, accents, NUL, ``%``, ``_`` are ordinary. Values
+          of ``fields`` compare exactly, in type and value, as S7 has it.
         * **S7** What is read equals what was written in value and type (1, 1.0 and true differ; the order of
           keys is free): text of every script, NUL, empty strings, nested payloads, 64-bit integers, floats,
           seq to 2**63 - 1. A query bound up to 2**64 - 1 is not an error.

@@ -121,7 +121,7 @@ class MemoryStore:
         limit = len(self._events) if query.limit is None else query.limit
         if limit == 0:
             return found
-        scoped = any(getattr(query, scope) is not None for scope in SCOPES)
+        decodes = bool(query.fields) or any(getattr(query, scope) is not None for scope in SCOPES)
         # There may be thousands of types: hash them once, not per event.
         types = frozenset(query.event_types)
         others = attrs.evolve(query, event_types=())
@@ -132,11 +132,11 @@ class MemoryStore:
             await time_slice.checkpoint_if_over()
             if types and events[index].event.event_type not in types:
                 continue
-            # A filter for a scope decodes the payload, and an event remembers what it has decoded: let
-            # that be the reader's copy.
-            event = reseal(events[index]) if scoped else events[index]
+            # A filter for a scope or field decodes the payload, and an event remembers what it has decoded:
+            # let that be the reader's copy.
+            event = reseal(events[index]) if decodes else events[index]
             if others.matches(event):
-                found.append(event if scoped else reseal(event))
+                found.append(event if decodes else reseal(event))
                 if len(found) == limit:
                     break
         return found

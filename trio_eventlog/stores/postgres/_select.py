@@ -8,6 +8,7 @@ parameter.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import attrs
@@ -15,6 +16,8 @@ import attrs
 from trio_eventlog._model._events import MAX_STORED
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.stores._common._bounds import EQUALITIES, EVENT_OVERHEAD, MAX_MERGED_TYPES, Bounds
+from trio_eventlog.stores._common._columns import MODULE
+from trio_eventlog.stores.postgres._fields import VALUE, arms_of, pairs_of
 from trio_eventlog.stores.postgres._rows import READ, ByteaArray, key_of
 
 _UNBOUNDED: Final = ("payload", "actor", "long")
@@ -49,15 +52,22 @@ class _Terms:
         return " and ".join(self._terms)
 
 
-def select(query: EventQuery, log: int) -> Select | None:
-    """How to read what ``query`` asks for; None if nothing can match."""
+def select(query: EventQuery, log: int, indexed: Collection[str] = ()) -> Select | None:
+    """How to read what ``query`` asks for; None if nothing can match.
+
+    What it asks of ``fields`` is still to be checked, and the result to be limited then. ``indexed`` are the
+    keys of payloads that have an index.
+    """
     bounds = Bounds.of(query)
     if bounds is None:
         return None
     types = tuple(dict.fromkeys(query.event_types))
     terms = _Terms(log)
     found_by_text = any(getattr(query, name) is not None for name in EQUALITIES)
-    if bounds.is_timed and not (bounds.after or types or found_by_text):
+    arms = arms_of(query, indexed) if query.fields else []
+    limit = None if query.fields else bounds.limit
+    others = found_by_text or query.module is not None or query.fields
+    if bounds.is_timed and not (bounds.after or types or others):
         # A window alone. Its index gives the seqs, which are sorted in a way that no index offers; then each
         # is looked up. Nothing here depends on how many the planner expects.
         _add_time(terms, "timestamp_ms", bounds)
@@ -75,19 +85,24 @@ select event.* from found, lateral (
             terms.add(f"{name} = ?::bytea", key_of(text.encode()))
     if bounds.after:
         terms.add("seq > ?::bigint", bounds.after)
+    if query.module is not None:
+        terms.add(f"kind = {MODULE} and actor = ?::bytea", query.module.encode())
+    for pair in () if arms else pairs_of(query):
+        terms.add("position(?::bytea in payload) > 0", pair)
     # Not by their index, since seq comes first: see above.
     _add_time(terms, "timestamp_ms + 0", bounds)
     one = f"select {READ} from :s.events where {terms}"  # noqa: S608 - no values
     keys = [key_of(event_type.encode()) for event_type in types]
     if len(keys) == 1:
         one += f" and event_type = {terms.value(keys.pop())}::bytea"
-    elif keys and (found_by_text or len(keys) > MAX_MERGED_TYPES):
+    elif keys and (found_by_text or arms or len(keys) > MAX_MERGED_TYPES):
         one += f" and event_type = any({terms.value(ByteaArray(keys))}::bytea[])"
         keys = []
-    end = f" order by seq{_limit(terms, bounds.limit)}"
+    end = f" order by seq{_limit(terms, limit)}"
     # Each type comes in the order of seq, and is merged with the others without sorting.
-    arms = [f"({one} and event_type = {terms.value(key)}::bytea{end})" for key in keys]
-    return Select((" union all ".join(arms) or one) + end, tuple(terms.parameters))
+    arms = arms or [(f"event_type = {VALUE}::bytea", key) for key in keys]
+    parts = [f"({one} and {term.replace(VALUE, terms.value(value))}{end})" for term, value in arms]
+    return Select((" union all ".join(parts) or one) + end, tuple(terms.parameters))
 
 
 def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:

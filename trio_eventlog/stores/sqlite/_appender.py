@@ -36,11 +36,14 @@ class Appender:
     unique_id: str = ""
     """Identifies the log among all others; set by :meth:`prepare`."""
 
-    def __init__(self, place: Place, lock: FileLock, log: str, synchronous: str) -> None:
+    def __init__(
+        self, place: Place, lock: FileLock, log: str, synchronous: str, index: tuple[str, ...] = ()
+    ) -> None:
         self._place = place
         self._lock = lock
         self._log = log
         self._synchronous = synchronous
+        self._index = index
         self._synced = survives(synchronous) == "power"
         self._content: Content | None = None
         self.acknowledged: int = 0
@@ -50,7 +53,7 @@ class Appender:
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
-        found = schema.prepare_writer(db, self._log, self._synchronous)
+        found = schema.prepare_writer(db, self._log, self._synchronous, self._index)
         place = self._place.check()
         self.unique_id = found.unique_id
         self.acknowledged = found.last_seq

@@ -4,7 +4,8 @@
 
     logs                      one row per log: its number, its name, the highest seq ever stored, an id that
                               no other log has, the highest seq ever pruned, a checksum of all that
-    events_1, events_2, …     one table per log, so that appends go to the end of one b-tree
+    events_1, events_2, …     one table per log, so that appends go to the end of one b-tree, and the indexes
+                              of payload keys that were declared for it; see ``_field_index``
 
 ``seq`` is the rowid of an events table. So every index ends in it, and an equality on an index finds events
 in the order of seq without sorting. The checksums are those of ``_checksums``.
@@ -21,6 +22,7 @@ import apsw
 
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._payload import SCOPES
+from trio_eventlog.stores.sqlite import _field_index as fields
 
 APPLICATION_ID: Final = 0x54454C47
 """Marks a database of this library: "TELG" in the header of the file."""
@@ -88,7 +90,7 @@ OR lower(tbl_name) GLOB 'events_[0-9]*' OR lower(name) GLOB 'events_[0-9]*'
 
 _STATEMENT: Final = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX) (\w+)[^;]*")
 
-_OF_A_LOG: Final = re.compile(r"(events_(?:0|[1-9][0-9]*))(_[a-z_]+)?")
+_OF_A_LOG: Final = re.compile(rf"(events_(?:0|[1-9][0-9]*))(_[a-z_]+|{fields.PATTERN})?")
 
 _ANY: Final = table_of(0)
 """Stands for the table of a log."""
@@ -127,6 +129,9 @@ def _made(name: str) -> Collection[_Entry] | None:
     found = _OF_A_LOG.fullmatch(name)
     if found is None:
         return _templates().get(name)
+    key = fields.key_of(found[1], name)
+    if key is not None:
+        return [("index", found[1], fields.index_sql(found[1], key))]
     made = _templates().get(_ANY + (found[2] or ""))
     return made and [(kind, found[1], str(sql).replace(_ANY, found[1])) for kind, _, sql in made]
 
@@ -143,5 +148,8 @@ def _templates() -> dict[str, Collection[_Entry]]:
 
 
 def _normal(sql: object) -> object:
-    """SQL without superfluous space. Ours has no quotes, in which space would matter."""
-    return sql if sql is None else _SPACE.sub(lambda space: space[1] or " ", str(sql)).strip()
+    """SQL without superfluous space."""
+    # Between quotes, space would matter. Only the indexes of payload keys have some.
+    return (
+        sql if sql is None or "'" in str(sql) else _SPACE.sub(lambda space: space[1] or " ", str(sql)).strip()
+    )

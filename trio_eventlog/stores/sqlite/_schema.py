@@ -18,6 +18,7 @@ import attrs
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
 from trio_eventlog._speedups import core
 from trio_eventlog.stores.sqlite._checksums import checksum, seed_of
+from trio_eventlog.stores.sqlite._field_index import indexed_keys, make_indexes
 from trio_eventlog.stores.sqlite._layout import (
     APPLICATION_ID,
     REGISTRY,
@@ -94,11 +95,19 @@ def prepare_reader(db: apsw.Connection) -> None:
     check_layout(db)
 
 
-def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
-    """Make database and log ready for appends, creating what is not there.
+def prepare_writer(db: apsw.Connection, log: str, synchronous: str, index: tuple[str, ...] = ()) -> Log:
+    """Make database and log ready for appends, creating what is not there; ``index``: keys of payloads.
 
     Safe while any number of other processes do the same.
     """
+    prepared = _prepare_writer(db, log, synchronous)
+    if index and not indexed_keys(db, prepared.table).issuperset(index):
+        with transaction(db):
+            make_indexes(db, prepared.table, index)
+    return prepared
+
+
+def _prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     # Before anything is written: the file may belong to another program.
     prepare_reader(db)
     _use_wal(db)

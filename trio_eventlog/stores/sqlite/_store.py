@@ -32,6 +32,7 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
+from trio_eventlog.stores._common._fields import checked_index
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, check_pages
 from trio_eventlog.stores.sqlite import _files as files
@@ -124,6 +125,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         log: str = "default",
         read_only: bool = False,
         synchronous: str = "full",
+        index: Iterable[str] = (),
     ) -> AsyncIterator[SqliteStore]:
         """Open a log for the length of an ``async with`` block, creating file and log if need be.
 
@@ -143,6 +145,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
           read_only: do not append. Takes no lock; file and log must exist.
           synchronous: when to make sure that data has reached the disk: ``"full"`` (with each append) or
             ``"normal"`` (now and then, and with :meth:`sync`); also ``"extra"`` and ``"off"``, see above.
+          index: keys of payloads whose values are indexed for ``EventQuery(fields=…)``, each of 1 to 128
+            bytes in UTF-8, without quotes, backslashes and control characters. An index that is not there yet
+            is made before the block is entered, in proportion to the log; other writers of the file wait for
+            that. It stays, and serves whoever reads the log; each makes appends a little slower. Lists and
+            objects under such a key are not found by it, but checked. No effect with ``read_only``.
 
         Raises:
           ValueError: an argument is not as described, or ``path`` is not UTF-8, which SQLite needs. SQLite's
@@ -164,9 +171,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
             raise ValueError(
                 f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
             )
+        index = checked_index(index)
         parts = _Parts()
         try:
-            yield await _opened(path, log, parts, read_only=read_only, synchronous=synchronous)
+            yield await _opened(path, log, parts, index, read_only=read_only, synchronous=synchronous)
         finally:
             await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -259,9 +267,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`.
 
-        Fast with any filter, alone or with others: each has an index, and of several the most selective is
-        used: ``step_id``, ``run_id``, ``identity``, ``member_id``, ``event_types`` (up to 32), ``mob_id``,
-        time, ``after_seq``. Time together with ``after_seq`` reads on from there.
+        Fast with any filter that has an index, alone or with others; of several the most selective is used:
+        ``step_id``, ``run_id``, ``fields`` whose key was declared in :meth:`open`, ``identity``,
+        ``member_id``, ``event_types`` (up to 32), ``mob_id``, time, ``after_seq``. Time together with
+        ``after_seq`` reads on from there. ``module`` and all other ``fields`` are checked.
 
         Queries run one after another, and at the same time as appends.
 
@@ -407,7 +416,9 @@ class _Parts:
                 stack.push_async_callback(worker.aclose, deadline)
 
 
-async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchronous: str) -> SqliteStore:
+async def _opened(
+    path: str, log: str, parts: _Parts, index: tuple[str, ...], *, read_only: bool, synchronous: str
+) -> SqliteStore:
     if read_only:
         place = await workers.in_thread(path, partial(files.existing, path))
         reader = await _start_reader(place, parts)
@@ -418,7 +429,7 @@ async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchr
         path, partial(files.acquire, path, log), lambda got: got[1].release()
     )
     parts.lock = lock
-    appender = Appender(place, lock, log, synchronous)
+    appender = Appender(place, lock, log, synchronous, index)
     writer = await _start(place, parts, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end)
     reader = await _start_reader(place, parts)
     log_reader = LogReader(place, log, appender.unique_id, has_writer=True)
