@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "pure", "conformance", "servers", "lint", "typing", "docs", "examples"]
+nox.options.sessions = ["tests", "pure", "conformance", "servers", "browser", "lint", "typing", "docs", "examples"]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 
@@ -84,6 +84,26 @@ def servers(session: nox.Session) -> None:
     install_group(session, "tests")
     install_group(session, "servers")
     session.run("pytest", *IN_PARALLEL, *TESTS_ON_SERVERS, *arguments, env=COMPILED_ONCE)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Test the page of the console in Chromium, which must be there. Takes pytest's arguments."""
+    arguments = install_package(session, "testing,console")
+    install_group(session, "tests")
+    install_group(session, "browser")
+    session.run("pytest", "tests/console/browser", *arguments, env=COMPILED_ONCE)
+
+
+@nox.session
+def browser_many(session: nox.Session) -> None:
+    """Look at a million events in Chromium."""
+    arguments = install_package(session, "testing,console")
+    install_group(session, "tests")
+    install_group(session, "browser")
+    million = {"TRIO_EVENTLOG_CONSOLE_EVENTS": "1_000_000"}
+    tests = "tests/console/browser/test_trouble.py"
+    session.run("pytest", *LONG, "-rP", tests, "-k", "many_events", *arguments, env=million)
 
 
 PURE = {"TRIO_EVENTLOG_PURE": "1"}

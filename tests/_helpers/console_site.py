@@ -19,6 +19,10 @@ T = TypeVar("T")
 PATIENCE = 20.0
 """Seconds for what takes a moment."""
 
+WIDE = {"width": 1400, "height": 900}
+NARROW = {"width": 400, "height": 860}
+"""Sizes of a page: on a desk, and on a telephone."""
+
 OpenStore = Callable[[], AbstractAsyncContextManager[EventStore]]
 
 

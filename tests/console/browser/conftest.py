@@ -6,11 +6,8 @@ import shutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from tests._helpers.console_site import ConsoleSite, kept
+from tests._helpers.console_site import WIDE, ConsoleSite, kept
 from trio_eventlog.stores import MemoryStore
-
-WIDE = {"width": 1400, "height": 900}
-NARROW = {"width": 400, "height": 860}
 
 expect.set_options(timeout=10_000)
 

@@ -100,14 +100,19 @@ export function icon(name) {
  */
 export function button(options) {
   const { icon: name, label, text, onclick } = options;
-  const element = h(
+  return h(
     "button",
-    { type: "button", class: `button ${options.class ?? ""}`, title: text === label ? null : label, onclick },
+    {
+      type: "button",
+      class: `button ${options.class ?? ""}`,
+      // Also where the text is what the label says: on a narrow screen, only the icon is shown.
+      "aria-label": label,
+      title: text === label ? null : label,
+      onclick,
+    },
     name ? icon(name) : null,
     text ? h("span", {}, text) : null,
   );
-  if (text !== label) element.setAttribute("aria-label", label);
-  return element;
 }
 
 /** @type {HTMLElement|null} */

@@ -175,6 +175,7 @@ export class EventsView {
   #showNewest() {
     if (this.#window.above === null && this.#window.rows.length > 0) {
       this.table.element.scrollTop = 0;
+      this.table.list.render();
       if (this.#follower?.isPaused) this.#follower.pause(false);
       this.#follower?.flush(true);
       return;

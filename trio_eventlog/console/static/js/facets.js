@@ -91,7 +91,7 @@ export class Facets {
     const shown = all.filter((each, index) => isLong || index < FEW || chosen.includes(each.value));
     const most = Math.max(1, ...all.map((each) => each.count));
     // Where each value occurs once, there is nothing to choose from.
-    if (most === 1 && all.length > FEW && chosen.length === 0) return null;
+    if (field === "step_id" && most === 1 && all.length > FEW && chosen.length === 0) return null;
     const id = `facet-${field}`;
     return h(
       "section",

@@ -38,15 +38,16 @@ export class FollowControl {
     this.isPaused = isPaused;
     this.pill.hidden = meanwhile === 0n;
     const label = /** @type {HTMLElement} */ (this.pill.querySelector("span"));
-    label.textContent = counted(meanwhile, "new event");
-    this.pill.removeAttribute("title");
-    this.pill.removeAttribute("aria-label");
+    const shown = counted(meanwhile, "new event");
+    if (label.textContent === shown) return;
+    label.textContent = shown;
+    this.pill.setAttribute("aria-label", `Show ${shown}`);
   }
 
   /** @param {boolean} isPaused */
   #showButton(isPaused) {
     const text = isPaused ? "Resume" : "Pause";
     this.button.replaceChildren(icon(isPaused ? "play" : "pause"), h("span", {}, text));
-    this.button.removeAttribute("aria-label");
+    this.button.setAttribute("aria-label", text);
   }
 }

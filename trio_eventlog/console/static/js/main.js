@@ -97,6 +97,8 @@ export class App {
       this.#view = new VIEWS[view](this);
       this.main.replaceChildren(this.#view.element);
       this.main.dataset.view = view;
+      // Where it scrolls itself, the keyboard must reach it.
+      this.main.tabIndex = view === "runs" || view === "health" ? 0 : -1;
       if (log !== this.status.log) this.status.restart();
       this.#shown = shown;
     }

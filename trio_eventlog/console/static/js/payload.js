@@ -6,7 +6,7 @@ import { counted, quoted, visible } from "./text.js";
 
 const MOST_LINES = 2000;
 const MOST_TEXT = 100_000;
-const MOST_KEYS = 12;
+const MOST_KEYS = 8;
 const MOST_PREVIEW = 80;
 
 /** @param {any} value */
@@ -52,14 +52,7 @@ export function payloadPreview(payload) {
   if (!isObject(payload) || Array.isArray(payload)) return [h("span", { class: "pv-value" }, previewOf(payload))];
   const parts = [];
   for (const [key, value] of Object.entries(payload).slice(0, MOST_KEYS)) {
-    parts.push(
-      h(
-        "span",
-        { class: "pv-pair" },
-        h("span", { class: "pv-key" }, visible(key, 40)),
-        h("span", { class: `pv-value is-${kindOf(value)}` }, previewOf(value)),
-      ),
-    );
+    parts.push(h("span", { class: "pv-key" }, visible(key, 40)), h("span", { class: "pv-value" }, previewOf(value)));
   }
   return parts;
 }

@@ -33,6 +33,8 @@ export class VirtualRows {
     this.source = source;
     this.onRange = onRange;
     this.first = this.last = 0;
+    /** Where it is scrolled to, as of the last frame: to ask the browser now could cost a layout. */
+    this.top = 0;
     this.schedule = eachFrame(() => this.render());
     scroller.addEventListener("scroll", this.schedule, { passive: true });
     this.observer = new ResizeObserver(this.schedule);
@@ -98,7 +100,7 @@ export class VirtualRows {
   /** Put the rows in sight into the page. */
   render() {
     const length = this.#keys.length;
-    const top = this.scroller.scrollTop;
+    const top = (this.top = this.scroller.scrollTop);
     const firstSeen = this.#indexAt(top);
     const lastSeen = this.#indexAt(top + this.#viewHeight);
     this.first = firstSeen;

@@ -60,7 +60,7 @@ export class EventTable {
   }
 
   get isAtTop() {
-    return this.element.scrollTop < this.#rowHeight / 2;
+    return this.list.top < this.#rowHeight / 2;
   }
 
   /** Somebody reads: what is shown must not move. */
