@@ -186,11 +186,12 @@ class _Connection:
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:
-                self._http.receive_data(bytes(await self._stream.receive_some()))
+                data = bytes(await self._stream.receive_some())
+                if not data:
+                    raise _TryAgain("the server has closed the connection")
+                self._http.receive_data(data)
             elif isinstance(event, h11.Response):
                 break
-            elif isinstance(event, h11.ConnectionClosed):
-                raise _TryAgain("the server has closed the connection")
         status = event.status_code
         body = b""
         if status != _OK:
