@@ -63,7 +63,10 @@ async def test_a_connection_that_ends_is_opened_again_after_the_last_event():
     ) as (url, asked):
         failures = []
         async with follow_mob_events(
-            f"{url}?mob_id=home&after_seq=2", retry=FAST, on_failure=failures.append, token="secret"
+            f"{url}?mob_id=home&after_seq=2",
+            retry=FAST,
+            on_failure=failures.append,
+            token="secret",  # noqa: S106 - of a test
         ) as events:
             assert events.cursor == 2
             assert await take(events, 3) == [5, 6, 7]
