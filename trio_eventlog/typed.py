@@ -11,7 +11,7 @@ import attrs
 import cattrs
 
 from trio_eventlog._model._errors import CodecError
-from trio_eventlog._model._event_converter import has_fields, make_event_converter, require_equal
+from trio_eventlog._model._event_converter import field_names, has_fields, make_event_converter, require_equal
 from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent
 from trio_eventlog._model._payload import encode_payload
 from trio_eventlog._model._wire import codec_error
@@ -38,6 +38,9 @@ U = TypeVar("U", bound=Upcaster)
 _VERSION: Final = "@version"
 """The key of the version in a payload. No field can have such a name."""
 
+_MODULE: Final = "@module"
+"""The key of the module in the payload of an event that has a member, and so is one of an agent."""
+
 _WORDS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -46,6 +49,8 @@ class _EventType:
     cls: type
     name: str
     version: int
+    member: str | None
+    """The field that names the member."""
 
 
 class EventTypes:
@@ -67,8 +72,9 @@ class EventTypes:
             match orders.unwrap(event):
                 case OrderPlaced(order_id=order_id): ...
 
-    An instance becomes a :class:`ModuleEvent`. Its payload has the fields of the instance, converted to JSON
-    by cattrs, and ``"@version"`` if the version is not 1. So ``EventQuery(run_id=…)`` finds a field ``run_id:
+    An instance becomes a :class:`ModuleEvent`, or an :class:`AgentEvent` of its member if it has one, with
+    ``"@module"`` in its payload. The payload has the fields of the instance, converted to JSON by cattrs, and
+    ``"@version"`` if the version is not 1. So ``EventQuery(run_id=…)`` finds a field ``run_id:
     str``. Values of JSON types stay as they are. These become strings: :class:`~datetime.datetime`,
     :class:`~datetime.date` and :class:`~datetime.time` (ISO 8601, followed by ``[fold=1]`` for a time without
     an offset that has it), :class:`~uuid.UUID`, :class:`~decimal.Decimal`, :class:`bytes` (Base64) and
@@ -111,9 +117,17 @@ class EventTypes:
     @overload
     def event(self, cls: type[T], /) -> type[T]: ...
     @overload
-    def event(self, /, *, name: str | None = None, version: int = 1) -> Callable[[type[T]], type[T]]: ...
     def event(
-        self, cls: type[T] | None = None, /, *, name: str | None = None, version: int = 1
+        self, /, *, name: str | None = None, version: int = 1, member: str | None = None
+    ) -> Callable[[type[T]], type[T]]: ...
+    def event(
+        self,
+        cls: type[T] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        version: int = 1,
+        member: str | None = None,
     ) -> type[T] | Callable[[type[T]], type[T]]:
         """Register an attrs class or dataclass; a decorator, with arguments or without.
 
@@ -122,18 +136,24 @@ class EventTypes:
           name: the type of its events; by default the name of the class in snake case.
           version: 1 or more. Raise it when the fields change so that old payloads can no longer be read, and
             register an :meth:`upcaster` for them.
+          member: the field that names the member to which an instance belongs, to find it by ``member_id``.
+            Its JSON must be a string, or null for an instance that has none.
 
         Raises:
           TypeError: it is not such a class, or an argument is of the wrong type.
-          ValueError: the class or the name is registered already, or ``version`` is less than 1.
+          ValueError: the class or the name is registered already, ``version`` is less than 1, or there is no
+            field ``member``.
         """
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"name: expected a str, got {type(name).__name__}")
+        for argument, value in (("name", name), ("member", member)):
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{argument}: expected a str, got {type(value).__name__}")
         check_integer("version", version, 1)
 
         def register(cls: type[T]) -> type[T]:
             if not has_fields(cls):
                 raise TypeError(f"expected an attrs class or a dataclass, got {cls!r:.100}")
+            if member is not None and member not in field_names(cls):
+                raise ValueError(f"member: {cls.__name__} has no field {member!r}")
             event_name = _WORDS.sub("_", cls.__name__).lower() if name is None else name
             if cls in self._by_class:
                 raise ValueError(f"{cls.__name__} is registered already, as {self._by_class[cls].name!r}")
@@ -142,7 +162,7 @@ class EventTypes:
                 raise ValueError(
                     f"{event_name!r} is {other.__name__} already; give {cls.__name__} another name"
                 )
-            self._by_class[cls] = self._by_name[event_name] = _EventType(cls, event_name, version)
+            self._by_class[cls] = self._by_name[event_name] = _EventType(cls, event_name, version, member)
             return cls
 
         return register if cls is None else register(cls)
@@ -194,15 +214,26 @@ class EventTypes:
 
     # --- there and back ---------------------------------------------------------------------------
 
-    def wrap(self, instance: object) -> ModuleEvent:
+    @overload
+    def wrap(self, instance: object) -> ModuleEvent | AgentEvent: ...
+    @overload
+    def wrap(self, instance: object, *, member: str) -> AgentEvent: ...
+    def wrap(self, instance: object, *, member: str | None = None) -> ModuleEvent | AgentEvent:
         """An event that carries ``instance``. :meth:`EventLog.ingest` accepts it, unless it is too large.
+
+        Args:
+          instance: of a registered class.
+          member: the member to which it belongs; by default what its field says that was registered as such.
 
         Raises:
           LookupError: its class is not registered.
-          TypeError: the converter cannot read back the type of a field.
-          CodecError: a field cannot be converted to JSON, such as NaN, or the instance would not come back
-            equal; the message names the field.
+          TypeError: the converter cannot read back the type of a field, or ``member`` is not a string.
+          CodecError: a field cannot be converted to JSON, such as NaN, the field that names the member is
+            neither a string nor null there, or the instance would not come back equal; the message names the
+            field.
         """
+        if member is not None and not isinstance(member, str):
+            raise TypeError(f"member: expected a str, got {type(member).__name__}")
         event_type = self._registered(type(instance))
         self._require_readable(event_type)
         try:
@@ -217,9 +248,13 @@ class EventTypes:
         encode_payload(payload)
         if self._check:
             require_equal(self._structured(payload, event_type), instance, event_type.cls)
+        member = _member_of(payload, event_type) if member is None else member
         if event_type.version > 1:
             payload[_VERSION] = event_type.version
-        return ModuleEvent(self._module, event_type.name, payload)
+        if member is None:
+            return ModuleEvent(self._module, event_type.name, payload)
+        payload[_MODULE] = self._module
+        return AgentEvent(member, event_type.name, payload)
 
     @overload
     def unwrap(self, event: AnyEvent) -> object: ...
@@ -257,7 +292,7 @@ class EventTypes:
 
     def _unwrap(self, event: AnyEvent) -> object:
         inner = _inner(event)
-        if not isinstance(inner, ModuleEvent) or inner.module != self._module:
+        if _module_of(inner) != self._module:
             return event
         event_type = self._by_name.get(inner.event_type)
         if event_type is None:
@@ -266,7 +301,7 @@ class EventTypes:
         if not isinstance(payload, dict):
             raise CodecError("payload", f"expected an object for {event_type.name!r}, got {payload!r:.50}")
         version = self._version_of(inner)
-        payload = {key: value for key, value in payload.items() if key != _VERSION}
+        payload = {key: value for key, value in payload.items() if key not in (_VERSION, _MODULE)}
         if version < event_type.version:
             # Upcasters may change it in place, however deep.
             payload = deepcopy(payload)
@@ -318,6 +353,25 @@ def _inner(event: AnyEvent) -> AgentEvent | ModuleEvent:
     if not isinstance(inner, AgentEvent | ModuleEvent):
         raise TypeError(f"event: expected an event, or what carries one, got {type(event).__name__}")
     return inner
+
+
+def _module_of(event: AgentEvent | ModuleEvent) -> object:
+    """The module of the classes that an event may be of."""
+    if isinstance(event, ModuleEvent):
+        return event.module
+    return event.payload.get(_MODULE) if isinstance(event.payload, dict) else None
+
+
+def _member_of(payload: dict[str, Any], event_type: _EventType) -> str | None:
+    if event_type.member is None:
+        return None
+    # A converter may leave out what is the default.
+    member = payload.get(event_type.member)
+    if member is not None and type(member) is not str:
+        raise CodecError(
+            f"payload.{event_type.member}", f"names the member: expected a string, got {member!r:.50}"
+        )
+    return member
 
 
 adopt_public_names(globals())

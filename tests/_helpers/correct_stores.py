@@ -245,6 +245,8 @@ class CorrectMemoryStore:
             and self._of_member(event, query)
             and self._of_type(event, types)
             and self._in_scopes(event, query)
+            and self._of_module(event, query)
+            and self._with_fields(event, query)
         )
 
     def _after(self, event: PersistedEvent, query: EventQuery) -> bool:
@@ -269,6 +271,23 @@ class CorrectMemoryStore:
             for scope in ("identity", "mob_id", "run_id", "step_id")
             if (wanted := getattr(query, scope)) is not None
         )
+
+    def _of_module(self, event: PersistedEvent, query: EventQuery) -> bool:
+        if query.module is None:
+            return True
+        return isinstance(event.event, ModuleEvent) and self._same(query.module, event.event.module)
+
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        payload = event.event.payload
+        return all(
+            isinstance(payload, dict) and key in payload and self._same_value(wanted, payload[key])
+            for key, wanted in query.fields.items()
+        )
+
+    def _same_value(self, wanted: Any, found: Any) -> bool:
+        if isinstance(wanted, str):
+            return self._same(wanted, found)
+        return json.dumps(wanted, sort_keys=True) == json.dumps(found, sort_keys=True)
 
     def _same(self, wanted: str, found: object) -> bool:
         return isinstance(found, str) and self._key(found) == self._key(wanted)

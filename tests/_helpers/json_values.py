@@ -33,6 +33,8 @@ queries = st.builds(
     event_types=st.lists(texts, max_size=3).map(tuple),
     limit=st.none() | unsigned,
     after_seq=st.none() | unsigned,
+    module=st.none() | texts,
+    fields=st.dictionaries(texts, payloads, max_size=2),
 )
 
 

@@ -19,6 +19,8 @@ MATCHING: dict[str, tuple[Any, list[int]]] = {
     "event_types": (("b",), [2]),
     "limit": (1, [1]),
     "after_seq": (1, [2, 3]),
+    "module": ("m", [3]),
+    "fields": ({"run_id": "b"}, [2]),
 }
 """By field: what is asked for, and the seqs of the events of :func:`three_events` that match."""
 

@@ -48,6 +48,42 @@ async def test_a_record_is_a_module_event(logger):
     assert EventQuery(run_id="r-1", event_types=("log.warning",)).matches(event)
 
 
+async def test_a_record_of_a_member_is_an_event_of_that_agent(logger):
+    """A string alone names one, of whatever class; and one that is too long is cut as any other."""
+
+    class Name(str):
+        __slots__ = ()
+
+    def work():
+        logger.info("1", extra={"member_id": "w2", "run_id": "r"})
+        logger.info("2", extra={"member_id": Name("w3")})
+        logger.info("3", extra={"member_id": 7})
+        logger.info("4", extra={"member_id": None})
+        logger.info("5", extra={"member_id": "x" * 100_000})
+
+    events, _ = await captured(logger, work)
+    assert [event.member_id and event.member_id[:3] for event in events] == ["w2", "w3", None, None, "xxx"]
+    first = events[0]
+    assert first.event.agent_id == "w2"
+    assert first.event.event_type == "log.info"
+    assert first.event.payload["logger"] == logger.name
+    assert first.event.payload["extra"] == {"member_id": "w2", "run_id": "r"}
+    assert EventQuery(member_id="w2", run_id="r").matches(first)
+    assert events[1].event.payload["extra"] == {"member_id": "w3"}
+    assert len(events[4].member_id) < 40_000
+
+
+async def test_a_record_of_a_member_that_is_too_large_is_shortened(logger):
+    """It stays one of that member."""
+    store = MemoryStore()
+    async with open_event_log(store, max_event_bytes=2_000) as log:
+        with capture_logging(log, logger):
+            logger.info("x" * 5_000, extra={"member_id": "w2"})
+        await log.flush()
+    (event,) = await store.query(EventQuery(member_id="w2"))
+    assert event.event.payload["truncated"] is True
+
+
 async def test_an_exception_comes_with_its_traceback(logger):
     def work():
         try:

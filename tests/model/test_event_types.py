@@ -674,3 +674,71 @@ def test_bad_arguments() -> None:
         types.upcaster("thing", 0)
     with pytest.raises(TypeError, match="event: expected an event, or what carries one, got str"):
         types.unwrap("event")  # type: ignore[call-overload]
+
+
+# --- members --------------------------------------------------------------------------------------
+
+jobs = EventTypes(module="jobs")
+
+
+@jobs.event(version=2, member="worker")
+@attrs.frozen
+class JobStarted:
+    job: int
+    worker: UUID | str | None = None
+
+
+@jobs.upcaster("job_started", from_version=1)
+def _(payload: dict[str, Any]) -> dict[str, Any]:
+    assert set(payload) == {"job"}
+    return {**payload, "worker": None}
+
+
+@pytest.mark.parametrize(
+    ("member", "worker", "expected"),
+    [(None, "w2", "w2"), ("w3", "w2", "w3"), ("", "w2", ""), (None, "", ""), ("w3", None, "w3")],
+)
+def test_an_event_of_a_member(member, worker, expected):
+    """As an agent's, there and back."""
+    job = JobStarted(7, worker)
+    event = jobs.wrap(job) if member is None else jobs.wrap(job, member=member)
+    assert event == AgentEvent(
+        expected, "job_started", {"job": 7, "worker": worker, "@version": 2, "@module": "jobs"}
+    )
+    assert jobs.unwrap(event, JobStarted) == job
+
+
+def test_an_instance_without_a_member_is_one_of_its_module():
+    assert isinstance(jobs.wrap(JobStarted(7)), ModuleEvent)
+
+
+def test_agents_of_others_are_left_alone():
+    """Of another module, of none, or with a payload that is no object."""
+    for payload in ({"job": 7, "@module": "others"}, {"job": 7}, None, ["@module", "jobs"]):
+        event = AgentEvent("w2", "job_started", payload)
+        assert jobs.unwrap(event) is event
+
+
+def test_an_old_event_of_a_member_is_brought_up_to_date():
+    """The upcaster does not see what is not its own."""
+    event = AgentEvent("w2", "job_started", {"job": 7, "@module": "jobs"})
+    assert jobs.unwrap(event) == JobStarted(7, None)
+
+
+def test_who_a_member_can_be():
+    types = EventTypes(module="m")
+
+    @types.event(member="by")
+    @attrs.frozen
+    class Done:
+        by: int | UUID
+
+    assert types.wrap(Done(UUID(int=1))).agent_id == str(UUID(int=1))
+    with pytest.raises(CodecError, match=r"payload\.by: names the member: expected a string, got 7"):
+        types.wrap(Done(7))
+    with pytest.raises(TypeError, match=r"^member: expected a str"):
+        types.wrap(Done(UUID(int=1)), member=7)
+    with pytest.raises(TypeError, match=r"^member: expected a str"):
+        types.event(member=7)
+    with pytest.raises(ValueError, match=r"^member: Done has no field 'who'"):
+        EventTypes(module="n").event(member="who")(Done)

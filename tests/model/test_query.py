@@ -6,6 +6,8 @@ from hypothesis import event as note_event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests._helpers.json_values import exact, scalars
+from tests._helpers.json_values import payloads as json_values
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 from trio_eventlog._model._sealed import seal_persisted
 
@@ -39,7 +41,8 @@ def queries(**fields):
         "after_seq": NUMBERS,
         "limit": NUMBERS,
         "event_types": st.lists(WORDS, max_size=3),
-        **dict.fromkeys(["member_id", *SCOPES], WORDS),
+        **dict.fromkeys(["member_id", "module", *SCOPES], WORDS),
+        "fields": st.dictionaries(st.sampled_from([*SCOPES, "other"]), VALUES, max_size=2),
         **fields,
     }
     # Mostly few filters at a time: with all of them nothing ever matches.
@@ -48,7 +51,8 @@ def queries(**fields):
 
 def oracle(query, persisted):
     """Whether an event belongs to the answer: the documentation, once more, as a list of objections."""
-    asked = {name: value for name, value in attrs.asdict(query).items() if value is not None and value != ()}
+    asked = {field.name: getattr(query, field.name) for field in attrs.fields(EventQuery)}
+    asked = {name: value for name, value in asked.items() if value is not None and value != ()}
     payload = persisted.event.payload
     scopes = payload if type(payload) is dict else {}
     objections = {
@@ -60,6 +64,10 @@ def oracle(query, persisted):
             isinstance(persisted.event, ModuleEvent) or persisted.event.agent_id != member
         ),
         "limit": lambda _limit: False,
+        "module": lambda module: isinstance(persisted.event, AgentEvent) or persisted.event.module != module,
+        "fields": lambda fields: any(
+            key not in scopes or exact(scopes[key]) != exact(value) for key, value in fields.items()
+        ),
     }
     for scope in SCOPES:
         objections[scope] = lambda wanted, scope=scope: (
@@ -96,6 +104,8 @@ def test_a_query_for_what_an_event_is_matches_it(persisted):
         until_ms=persisted.timestamp_ms + 1,
         after_seq=persisted.seq - 1,
         member_id=persisted.member_id,
+        module=getattr(persisted.event, "module", None),
+        fields=payload,
         event_types=[persisted.event.event_type],
         **{scope: payload[scope] for scope in SCOPES if isinstance(payload.get(scope), str)},
     )
@@ -105,6 +115,8 @@ def test_a_query_for_what_an_event_is_matches_it(persisted):
     assert not attrs.evolve(query, since_ms=persisted.timestamp_ms + 1).matches(persisted)
     assert not attrs.evolve(query, after_seq=persisted.seq).matches(persisted)
     assert not attrs.evolve(query, event_types=[persisted.event.event_type + "x"]).matches(persisted)
+    assert not attrs.evolve(query, module=(query.module or "") + "x").matches(persisted)
+    assert not attrs.evolve(query, fields={**payload, "another": None}).matches(persisted)
     assert not attrs.evolve(query, member_id=(persisted.member_id or "") + "x").matches(persisted)
 
 
@@ -133,6 +145,13 @@ EVENT = PersistedEvent("id", 5, 100, "a", AgentEvent("a", "t", {"run_id": "r", "
         (EventQuery(run_id="r", step_id="7"), False),
         (EventQuery(step_id="7"), False),
         (EventQuery(identity=""), False),
+        (EventQuery(module="a"), False),
+        (EventQuery(fields={}), True),
+        (EventQuery(fields={"step_id": 7}), True),
+        (EventQuery(fields={"step_id": 7, "run_id": "r"}), True),
+        (EventQuery(fields={"step_id": 7.0}), False),
+        (EventQuery(fields={"step_id": "7"}), False),
+        (EventQuery(fields={"mob_id": None}), False),
     ],
 )
 def test_examples(query, expected):
@@ -141,7 +160,7 @@ def test_examples(query, expected):
 
 
 INTEGERS = ["since_ms", "until_ms", "limit", "after_seq"]
-TEXTS = ["member_id", *SCOPES]
+TEXTS = ["member_id", "module", *SCOPES]
 
 
 @pytest.mark.parametrize("field", INTEGERS)
@@ -219,7 +238,71 @@ def test_event_types_become_a_tuple(value):
         query.limit = 1
 
 
+@given(json_values, json_values)
+def test_values_are_the_same_if_they_are_exactly_equal(found, wanted):
+    """Of drawn pairs nearly all differ, and so each is asked for itself, too."""
+    event = PersistedEvent("id", 1, 0, None, ModuleEvent("m", "t", {"key": found}))
+
+    assert EventQuery(fields={"key": found}).matches(event)
+    assert EventQuery(fields={"key": wanted}).matches(event) is (exact(found) == exact(wanted))
+
+
+@given(st.dictionaries(st.sampled_from("abc"), scalars, min_size=2))
+def test_the_order_of_keys_is_free(value):
+    turned = dict(reversed(value.items()))
+    event = PersistedEvent("id", 1, 0, None, ModuleEvent("m", "t", {"key": [value]}))
+
+    assert EventQuery(fields={"key": [turned]}).matches(event)
+    assert EventQuery(fields=turned) == EventQuery(fields=value)
+    assert hash(EventQuery(fields=turned)) == hash(EventQuery(fields=value))
+
+
+@pytest.mark.parametrize("payload", [{"key": (1,)}, {"key": float("nan")}, {"key": {1}}, {1: 1}, [1], None])
+def test_what_is_no_json_is_the_same_as_nothing(payload):
+    """An event that no log has seen may hold anything."""
+    event = PersistedEvent("id", 1, 0, None, ModuleEvent("m", "t", payload))
+
+    assert not EventQuery(fields={"key": [1]}).matches(event)
+    assert not EventQuery(fields={"key": None}).matches(event)
+
+
+def test_fields_are_a_value():
+    """Neither what was given nor what is read changes the query, and 1 is not True."""
+    items = [1]
+    query = EventQuery(fields={"key": items})
+    items.append(2)
+    query.fields["key"].append(3)
+
+    assert query.fields == {"key": [1]}
+    assert repr(query.fields) == "{'key': [1]}"
+    assert query == EventQuery(fields=query.fields)
+    assert EventQuery(fields={"key": 1}) != EventQuery(fields={"key": True})
+    assert EventQuery(fields={"key": 1}).fields != {"key": 1.0}
+    assert EventQuery(fields=None) == EventQuery(fields={}) == EventQuery()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "path"),
+    [
+        ("key", TypeError, "fields"),
+        ([("key", 1)], TypeError, "fields"),
+        ({1: 1}, TypeError, "fields"),
+        ({"\ud800": 1}, ValueError, "fields"),
+        ({"key": {1}}, TypeError, r"fields\.key"),
+        ({"key": (1,)}, TypeError, r"fields\.key"),
+        ({"a b": [{1}]}, ValueError, r"fields\['a b'\]\[0\]"),
+        ({"key": float("nan")}, ValueError, r"fields\.key"),
+        ({"key": 2**64}, ValueError, r"fields\.key"),
+        ({"key": "\ud800"}, ValueError, r"fields\.key"),
+        ({"key": {"in": ["\ud800"]}}, ValueError, r"fields\.key\.in\[0\]"),
+    ],
+)
+def test_fields_are_checked(value, error, path):
+    with pytest.raises(error, match=f"^{path}: "):
+        EventQuery(fields=value)
+
+
 def test_fields_are_given_by_name():
-    """Ten optional fields in a row would be a riddle."""
+    """Twelve optional fields in a row would be a riddle."""
     with pytest.raises(TypeError):
         EventQuery(1)

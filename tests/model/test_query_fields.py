@@ -5,6 +5,7 @@ PostgreSQL and JetStream are asked in ``tests/stores/servers/test_query_fields.p
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -28,7 +29,12 @@ from trio_eventlog._model._sealed import seal_persisted
 from trio_eventlog.stores import MemoryStore, SqliteStore, open_store
 from trio_eventlog.testing import check_store
 
-OPTIONS = {"since_ms": "--since", "until_ms": "--until", "event_types": "--event-type"}
+OPTIONS = {
+    "since_ms": "--since",
+    "until_ms": "--until",
+    "event_types": "--event-type",
+    "fields": "--field",
+}
 """The options of the command line that have another name than the field."""
 
 
@@ -49,7 +55,7 @@ def test_the_wire_form_has_every_field(field: str) -> None:
     """And nothing but the field."""
     query = query_by(field)
     assert from_json(to_json(query), EventQuery) == query != EventQuery()
-    assert to_json(query).count(b'":') == 1
+    assert list(json.loads(to_json(query))) == [field]
 
 
 async def test_memory_and_sqlite_filter_by_every_field(tmp_path: Path) -> None:
@@ -79,7 +85,11 @@ async def test_the_command_line_filters_by_every_field(
     for field in FIELDS:
         value, seqs = MATCHING[field]
         option = OPTIONS.get(field, f"--{field.replace('_', '-')}")
-        text = value[0] if isinstance(value, tuple) else value
+        if isinstance(value, dict):
+            ((key, asked),) = value.items()
+            text = f"{key}={json.dumps(asked)}"
+        else:
+            text = value[0] if isinstance(value, tuple) else value
         assert await trio.to_thread.run_sync(run_main, "query", "--store", url, option, text) == 0
         found = capfd.readouterr().out.splitlines()
         assert [from_json(line, PersistedEvent).seq for line in found] == seqs, field

@@ -276,7 +276,8 @@ def upcast(payload: dict[str, Any]) -> dict[str, Any]:
 
 assert_type(Placed(1).order_id, int)
 assert_type(Sent(1), Sent)
-assert_type(types.wrap(Placed(1)), ModuleEvent)
+assert_type(types.wrap(Placed(1)), ModuleEvent | AgentEvent)
+assert_type(types.wrap(Placed(1), member="w2"), AgentEvent)
 assert_type(types.unwrap(persisted), object)
 assert_type(types.unwrap(persisted, Placed), Placed)
 assert_type(types.names(Placed, Sent), tuple[str, ...])

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+import attrs
+
 from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent, UnifiedEvent
 from trio_eventlog._model._payload import SCOPES
 from trio_eventlog._model._query import EventQuery
@@ -156,11 +158,12 @@ class RecentEvents:
         through = batch.seqs[stop - 1]
         if query == _EVERYTHING:
             return [reseal(event) for event in batch.events[start:stop]], through
-        outlines = batch.outlines
+        outlines, by_outline = batch.outlines, attrs.evolve(query, fields=None)
         found = [
-            reseal(batch.events[place]) for place in range(start, stop) if query.matches(outlines[place])
+            reseal(batch.events[place]) for place in range(start, stop) if by_outline.matches(outlines[place])
         ]
-        return found, through
+        # An event remembers what it has decoded, and that is to be the reader's copy.
+        return list(filter(query.matches_fields, found)), through
 
 
 _EVERYTHING: Final = EventQuery()

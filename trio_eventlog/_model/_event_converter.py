@@ -30,6 +30,10 @@ def has_fields(cls: object) -> bool:
     return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
 
 
+def field_names(cls: Any) -> list[str]:
+    return [field.name for field in _fields(cls)]
+
+
 # --- what is kept ---------------------------------------------------------------------------------
 
 

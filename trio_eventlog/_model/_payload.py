@@ -66,7 +66,7 @@ def encode_in_python(payload: object, prefix: str = "", max_bytes: int = sys.max
         raise CodecError("event", too_large(max_bytes, "more than ")) from None
     except (_Flawed, UnicodeEncodeError):
         pass
-    flaw = _find_flaw(payload, 0)
+    flaw = find_flaw(payload, 0)
     if flaw is None:  # pragma: no cover - only if another thread mended the payload meanwhile
         return encode(payload)
     reason, steps = flaw
@@ -141,7 +141,7 @@ def _check_fast(container: Any, depth: int, room: int, few: int) -> int:  # noqa
 # --- the slow walk ----------------------------------------------------------------------------------
 
 
-def _find_flaw(value: object, depth: int) -> tuple[str, list[str | int]] | None:
+def find_flaw(value: object, depth: int) -> tuple[str, list[str | int]] | None:
     """The first flaw in ``value``: the reason and the steps that lead there, last first."""
     kind = type(value)
     if kind is str:
@@ -158,7 +158,7 @@ def _find_flaw(value: object, depth: int) -> tuple[str, list[str | int]] | None:
         if kind is dict:
             return _find_flaw_in_dict(cast("dict[object, object]", value), depth + 1)
         for index, item in enumerate(cast("list[object]", value)):
-            if flaw := _find_flaw(item, depth + 1):
+            if flaw := find_flaw(item, depth + 1):
                 flaw[1].append(index)
                 return flaw
         return None
@@ -173,7 +173,7 @@ def _find_flaw_in_dict(value: dict[object, object], depth: int) -> tuple[str, li
         if type(key) is not str:
             return f"keys must be str, got {shown(key)}", []
     for key, item in cast("dict[str, object]", value).items():
-        if flaw := _string_flaw(key) or _find_flaw(item, depth):
+        if flaw := _string_flaw(key) or find_flaw(item, depth):
             flaw[1].append(key)
             return flaw
     return None

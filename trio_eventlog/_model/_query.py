@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from trio_eventlog._model._checks import check_string, check_unsigned
-from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._events import ModuleEvent, PersistedEvent
+from trio_eventlog._model._fields import NO_FIELDS, to_fields
 from trio_eventlog._model._payload import SCOPES
 
 
@@ -73,13 +74,21 @@ class EventQuery:
       event_types: any of these types; empty for all types.
       limit: at most this many events, those with the lowest seqs. 0 gives none.
       after_seq: only events with a higher seq: the cursor for paging.
+      module: the module. Events of agents have none.
+      fields: JSON values by key: at the top level of the payload, each of these keys must hold the same
+        value. Values are the same if they are of one type (1, 1.0 and true are three values) and equal: the
+        same number (0.0 and -0.0 are two), the same characters, the same items in the same order, the same
+        values under the same keys in any order. None is JSON's null, and not a key that is absent. What is
+        kept is immutable, and a copy.
 
-    Integers range from 0 to 2**64 - 1. A value beyond the range of a store (2**63 - 1) is legal and simply
+    In the wire form, ``module`` and ``fields`` are left out like all others if they are not set. Integers
+    range from 0 to 2**64 - 1. A value beyond the range of a store (2**63 - 1) is legal and simply
     matches everything or nothing.
 
     Raises:
       TypeError: a field has the wrong type (a bool is not an integer); the message names the field.
-      ValueError: an integer is out of range, or a string has a lone surrogate.
+      ValueError: an integer is out of range, a string has a lone surrogate, or a value of ``fields`` is not
+        JSON.
     """
 
     since_ms: int | None = attrs.field(default=None, validator=_check_integer)
@@ -92,6 +101,8 @@ class EventQuery:
     event_types: tuple[str, ...] = attrs.field(default=(), converter=_to_tuple, validator=_check_strings)
     limit: int | None = attrs.field(default=None, validator=_check_integer)
     after_seq: int | None = attrs.field(default=None, validator=_check_integer)
+    module: str | None = attrs.field(default=None, validator=_check_string)
+    fields: Mapping[str, Any] = attrs.field(default=NO_FIELDS, converter=to_fields)
 
     def matches(self, event: PersistedEvent) -> bool:
         """Whether ``event`` passes every filter. This is the definition of what a filter means.
@@ -108,7 +119,13 @@ class EventQuery:
             return False
         if self.event_types and event.event.event_type not in self.event_types:
             return False
-        return self._matches_scopes(event)
+        if self.module is not None and not is_of_module(event, self.module):
+            return False
+        return self._matches_scopes(event) and self.matches_fields(event)
+
+    def matches_fields(self, event: PersistedEvent) -> bool:
+        """Whether the payload of ``event`` has what :attr:`fields` asks for."""
+        return not self.fields or to_fields(self.fields).are_in(event.event.payload)
 
     def _matches_scopes(self, event: PersistedEvent) -> bool:
         wanted = [(key, value) for key in SCOPES if (value := getattr(self, key)) is not None]
@@ -119,3 +136,8 @@ class EventQuery:
             return False
         # No JSON value of another type is equal to a string.
         return all(payload.get(key) == value for key, value in wanted)
+
+
+def is_of_module(event: PersistedEvent, module: str) -> bool:
+    """Whether an event is one of this module."""
+    return isinstance(event.event, ModuleEvent) and event.event.module == module

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import UnionType
 from typing import Any, Final, TypeVar, cast, overload
@@ -55,6 +55,11 @@ def _structure_strings(value: object, _type: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _structure_fields(value: object, _type: object) -> dict[str, Any] | None:
+    # What is in it is checked by the query.
+    return None if value is None else _require_object(value)
+
+
 def _require_object(value: object) -> dict[str, Any]:
     if type(value) is not dict:
         raise TypeError(f"expected an object, got {shown(value)}")
@@ -69,6 +74,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(int, lambda value, _cls: check_unsigned(value))
     converter.register_structure_hook(str, lambda value, _cls: check_string(value))
     converter.register_structure_hook_func(lambda cls: cls == tuple[str, ...], _structure_strings)
+    converter.register_structure_hook_func(lambda cls: cls == Mapping[str, Any], _structure_fields)
     _register(converter, AgentEvent, unstructure=_unstructure_payload(converter, AgentEvent))
     _register(
         converter,
@@ -95,7 +101,9 @@ def _converter() -> cattrs.Converter:
     _register(
         converter,
         EventQuery,
-        unstructure=make_dict_unstructure_fn(EventQuery, converter, _cattrs_omit_if_default=True),
+        unstructure=make_dict_unstructure_fn(
+            EventQuery, converter, _cattrs_omit_if_default=True, fields=override(unstruct_hook=dict)
+        ),
     )
     return converter
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeAlias, TypeVar
 
 import attrs
 from cyclopts import Parameter, Token
@@ -207,6 +209,12 @@ class Filters:
     limit: Number = None
     """At most this many events, those with the lowest seqs."""
 
+    module: _Text = None
+    """Only events of this module; those of agents have none."""
+
+    field: Annotated[Texts, Parameter(metavar="KEY=VALUE")] = ()
+    """Only events whose payload has this JSON value under this key; repeat the option for several keys."""
+
     def query(self) -> EventQuery:
         """The query that the options describe.
 
@@ -225,6 +233,38 @@ class Filters:
                 event_types=self.event_type,
                 limit=self.limit,
                 after_seq=self.after_seq,
+                module=self.module,
+                fields=_fields(self.field),
             )
         except ValueError as exc:
             raise CommandError(str(exc), USAGE_STATUS) from exc
+
+
+def _fields(options: Sequence[str]) -> dict[str, object]:
+    """The values of ``--field`` by key; ValueError if one is malformed."""
+    fields: dict[str, object] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals:
+            raise ValueError(f"--field: expected KEY=VALUE, got {option!a:.100}")
+        if key in fields:
+            raise ValueError(f"--field: {key!a:.100} is given twice")
+        try:
+            fields[key] = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as exc:
+            hint = json.dumps(text[:50], ensure_ascii=False)
+            raise ValueError(
+                f"--field: the value of {key!a:.100} is not JSON ({exc}); write a text in quotes, as in"
+                f" {shlex.quote(f'{key[:50]}={hint}')}"
+            ) from exc
+    return fields
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")

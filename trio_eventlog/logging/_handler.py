@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import trio
 
-from trio_eventlog import CodecError, EventEnvelope, EventLog, ModuleEvent
+from trio_eventlog import AgentEvent, CodecError, EventEnvelope, EventLog, ModuleEvent
 from trio_eventlog.logging._bounds import MAX_SHORT_STRING, Plain, cannot_be_shown
 from trio_eventlog.logging._records import (
     add_exception,
@@ -123,7 +123,7 @@ class EventLogHandler(logging.Handler):
     def _is_in_a_circle(self) -> bool:
         return _in_delivery.now or self._log.is_own_work()
 
-    def put(self, event: ModuleEvent, timestamp_ms: int | None = None) -> None:
+    def put(self, event: ModuleEvent | AgentEvent, timestamp_ms: int | None = None) -> None:
         """Let an event wait for its turn, from any thread. Never waits itself, and is not a checkpoint.
 
         Args:
@@ -203,10 +203,11 @@ def _shortened(envelope: EventEnvelope) -> EventEnvelope:
     event = envelope.event
     payload = {key: event.payload[key] for key in ("level", "logger", "message") if key in event.payload}
     short = {key: text[:MAX_SHORT_STRING] for key, text in payload.items()}
+    event_type, payload = event.event_type[:MAX_SHORT_STRING], {**short, "truncated": True}
     return EventEnvelope.of(
-        ModuleEvent(
-            short.get("logger", _OWN), event.event_type[:MAX_SHORT_STRING], {**short, "truncated": True}
-        ),
+        AgentEvent(event.agent_id[:MAX_SHORT_STRING], event_type, payload)
+        if isinstance(event, AgentEvent)
+        else ModuleEvent(short.get("logger", _OWN), event_type, payload),
         event_id=envelope.event_id,
         timestamp_ms=envelope.timestamp_ms,
     )

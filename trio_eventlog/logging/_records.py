@@ -11,13 +11,16 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Final, TypeAlias
 
-from trio_eventlog import ModuleEvent
+from trio_eventlog import AgentEvent, ModuleEvent
 from trio_eventlog.logging._bounds import MAX_STRING, Plain
 
 ExcInfo: TypeAlias = tuple[BaseException, TracebackType | None]
 
 _SCOPES: Final = ("identity", "mob_id", "run_id", "step_id")
 """What an :class:`EventQuery` finds at the top level of a payload."""
+
+_MEMBER: Final = "member_id"
+"""The member to which a record belongs, if it is a string among its extras."""
 
 _MAX_EXCEPTIONS: Final = 100
 _MAX_FRAMES: Final = 1000
@@ -26,14 +29,16 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 """What every record has. The rest is extra."""
 
 
-def event_from_record(record: logging.LogRecord) -> ModuleEvent:
+def event_from_record(record: logging.LogRecord) -> ModuleEvent | AgentEvent:
     """The event of a record of the standard library's ``logging``.
 
     Its ``module`` is the name of the logger, its ``event_type`` is ``log.`` and the level in lower case, and
     its payload an object with ``level``, ``logger``, ``message``, ``file``, ``line``, ``function``,
     ``thread``, ``process``, ``exception`` (``type``, ``message``, ``traceback``) and ``stack`` if there is
     one, and ``extra``, whatever else the record carries. Of that, strings under ``identity``, ``mob_id``,
-    ``run_id`` and ``step_id`` stand at the top level too, so that an :class:`EventQuery` finds them.
+    ``run_id`` and ``step_id`` stand at the top level too, so that an :class:`EventQuery` finds them. A record
+    that has a string under ``member_id`` there, as ``extra={"member_id": "w2"}``, is an event of that agent
+    instead, and found by its ``member_id``.
 
     What JSON does not know becomes its ``repr``; what raises when it is looked at, a string that names its
     class. Strings are cut at 32,768 characters, and at 131,072 all together; lists and objects at 1,000 items
@@ -53,7 +58,7 @@ def event_from_record(record: logging.LogRecord) -> ModuleEvent:
         return ModuleEvent(logger, f"log.{level.lower()}", payload)
 
 
-def _event_of(record: logging.LogRecord, plain: Plain) -> ModuleEvent:
+def _event_of(record: logging.LogRecord, plain: Plain) -> ModuleEvent | AgentEvent:
     standard: dict[str, Any] = {
         "level": plain.text(attribute(record, "levelname")).upper(),
         "logger": plain.text(attribute(record, "name")),
@@ -90,10 +95,13 @@ def _message(record: logging.LogRecord, plain: Plain) -> str:
         return f"{plain.text(message)} {plain.value(args)}"
 
 
-def make_event(standard: dict[str, Any], extra: Mapping[str, Any], plain: Plain) -> ModuleEvent:
+def make_event(standard: dict[str, Any], extra: Mapping[str, Any], plain: Plain) -> ModuleEvent | AgentEvent:
     """The event whose payload has what every record has, and what this one has beyond that."""
     payload = dict(standard)
+    member: str | None = None
     if extra:
+        if issubclass(type(extra.get(_MEMBER)), str):
+            member = plain.text(extra[_MEMBER])
         for name in _SCOPES:
             if issubclass(type(extra.get(name)), str):
                 payload[name] = plain.text(extra[name])
@@ -101,7 +109,10 @@ def make_event(standard: dict[str, Any], extra: Mapping[str, Any], plain: Plain)
         payload["extra"] = plain.value(extra)
     if plain.is_cut:
         payload["truncated"] = True
-    return ModuleEvent(payload["logger"], f"log.{payload['level'].lower()}", payload)
+    event_type = f"log.{payload['level'].lower()}"
+    if member is not None:
+        return AgentEvent(member, event_type, payload)
+    return ModuleEvent(payload["logger"], event_type, payload)
 
 
 # --- exceptions -----------------------------------------------------------------------------------

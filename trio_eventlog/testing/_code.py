@@ -6,7 +6,7 @@ Programs are pasted by people: what follows a rule is written as that rule, howe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -66,7 +66,7 @@ def code_of(value: object) -> str:
             # A string that no reader would count is written the way they would type it.
             is_long = len(value) > _MAX_LINE and len(set(value)) == 1
             return f"{value[0]!a} * {len(value)}" if is_long else ascii(value)
-        case dict():
+        case Mapping():
             return "{" + ", ".join(f"{key!a}: {code_of(item)}" for key, item in value.items()) + "}"
         case tuple() if len(value) > _MIN_NUMBERED_TYPES and value[0] == "type-0":
             return _types_code(value)
@@ -89,7 +89,11 @@ def _event_code(event: PersistedEvent) -> str:
 
 def _query_code(query: EventQuery) -> str:
     fields = {field.name: getattr(query, field.name) for field in attrs.fields(EventQuery)}
-    given = (f"{name}={code_of(value)}" for name, value in fields.items() if value not in (None, ()))
+    given = (
+        f"{name}={code_of(value)}"
+        for name, value in fields.items()
+        if value is not None and value not in ((), {})
+    )
     return f"EventQuery({', '.join(given)})"
 
 

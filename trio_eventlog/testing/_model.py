@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from trio_eventlog import AgentEvent, EventQuery, PersistedEvent
+from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent
 
 
 @attrs.frozen
@@ -109,6 +109,10 @@ def _passes(query: EventQuery, event: PersistedEvent) -> bool:
         if wanted is not None:
             value = payload.get(key) if isinstance(payload, dict) else None
             passes &= type(value) is str and value == wanted
+    if query.module is not None:
+        passes &= isinstance(event.event, ModuleEvent) and event.event.module == query.module
+    for key, wanted in query.fields.items():
+        passes &= isinstance(payload, dict) and key in payload and _typed(payload[key]) == _typed(wanted)
     return passes
 
 

@@ -15,7 +15,7 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S3": "A new event on a seq that is taken raises SequenceConflict, and nothing is stored.",
         "S4": "A batch is all or nothing, for readers and after failures, and the store works on.",
         "S5": "Results pass all filters, ascend by seq, and only then are limited.",
-        "S6": "Strings compare exactly.",
+        "S6": "Strings and values of payloads compare exactly.",
         "S7": "What is read equals what was written, in value and type.",
         "S8": "Given and returned objects are not shared with the store.",
         "S9": "last_seq is the highest seq ever stored, 0 before the first.",
@@ -26,11 +26,12 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S14": "Ids and seqs belong to one log.",
         "S15": "Leaving the store frees everything, however it is left.",
         "S16": "From files that were damaged it answers what was written, or raises an error.",
+        "S18": "What it counts, or reads backwards, is what a query finds.",
     }
 )
-"""The clauses S1 to S16 in order, each with its sentence. The contract itself is :class:`EventStore`."""
+"""The clauses S1 to S18 in order, each with its sentence. The contract itself is :class:`EventStore`."""
 
-CONTRACT_VERSION: Final = "2.0"
+CONTRACT_VERSION: Final = "3.0"
 """The version of the contract that this harness checks.
 
 The first number grows when a clause asks for more than it did, so that a store that conformed may fail; the

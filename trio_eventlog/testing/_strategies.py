@@ -107,6 +107,13 @@ def _any_payload() -> SearchStrategy[Any]:
 
 _PAYLOAD: Final = _any_payload()
 
+_FIELDS: Final = st.dictionaries(
+    st.sampled_from((*_SCOPES, "kind", "payload", "seq")),
+    _TEXT | st.sampled_from((None, 1, True, 1.0)) | st.just(["a"]) | st.just({"run_id": "a"}),
+    min_size=1,
+    max_size=2,
+)
+
 
 def payloads() -> SearchStrategy[Any]:
     """JSON values of every type.
@@ -208,7 +215,8 @@ def queries() -> SearchStrategy[EventQuery]:
 
     Returns:
       A strategy for :class:`EventQuery`, with bounds to 2**64 - 1, limits of 0, 1 and more than there is,
-      many event types, and texts that match events of the other strategies, or nearly.
+      many event types, fields of every JSON type, and texts that match events of the other strategies, or
+      nearly.
     """
     fields: dict[str, SearchStrategy[Any]] = {
         "since_ms": st.sampled_from(_BOUNDS),
@@ -216,6 +224,8 @@ def queries() -> SearchStrategy[EventQuery]:
         "after_seq": st.sampled_from((*_SEQS, *_BOUNDS)),
         "limit": st.sampled_from(_LIMITS),
         "member_id": texts(),
+        "module": texts(),
+        "fields": _FIELDS,
         **{scope: texts() for scope in _SCOPES},
         "event_types": st.lists(texts(), max_size=4).map(tuple)
         | st.just(tuple(f"{number}" for number in range(40))),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
+from typing import Any
 from urllib.parse import unquote
 
 import attrs
@@ -237,6 +239,112 @@ class DigitsByValue(CorrectMemoryStore):
         return "".join(str(unicodedata.digit(char)) if char.isdigit() else char for char in text)
 
 
+# --- modules, and values of payloads ----------------------------------------------------------------
+
+
+class ModuleIgnored(CorrectMemoryStore):
+    def _of_module(self, event: PersistedEvent, query: EventQuery) -> bool:
+        return True
+
+
+class ModulesAndAgents(CorrectMemoryStore):
+    """Both are in one column."""
+
+    def _of_module(self, event: PersistedEvent, query: EventQuery) -> bool:
+        inner = event.event
+        return query.module in (None, inner.agent_id if isinstance(inner, AgentEvent) else inner.module)
+
+
+class ModulesIgnoreCase(CorrectMemoryStore):
+    def _of_module(self, event: PersistedEvent, query: EventQuery) -> bool:
+        module = getattr(event.event, "module", None)
+        return query.module is None or (module is not None and module.lower() == query.module.lower())
+
+
+class FieldsIgnored(CorrectMemoryStore):
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        return True
+
+
+class OneFieldOnly(CorrectMemoryStore):
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        first = dict(list(query.fields.items())[:1])
+        return super()._with_fields(event, attrs.evolve(query, fields=first))
+
+
+class AbsentIsNull(CorrectMemoryStore):
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        payload = event.event.payload
+        found = payload if isinstance(payload, dict) else {}
+        return all(self._same_value(wanted, found.get(key)) for key, wanted in query.fields.items())
+
+
+class FieldsAsText(CorrectMemoryStore):
+    """Looks for the pair in the text of the payload."""
+
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        text = json.dumps(event.event.payload, sort_keys=True)
+        pairs = (json.dumps({key: wanted}, sort_keys=True)[1:-1] for key, wanted in query.fields.items())
+        return all(f"{pair}," in text or f"{pair}}}" in text for pair in pairs)
+
+
+class LimitBeforeFields(CorrectMemoryStore):
+    """What the statement cannot say is checked in what it has found."""
+
+    async def _select(self, query: EventQuery) -> list[Held]:
+        found = await super()._select(attrs.evolve(query, fields={}))
+        return [held for held in found if self._with_fields(held.event, query)]
+
+
+class EqualAsPythonHasIt(CorrectMemoryStore):
+    def _same_value(self, wanted: Any, found: Any) -> bool:
+        return bool(wanted == found)
+
+
+class NumbersAsFloats(CorrectMemoryStore):
+    def _same_value(self, wanted: Any, found: Any) -> bool:
+        if type(wanted) in (int, float) and type(found) in (int, float):
+            return float(wanted) == float(found)
+        return super()._same_value(wanted, found)
+
+
+class OrderOfKeysMatters(CorrectMemoryStore):
+    def _same_value(self, wanted: Any, found: Any) -> bool:
+        return json.dumps(wanted) == json.dumps(found)
+
+
+class ListsAreSets(CorrectMemoryStore):
+    def _same_value(self, wanted: Any, found: Any) -> bool:
+        if isinstance(wanted, list) and isinstance(found, list):
+            return sorted(map(repr, wanted)) == sorted(map(repr, found))
+        return super()._same_value(wanted, found)
+
+
+class KeysArePaths(CorrectMemoryStore):
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        for path, wanted in query.fields.items():
+            found = event.event.payload
+            for key in path.split("."):
+                if not isinstance(found, dict) or key not in found:
+                    return False
+                found = found[key]
+            if not self._same_value(wanted, found):
+                return False
+        return True
+
+
+class KeysIgnoreCase(CorrectMemoryStore):
+    def _with_fields(self, event: PersistedEvent, query: EventQuery) -> bool:
+        payload = event.event.payload
+        if not query.fields or not isinstance(payload, dict):
+            return not query.fields
+        lowered = {key.lower(): value for key, value in payload.items()}
+        return all(
+            key.lower() in lowered and self._same_value(wanted, lowered[key.lower()])
+            for key, wanted in query.fields.items()
+        )
+
+
 BROKEN: tuple[Broken, ...] = (
     memory("S5", "inclusive cursor", InclusiveCursor),
     memory("S5", "exclusive since_ms", ExclusiveSince),
@@ -272,4 +380,18 @@ BROKEN: tuple[Broken, ...] = (
     memory("S6", "types joined by slashes", TypesJoinedBySlashes),
     memory("S6", "percent signs decoded", PercentDecoded),
     memory("S6", "digits compared by value", DigitsByValue),
+    memory("S5", "module ignored", ModuleIgnored, "S6"),
+    memory("S5", "modules and agents in one column", ModulesAndAgents, "S6"),
+    memory("S6", "modules ignore case", ModulesIgnoreCase),
+    memory("S5", "fields ignored", FieldsIgnored, "S6"),
+    memory("S5", "only one of the fields", OneFieldOnly),
+    memory("S5", "a key that is absent is null", AbsentIsNull),
+    memory("S5", "fields found anywhere in the text", FieldsAsText, "S6"),
+    memory("S5", "limit before fields", LimitBeforeFields),
+    memory("S6", "values equal as Python has it", EqualAsPythonHasIt),
+    memory("S6", "numbers compared as floats", NumbersAsFloats),
+    memory("S6", "order of keys matters", OrderOfKeysMatters),
+    memory("S6", "lists compared as sets", ListsAreSets),
+    memory("S6", "keys are paths", KeysArePaths),
+    memory("S6", "keys ignore case", KeysIgnoreCase),
 )

@@ -20,7 +20,7 @@ from trio_eventlog.stores.jetstream._api import MessagePage, Pull, StoredMessage
 from trio_eventlog.stores.jetstream._connection import ANSWER_TIMEOUT
 from trio_eventlog.stores.jetstream._head import Head, decode_head
 from trio_eventlog.stores.jetstream._messages import event_of
-from trio_eventlog.stores.jetstream._subjects import Subjects, seq_of
+from trio_eventlog.stores.jetstream._subjects import Subjects, seq_of, tells_all
 
 _MAX_PAGE: Final = 10_000
 
@@ -160,7 +160,7 @@ class Reader:
         # Up to here nothing is missing.
         through = math.inf
         for subject in filters:
-            is_exact = subject in exact and query.since_ms is None and query.until_ms is None
+            is_exact = subject in exact and tells_all(query)
             with closing(Scan(self, subject, start, head)) as scan:
                 if in_order:
                     page = await self._matching(query, scan, max_bytes, is_exact=is_exact)

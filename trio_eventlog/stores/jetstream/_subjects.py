@@ -146,6 +146,11 @@ class Subjects:
         return [self.events + ".".join(["*", "*", member, kind, *fixed]) for kind in types]
 
 
+def tells_all(query: EventQuery) -> bool:
+    """Whether nearly every event that matches the filters of a query matches the query."""
+    return query.since_ms is None and query.until_ms is None and query.module is None and not query.fields
+
+
 def seq_of(subject: str) -> int:
     """The seq in the subject of an event.
 

@@ -34,6 +34,7 @@ from trio_eventlog.stores._common._closing import Closing, closed_error
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._connection import TrioConnection, needs_new_connection, translated_errors
+from trio_eventlog.stores.postgres._fields import make_indexes
 from trio_eventlog.stores.postgres._rows import ByteaArray, Chunk, Int8Array, encoded_chunks, key_of
 from trio_eventlog.stores.postgres._target import Target
 
@@ -119,13 +120,13 @@ class Appender:
 
     # --- opening ----------------------------------------------------------------------------------
 
-    async def open(self, partitions: int) -> None:
-        """Take the log, creating schema and log if need be."""
+    async def open(self, partitions: int, index: tuple[str, ...] = ()) -> None:
+        """Take the log, creating schema and log if need be; ``index``: keys of payloads."""
         connection = await self._target.connect()
         self._connection = connection
         with translated_errors(self._target.label, opening=True):
             self.survives = await _settle_durability(connection)
-            await self._migrate(connection, partitions)
+            await self._migrate(connection, partitions, index)
             self.number = await self._find_or_make(connection)
             if not await self._lock(connection):
                 raise LogBusy(f"{self._what} is open for writing elsewhere{await self._holder(connection)}")
@@ -136,9 +137,10 @@ class Appender:
             raise StoreError(f"{self._what}: it was removed while it was opened")
         self.epoch, self.unique_id, self.expected_seq = taken[0]
 
-    async def _migrate(self, connection: TrioConnection, partitions: int) -> None:
+    async def _migrate(self, connection: TrioConnection, partitions: int, index: tuple[str, ...]) -> None:
         try:
             await schema.migrate(connection, partitions)
+            await make_indexes(connection, index)
         except psycopg.errors.InsufficientPrivilege as exc:
             quoted = self._target.names.quoted
             raise StoreUnusable(

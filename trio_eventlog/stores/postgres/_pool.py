@@ -170,7 +170,13 @@ class Watch:
 
 @asynccontextmanager
 async def open_connections(
-    conninfo: str, names: Names, *, readers: int, log: str | None = None, partitions: int = 0
+    conninfo: str,
+    names: Names,
+    *,
+    readers: int,
+    log: str | None = None,
+    partitions: int = 0,
+    index: tuple[str, ...] = (),
 ) -> AsyncIterator[tuple[Pool, Appender | None]]:
     """The connections of a store for the length of the block, with an appender for ``log`` if it is given.
 
@@ -181,7 +187,7 @@ async def open_connections(
     appender = None if log is None else Appender(target, log)
     try:
         if appender is not None:
-            await appender.open(partitions)
+            await appender.open(partitions, index)
         else:
             # A server that cannot be reached, or tables of another program, are reported now.
             await pool.read(is_initialized, opening=True)

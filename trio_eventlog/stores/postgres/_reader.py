@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
@@ -11,11 +12,16 @@ import trio
 
 from trio_eventlog._model._errors import StoreError, StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import GAPS_SHOWN, StoreDescription, StoreVerification
+from trio_eventlog._model._sealed import reseal, size_of
+from trio_eventlog.abc import EventPage
 from trio_eventlog.stores._common._batches import TimeSlice
+from trio_eventlog.stores._common._bounds import EVENT_OVERHEAD
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS, PrunePlan, PruneProgress
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
 from trio_eventlog.stores._common._verify import Verifier, check_pages, problem_of_row
+from trio_eventlog.stores.postgres import _fields as fields
 from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres import _select as queries
@@ -32,6 +38,8 @@ _PRUNED: Final = "select pruned_seq from :s.logs where log = $1::bigint"
 
 _ROWS_AT_ONCE: Final = 100
 """Rows taken from a result between two looks at the clock."""
+
+_FETCH: Final = b"fetch forward 200 from found"
 
 
 @attrs.frozen
@@ -50,6 +58,58 @@ class LogReader:
         """The number of the log. An appender checks that it is still that of its log."""
         return self._found if self._appender is None else self._appender.number
 
+    async def query(
+        self, query: EventQuery, max_bytes: float = math.inf, *, before: int | None = None
+    ) -> EventPage:
+        """The events that match, up to ``max_bytes`` of them; with ``before``, the newest first."""
+        if query.fields:
+            return await self._query_checked(query, max_bytes, before)
+        if max_bytes == math.inf:
+            found, _ = await self.select(queries.select(query, self.number, (), before))
+            return EventPage(found, is_complete=True)
+        found, is_cut = await self.select(queries.select_page(query, self.number, int(max_bytes)))
+        return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
+
+    async def _query_checked(self, query: EventQuery, max_bytes: float, before: int | None) -> EventPage:
+        """The same, where each event is still to be checked, and so no more are read than it takes."""
+        if queries.select(query, self.number) is None:
+            return EventPage((await self.select(None))[0], is_complete=True)
+
+        async def read(connection: TrioConnection) -> EventPage:
+            await self.pruned_seq(connection)
+            indexed = await fields.indexed_keys(connection, query)
+            plan = queries.select(query, self.number, indexed, before)
+            assert plan is not None, "what can match does not depend on indexes"
+            await connection.run(b"begin isolation level repeatable read read only")
+            await connection.run(f"declare found no scroll cursor for {plan.sql}", *plan.parameters)
+            page = await self._fetch_checked(connection, query, max_bytes)
+            await connection.run(b"rollback")
+            connection.free_memory()
+            return page
+
+        return await self.pool.read(read)
+
+    async def _fetch_checked(
+        self, connection: TrioConnection, query: EventQuery, max_bytes: float
+    ) -> EventPage:
+        found: list[PersistedEvent] = []
+        weight = 0
+        time_slice = TimeSlice()
+        while some := await connection.fetch(_FETCH):
+            for row in some:
+                await time_slice.checkpoint_if_over()
+                event = self.event_of(row)
+                # An event remembers what it has decoded, and that is to be the reader's copy.
+                if not query.matches_fields(reseal(event)):
+                    continue
+                if weight >= max_bytes:
+                    return EventPage(found, is_complete=False)
+                found.append(event)
+                weight += EVENT_OVERHEAD + size_of(event)
+                if len(found) == query.limit:
+                    return EventPage(found, is_complete=True)
+        return EventPage(found, is_complete=True)
+
     async def select(self, plan: queries.Select | None) -> tuple[list[PersistedEvent], bool]:
         """The events of a plan, and whether the last of them is beyond what was asked for."""
         if plan is None:
@@ -65,7 +125,7 @@ class LogReader:
             is_cut = False
             time_slice = TimeSlice()
             while some := await cursor.fetchmany(_ROWS_AT_ONCE):
-                found += map(self._event_of, some)
+                found += map(self.event_of, some)
                 is_cut = len(some[-1]) > rows.READ_COLUMNS and some[-1][-1]
                 await time_slice.checkpoint_if_over()
             if cursor.rowcount > _ROWS_AT_ONCE:
@@ -74,7 +134,8 @@ class LogReader:
 
         return await self.pool.read(read)
 
-    def _event_of(self, row: tuple[object, ...]) -> PersistedEvent:
+    def event_of(self, row: tuple[object, ...]) -> PersistedEvent:
+        """The event of a row; StoreUnusable if it is damaged."""
         try:
             return rows.event_of(cast("rows.Row", row[: rows.READ_COLUMNS]))
         except ValueError as exc:

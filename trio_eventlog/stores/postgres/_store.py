@@ -32,10 +32,11 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
+from trio_eventlog.stores._common._fields import checked_index
 from trio_eventlog.stores.postgres import _schema as tables
-from trio_eventlog.stores.postgres import _select as queries
 from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._reader import LogReader
+from trio_eventlog.stores.postgres._summaries import Summaries
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,7 +57,7 @@ _MAX_PARTITIONS: Final = 1024
 
 
 # A few lines over 300, with the documentation of its public methods.
-class PostgresStore(metaclass=NoPublicConstructor):
+class PostgresStore(Summaries, metaclass=NoPublicConstructor):
     """One log in a PostgreSQL database, version 14 or newer; made by :meth:`open`.
 
     A schema of the database holds any number of logs in one table, each with its own ids and seqs, and each
@@ -124,6 +125,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         notify: bool = True,
         readers: int = 2,
         partitions: int = 0,
+        index: Iterable[str] = (),
     ) -> AsyncIterator[PostgresStore]:
         """Open a log for the length of an ``async with`` block, creating schema and log if need be.
 
@@ -149,6 +151,12 @@ class PostgresStore(metaclass=NoPublicConstructor):
           readers: maximum number of connections for reading, 1 to 100.
           partitions: when the tables are made, spread the events over this many, by their log; 0 for a single
             table, at most 1,024. Ignored once they are there.
+          index: keys of payloads whose values are indexed for ``EventQuery(fields=…)``, each of 1 to 128
+            bytes in UTF-8, without quotes, backslashes and control characters. An index that is not there yet
+            is made on opening, for all logs of the schema, which do not take appends meanwhile. It stays, and
+            serves whoever reads them; each makes appends slower. Lists and objects under such a key are not
+            found by it, but checked; and all events that have a NUL character in their payload are looked
+            at. Needs a database in UTF-8. No effect with ``read_only``.
 
         Raises:
           ValueError: an argument is not as described.
@@ -162,9 +170,15 @@ class PostgresStore(metaclass=NoPublicConstructor):
         names = _checked(conninfo, log, schema, readers, partitions)
         check_flag("read_only", read_only)
         check_flag("notify", notify)
+        index = checked_index(index)
         driver = await _load_driver()
         async with driver.open_connections(
-            conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
+            conninfo,
+            names,
+            log=None if read_only else log,
+            readers=readers,
+            partitions=partitions,
+            index=index,
         ) as (pool, appender):
             found = {} if appender is not None else await _find_logs(pool, [log])
             reader = LogReader(pool, names, log, found.get(log, 0), appender)
@@ -229,7 +243,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`.
 
-        Fast with any filter, alone or with others: each has an index. Time together with ``after_seq`` or
+        Fast with any filter that has an index, alone or with others: all but ``module``, and ``fields`` whose
+        key was not declared in :meth:`open`, which are checked. Time together with ``after_seq`` or
         ``event_types`` reads on from there. The whole result is in memory: page through a long one with
         :func:`trio_eventlog.reading.iter_events`.
 
@@ -240,8 +255,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
             were made.
         """
         check_query(query)
-        found, _ = await self._reader.select(queries.select(query, self._reader.number))
-        return found
+        return (await self._reader.query(query)).events
 
     async def query_page(self, query: EventQuery, *, max_bytes: int) -> EventPage:
         """See :meth:`trio_eventlog.abc.PagedStore.query_page`.
@@ -249,9 +263,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         The server sends at most that many bytes and one more event.
         """
         check_query_page(query, max_bytes)
-        plan = queries.select_page(query, self._reader.number, max_bytes)
-        found, is_cut = await self._reader.select(plan)
-        return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
+        return await self._reader.query(query, max_bytes)
 
     async def last_seq(self) -> int:
         """See :meth:`trio_eventlog.abc.EventStore.last_seq`.

@@ -18,11 +18,14 @@ import attrs
 from trio_eventlog._model._errors import LogNotFound, StoreUnusable
 from trio_eventlog._speedups import core
 from trio_eventlog.stores.sqlite._checksums import checksum, seed_of
+from trio_eventlog.stores.sqlite._field_index import indexed_keys, make_indexes
 from trio_eventlog.stores.sqlite._layout import (
     APPLICATION_ID,
     REGISTRY,
     SCHEMA_VERSION,
     check_layout,
+    counts_of,
+    counts_table,
     events_table,
     table_of,
 )
@@ -94,11 +97,22 @@ def prepare_reader(db: apsw.Connection) -> None:
     check_layout(db)
 
 
-def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
-    """Make database and log ready for appends, creating what is not there.
+def prepare_writer(db: apsw.Connection, log: str, synchronous: str, index: tuple[str, ...] = ()) -> Log:
+    """Make database and log ready for appends, creating what is not there; ``index``: keys of payloads.
 
     Safe while any number of other processes do the same.
     """
+    prepared = _prepare_writer(db, log, synchronous)
+    lacks_counts = not db.table_exists("main", counts_of(prepared.number))
+    if lacks_counts or not indexed_keys(db, prepared.table).issuperset(index):
+        with transaction(db):
+            if lacks_counts:
+                db.execute(counts_table(prepared.number))
+            make_indexes(db, prepared.table, index)
+    return prepared
+
+
+def _prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     # Before anything is written: the file may belong to another program.
     prepare_reader(db)
     _use_wal(db)
@@ -128,6 +142,7 @@ def _new_log(db: apsw.Connection, log: str) -> Log:
     made = Log(number, log, 0, os.urandom(16).hex(), 0)
     db.execute("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?)", made.row())
     db.execute(events_table(number))
+    db.execute(counts_table(number))
     return made
 
 

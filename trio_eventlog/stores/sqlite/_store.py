@@ -32,6 +32,7 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
+from trio_eventlog.stores._common._fields import checked_index
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, check_pages
 from trio_eventlog.stores.sqlite import _files as files
@@ -41,6 +42,7 @@ from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite import _worker as workers
 from trio_eventlog.stores.sqlite._appender import Appender, survives
 from trio_eventlog.stores.sqlite._reader import LogReader
+from trio_eventlog.stores.sqlite._summaries import Summaries
 from trio_eventlog.stores.sqlite._worker import SerialWorker
 
 __all__ = ["SqliteStore"]
@@ -53,7 +55,7 @@ _WATCH_SECONDS: Final = 0.05
 
 # A few lines over 300, with the documentation of its public methods.
 @attrs.define(eq=False, repr=False, slots=False)
-class SqliteStore(metaclass=NoPublicConstructor):
+class SqliteStore(Summaries, metaclass=NoPublicConstructor):
     """One log in a SQLite database; made by :meth:`open`.
 
     The database is a file in WAL mode. It can hold many logs, each with its own ids and seqs, and each open
@@ -124,6 +126,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         log: str = "default",
         read_only: bool = False,
         synchronous: str = "full",
+        index: Iterable[str] = (),
     ) -> AsyncIterator[SqliteStore]:
         """Open a log for the length of an ``async with`` block, creating file and log if need be.
 
@@ -143,6 +146,11 @@ class SqliteStore(metaclass=NoPublicConstructor):
           read_only: do not append. Takes no lock; file and log must exist.
           synchronous: when to make sure that data has reached the disk: ``"full"`` (with each append) or
             ``"normal"`` (now and then, and with :meth:`sync`); also ``"extra"`` and ``"off"``, see above.
+          index: keys of payloads whose values are indexed for ``EventQuery(fields=…)``, each of 1 to 128
+            bytes in UTF-8, without quotes, backslashes and control characters. An index that is not there yet
+            is made before the block is entered, in proportion to the log; other writers of the file wait for
+            that. It stays, and serves whoever reads the log; each makes appends a little slower. Lists and
+            objects under such a key are not found by it, but checked. No effect with ``read_only``.
 
         Raises:
           ValueError: an argument is not as described, or ``path`` is not UTF-8, which SQLite needs. SQLite's
@@ -164,9 +172,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
             raise ValueError(
                 f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
             )
+        index = checked_index(index)
         parts = _Parts()
         try:
-            yield await _opened(path, log, parts, read_only=read_only, synchronous=synchronous)
+            yield await _opened(path, log, parts, index, read_only=read_only, synchronous=synchronous)
         finally:
             await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
 
@@ -259,9 +268,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
     async def query(self, query: EventQuery) -> list[PersistedEvent]:
         """See :meth:`trio_eventlog.abc.EventStore.query`.
 
-        Fast with any filter, alone or with others: each has an index, and of several the most selective is
-        used: ``step_id``, ``run_id``, ``identity``, ``member_id``, ``event_types`` (up to 32), ``mob_id``,
-        time, ``after_seq``. Time together with ``after_seq`` reads on from there.
+        Fast with any filter that has an index, alone or with others; of several the most selective is used:
+        ``step_id``, ``run_id``, ``fields`` whose key was declared in :meth:`open`, ``identity``,
+        ``member_id``, ``event_types`` (up to 32), ``mob_id``, time, ``after_seq``. Time together with
+        ``after_seq`` reads on from there. ``module`` and all other ``fields`` are checked.
 
         Queries run one after another, and at the same time as appends.
 
@@ -318,13 +328,15 @@ class SqliteStore(metaclass=NoPublicConstructor):
     ) -> StoreVerification:
         """See :meth:`trio_eventlog.abc.VerifiableStore.verify`.
 
-        Includes SQLite's own check of the log's table and of its indexes, none of which may be missing, and
-        that every table of events in the file belongs to a log.
+        Includes SQLite's own check of the log's table and of its indexes, none of which may be missing, that
+        its counts are those of its events, and that every table of events in the file belongs to a log.
         """
         check_verify(most_findings, on_progress)
         check = readers.LogCheck(Verifier(most_findings))
         if await self._read(check.check_structure):
             await check_pages(partial(self._read, check.check_page), on_progress)
+            counts = readers.CountCheck(check.verifier)
+            await check_pages(partial(self._read, counts.check_page), None)
             await self._read(check.check_end)
         return check.verifier.result()
 
@@ -407,7 +419,9 @@ class _Parts:
                 stack.push_async_callback(worker.aclose, deadline)
 
 
-async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchronous: str) -> SqliteStore:
+async def _opened(
+    path: str, log: str, parts: _Parts, index: tuple[str, ...], *, read_only: bool, synchronous: str
+) -> SqliteStore:
     if read_only:
         place = await workers.in_thread(path, partial(files.existing, path))
         reader = await _start_reader(place, parts)
@@ -418,7 +432,7 @@ async def _opened(path: str, log: str, parts: _Parts, *, read_only: bool, synchr
         path, partial(files.acquire, path, log), lambda got: got[1].release()
     )
     parts.lock = lock
-    appender = Appender(place, lock, log, synchronous)
+    appender = Appender(place, lock, log, synchronous, index)
     writer = await _start(place, parts, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end)
     reader = await _start_reader(place, parts)
     log_reader = LogReader(place, log, appender.unique_id, has_writer=True)

@@ -9,11 +9,13 @@ from trio_eventlog.testing._checks import (
     _damage,
     _durability,
     _errors,
+    _fields,
     _filters,
     _histories,
     _opening,
     _power,
     _scale,
+    _summaries,
     _values,
 )
 from trio_eventlog.testing._report import CLAUSES
@@ -32,6 +34,7 @@ CHECKS: tuple[Check, ...] = tuple(
             *_atomicity.CHECKS,
             *_appending.CHECKS,
             *_filters.CHECKS,
+            *_fields.CHECKS,
             *_values.CHECKS,
             *_durability.CHECKS,
             *_cancellation.CHECKS,
@@ -40,6 +43,7 @@ CHECKS: tuple[Check, ...] = tuple(
             *_histories.CHECKS,
             *_damage.CHECKS,
             *_scale.CHECKS,
+            *_summaries.CHECKS,
         ),
         key=lambda check: _ORDER.index(check.clause),
     )

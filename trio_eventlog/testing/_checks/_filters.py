@@ -58,7 +58,7 @@ async def try_reads(example: Example, case: Reads, *, values: bool) -> None:
 
 
 def _asking(field: str, asked: Any) -> EventQuery:
-    value: Any = (asked,) if field == "event_types" else asked
+    value: Any = {"event_types": (asked,), "fields": {"run_id": asked}}.get(field, asked)
     return EventQuery(**{field: value})
 
 
@@ -115,7 +115,11 @@ def _some_queries(count: int) -> SearchStrategy[list[EventQuery]]:
     return st.lists(_plain_queries(count), min_size=1, max_size=8)
 
 
-_ALONE = ("after_seq", "limit", "since_ms", "until_ms", "member_id", "event_types", *_SCOPES)
+_ALONE = (
+    *("after_seq", "limit", "since_ms", "until_ms"),
+    *("member_id", "module", "event_types", *_SCOPES, "fields"),
+)
+_NUMBERED = ("after_seq", "limit", "since_ms", "until_ms")
 _NAMES = st.lists(st.sampled_from(_ALONE), min_size=1, max_size=3, unique=True)
 _BOUND = st.sampled_from((*_MOMENTS, 11, 101))
 _FIELD: dict[str, SearchStrategy[Any]] = {
@@ -123,6 +127,8 @@ _FIELD: dict[str, SearchStrategy[Any]] = {
     "since_ms": _BOUND,
     "until_ms": _BOUND,
     "member_id": _WORD,
+    "module": _WORD,
+    "fields": st.dictionaries(st.sampled_from(_SCOPES), _WORD, min_size=1, max_size=2),
     "event_types": st.lists(_WORD, max_size=3).map(tuple),
     **dict.fromkeys(_SCOPES, _WORD),
 }
@@ -158,7 +164,9 @@ def _pairs_table(_subject: StoreUnderTest) -> list[Reads]:
         "since_ms": 2,
         "until_ms": 5,
         "member_id": "a",
+        "module": "a",
         "event_types": ("a", "b"),
+        "fields": {"mob_id": "a", "run_id": "a"},
         **dict.fromkeys(_SCOPES, "a"),
     }
     queries = [EventQuery(**{name: value[name] for name in pair}) for pair in combinations(_ALONE, 2)]
@@ -195,7 +203,7 @@ def _alone_table(_subject: StoreUnderTest) -> list[Alone]:
         Alone(
             field,
             _ALL_EVENTS,
-            _WORDS if field in _FIELDS else (0, 3, 6),
+            (0, 3, 6) if field in _NUMBERED else _WORDS,
             _limits(field),
         )
         for field in _ALONE
@@ -208,7 +216,7 @@ def _alone(_subject: StoreUnderTest) -> SearchStrategy[Alone]:
 
 @cache
 def _alone_by(field: str) -> SearchStrategy[Alone]:
-    values: Sequence[Any] = _WORDS if field in _FIELDS else range(8)
+    values: Sequence[Any] = range(8) if field in _NUMBERED else _WORDS
     limits = some(_limits(field))
     return st.builds(
         Alone, st.just(field), some(_ALL_EVENTS).map(tuple), some(values).map(tuple), limits.map(tuple)

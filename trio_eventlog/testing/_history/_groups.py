@@ -87,7 +87,7 @@ class Groups:
         key = tuple(getattr(query, name) for name in _FILTERING)
         group = self._groups.get(key)
         if group is None and len(self._groups) < _MAX_FILTERS:
-            is_filtered = any(value not in (None, ()) for value in key)
+            is_filtered = attrs.evolve(query, after_seq=None, limit=None) != EventQuery()
             asked = attrs.evolve(query, after_seq=None, limit=None) if is_filtered else None
             group = self._groups[key] = Group(self._stored, asked)
         return group
