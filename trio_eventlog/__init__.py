@@ -9,7 +9,7 @@ is used from any thread; the events import a package for ids, when the first id 
 * 0, values (attrs, the codecs and the standard library): ``_numbers _util _model _lock_file _speedups``,
   and ``typed``
 * 1, the engine (no Trio, no I/O; time and chance are arguments): ``_engine``
-* 2, the contract: ``abc _answers _declared``, and what several Trio parts need:
+* 2, the contract: ``abc _abilities _answers _declared``, and what several Trio parts need:
   ``_ki _own_work _pauses _threads``
 * 3, readers (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all

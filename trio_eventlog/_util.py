@@ -71,6 +71,7 @@ _CLI: Final = ("cyclopts>=5", "rich>=13.6")
 _EXTRAS: Final = {
     "cli": _CLI,
     "console": ("anycorn>=0.20,<0.21", "starlette>=0.46"),
+    "mobkit": ("h11>=0.14",),
     "nats": ("nkeys>=0.2.1",),
     "postgres": ("psycopg[binary]>=3.2.3,<4",),
     "testing": ("hypothesis>=6.130", "outcome>=1.2", "pytest>=8", *_CLI),

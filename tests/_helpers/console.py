@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -59,7 +58,7 @@ async def ask(app, path, parameters=(), *, body=b"", **more) -> Answer:
     async def receive():
         if parts:
             return parts.pop()
-        await trio.sleep_forever()
+        return await trio.sleep_forever()
 
     async def send(message):
         await trio.lowlevel.checkpoint()
@@ -132,10 +131,8 @@ async def streaming(app, path, parameters=(), **more) -> AsyncIterator[Stream]:
         return {"type": "http.disconnect"}
 
     async def send(message):
-        if stream.read_time:
-            await (trio.sleep_forever() if stream.read_time == math.inf else trio.sleep(stream.read_time))
-        else:
-            await trio.lowlevel.checkpoint()
+        # For ever, if it is infinite.
+        await trio.sleep(stream.read_time)
         async with stream.arrived:
             stream.status = message.get("status", stream.status)
             stream.take(message.get("body", b""))

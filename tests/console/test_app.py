@@ -31,7 +31,8 @@ ASKED = [
 async def test_every_answer_has_the_headers_that_keep_a_browser_safe(app, path):
     answer = await ask(app, path)
     policy = dict(
-        directive.strip().partition(" ")[::2] for directive in answer.headers["content-security-policy"].split(";")
+        directive.strip().partition(" ")[::2]
+        for directive in answer.headers["content-security-policy"].split(";")
     )
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
@@ -120,12 +121,18 @@ async def test_the_files_of_the_page(app):
         if path.is_file():
             answer = await ask(app, f"/static/{path.relative_to(STATIC).as_posix()}")
             assert (answer.status, answer.body) == (200, path.read_bytes())
-            again = await ask(app, f"/static/{path.relative_to(STATIC).as_posix()}", headers={"if-none-match": answer.headers["etag"]})
+            again = await ask(
+                app,
+                f"/static/{path.relative_to(STATIC).as_posix()}",
+                headers={"if-none-match": answer.headers["etag"]},
+            )
             assert (again.status, again.body) == (304, b"")
     assert (await ask(app, "/")).body == (STATIC / "index.html").read_bytes()
 
 
-@pytest.mark.parametrize("path", ["../_app.py", "..%2f_app.py", "/etc/passwd", "./app.js", "app.js/", "\0", ""])
+@pytest.mark.parametrize(
+    "path", ["../_app.py", "..%2f_app.py", "/etc/passwd", "./app.js", "app.js/", "\0", ""]
+)
 async def test_nothing_but_the_files_of_the_page(app, path):
     assert (await ask(app, f"/static/{path}")).status == 404
 
@@ -236,5 +243,5 @@ async def test_the_statistics_of_a_store(app):
 
 def test_what_is_no_store():
     for shown in (5, "sqlite:x", MemoryStore, {"a": 5}):
-        with pytest.raises(TypeError, match="^stores: "):
+        with pytest.raises(TypeError, match=r"^stores: "):
             create_app(shown)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tests._helpers.console import ask
 from tests._helpers.events import agent
 from trio_eventlog import EventQuery, PersistedEvent, from_json
-from trio_eventlog.console import create_app
 from trio_eventlog.console import _source as source
+from trio_eventlog.console import create_app
 from trio_eventlog.console._source import Source, gaps_in
 from trio_eventlog.stores import MemoryStore
 
@@ -152,7 +152,15 @@ async def test_an_integer_of_64_bits_and_hostile_text_pass_through():
     hostile = "</script><script>alert(1)</script>\u2028\0\"'<img src=x onerror=alert(1)>"
     store = MemoryStore()
     await store.append_batch(
-        [agent(1, event_id=hostile, agent_id=hostile, event_type=hostile, payload={hostile: [2**64 - 1, hostile]})]
+        [
+            agent(
+                1,
+                event_id=hostile,
+                agent_id=hostile,
+                event_type=hostile,
+                payload={hostile: [2**64 - 1, hostile]},
+            )
+        ]
     )
     answer = await ask(create_app(store), "/api/events")
     assert answer.headers["content-type"] == "application/json"

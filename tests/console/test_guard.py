@@ -18,7 +18,7 @@ from trio_eventlog.console._guard import (
     headers_of,
 )
 
-TOKEN = "a-token-of-some-length"
+TOKEN = "a-token-of-some-length"  # noqa: S105 - of a test
 COOKIE = "trio_eventlog_8765"
 
 
@@ -131,7 +131,9 @@ async def test_without_the_token_there_is_the_page_and_nothing_else(closed):
     assert (await ask(closed, "/api/session")).json() == {"token_required": True, "authorized": False}
 
 
-@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN, "Bearer é"])
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer ", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN, "Bearer é"]
+)
 async def test_a_wrong_token(closed, value):
     assert (await ask(closed, "/api/logs", headers={"authorization": value})).status == 401
 
@@ -179,7 +181,9 @@ async def test_an_exchange_says_that_it_is_json(closed):
 
 async def test_the_token_is_in_no_answer_and_no_log(closed, caplog):
     for path in (*PROTECTED, "/", "/api/session", "/nothing"):
-        answer = await ask(closed, path, headers={"authorization": f"Bearer {TOKEN}"} if path == "/nothing" else {})
+        answer = await ask(
+            closed, path, headers={"authorization": f"Bearer {TOKEN}"} if path == "/nothing" else {}
+        )
         assert TOKEN.encode() not in answer.body
         assert TOKEN not in str(answer.headers)
     assert TOKEN not in caplog.text
@@ -208,18 +212,25 @@ def test_sessions_are_bounded_and_the_one_in_use_stays():
 
 @pytest.mark.parametrize(
     ("token", "error"),
-    [(1, TypeError), ("short", ValueError), ("a b" * 10, ValueError), ("é" * 20, ValueError), ("a\n" * 20, ValueError)],
+    [
+        (1, TypeError),
+        ("short", ValueError),
+        ("a b" * 10, ValueError),
+        ("é" * 20, ValueError),
+        ("a\n" * 20, ValueError),
+    ],
 )
 def test_tokens_that_are_none(token, error):
-    with pytest.raises(error, match="^token: "):
+    with pytest.raises(error, match=r"^token: "):
         checked_token(token)
 
 
 @pytest.mark.parametrize(
-    ("hosts", "error"), [("a", TypeError), (1, TypeError), ([1], TypeError), (["a:1"], ValueError), (["a/b"], ValueError)]
+    ("hosts", "error"),
+    [("a", TypeError), (1, TypeError), ([1], TypeError), (["a:1"], ValueError), (["a/b"], ValueError)],
 )
 def test_hosts_that_are_none(hosts, error):
-    with pytest.raises(error, match="^allowed_hosts: "):
+    with pytest.raises(error, match=r"^allowed_hosts: "):
         checked_hosts(hosts)
 
 

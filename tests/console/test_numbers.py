@@ -56,11 +56,15 @@ async def test_a_histogram_of_nothing(app, parameters):
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"bucket_ms": 0}, {"bucket_ms": 1, "until_ms": 5000}, {"buckets": 0}, {"buckets": 5, "bucket_ms": 5}]
+    "parameters",
+    [{"bucket_ms": 0}, {"bucket_ms": 1, "until_ms": 5000}, {"buckets": 0}, {"buckets": 5, "bucket_ms": 5}],
 )
 async def test_too_many_buckets(app, parameters):
     answer = await ask(app, "/api/histogram", {"since_ms": 0, **parameters})
-    assert (answer.status, answer.error["field"]) == (400, "buckets" if parameters == {"buckets": 0} else "bucket_ms")
+    assert (answer.status, answer.error["field"]) == (
+        400,
+        "buckets" if parameters == {"buckets": 0} else "bucket_ms",
+    )
 
 
 async def test_rare_types_are_counted_together():
@@ -68,7 +72,11 @@ async def test_rare_types_are_counted_together():
     await store.append_batch([agent(seq, event_type=f"t-{seq % 30:02}") for seq in range(1, 1001)])
     answer = (await ask(create_app(store), "/api/histogram", {"buckets": 3})).json()
     assert len(answer["event_types"]) == MAX_TYPES
-    assert sum(sum(bucket["counts"]) + bucket["other"] for bucket in answer["buckets"]) == answer["total"] == 1000
+    assert (
+        sum(sum(bucket["counts"]) + bucket["other"] for bucket in answer["buckets"])
+        == answer["total"]
+        == 1000
+    )
     assert sum(bucket["other"] for bucket in answer["buckets"]) > 0
 
 

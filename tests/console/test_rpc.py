@@ -163,7 +163,9 @@ async def test_a_stale_cursor(app):
 
 
 async def test_subscribe_says_where_to_go_on(app):
-    result = (await call(app, "mobkit/mob_events/subscribe", {"run_id": "r-1", "event_types": ["failed"]}))["result"]
+    result = (await call(app, "mobkit/mob_events/subscribe", {"run_id": "r-1", "event_types": ["failed"]}))[
+        "result"
+    ]
     assert list(result) == ["stream", "events", "next_after_seq", "subscribe_url", "keep_alive"]
     assert result["stream"] == "mob_events"
     assert result["keep_alive"] == {"interval_ms": 15000, "event": "keep_alive"}
@@ -173,7 +175,14 @@ async def test_subscribe_says_where_to_go_on(app):
 
 def test_the_url_has_every_filter_escaped():
     query = EventQuery(
-        since_ms=1, until_ms=2, member_id="m&", identity="i=", mob_id="ä", run_id="r", step_id="s", event_types=("a", "b")
+        since_ms=1,
+        until_ms=2,
+        member_id="m&",
+        identity="i=",
+        mob_id="ä",
+        run_id="r",
+        step_id="s",
+        event_types=("a", "b"),
     )
     assert subscribe_url(query, 5) == (
         "/mobkit/mob_events/stream?after_seq=5&mob_id=%C3%A4&run_id=r&step_id=s&identity=i%3D&member_id=m%26"
@@ -242,5 +251,7 @@ async def test_a_body_is_bounded_and_says_that_it_is_json(app):
     assert (answer.status, answer.error["code"]) == (413, "too_large")
     answer = await post(app, "/rpc", {}, headers={"content-type": "text/plain"})
     assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
-    answer = await post(app, "/rpc", {"jsonrpc": "2.0"}, headers={"content-type": "Application/JSON; charset=utf-8"})
+    answer = await post(
+        app, "/rpc", {"jsonrpc": "2.0"}, headers={"content-type": "Application/JSON; charset=utf-8"}
+    )
     assert answer.status == 200

@@ -265,7 +265,15 @@ async def test_the_stream_of_mob_events(live, autojump_clock):
         (message,) = stream.messages
         assert (message.event, message.last_event_id) == ("t", "mob-evt-2")
         event = json.loads(message.data)
-        assert list(event)[:7] == ["event_id", "cursor", "mob_id", "timestamp_ms", "kind", "run_id", "agent_identity"]
+        assert list(event)[:7] == [
+            "event_id",
+            "cursor",
+            "mob_id",
+            "timestamp_ms",
+            "kind",
+            "run_id",
+            "agent_identity",
+        ]
         assert (event["cursor"], event["mob_id"], event["run_id"]) == (2, "home", "r-1")
         sent = len(stream.sent)
         await trio.sleep(15.5)

@@ -70,6 +70,10 @@ async def test_tasks_of_the_log_and_of_the_console():
         nursery.start_soon(branch, name="branch")
         await wait_all_tasks_blocked()
         found = {task["name"]: task for task in tree.read()[0]}
-        assert {name for name, task in found.items() if task["is_console"]} == {"branch", "first", "second\\ud800"}
+        assert {name for name, task in found.items() if task["is_console"]} == {
+            "branch",
+            "first",
+            "second\\ud800",
+        }
         assert any(task["is_log"] for task in found.values())
         nursery.cancel_scope.cancel()

@@ -62,12 +62,24 @@ def test_it_comes_back_through_a_log_but_for_its_cursor(event, seq):
 
 
 def as_dict(event):
-    names = ("mob_id", "timestamp_ms", "kind", "run_id", "step_id", "agent_identity", "mob_labels", "run_labels", "data")
+    names = (
+        "mob_id",
+        "timestamp_ms",
+        "kind",
+        "run_id",
+        "step_id",
+        "agent_identity",
+        "mob_labels",
+        "run_labels",
+        "data",
+    )
     return {name: getattr(event, name) for name in names}
 
 
 def test_any_event_of_a_log_is_one():
-    found = MobEvent.of(agent(7, agent_id="w", event_type="e", payload={"run_id": "r", "mob_id": 5, "mob_labels": {"a": 1}}))
+    found = MobEvent.of(
+        agent(7, agent_id="w", event_type="e", payload={"run_id": "r", "mob_id": 5, "mob_labels": {"a": 1}})
+    )
     assert (found.cursor, found.kind, found.run_id, found.mob_id, found.mob_labels) == (7, "e", "r", "", {})
     assert (found.agent_identity, found.data) == ("w", {"run_id": "r", "mob_id": 5, "mob_labels": {"a": 1}})
     found = MobEvent.of(module(8, payload=[1]))
@@ -106,7 +118,9 @@ def test_malformed(change, path):
     assert caught.value.path == path
 
 
-@pytest.mark.parametrize("text", [b"", b"1", b"[]", b'{"cursor":1},{"a":1}', b"{}", b"\xff", '{"a":"\ud800"}', b"[" * 500])
+@pytest.mark.parametrize(
+    "text", [b"", b"1", b"[]", b'{"cursor":1},{"a":1}', b"{}", b"\xff", '{"a":"\ud800"}', b"[" * 500]
+)
 def test_what_is_no_object(text):
     with pytest.raises(CodecError):
         MobEvent.from_json(text)

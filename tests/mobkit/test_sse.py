@@ -1,5 +1,7 @@
 """Server-Sent Events, written and read."""
 
+import itertools
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60
 
 def parts_of(data: bytes, cuts: list[int]) -> list[bytes]:
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(places)]
 
 
 def read(data: bytes, cuts: list[int] = []) -> list[SseMessage]:  # noqa: B006 - not changed
@@ -29,7 +31,10 @@ def test_what_is_written_is_read_however_it_is_cut(data, event, event_id, cuts):
     assert read(text, cuts) == [SseMessage(event or "message", expected, event_id)]
 
 
-@given(st.binary(max_size=200).map(lambda data: data.replace(b"\xff", b":")), st.lists(st.integers(0, 300), max_size=9))
+@given(
+    st.binary(max_size=200).map(lambda data: data.replace(b"\xff", b":")),
+    st.lists(st.integers(0, 300), max_size=9),
+)
 @example(b"data: a\r\n\r\ndata: b\r\r\n", [8])
 @example(b"\xef\xbb\xbfdata:x\n\n", [1, 2])
 @example(b"id\ndata\n\n", [])
@@ -48,8 +53,10 @@ def test_how_a_stream_is_cut_makes_no_difference(data, cuts):
     [
         # The examples of the HTML standard.
         ("data: YHOO\ndata: +2\ndata: 10\n\n", [("message", "YHOO\n+2\n10", "")]),
-        (": test\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n\n",
-         [("message", "first", "1"), ("message", "second", ""), ("message", " third", "")]),
+        (
+            ": test\n\ndata: first\nid: 1\n\ndata:second\nid\n\ndata:  third\n\n",
+            [("message", "first", "1"), ("message", "second", ""), ("message", " third", "")],
+        ),
         ("data\n\ndata\ndata\n\ndata:", [("message", "", ""), ("message", "\n", "")]),
         ("data:test\n\ndata: test\n\n", [("message", "test", ""), ("message", "test", "")]),
         # And what is easily forgotten.

@@ -46,7 +46,17 @@ FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
 CONSTANTS = [
-    *("ANOMALIES", "CLAUSES", "EVENT_ID_PREFIX", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
+    *(
+        "ANOMALIES",
+        "CLAUSES",
+        "EVENT_ID_PREFIX",
+        "Fault",
+        "Filter",
+        "MODULE",
+        "OnFailure",
+        "Report",
+        "TaskFilter",
+    ),
     "UnifiedEvent",
 ]
 """Those that have no docstring of their own."""

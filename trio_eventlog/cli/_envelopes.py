@@ -11,6 +11,7 @@ import io
 import os
 import re
 import zlib
+from collections.abc import Container, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,6 +19,7 @@ import attrs
 import msgspec
 
 from trio_eventlog import CodecError, EventEnvelope, PersistedEvent, from_json
+from trio_eventlog.mobkit import MobEvent
 
 STDIN: Final = "-"
 
@@ -211,7 +213,7 @@ class EnvelopeFile:
             text = text.removeprefix(_BYTE_ORDER_MARK)
         if not text or text.isspace():
             return
-        if _SPILL_HEADER.match(text):
+        if _SPILL_HEADER.match(text) or _SSE_OTHER.match(text):
             return
         lines.append(Line(self._number, size, _read(text)))
 
@@ -223,7 +225,8 @@ _SPILLED: Final = re.compile(rb"([0-9a-f]{8}) (?=\{)")
 def _read(text: bytes) -> EventEnvelope | str:
     """The envelope in a line, or what is wrong with it.
 
-    The line may also hold a persisted event, either alone or with a checksum as in a spill file.
+    The line may also hold a persisted event, either alone or with a checksum as in a spill file; a flat event
+    of MobKit; or the data of a message of its stream.
     """
     spilled = _SPILLED.match(text)
     if spilled is not None:
@@ -231,9 +234,14 @@ def _read(text: bytes) -> EventEnvelope | str:
         if zlib.crc32(text) != int(spilled[1], 16):
             return "damaged: its checksum does not match"
     try:
-        if spilled is not None or _is_persisted(text):
+        if text.startswith(_SSE_DATA):
+            return MobEvent.from_json(text.removeprefix(_SSE_DATA)).envelope()
+        keys = _keys_of(text)
+        if spilled is not None or _is_persisted(keys):
             event = from_json(text, PersistedEvent)
             return EventEnvelope.of(event.event, event_id=event.id, timestamp_ms=event.timestamp_ms)
+        if _is_flat(keys):
+            text = _nested(keys)
         return from_json(text, EventEnvelope)
     except CodecError as exc:
         return str(exc)
@@ -242,13 +250,37 @@ def _read(text: bytes) -> EventEnvelope | str:
 _KEYS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def _is_persisted(text: bytes) -> bool:
-    """Whether it has the fields of a persisted event, in any order and with others among them.
+def _keys_of(text: bytes) -> dict[str, msgspec.Raw]:
+    """What the line has at its top level; nothing if it is no object.
 
     Asked first because it costs a twentieth of trying to read an exported line as an envelope.
     """
     try:
-        keys = _KEYS.decode(text).keys()
+        return _KEYS.decode(text)
     except (ValueError, RecursionError):
-        return False  # reading it will tell what is wrong
+        return {}  # reading it will tell what is wrong
+
+
+def _is_persisted(keys: Container[str]) -> bool:
+    """Whether a line has the fields of a persisted event, in any order and with others among them."""
     return "event_id" not in keys and ("id" in keys or "seq" in keys)
+
+
+def _is_flat(keys: Container[str]) -> bool:
+    """Whether a line is an event of MobKit that has the fields of the event beside those of the envelope."""
+    return "event_id" in keys and "event" not in keys and ("module" in keys or "agent_id" in keys)
+
+
+def _nested(keys: Mapping[str, msgspec.Raw]) -> bytes:
+    """A flat event as an envelope."""
+    kind, actor = ("module", "module") if "module" in keys else ("agent", "agent_id")
+    inner = {name: keys[name] for name in (actor, "event_type", "payload") if name in keys}
+    outer = {name: keys[name] for name in ("event_id", "source", "timestamp_ms") if name in keys}
+    return _encode(outer | {"event": {"kind": kind, **inner}})
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+_SSE_DATA: Final = b"data:"
+_SSE_OTHER: Final = re.compile(rb":|(?:event|id|retry)(?::|$)")
+"""Lines of such a stream that say nothing that the data does not."""

@@ -21,6 +21,7 @@ from trio_eventlog import (
 )
 from trio_eventlog.abc import EventStore
 from trio_eventlog.cli._envelopes import MAX_LINE, STDIN, EnvelopeFile, Line
+from trio_eventlog.cli._mob_stream import follow_stream, is_stream
 from trio_eventlog.cli._options import USAGE_STATUS, Count, StoreUrl, opened_store
 from trio_eventlog.cli._repeats import Repeats
 from trio_eventlog.cli._running import progress_bar, stopping_on_signals
@@ -33,10 +34,13 @@ from trio_eventlog.cli._terminal import (
     is_terminal,
     write_summary,
 )
+from trio_eventlog.mobkit import MobEvent
+from trio_eventlog.stores import without_secrets
 
 EXAMPLES: Final = """
 trio-eventlog ingest events.jsonl.gz --store sqlite:events.db
 zcat logs/*.gz | trio-eventlog ingest --store 'sqlite:events.db?log=import'
+trio-eventlog ingest http://localhost:8080/mobkit/mob_events/stream --store sqlite:events.db
 """
 
 _BATCH_SIZE: Final = 1024
@@ -64,12 +68,13 @@ async def ingest(
 ) -> int:
     """Store events from files of JSON lines, plain or gzipped.
 
-    Each line is an envelope. Lines that are not are reported and skipped. Events whose `event_id` the log
+    Each line is an envelope, or a message of a stream of MobKit. Lines that are not are reported and skipped.
+    A URL is such a stream itself, and is followed until Ctrl-C. Events whose `event_id` the log
     already holds are not stored again, so repeat the command to continue after an interruption. Ctrl-C,
     SIGTERM and SIGHUP stop reading and store what has been read.
 
     Args:
-      files: Files to read, in this order; `-`, or no file, for standard input.
+      files: Files to read, in this order; `-`, or no file, for standard input. URLs of streams come last.
       store: The log.
       show_rejected: Number of rejected lines to show; all are counted.
     """
@@ -130,7 +135,7 @@ async def ingest_files(store: EventStore, names: Sequence[str], *, max_shown: in
 
 
 async def _read_files(log: EventLog, names: Sequence[str], tally: Tally) -> None:
-    files = [EnvelopeFile(name) for name in names]
+    files = [EnvelopeFile(name) for name in names if not is_stream(name)]
     if STDIN in names and is_terminal(sys.stdin):
         complain("reading from the terminal; end with Ctrl-D", tally.console)
     repeats = Repeats(log.store, log.statistics().last_assigned_seq, tally.console)
@@ -140,6 +145,31 @@ async def _read_files(log: EventLog, names: Sequence[str], tally: Tally) -> None
                 repeats.begin_file()
                 await _read_file(log, file, tally, repeats)
         await _flush(log)
+    async with trio.open_nursery() as nursery:
+        for name in filter(is_stream, names):
+            nursery.start_soon(_read_stream, log, name, tally)
+
+
+async def _read_stream(log: EventLog, url: str, tally: Tally) -> None:
+    repeats = Repeats(log.store, log.statistics().last_assigned_seq, tally.console)
+    repeats.begin_file()
+    label = without_secrets(url)
+    count = 0
+
+    async def take(page: Sequence[MobEvent | str]) -> None:
+        nonlocal count
+        envelopes = [item.envelope() for item in page if isinstance(item, MobEvent)]
+        known = await repeats.find(envelopes)
+        for item in page:
+            count += 1
+            content = item.envelope() if isinstance(item, MobEvent) else item
+            if isinstance(content, EventEnvelope) and content.event_id in known:
+                tally.already_there()
+            else:
+                await _ingest_line(log, Place(label, count), Line(count, 0, content), tally)
+        tally.note_settled(log.statistics())
+
+    await follow_stream(url, tally, take)
 
 
 async def _read_file(log: EventLog, file: EnvelopeFile, tally: Tally, repeats: Repeats) -> None:

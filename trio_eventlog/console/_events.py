@@ -20,6 +20,7 @@ from trio_eventlog.console._state import Console
 MAX_SEQ: Final = 2**63 - 1
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
+_PART: Final = 100
 MAX_PAYLOAD: Final = 2**20
 DEFAULT_MAX_PAYLOAD: Final = 2**16
 
@@ -65,11 +66,7 @@ class _PageWanted:
         after = self.query.after_seq or 0
         if after > last_seq:
             raise StaleCursor(after, last_seq)
-        if self.is_newest:
-            found = await source.newest(self.query, self.before_seq, self.limit)
-        else:
-            found = await source.oldest(self.query, self.limit)
-        found, encoded = _cut(found, self.max_payload)
+        found, encoded = await self._read(source)
         return {
             "events": joined(encoded),
             "next": None if found.next is None else str(found.next),
@@ -77,6 +74,30 @@ class _PageWanted:
             "last_seq": str(last_seq),
             "gaps": await self._gaps(source, found, last_seq),
         }
+
+    async def _read(self, source: Source) -> tuple[Found, list[bytes]]:
+        """The page, and its events as JSON. Few at a time are read, since all may be large."""
+        events: list[PersistedEvent] = []
+        encoded: list[bytes] = []
+        size, cursor = 0, self.before_seq if self.is_newest else self.query.after_seq
+        while True:
+            wanted = min(_PART, self.limit - len(events))
+            found = await self._read_part(source, cursor, wanted)
+            for event in found.events:
+                text = encode_event(event, self.max_payload)
+                size += len(text)
+                if events and size > MAX_PAGE_BYTES:
+                    return Found(events, events[-1].seq), encoded
+                events.append(event)
+                encoded.append(text)
+            cursor = found.next
+            if found.is_last or len(found.events) < wanted or len(events) == self.limit:
+                return Found(events, cursor, is_last=found.is_last), encoded
+
+    async def _read_part(self, source: Source, cursor: int | None, limit: int) -> Found:
+        if self.is_newest:
+            return await source.newest(self.query, cursor, limit)
+        return await source.oldest(attrs.evolve(self.query, after_seq=cursor), limit)
 
     async def _gaps(self, source: Source, found: Found, last_seq: int) -> list[dict[str, str]] | None:
         if not _is_unfiltered(self.query):
@@ -95,19 +116,6 @@ class _PageWanted:
 
 def _is_unfiltered(query: EventQuery) -> bool:
     return attrs.evolve(query, after_seq=None, limit=None) == EventQuery()
-
-
-def _cut(found: Found, max_payload: int) -> tuple[Found, list[bytes]]:
-    """The page up to where it is large enough, and its events as JSON."""
-    encoded: list[bytes] = []
-    size = 0
-    for index, event in enumerate(found.events):
-        text = encode_event(event, max_payload)
-        size += len(text)
-        if encoded and size > MAX_PAGE_BYTES:
-            return Found(found.events[:index], found.events[index - 1].seq), encoded
-        encoded.append(text)
-    return found, encoded
 
 
 def read_max_payload(parameters: Parameters) -> int:

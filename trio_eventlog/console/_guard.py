@@ -19,7 +19,8 @@ HEADERS: Final = (
         b"content-security-policy",
         (
             b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-            b" connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            b" connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'none';"
+            b" frame-ancestors 'none'"
         ),
     ),
     (b"x-content-type-options", b"nosniff"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, Final
 
+import attrs
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
@@ -21,7 +22,6 @@ HISTOGRAM_PARAMETERS: Final = (*FILTERS, "buckets", "bucket_ms")
 FACET_PARAMETERS: Final = (*FILTERS, "field", "top")
 
 FIELDS: Final = ("event_type", "member_id", "module", "identity", "mob_id", "run_id", "step_id")
-FIELD_PREFIX: Final = "fields."
 
 MAX_COUNT: Final = 1_000_000
 DEFAULT_COUNT: Final = 100_000
@@ -77,21 +77,21 @@ async def get_histogram(console: Console, request: Request) -> ASGIApp:
             bucket_ms = round_width(span[1] - span[0], buckets)
         elif (span[1] - 1) // bucket_ms - span[0] // bucket_ms >= MAX_BUCKETS:
             raise invalid("bucket_ms", f"that would be more than {MAX_BUCKETS} buckets")
-        found = await source.histogram(query, bucket_ms)
+        within = attrs.evolve(query, since_ms=span[0], until_ms=span[1])
+        found = await source.histogram(within, bucket_ms)
     return json_answer(_shaped(found, bucket_ms, span))
 
 
 async def _span(source: Source, query: EventQuery) -> tuple[int, int] | None:
     """The range of times to show: that of the query, or else of the events. None if there is nothing."""
     since, until = query.since_ms, query.until_ms
-    if since is None:
-        first = (await source.oldest(query, 1)).events
-        if not first:
+    if since is None or until is None:
+        ends = (await source.oldest(query, 1)).events + (await source.newest(query, None, 1)).events
+        if not ends:
             return None
-        since = first[0].timestamp_ms
-    if until is None:
-        last = (await source.newest(query, None, 1)).events
-        until = max(last[0].timestamp_ms if last else since, since) + 1
+        # The clock of a program may have been set back.
+        since = min(event.timestamp_ms for event in ends) if since is None else since
+        until = max(event.timestamp_ms for event in ends) + 1 if until is None else until
     return None if since >= until else (since, until)
 
 
@@ -149,7 +149,8 @@ async def get_facets(console: Console, request: Request) -> ASGIApp:
         facets.append(
             {
                 "field": field,
-                "values": [{"value": value, "count": count} for value, count in found.values],
+                "distinct": found.distinct,
+                "values": [{"value": value, "count": count} for value, count in found.top],
                 "is_complete": found.from_seq is None,
                 "from_seq": None if found.from_seq is None else str(found.from_seq),
             }
@@ -160,10 +161,10 @@ async def get_facets(console: Console, request: Request) -> ASGIApp:
 def _read_fields(parameters: Parameters) -> list[str]:
     fields = parameters.texts("field")
     if not fields:
-        raise invalid("field", f"required: one or more of {', '.join(FIELDS)}, {FIELD_PREFIX}KEY")
+        raise invalid("field", f"required: one or more of {', '.join(FIELDS)}")
     if len(fields) > MAX_FACETS:
         raise invalid("field", f"given more than {MAX_FACETS} times")
     for field in fields:
-        if field not in FIELDS and not field.startswith(FIELD_PREFIX):
-            raise invalid("field", f"expected {', '.join(FIELDS)} or {FIELD_PREFIX}KEY, got {shown(field)}")
+        if field not in FIELDS:
+            raise invalid("field", f"expected one of {', '.join(FIELDS)}, got {shown(field)}")
     return fields

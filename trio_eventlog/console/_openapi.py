@@ -15,7 +15,6 @@ from trio_eventlog.console._numbers import (
     DEFAULT_BUCKETS,
     DEFAULT_COUNT,
     DEFAULT_TOP,
-    FIELD_PREFIX,
     FIELDS,
     MAX_BUCKETS,
     MAX_COUNT,
@@ -73,7 +72,7 @@ _FIELD: Final = {
     "type": "array",
     "minItems": 1,
     "maxItems": MAX_FACETS,
-    "items": {"anyOf": [{"enum": list(FIELDS)}, {"type": "string", "pattern": f"^{FIELD_PREFIX[:-1]}\\."}]},
+    "items": {"enum": list(FIELDS)},
 }
 
 _PARAMETERS: Final[dict[str, list[Any]]] = {

@@ -105,7 +105,8 @@ SCHEMAS: Final[dict[str, Any]] = {
         facets=_array(
             _object(
                 field=_TEXT,
-                values=_array(_object(value={}, count=_COUNT)),
+                distinct=_COUNT,
+                values=_array(_object(value=_TEXT, count=_COUNT)),
                 is_complete=_BOOL,
                 from_seq=_MAYBE_SEQ,
             )

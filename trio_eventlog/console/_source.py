@@ -12,6 +12,7 @@ import trio
 
 from trio_eventlog import EventLog, EventQuery, EventsPruned, ModuleEvent, PersistedEvent, Subscription
 from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
+from trio_eventlog.console._abilities import CountingStore, FacetStore, HistogramStore, LatestStore
 from trio_eventlog.reading import iter_events, tail
 
 MAX_PAGE_BYTES: Final = 4 * 2**20
@@ -43,8 +44,11 @@ class Found:
 class Counts:
     """How often values occur."""
 
-    values: list[tuple[str, int]]
-    """The most frequent values and how often each occurs, most frequent first."""
+    distinct: int
+    """How many values there are."""
+
+    top: list[tuple[str, int]]
+    """The most frequent ones, and how often each occurs, most frequent first."""
 
     from_seq: int | None
     """Only events from here on were counted; None if all were."""
@@ -118,6 +122,10 @@ class Source:
 
     async def newest(self, query: EventQuery, before_seq: int | None, limit: int) -> Found:
         """The last events that match before ``before_seq``, newest first."""
+        if isinstance(self.store, LatestStore):
+            events = await self.store.latest(query, before_seq=before_seq, limit=limit)
+            is_last = len(events) < limit
+            return Found(events, None if is_last else events[-1].seq, is_last=is_last)
         after = query.after_seq or 0
         end = await self.last_seq() if before_seq is None else before_seq - 1
         found: list[PersistedEvent] = []
@@ -146,6 +154,9 @@ class Source:
 
     async def count(self, query: EventQuery, before_seq: int | None, at_most: int) -> tuple[int, bool]:
         """How many events match, up to ``at_most``; and whether that is all."""
+        if isinstance(self.store, CountingStore) and before_seq is None:
+            count = await self.store.count(query, at_most=at_most + 1)
+            return min(count, at_most), count <= at_most
         end = await self.last_seq() if before_seq is None else before_seq - 1
         start = query.after_seq or 0
         part = _Range(self.store, query, start, min(end, start + MAX_SCAN))
@@ -156,6 +167,9 @@ class Source:
 
     async def histogram(self, query: EventQuery, bucket_ms: int) -> Histogram:
         """How many events match in each bucket of time, by type."""
+        if isinstance(self.store, HistogramStore):
+            found = await self.store.histogram(query, bucket_ms=bucket_ms)
+            return Histogram({(item.start_ms, item.event_type): item.events for item in found}, None)
         counts: Counter[tuple[int, str]] = Counter()
         part, from_seq = await self._last_part(query)
         while page := await part.next_page():
@@ -167,11 +181,14 @@ class Source:
 
     async def facets(self, query: EventQuery, field: str, top: int) -> Counts:
         """The most frequent values of a field."""
+        if isinstance(self.store, FacetStore):
+            found = await self.store.facets(query, field, top=top)
+            return Counts(found.distinct, list(found.top), None)
         counts: Counter[str] = Counter()
         part, from_seq = await self._last_part(query)
         while page := await part.next_page():
             counts.update(value for event in page if (value := _value_of(event, field)) is not None)
-        return Counts(_most_frequent(counts.items(), top), from_seq)
+        return Counts(len(counts), _most_frequent(counts.items(), top), from_seq)
 
     async def _last_part(self, query: EventQuery) -> tuple[_Range, int | None]:
         """The newest events of the log, and the seq from which on these are, if those are not all."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 import attrs
 import trio
 
+from trio_eventlog._abilities._summaries import Facets, HistogramBucket
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._payload import SCOPES
@@ -19,6 +21,15 @@ from trio_eventlog.stores._common._arguments import check_prune, check_query, ch
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
+from trio_eventlog.stores._common._summaries import (
+    HistogramCounter,
+    check_count,
+    check_facets,
+    check_histogram,
+    check_latest,
+    facet_of,
+    facets_of,
+)
 
 
 class MemoryStore:
@@ -116,30 +127,82 @@ class MemoryStore:
         A checkpoint at the start, and then often enough not to block the loop.
         """
         check_query(query)
-        await trio.lowlevel.checkpoint()
         found: list[PersistedEvent] = []
         limit = len(self._events) if query.limit is None else query.limit
+        await self._visit(query, limit, found.append)
+        return found
+
+    async def _visit(
+        self,
+        query: EventQuery,
+        limit: int,
+        visit: Callable[[PersistedEvent], object],
+        *,
+        before_seq: int | None = None,
+        newest_first: bool = False,
+    ) -> None:
+        """Call ``visit`` with copies of the first events that match; of the last ones, the newest first."""
+        await trio.lowlevel.checkpoint()
         if limit == 0:
-            return found
+            return
         decodes = bool(query.fields) or any(getattr(query, scope) is not None for scope in SCOPES)
         # There may be thousands of types: hash them once, not per event.
         types = frozenset(query.event_types)
         others = attrs.evolve(query, event_types=())
         events, stop = self._events, len(self._events)
         start = 0 if query.after_seq is None else bisect_right(self._seqs, query.after_seq)
+        if before_seq is not None:
+            stop = bisect_left(self._seqs, before_seq)
+        visited = 0
         time_slice = TimeSlice()
-        for index in range(start, stop):
+        for index in reversed(range(start, stop)) if newest_first else range(start, stop):
             await time_slice.checkpoint_if_over()
             if types and events[index].event.event_type not in types:
                 continue
-            # A filter for a scope or field decodes the payload, and an event remembers what it has decoded:
+            # A filter for a scope or a field decodes the payload, and an event remembers what it has decoded:
             # let that be the reader's copy.
             event = reseal(events[index]) if decodes else events[index]
             if others.matches(event):
-                found.append(event if decodes else reseal(event))
-                if len(found) == limit:
+                visit(event if decodes else reseal(event))
+                visited += 1
+                if visited == limit:
                     break
+
+    async def latest(
+        self, query: EventQuery, *, before_seq: int | None = None, limit: int
+    ) -> list[PersistedEvent]:
+        """See :meth:`trio_eventlog.abc.LatestStore.latest`. A scan from the end."""
+        check_latest(query, before_seq, limit)
+        found: list[PersistedEvent] = []
+        await self._visit(query, limit, found.append, before_seq=before_seq, newest_first=True)
         return found
+
+    async def count(self, query: EventQuery, *, at_most: int) -> int:
+        """See :meth:`trio_eventlog.abc.CountingStore.count`. A scan."""
+        check_count(query, at_most)
+        found: list[None] = []
+        await self._visit(query, at_most, lambda _: found.append(None))
+        return len(found)
+
+    async def histogram(self, query: EventQuery, *, bucket_ms: int) -> list[HistogramBucket]:
+        """See :meth:`trio_eventlog.abc.HistogramStore.histogram`. A scan."""
+        check_histogram(query, bucket_ms)
+        counter = HistogramCounter(bucket_ms)
+        await self._visit(query, -1, lambda event: counter.add(event.timestamp_ms, event.event.event_type))
+        return counter.result()
+
+    async def facets(self, query: EventQuery, field: str, *, top: int = 10) -> Facets:
+        """See :meth:`trio_eventlog.abc.FacetStore.facets`. A scan."""
+        check_facets(query, field, top)
+        counts: Counter[str] = Counter()
+
+        def add(event: PersistedEvent) -> None:
+            value = facet_of(event, field)
+            if value is not None:
+                counts[value] += 1
+
+        await self._visit(query, -1, add)
+        return facets_of(counts.items(), top)
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first. A checkpoint."""

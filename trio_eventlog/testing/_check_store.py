@@ -14,7 +14,18 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, FileStore, LeasedStore, LockingStore
+from trio_eventlog.abc import (
+    BoundedStore,
+    CountingStore,
+    DamageAwareStore,
+    EventStore,
+    FacetStore,
+    FileStore,
+    HistogramStore,
+    LatestStore,
+    LeasedStore,
+    LockingStore,
+)
 from trio_eventlog.testing._arguments import (
     check_deviations,
     check_flag,
@@ -63,6 +74,17 @@ class Declared:
     keeps_files: bool = False
     """Whether it has files at its location. They are there once it was left, if not before."""
     file_access: str | None
+    abilities: frozenset[str] = frozenset()
+    """Those of :data:`_ABILITIES` that it has."""
+
+
+_ABILITIES: Final[dict[str, tuple[type, str]]] = {
+    "latest": (LatestStore, "the store cannot read backwards (LatestStore)"),
+    "count": (CountingStore, "the store cannot count (CountingStore)"),
+    "histogram": (HistogramStore, "the store cannot count by time (HistogramStore)"),
+    "facets": (FacetStore, "the store cannot count by value (FacetStore)"),
+}
+"""Methods that a store may have, by what some checks need, with the reason to give if it has none."""
 
 
 def first_look(sandbox: Sandbox) -> Declared:
@@ -123,6 +145,7 @@ def declarations(store: EventStore) -> Declared:
         lock_timeout=lock_timeout,
         detects_damage=bool(store.detects_damage) if isinstance(store, DamageAwareStore) else False,
         file_access=file_access,
+        abilities=frozenset(need for need, (ability, _) in _ABILITIES.items() if isinstance(store, ability)),
     )
 
 
@@ -382,6 +405,9 @@ def _lacking(
         lacking["damage"] = "the store does not declare that it detects damage"
     elif not declared.keeps_files:
         lacking["damage"] = "the store keeps no files at its location"
+    for need, (_, reason) in _ABILITIES.items():
+        if need not in declared.abilities:
+            lacking[need] = reason
     if not subject.durable:
         lacking["durable"] = "the store is not durable"
     return lacking

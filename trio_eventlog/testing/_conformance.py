@@ -179,3 +179,7 @@ class StoreConformance:
     def test_s16(self) -> None:
         """Damage is told."""
         self._check("S16")
+
+    def test_s18(self) -> None:
+        """Counts, and reading backwards."""
+        self._check("S18")

@@ -18,7 +18,7 @@ import attrs
 import trio
 
 import trio_eventlog
-from trio_eventlog.abc import EventPage
+from trio_eventlog.abc import EventPage, Facets, HistogramBucket
 from trio_eventlog.testing._code import Code, Series, code_of, numbered, numbered_types
 from trio_eventlog.testing._history._check import check_history
 from trio_eventlog.testing._history._recorder import History, recording
@@ -99,7 +99,9 @@ _TESTING_NAMES: Final = (
 _NAMES: Final = {
     **{name: getattr(trio_eventlog, name) for name in _PACKAGE_NAMES},
     "EventPage": EventPage,
+    "Facets": Facets,
     "History": History,
+    "HistogramBucket": HistogramBucket,
     "assert_same_events": assert_same_events,
     "check_history": check_history,
     "recording": recording,
@@ -202,7 +204,7 @@ def _imports(body: str) -> list[str]:
         imports.append("import trio.testing")
     imports.append("")
     imports += _imported("trio_eventlog", _PACKAGE_NAMES, body)
-    imports += _imported("trio_eventlog.abc", ("EventPage",), body)
+    imports += _imported("trio_eventlog.abc", ("EventPage", "Facets", "HistogramBucket"), body)
     imports += _imported("trio_eventlog.testing", _TESTING_NAMES, body)
     return imports
 

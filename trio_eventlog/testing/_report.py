@@ -26,9 +26,10 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S14": "Ids and seqs belong to one log.",
         "S15": "Leaving the store frees everything, however it is left.",
         "S16": "From files that were damaged it answers what was written, or raises an error.",
+        "S18": "What it counts, or reads backwards, is what a query finds.",
     }
 )
-"""The clauses S1 to S16 in order, each with its sentence. The contract itself is :class:`EventStore`."""
+"""The clauses S1 to S18 in order, each with its sentence. The contract itself is :class:`EventStore`."""
 
 CONTRACT_VERSION: Final = "3.0"
 """The version of the contract that this harness checks.

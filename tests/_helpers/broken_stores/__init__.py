@@ -18,6 +18,7 @@ from tests._helpers.broken_stores import (
     locking,
     power,
     scale,
+    summaries,
     values,
 )
 from tests._helpers.broken_stores._broken import Broken
@@ -36,6 +37,7 @@ BROKEN: tuple[Broken, ...] = (
     *lifecycle.BROKEN,
     *damage.BROKEN,
     *scale.BROKEN,
+    *summaries.BROKEN,
     *concurrency.BROKEN,
 )
 """All of them."""

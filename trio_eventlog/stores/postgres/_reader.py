@@ -58,24 +58,27 @@ class LogReader:
         """The number of the log. An appender checks that it is still that of its log."""
         return self._found if self._appender is None else self._appender.number
 
-    async def query(self, query: EventQuery, max_bytes: float = math.inf) -> EventPage:
-        """The events that match, up to ``max_bytes`` of them."""
+    async def query(
+        self, query: EventQuery, max_bytes: float = math.inf, *, before: int | None = None
+    ) -> EventPage:
+        """The events that match, up to ``max_bytes`` of them; with ``before``, the newest first."""
         if query.fields:
-            return await self._query_checked(query, max_bytes)
+            return await self._query_checked(query, max_bytes, before)
         if max_bytes == math.inf:
-            found, _ = await self.select(queries.select(query, self.number))
+            found, _ = await self.select(queries.select(query, self.number, (), before))
             return EventPage(found, is_complete=True)
         found, is_cut = await self.select(queries.select_page(query, self.number, int(max_bytes)))
         return EventPage(found[:-1] if is_cut else found, is_complete=not is_cut)
 
-    async def _query_checked(self, query: EventQuery, max_bytes: float) -> EventPage:
+    async def _query_checked(self, query: EventQuery, max_bytes: float, before: int | None) -> EventPage:
         """The same, where each event is still to be checked, and so no more are read than it takes."""
         if queries.select(query, self.number) is None:
             return EventPage((await self.select(None))[0], is_complete=True)
 
         async def read(connection: TrioConnection) -> EventPage:
             await self.pruned_seq(connection)
-            plan = queries.select(query, self.number, await fields.indexed_keys(connection, query))
+            indexed = await fields.indexed_keys(connection, query)
+            plan = queries.select(query, self.number, indexed, before)
             assert plan is not None, "what can match does not depend on indexes"
             await connection.run(b"begin isolation level repeatable read read only")
             await connection.run(f"declare found no scroll cursor for {plan.sql}", *plan.parameters)
@@ -95,7 +98,7 @@ class LogReader:
         while some := await connection.fetch(_FETCH):
             for row in some:
                 await time_slice.checkpoint_if_over()
-                event = self._event_of(row)
+                event = self.event_of(row)
                 # An event remembers what it has decoded, and that is to be the reader's copy.
                 if not query.matches_fields(reseal(event)):
                     continue
@@ -122,7 +125,7 @@ class LogReader:
             is_cut = False
             time_slice = TimeSlice()
             while some := await cursor.fetchmany(_ROWS_AT_ONCE):
-                found += map(self._event_of, some)
+                found += map(self.event_of, some)
                 is_cut = len(some[-1]) > rows.READ_COLUMNS and some[-1][-1]
                 await time_slice.checkpoint_if_over()
             if cursor.rowcount > _ROWS_AT_ONCE:
@@ -131,7 +134,8 @@ class LogReader:
 
         return await self.pool.read(read)
 
-    def _event_of(self, row: tuple[object, ...]) -> PersistedEvent:
+    def event_of(self, row: tuple[object, ...]) -> PersistedEvent:
+        """The event of a row; StoreUnusable if it is damaged."""
         try:
             return rows.event_of(cast("rows.Row", row[: rows.READ_COLUMNS]))
         except ValueError as exc:

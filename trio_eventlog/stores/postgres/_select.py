@@ -52,11 +52,13 @@ class _Terms:
         return " and ".join(self._terms)
 
 
-def select(query: EventQuery, log: int, indexed: Collection[str] = ()) -> Select | None:
+def select(
+    query: EventQuery, log: int, indexed: Collection[str] = (), before: int | None = None
+) -> Select | None:
     """How to read what ``query`` asks for; None if nothing can match.
 
     What it asks of ``fields`` is still to be checked, and the result to be limited then. ``indexed`` are the
-    keys of payloads that have an index.
+    keys of payloads that have an index. With ``before``, the newest come first, of those with a lower seq.
     """
     bounds = Bounds.of(query)
     if bounds is None:
@@ -67,26 +69,22 @@ def select(query: EventQuery, log: int, indexed: Collection[str] = ()) -> Select
     arms = arms_of(query, indexed) if query.fields else []
     limit = None if query.fields else bounds.limit
     others = found_by_text or query.module is not None or query.fields
+    order = "" if before is None else " desc"
+    if before is not None and before <= MAX_STORED:
+        terms.add("seq < ?::bigint", before)
     if bounds.is_timed and not (bounds.after or types or others):
         # A window alone. Its index gives the seqs, which are sorted in a way that no index offers; then each
         # is looked up. Nothing here depends on how many the planner expects.
         _add_time(terms, "timestamp_ms", bounds)
         first = _limit(terms, bounds.limit)
         sql = f"""
-with found as materialized (select seq from :s.events where {terms} order by seq + 0{first})
+with found as materialized (select seq from :s.events where {terms} order by seq + 0{order}{first})
 select event.* from found, lateral (
     select {READ} from :s.events where log = $1::bigint and seq = found.seq offset 0
-) as event order by found.seq
+) as event order by found.seq{order}
 """  # noqa: S608 - no values
         return Select(sql, tuple(terms.parameters))
-    for name in EQUALITIES:
-        text = getattr(query, name)
-        if text is not None:
-            terms.add(f"{name} = ?::bytea", key_of(text.encode()))
-    if bounds.after:
-        terms.add("seq > ?::bigint", bounds.after)
-    if query.module is not None:
-        terms.add(f"kind = {MODULE} and actor = ?::bytea", query.module.encode())
+    _add_equalities(terms, query, bounds)
     for pair in () if arms else pairs_of(query):
         terms.add("position(?::bytea in payload) > 0", pair)
     # Not by their index, since seq comes first: see above.
@@ -98,11 +96,33 @@ select event.* from found, lateral (
     elif keys and (found_by_text or arms or len(keys) > MAX_MERGED_TYPES):
         one += f" and event_type = any({terms.value(ByteaArray(keys))}::bytea[])"
         keys = []
-    end = f" order by seq{_limit(terms, limit)}"
+    end = f" order by seq{order}{_limit(terms, limit)}"
     # Each type comes in the order of seq, and is merged with the others without sorting.
     arms = arms or [(f"event_type = {VALUE}::bytea", key) for key in keys]
     parts = [f"({one} and {term.replace(VALUE, terms.value(value))}{end})" for term, value in arms]
     return Select((" union all ".join(parts) or one) + end, tuple(terms.parameters))
+
+
+def count(query: EventQuery, log: int, columns: str, limit: int | None = None) -> Select | None:
+    """How to count, by these columns, what matches a query without ``fields``; None if nothing can.
+
+    With a ``limit``, only so many events are looked at.
+    """
+    bounds = Bounds.of(query)
+    if bounds is None:
+        return None
+    terms = _Terms(log)
+    _add_equalities(terms, query, bounds)
+    _add_time(terms, "timestamp_ms", bounds)
+    if query.event_types:
+        keys = ByteaArray(key_of(event_type.encode()) for event_type in set(query.event_types))
+        terms.add("event_type = any(?::bytea[])", keys)
+    some = f"select {columns} from :s.events where {terms}"  # noqa: S608 - no values
+    if limit is not None:
+        some += _limit(terms, min(limit, MAX_STORED))
+    numbers = ", ".join(str(number) for number in range(1, columns.count(" as ") + 1))
+    sql = f"select *, count(*) from ({some}) as found group by {numbers}"  # noqa: S608 - no values
+    return Select(sql, tuple(terms.parameters))
 
 
 def select_page(query: EventQuery, log: int, max_bytes: int) -> Select | None:
@@ -126,6 +146,17 @@ select {READ}, coalesce(weight, 0) >= {most} from page join weighed using (seq)
 where coalesce(weight_before, 0) < {most} order by seq
 """  # noqa: S608 - no values
     return Select(sql, (*plan.parameters, min(max_bytes, MAX_STORED)))
+
+
+def _add_equalities(terms: _Terms, query: EventQuery, bounds: Bounds) -> None:
+    for name in EQUALITIES:
+        text = getattr(query, name)
+        if text is not None:
+            terms.add(f"{name} = ?::bytea", key_of(text.encode()))
+    if bounds.after:
+        terms.add("seq > ?::bigint", bounds.after)
+    if query.module is not None:
+        terms.add(f"kind = {MODULE} and actor = ?::bytea", query.module.encode())
 
 
 def _add_time(terms: _Terms, column: str, bounds: Bounds) -> None:

@@ -36,6 +36,7 @@ from trio_eventlog.stores._common._fields import checked_index
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._reader import LogReader
+from trio_eventlog.stores.postgres._summaries import Summaries
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,7 +57,7 @@ _MAX_PARTITIONS: Final = 1024
 
 
 # A few lines over 300, with the documentation of its public methods.
-class PostgresStore(metaclass=NoPublicConstructor):
+class PostgresStore(Summaries, metaclass=NoPublicConstructor):
     """One log in a PostgreSQL database, version 14 or newer; made by :meth:`open`.
 
     A schema of the database holds any number of logs in one table, each with its own ids and seqs, and each

@@ -20,6 +20,7 @@ from trio_eventlog.stores._common._columns import COLUMNS, columns_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite._checksums import checksum, values_of
+from trio_eventlog.stores.sqlite._counts import CountKeeper
 from trio_eventlog.stores.sqlite._files import Content, Place, WriteAheadLog
 from trio_eventlog.stores.sqlite._layout import table_of
 from trio_eventlog.stores.sqlite._schema import BATCHES
@@ -50,6 +51,7 @@ class Appender:
         """The log's highest seq is at least this, unless it went back and an append has reported that."""
         self._version: int | None = None
         self._wal = WriteAheadLog(place.path)
+        self._counts = CountKeeper()
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
@@ -62,6 +64,7 @@ class Appender:
         # a log is known by must not be lost while its spill file or its lock file names it.
         if self._synced or not self.acknowledged:
             self._content.sync()
+        self._counts.begin(db, found)
         # So that the next writer knows that an empty file is not a new one.
         self._lock.note(f"log {found.unique_id}")
 
@@ -112,6 +115,7 @@ class Appender:
                 schema.probe(db, log)
             inserted = insert(db, log, events)
             duplicates: Collection[int] = ()
+            stored = events
             if inserted == len(events):
                 highest = max(map(_SEQ, events))
             else:
@@ -120,6 +124,10 @@ class Appender:
                     raise schema.damaged(db, "events were neither inserted nor there before")  # noqa: TRY301 - see below
                 duplicates = duplicate_seqs(events, held)
                 highest = max(held.values())
+                # Of those with one id, the first.
+                by_id = {event.id: event for event in reversed(events) if held[event.id] == event.seq}
+                stored = list(by_id.values())
+            self._counts.count(db, log, stored, inserted, is_same=not is_changed)
             log.note(db, last_seq=highest)
             db.execute("COMMIT")
         except BaseException as exc:
@@ -131,6 +139,7 @@ class Appender:
             if isinstance(exc, apsw.IOError):
                 content.raise_truncated(exc)
             raise
+        self._counts.keep()
         self._version = db.data_version()
         self._wal.keep_small(db)
         # What went into a file that can no longer be found is not stored.

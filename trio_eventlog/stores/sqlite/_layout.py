@@ -6,6 +6,8 @@
                               no other log has, the highest seq ever pruned, a checksum of all that
     events_1, events_2, …     one table per log, so that appends go to the end of one b-tree, and the indexes
                               of payload keys that were declared for it; see ``_field_index``
+    counts_1, counts_2, …     one table per log: how many events are in stretches of it; see ``_counts``.
+                              Files of earlier versions have none until a log is opened for writing
 
 ``seq`` is the rowid of an events table. So every index ends in it, and an equality on an index finds events
 in the order of seq without sorting. The checksums are those of ``_checksums``.
@@ -74,6 +76,26 @@ CREATE INDEX {table}_timestamp_ms ON {table} (timestamp_ms);
 """
 
 
+def counts_table(log_id: int) -> str:
+    """The statement that makes the table of the counts of a log."""
+    return f"""
+CREATE TABLE {counts_of(log_id)} (
+    first_seq INTEGER PRIMARY KEY,
+    last_seq INTEGER NOT NULL,
+    first_ms INTEGER NOT NULL,
+    last_ms INTEGER NOT NULL,
+    events INTEGER NOT NULL,
+    counts TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+"""
+
+
+def counts_of(log_id: int) -> str:
+    """The name of the table of the counts of a log."""
+    return f"counts_{log_id:d}"
+
+
 def table_of(log_id: int) -> str:
     """The name of the events table of a log."""
     return f"events_{log_id:d}"
@@ -86,14 +108,15 @@ _ENTRIES: Final = """
 SELECT type, name, tbl_name, sql FROM sqlite_schema
 WHERE lower(tbl_name) = 'logs' OR lower(name) = 'logs'
 OR lower(tbl_name) GLOB 'events_[0-9]*' OR lower(name) GLOB 'events_[0-9]*'
+OR lower(tbl_name) GLOB 'counts_[0-9]*' OR lower(name) GLOB 'counts_[0-9]*'
 """
 
 _STATEMENT: Final = re.compile(r"CREATE (?:UNIQUE )?(TABLE|INDEX) (\w+)[^;]*")
 
-_OF_A_LOG: Final = re.compile(rf"(events_(?:0|[1-9][0-9]*))(_[a-z_]+|{fields.PATTERN})?")
+_OF_A_LOG: Final = re.compile(rf"((events|counts)_(?:0|[1-9][0-9]*))(_[a-z_]+|{fields.PATTERN})?")
 
-_ANY: Final = table_of(0)
-"""Stands for the table of a log."""
+_ANY: Final = 0
+"""Stands for the number of a log."""
 
 _SPACE: Final = re.compile(r"\s*([(),])\s*|\s+")
 
@@ -132,15 +155,17 @@ def _made(name: str) -> Collection[_Entry] | None:
     key = fields.key_of(found[1], name)
     if key is not None:
         return [("index", found[1], fields.index_sql(found[1], key))]
-    made = _templates().get(_ANY + (found[2] or ""))
-    return made and [(kind, found[1], str(sql).replace(_ANY, found[1])) for kind, _, sql in made]
+    template = f"{found[2]}_{_ANY}"
+    made = _templates().get(template + (found[3] or ""))
+    return made and [(kind, found[1], str(sql).replace(template, found[1])) for kind, _, sql in made]
 
 
 @cache
 def _templates() -> dict[str, Collection[_Entry]]:
     # SQLite makes this one by itself, because names are unique.
     made: dict[str, Collection[_Entry]] = {"sqlite_autoindex_logs_1": [("index", "logs", None)]}
-    for table, script in (("logs", REGISTRY), (_ANY, events_table(0))):
+    scripts = ((table_of(_ANY), events_table(_ANY)), (counts_of(_ANY), counts_table(_ANY)))
+    for table, script in (("logs", REGISTRY), *scripts):
         for statement in _STATEMENT.finditer(script):
             kind, sql = statement[1].lower(), statement[0].strip()
             made[statement[2]] = [(kind, table, sql), (kind, table, _normal(sql))]

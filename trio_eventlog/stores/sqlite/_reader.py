@@ -19,6 +19,7 @@ from trio_eventlog.stores.sqlite import _files as files
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite._checksums import checksum
+from trio_eventlog.stores.sqlite._counts import find_wrong, forget
 
 T = TypeVar("T")
 
@@ -205,6 +206,29 @@ def _text(value: bytes | None) -> Any:
     return None if value is None else value.decode()
 
 
+_CHUNKS: Final = 40
+"""Chunks of counts to check in one job."""
+
+
+@attrs.define
+class CountCheck:
+    """Checks the counts of a log; what it finds is in ``verifier``."""
+
+    verifier: Verifier
+    _checked_seq: int = 0
+
+    def check_page(self, db: apsw.Connection, log: schema.Log) -> int | None:
+        """Check the next chunks. Returns the last seq that was checked, None at the end."""
+        try:
+            problems, last_seq = find_wrong(db, log, self._checked_seq, _CHUNKS)
+        except (apsw.CorruptError, apsw.SQLError, ValueError, StoreUnusable) as exc:
+            problems, last_seq = [f"counts after seq {self._checked_seq}: {exc}"], None
+        for problem in problems:
+            self.verifier.add_problem(problem)
+        self._checked_seq = last_seq or 0
+        return last_seq
+
+
 # --- prune ----------------------------------------------------------------------------------------
 
 
@@ -251,6 +275,7 @@ def prune_some(
         gone = [seq for (seq,) in db.execute(sql, bindings)]
         if gone:
             found.note(db, pruned_seq=max(gone))
+            forget(db, found, min(gone), max(gone))
     # Counted here, because the caller may have been cancelled.
     progress.add(len(gone))
     wal.keep_small(db)

@@ -24,6 +24,8 @@ from trio_eventlog.stores.sqlite._layout import (
     REGISTRY,
     SCHEMA_VERSION,
     check_layout,
+    counts_of,
+    counts_table,
     events_table,
     table_of,
 )
@@ -101,8 +103,11 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str, index: tuple
     Safe while any number of other processes do the same.
     """
     prepared = _prepare_writer(db, log, synchronous)
-    if index and not indexed_keys(db, prepared.table).issuperset(index):
+    lacks_counts = not db.table_exists("main", counts_of(prepared.number))
+    if lacks_counts or not indexed_keys(db, prepared.table).issuperset(index):
         with transaction(db):
+            if lacks_counts:
+                db.execute(counts_table(prepared.number))
             make_indexes(db, prepared.table, index)
     return prepared
 
@@ -137,6 +142,7 @@ def _new_log(db: apsw.Connection, log: str) -> Log:
     made = Log(number, log, 0, os.urandom(16).hex(), 0)
     db.execute("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?)", made.row())
     db.execute(events_table(number))
+    db.execute(counts_table(number))
     return made
 
 

@@ -18,7 +18,7 @@ import apsw
 import attrs
 
 from trio_eventlog._model._errors import StoreUnusable
-from trio_eventlog._model._events import PersistedEvent
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._fields import to_fields
 from trio_eventlog._model._payload import SCOPES
 from trio_eventlog._model._query import EventQuery, is_of_module
@@ -74,10 +74,13 @@ class _Terms:
         return f" WHERE {' AND '.join(self._terms)}" if self._terms else ""
 
 
-def select(query: EventQuery, log_id: int, indexed: Collection[str] = ()) -> Select | None:
+def select(
+    query: EventQuery, log_id: int, indexed: Collection[str] = (), *, before: int | None = None
+) -> Select | None:
     """How to read what ``query`` asks for; None if nothing can match.
 
-    ``indexed`` are the keys of payloads that have an index.
+    ``indexed`` are the keys of payloads that have an index. With ``before``, the newest come first, of those
+    with a lower seq.
     """
     bounds = Bounds.of(query)
     if bounds is None:
@@ -85,7 +88,8 @@ def select(query: EventQuery, log_id: int, indexed: Collection[str] = ()) -> Sel
     after = bounds.after
     limit = -1 if bounds.limit is None else bounds.limit
     types = tuple(dict.fromkeys(query.event_types))
-    is_timed = bounds.is_timed and not (after or query.fields or query.module is not None)
+    others = before is not None or query.fields or query.module is not None
+    is_timed = bounds.is_timed and not (after or others)
     fields, checked_fields = _fields_of(query)
     key = next((key for key in fields if key in indexed), None)
     driver = _driver(query, types, timed=is_timed, has_key=key is not None)
@@ -110,17 +114,20 @@ def select(query: EventQuery, log_id: int, indexed: Collection[str] = ()) -> Sel
         terms.add(f"{driver} = ?", getattr(query, driver))
     if after:
         terms.add("seq > ?", after)
+    if before is not None and before <= MAX_STORED:
+        terms.add("seq < ?", before)
     _add_time(terms, bounds)
     _add_equalities(terms, query, driver, fields)
     unbound = len(types) > _MAX_BOUND_TYPES
     if types and driver != "event_types" and not unbound:
         terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
-    one = f"SELECT {READ} FROM {table} {_access(table, driver, key)}{terms}"  # noqa: S608 - no values
+    one = f"SELECT {READ} FROM {_access(table, driver, key)}{terms}"  # noqa: S608 - no values
     checked: EventQuery | None = None
     if unbound or checked_fields:
         checked = EventQuery(event_types=types if unbound else (), fields=checked_fields)
     # What is checked here is limited here, too.
-    end, most = " ORDER BY seq LIMIT ?", limit if checked is None else -1
+    end = f" ORDER BY seq{'' if before is None else ' DESC'} LIMIT ?"
+    most = limit if checked is None else -1
     if driver != "event_types":
         return Select(one + end, (*terms.bindings, most), checked, limit)
     # Each of these is in the order of seq, and SQLite merges them without sorting.
@@ -129,13 +136,38 @@ def select(query: EventQuery, log_id: int, indexed: Collection[str] = ()) -> Sel
     return Select(merged + end, (*bindings, most), checked, limit)
 
 
+def matching(query: EventQuery, log_id: int, indexed: Collection[str] = ()) -> Select | None:
+    """What comes behind the columns of a statement about all events that match; None if none can."""
+    bounds = Bounds.of(query)
+    if bounds is None:
+        return None
+    fields, checked = _fields_of(query)
+    types = tuple(dict.fromkeys(query.event_types))
+    key = next((key for key in fields if key in indexed), None)
+    driver = _driver(query, types, timed=bounds.is_timed and not bounds.after, has_key=key is not None)
+    terms = _Terms()
+    if key is not None and driver == "fields":
+        terms.add(f"{expression_of(key)} = ?", fields.pop(key))
+    if bounds.after:
+        terms.add("seq > ?", bounds.after)
+    _add_time(terms, bounds)
+    _add_equalities(terms, query, None, fields)
+    if len(types) > _MAX_BOUND_TYPES or checked:
+        return Select("", (), query)
+    if types:
+        terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
+    table = table_of(log_id)
+    access = f"{table} INDEXED BY {table}_timestamp_ms" if driver == "time" else ""
+    return Select(f"FROM {access or _access(table, driver, key)}{terms}", tuple(terms.bindings))
+
+
 def _access(table: str, driver: str | None, key: str | None) -> str:
     if driver is None:
         # By no index but seq itself.
-        return "NOT INDEXED"
+        return f"{table} NOT INDEXED"
     if driver == "fields" and key is not None:
-        return f"INDEXED BY {index_name(table, key)}"
-    return f"INDEXED BY {table}_{'event_type' if driver == 'event_types' else driver}"
+        return f"{table} INDEXED BY {index_name(table, key)}"
+    return f"{table} INDEXED BY {table}_{'event_type' if driver == 'event_types' else driver}"
 
 
 def _fields_of(query: EventQuery) -> tuple[dict[str, str], dict[str, Any]]:
@@ -183,7 +215,7 @@ _ROWS_AT_ONCE: Final = 500
 """Rows that are checked together, which is faster."""
 
 
-def _judge(query: EventQuery) -> Callable[[PersistedEvent], bool] | None:
+def judge(query: EventQuery) -> Callable[[PersistedEvent], bool] | None:
     """Whether an event passes the filters of a query, but for ``after_seq``; None if it has no other.
 
     SQLite has found the event, but an index may be damaged; and the columns of the scopes have no checksum.
@@ -223,21 +255,21 @@ def read(db: apsw.Connection, log: Log, query: EventQuery) -> list[PersistedEven
         return []
     if plan.checked is not None:
         return _read_some(db, log, query, plan, math.inf).events
-    accepts = _judge(query)
+    accepts = judge(query)
     last = query.after_seq or 0
     found: list[PersistedEvent] = []
     with closing(db.execute(plan.sql, plan.bindings)) as cursor:
         while rows := list(islice(cursor, _ROWS_AT_ONCE)):
             values = values_of(rows, log.seed)
             if values is None or values[0][0] <= last:
-                raise _damaged_event(db, log, last)
+                raise damaged_event(db, log, last)
             last = values[-1][0]
             events = list(map(event_of, values))
             if accepts is not None and not all(map(accepts, events)):
-                raise _damaged_index(db, log)
+                raise damaged_index(db, log)
             found += events
     if accepts is None and len(found) != query.limit:
-        _check_end(db, log, last)
+        check_end(db, log, last)
     return found
 
 
@@ -249,9 +281,7 @@ def read_page(db: apsw.Connection, log: Log, query: EventQuery, max_bytes: int) 
 
 def _read_some(db: apsw.Connection, log: Log, query: EventQuery, plan: Select, max_bytes: float) -> EventPage:
     checked = plan.checked
-    # What is checked here is no judgement about SQLite's answer.
-    accepts = _judge(query if checked is None else _without(query, checked))
-    passes = _check_of(checked)
+    accepts, passes = judges(query, plan)
     seed = log.seed
     last = query.after_seq or 0
     found: list[PersistedEvent] = []
@@ -263,11 +293,11 @@ def _read_some(db: apsw.Connection, log: Log, query: EventQuery, plan: Select, m
         for row in rows:
             values = row[:-1]
             if checksum(values, seed) != row[-1] or row[0] <= last:
-                raise _damaged_event(db, log, last)
+                raise damaged_event(db, log, last)
             last = row[0]
             event = event_of(cast("StoredColumns", values))
             if accepts is not None and not accepts(event):
-                raise _damaged_index(db, log)
+                raise damaged_index(db, log)
             if passes(event):
                 if weight >= max_bytes:
                     return EventPage(found, is_complete=False)
@@ -276,8 +306,17 @@ def _read_some(db: apsw.Connection, log: Log, query: EventQuery, plan: Select, m
                 if len(found) == plan.limit:
                     break
     if accepts is None and checked is None and len(found) != query.limit:
-        _check_end(db, log, last)
+        check_end(db, log, last)
     return EventPage(found, is_complete=True)
+
+
+def judges(
+    query: EventQuery, plan: Select
+) -> tuple[Callable[[PersistedEvent], bool] | None, Callable[[PersistedEvent], bool]]:
+    """Whether an event that SQLite has found is one that it should have, and whether it is wanted."""
+    checked = plan.checked
+    # What is checked here is no judgement about SQLite's answer.
+    return judge(query if checked is None else _without(query, checked)), _check_of(checked)
 
 
 def _without(query: EventQuery, checked: EventQuery) -> EventQuery:
@@ -300,17 +339,20 @@ def _check_of(checked: EventQuery | None) -> Callable[[PersistedEvent], bool]:
     return passes
 
 
-def _check_end(db: apsw.Connection, log: Log, last: int) -> None:
+def check_end(db: apsw.Connection, log: Log, last: int) -> None:
+    """Check that a log ends where it should, if ``last`` is its last seq; StoreUnusable if it does not."""
     # A page that is lost takes its events along. Those at the end are missed at once, others by ``verify``.
     if last < log.last_seq and log.pruned_seq < log.last_seq:
         raise damaged(db, f"events of log {log.name!r} after seq {last} are missing, up to {log.last_seq}")
 
 
-def _damaged_event(db: apsw.Connection, log: Log, last: int) -> StoreUnusable:
+def damaged_event(db: apsw.Connection, log: Log, last: int) -> StoreUnusable:
+    """The error for an event that is not what was stored."""
     return damaged(db, f"an event of log {log.name!r} after seq {last} is not what was stored")
 
 
-def _damaged_index(db: apsw.Connection, log: Log) -> StoreUnusable:
+def damaged_index(db: apsw.Connection, log: Log) -> StoreUnusable:
+    """The error for an index that is not that of the events."""
     return damaged(db, f"an index of log {log.name!r} leads to events that do not match")
 
 

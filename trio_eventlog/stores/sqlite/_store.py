@@ -42,6 +42,7 @@ from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite import _worker as workers
 from trio_eventlog.stores.sqlite._appender import Appender, survives
 from trio_eventlog.stores.sqlite._reader import LogReader
+from trio_eventlog.stores.sqlite._summaries import Summaries
 from trio_eventlog.stores.sqlite._worker import SerialWorker
 
 __all__ = ["SqliteStore"]
@@ -54,7 +55,7 @@ _WATCH_SECONDS: Final = 0.05
 
 # A few lines over 300, with the documentation of its public methods.
 @attrs.define(eq=False, repr=False, slots=False)
-class SqliteStore(metaclass=NoPublicConstructor):
+class SqliteStore(Summaries, metaclass=NoPublicConstructor):
     """One log in a SQLite database; made by :meth:`open`.
 
     The database is a file in WAL mode. It can hold many logs, each with its own ids and seqs, and each open
@@ -327,13 +328,15 @@ class SqliteStore(metaclass=NoPublicConstructor):
     ) -> StoreVerification:
         """See :meth:`trio_eventlog.abc.VerifiableStore.verify`.
 
-        Includes SQLite's own check of the log's table and of its indexes, none of which may be missing, and
-        that every table of events in the file belongs to a log.
+        Includes SQLite's own check of the log's table and of its indexes, none of which may be missing, that
+        its counts are those of its events, and that every table of events in the file belongs to a log.
         """
         check_verify(most_findings, on_progress)
         check = readers.LogCheck(Verifier(most_findings))
         if await self._read(check.check_structure):
             await check_pages(partial(self._read, check.check_page), on_progress)
+            counts = readers.CountCheck(check.verifier)
+            await check_pages(partial(self._read, counts.check_page), None)
             await self._read(check.check_end)
         return check.verifier.result()
 

@@ -15,6 +15,7 @@ from trio_eventlog.testing._checks import (
     _opening,
     _power,
     _scale,
+    _summaries,
     _values,
 )
 from trio_eventlog.testing._report import CLAUSES
@@ -42,6 +43,7 @@ CHECKS: tuple[Check, ...] = tuple(
             *_histories.CHECKS,
             *_damage.CHECKS,
             *_scale.CHECKS,
+            *_summaries.CHECKS,
         ),
         key=lambda check: _ORDER.index(check.clause),
     )

@@ -1,0 +1,1 @@
+"""Abilities of stores that ``trio_eventlog.abc`` makes public."""
