@@ -16,7 +16,17 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 nox.needs_version = ">=2025.5.1"
-nox.options.sessions = ["tests", "pure", "conformance", "servers", "browser", "lint", "typing", "docs", "examples"]
+nox.options.sessions = [
+    "tests",
+    "pure",
+    "conformance",
+    "servers",
+    "browser",
+    "lint",
+    "typing",
+    "docs",
+    "examples",
+]
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
 

@@ -133,5 +133,3 @@ class OutageStore:
 async def kept(store: T):
     """A store that outlives the log."""
     yield store
-
-

@@ -29,7 +29,13 @@ def events():
             time_ms=1_784_019_600_000 + seq * 100,
             agent_id=f"w-{seq % 3}",
             event_type=kinds[seq % 5],
-            payload={"run_id": f"r-{seq % 2}", "step_id": f"s-{seq // 5}", "ok": True, "none": None, "n": seq},
+            payload={
+                "run_id": f"r-{seq % 2}",
+                "step_id": f"s-{seq // 5}",
+                "ok": True,
+                "none": None,
+                "n": seq,
+            },
         )
         for seq in range(1, 30)
         if seq != 20

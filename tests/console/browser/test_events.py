@@ -83,8 +83,13 @@ def test_facets_filter_and_the_address_keeps_it(make_site, open_page):
 
 def test_every_field_can_be_filtered_by(make_site, open_page):
     scopes = {name: f"the {name}" for name in ("run_id", "step_id", "identity", "mob_id")}
-    events = [*work(50), agent(51, time_ms=START, agent_id="the member_id", payload={**scopes, "big": BIG})]
-    events.append(PersistedEvent("id-52", 52, START, None, ModuleEvent("the module", "the event_type")))
+    events = [
+        *work(50),
+        agent(51, time_ms=START + HOUR, agent_id="the member_id", payload={**scopes, "big": BIG}),
+    ]
+    events.append(
+        PersistedEvent("id-52", 52, START + HOUR, None, ModuleEvent("the module", "the event_type"))
+    )
     page = open_page(make_site(events=events).url)
 
     for field in ("event_type", "member_id", "module", *scopes):

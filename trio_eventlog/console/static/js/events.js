@@ -29,7 +29,10 @@ export class EventsView {
   #histogram = new Latest();
   #countTimer = 0;
   #retryTimer = 0;
-  #counted = "";
+  /** How far the log had come when it was counted. */
+  #countedThrough = -1n;
+  /** The count under way; null if there is none. @type {object|null} */
+  #counting = null;
   #histogramData = /** @type {any} */ (null);
   /** @type {Set<string>} */
   #busy = new Set();
@@ -132,7 +135,6 @@ export class EventsView {
     this.#place = place;
     this.bar.show(place.filters);
     this.hint.hidden = !isFiltered(place.filters);
-    this.#counted = "";
     this.#recount();
     if (place.open !== null) this.#openAt(place.open);
     else this.#load((window) => window.loadNewest());
@@ -313,6 +315,7 @@ export class EventsView {
     });
     follower.isPaused = this.follow.isPaused;
     this.#follower = follower;
+    this.#countedThrough = follower.last;
     this.#followChanged();
   }
 
@@ -320,14 +323,16 @@ export class EventsView {
     const follower = this.#follower;
     if (!follower) return;
     this.follow.show(follower);
-    if (String(follower.last) !== this.#counted) this.#recountLater();
+    this.#recountLater();
   }
 
   // --- counts ---------------------------------------------------------------------------------------
 
+  /** Count again in a while, if there is anything new. One count at a time: a slow one must come to its end. */
   #recountLater() {
-    this.#counted = String(this.#follower?.last ?? "");
-    this.#countTimer ||= setTimeout(() => this.#recount(), this.#recountAfter);
+    const isNew = this.#follower !== null && this.#follower.last !== this.#countedThrough;
+    if (!isNew || this.#counting || this.#countTimer) return;
+    this.#countTimer = setTimeout(() => this.#recount(), this.#recountAfter);
   }
 
   #recountAfter = RECOUNT_MS;
@@ -335,6 +340,8 @@ export class EventsView {
   async #recount() {
     clearTimeout(this.#countTimer);
     this.#countTimer = 0;
+    const own = (this.#counting = {});
+    this.#countedThrough = this.#follower?.last ?? this.#countedThrough;
     const begun = performance.now();
     const facets = this.facets.load(this.app.logParameters, this.#place.filters);
     try {
@@ -346,7 +353,10 @@ export class EventsView {
       if (!isAbort(error)) this.total.textContent = "";
     }
     await facets;
+    if (own !== this.#counting) return;
+    this.#counting = null;
     this.#recountAfter = Math.max(RECOUNT_MS, RECOUNT_FACTOR * (performance.now() - begun));
+    this.#recountLater();
   }
 
   #tellTotal() {
