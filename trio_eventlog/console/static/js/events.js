@@ -27,6 +27,7 @@ export class EventsView {
   /** @type {Follower|null} */
   #follower = null;
   #histogram = new Latest();
+  #count = new Latest();
   #countTimer = 0;
   #retryTimer = 0;
   /** How far the log had come when it was counted. */
@@ -144,6 +145,7 @@ export class EventsView {
     clearTimeout(this.#countTimer);
     clearTimeout(this.#retryTimer);
     this.#histogram.stop();
+    this.#count.stop();
     this.#window.close();
     this.#follower?.close();
     this.table.close();
@@ -348,6 +350,7 @@ export class EventsView {
       const parameters = /** @type {[string, string][]} */ ([...this.#parameters, ["buckets", String(this.timeline.buckets)]]);
       this.#histogramData = await this.#histogram.ask("api/histogram", parameters);
       this.timeline.setData(this.#histogramData);
+      await this.#countOutside();
       this.#tellTotal();
     } catch (error) {
       if (!isAbort(error)) this.total.textContent = "";
@@ -359,9 +362,20 @@ export class EventsView {
     this.#recountLater();
   }
 
+  /** The timeline reaches from the first event to the last: if a clock was set back, some lie outside. */
+  async #countOutside() {
+    const { since, until } = this.#place.filters;
+    if (since !== null && until !== null) return;
+    const data = this.#histogramData;
+    const { count: all, is_exact: isExact } = await this.#count.ask("api/count", this.#parameters);
+    if (!isExact || !data.is_complete || all <= data.total) return;
+    this.timeline.tell(`${counted(all - data.total, "event")} more, at times outside of this range.`);
+    data.total = all;
+  }
+
   #tellTotal() {
     const { total, is_complete: isComplete } = this.#histogramData;
-    const text = `${counted(total, "event")}${isComplete ? "" : " or more"}`;
+    const text = `${counted(total, "event")}${isComplete ? "" : " counted"}`;
     if (this.total.textContent !== text) this.total.textContent = text;
   }
 

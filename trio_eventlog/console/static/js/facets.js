@@ -93,12 +93,13 @@ export class Facets {
     // Where each value occurs once, there is nothing to choose from.
     if (field === "step_id" && most === 1 && all.length > FEW && chosen.length === 0) return null;
     const id = `facet-${field}`;
+    const hidden = all.length - shown.length;
     return h(
       "section",
       { class: "facet", "aria-labelledby": id },
-      h("h2", { id }, FIELD_NAMES[field], facet && !facet.is_complete ? h("small", {}, "of the newest events") : null),
+      h("h2", { id }, FIELD_NAMES[field], h("small", {}, noteOf(facet))),
       h("ul", {}, ...shown.map((each) => this.#valueElement(field, each, chosen.includes(each.value), most))),
-      all.length > FEW && this.#moreButton(field, isLong, all.length),
+      (isLong || hidden > 0) && this.#moreButton(field, isLong, hidden),
     );
   }
 
@@ -112,10 +113,10 @@ export class Facets {
   /**
    * @param {string} field
    * @param {boolean} isLong
-   * @param {number} length
+   * @param {number} hidden
    */
-  #moreButton(field, isLong, length) {
-    const text = isLong ? "Fewer" : `${length - FEW}${length >= MANY ? "+" : ""} more`;
+  #moreButton(field, isLong, hidden) {
+    const text = isLong ? "Fewer" : `${hidden} more`;
     const onclick = () => {
       if (isLong) this.#long.delete(field);
       else this.#long.add(field);
@@ -151,6 +152,17 @@ export class Facets {
     );
     return h("li", {}, element);
   }
+}
+
+/**
+ * What to say beside the name of a field.
+ *
+ * @param {any} facet
+ */
+function noteOf(facet) {
+  if (!facet) return "";
+  if (!facet.is_complete) return "of the newest events";
+  return facet.distinct > MANY ? `top ${MANY} of ${count(facet.distinct)}` : "";
 }
 
 /** @param {{fields: string[], filters: Filters}} request @returns {[string, string][]} */

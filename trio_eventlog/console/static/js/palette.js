@@ -5,43 +5,53 @@ const FAILURE =
 const WARNING = /(^|[^a-z])(warn(ing)?|slow|retry(ing)?|retried|cancel(l?ed)?|suppressed|degraded|stale)($|[^a-z])/i;
 const TONES = 8;
 
-/** @type {Map<string, number>} */
-const given = new Map();
-/** @type {Set<number>} */
-const taken = new Set();
+/** Gives names colours; the first ones get colours of their own. */
+export class Palette {
+  /** @type {Map<string, number>} */
+  #given = new Map();
 
-/**
- * A colour that depends on the name, so that it is the same the next time; unless another type has it.
- *
- * @param {string} type
- */
-function choose(type) {
-  let hash = 7;
-  for (let index = 0; index < type.length; index++) hash = (hash * 31 + type.charCodeAt(index)) >>> 0;
-  for (let step = 0; step < TONES; step++) {
-    const tone = ((hash + step) % TONES) + 1;
-    if (!taken.has(tone)) return tone;
+  /**
+   * The class that sets `--tone` to the colour of a name.
+   *
+   * @param {string} name
+   */
+  toneOf(name) {
+    let tone = this.#given.get(name);
+    if (tone === undefined) {
+      tone = this.#choose(name);
+      this.#given.set(name, tone);
+    }
+    return tone > 0 ? `tone-${tone}` : "tone-other";
   }
-  return TONES + 1;
+
+  /**
+   * A colour that depends on the name, so that it is the same the next time; unless another name has it.
+   *
+   * @param {string} name
+   */
+  #choose(name) {
+    if (this.#given.size >= TONES) return 0;
+    let tone = 7;
+    for (let index = 0; index < name.length; index++) tone = (tone * 31 + name.charCodeAt(index)) >>> 0;
+    const taken = new Set(this.#given.values());
+    do tone = (tone % TONES) + 1;
+    while (taken.has(tone));
+    return tone;
+  }
 }
+
+const types = new Palette();
 
 /** @param {string} type */
 export const isFailure = (type) => FAILURE.test(type);
 
 /**
- * The class that sets `--tone` to the colour of a type. The first types that it is asked for get colours of
- * their own.
+ * The class that sets `--tone` to the colour of a type.
  *
  * @param {string} type
  */
 export function toneOf(type) {
   if (FAILURE.test(type)) return "tone-failure";
   if (WARNING.test(type)) return "tone-warning";
-  let tone = given.get(type);
-  if (tone === undefined) {
-    tone = choose(type);
-    taken.add(tone);
-    given.set(type, tone);
-  }
-  return tone <= TONES ? `tone-${tone}` : "tone-other";
+  return types.toneOf(type);
 }

@@ -89,7 +89,7 @@ export function filterParameters(filters) {
 
 /** @param {string|null} digits */
 function millisecondsOf(digits) {
-  return digits !== null && /^\d{1,16}$/.test(digits) ? Number(digits) : null;
+  return digits !== null && /^\d{1,15}$/.test(digits) ? Number(digits) : null;
 }
 
 /** @param {string|null} text */

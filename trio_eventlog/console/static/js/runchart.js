@@ -2,7 +2,7 @@
 
 import { detailElement } from "./detail.js";
 import { button, h, icon } from "./dom.js";
-import { toneOf } from "./palette.js";
+import { Palette, toneOf } from "./palette.js";
 import { noFilters, withFilter } from "./query.js";
 import { timeTicks } from "./scale.js";
 import { isFailed } from "./spans.js";
@@ -16,6 +16,7 @@ const MOST_MARKS = 2000;
 export class RunChart {
   #since = 0;
   #span = 1;
+  #labels = new Palette();
   /** @type {string|null} */
   #chosen = null;
 
@@ -65,7 +66,7 @@ export class RunChart {
     const axis = h("div", { class: "run-axis", "aria-hidden": "true" });
     for (const at of ticks) {
       const place = this.#place(since + at);
-      if (place > 97) continue;
+      if (place > 94) continue;
       const tick = h("span", {}, at === 0 ? timeOfDay(since) : `+${duration(at)}`);
       tick.style.setProperty("left", `${place}%`);
       axis.append(tick);
@@ -118,7 +119,7 @@ export class RunChart {
     const notes = states.filter(Boolean).join(", ");
     const took = duration(span.end - span.start);
     const key = `${lane.name} ${span.label} ${span.start}`;
-    const names = ["bar", toneOf(span.label), span.isFailed && "is-failed", span.isOpen && "is-open", span.isGuessed && "is-guessed"];
+    const names = ["bar", this.#labels.toneOf(shortened(span.label)), span.isFailed && "is-failed", span.isOpen && "is-open", span.isGuessed && "is-guessed"];
     const bar = h(
       "button",
       {

@@ -7,7 +7,7 @@ import { noFilters, withFilter } from "./query.js";
 import { RunChart } from "./runchart.js";
 import { recentRuns, runTable } from "./runlist.js";
 import { isFailed, layOut } from "./spans.js";
-import { count, counted, dateTime, duration, visible } from "./text.js";
+import { count, counted, dateTime, duration, localDay, timeOfDay, visible } from "./text.js";
 
 const MOST_EVENTS = 10_000;
 const INTERVAL_MS = 2000;
@@ -153,12 +153,13 @@ export class RunsView {
   /** @param {ReturnType<typeof layOut>} layout */
   #facts({ lanes, since, until, failures }) {
     const last = this.#events[this.#events.length - 1];
-    /** @param {string} term @param {any} value @param {string} [tone] */
-    const fact = (term, value, tone = "") => h("div", { class: `card ${tone}` }, h("dt", {}, term), h("dd", {}, h("strong", {}, value)));
+    /** @param {string} term @param {any} value @param {string} [tone] @param {string} [note] */
+    const fact = (term, value, tone = "", note = "") =>
+      h("div", { class: `card ${tone}` }, h("dt", {}, term), h("dd", {}, h("strong", {}, value), note ? h("span", { class: "muted" }, note) : null));
     return h(
       "dl",
       { class: "cards" },
-      fact("Started", h("time", {}, dateTime(since))),
+      fact("Started", h("time", { title: dateTime(since) }, timeOfDay(since)), "", localDay(since)),
       fact("Took", duration(until - since)),
       fact("Events", count(this.#events.length)),
       fact("Members", count(lanes.length)),

@@ -75,10 +75,15 @@ export class Timeline {
     this.#data = data && data.since_ms !== null ? data : null;
     // The most frequent types get their colours first.
     data?.event_types.forEach(toneOf);
-    this.note.hidden = !data || data.is_complete;
-    this.note.textContent = this.note.hidden ? "" : `Only the newest events were counted, from ${count(BigInt(data.from_seq ?? 0))} on.`;
+    this.tell(!data || data.is_complete ? "" : `Only the events from number ${count(BigInt(data.from_seq ?? 0))} on were counted.`);
     this.#cursor = null;
     this.#draw();
+  }
+
+  /** @param {string} note about what is not shown */
+  tell(note) {
+    this.note.hidden = note === "";
+    this.note.textContent = note;
   }
 
   /**
