@@ -15,6 +15,15 @@ from trio.testing import wait_all_tasks_blocked
 from trio_eventlog.mobkit import SseMessage, SseParser
 
 
+class PlainStore:
+    """What a store must have, and nothing beyond."""
+
+    def __init__(self, store):
+        self.append_batch = store.append_batch
+        self.query = store.query
+        self.last_seq = store.last_seq
+
+
 @attrs.frozen
 class Answer:
     status: int

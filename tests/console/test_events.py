@@ -6,22 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests._helpers.console import ask
+from tests._helpers.console import PlainStore, ask
 from tests._helpers.events import agent
 from trio_eventlog import EventQuery, PersistedEvent, from_json
 from trio_eventlog.console import _source as source
 from trio_eventlog.console import create_app
 from trio_eventlog.console._source import Source, gaps_in
 from trio_eventlog.stores import MemoryStore
-
-
-class PlainStore:
-    """What a store must have, and nothing beyond."""
-
-    def __init__(self, store):
-        self.append_batch = store.append_batch
-        self.query = store.query
-        self.last_seq = store.last_seq
 
 
 def seqs(page):
@@ -75,6 +66,11 @@ async def test_an_event_is_what_was_stored(app):
         ({"identity": "boss"}, [9]),
         ({"after_seq": 7}, [9, 8]),
         ({"run_id": ""}, []),
+        ({"module": "m"}, [8, 3]),
+        ({"module": "other"}, []),
+        ({"fields": '{"order_id":"o-1"}'}, [7, 6, 1]),
+        ({"fields": '{"order_id":"o-1","run_id":"r-2"}'}, []),
+        ({"fields": '{"order_id":1}'}, []),
     ],
 )
 async def test_filters(app, parameters, expected):

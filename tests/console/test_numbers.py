@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests._helpers.console import ask
+from tests._helpers.console import PlainStore, ask
 from tests._helpers.events import agent
 from trio_eventlog.console import _source as source
 from trio_eventlog.console import create_app
@@ -97,15 +97,16 @@ def test_round_widths(span, buckets):
     ),
     st.integers(1, 40),
     st.none() | st.sampled_from("abc"),
+    st.booleans(),
 )
-async def test_histogram_and_facets_count_what_is_there(items, buckets, wanted):
+async def test_histogram_and_facets_count_what_is_there(items, buckets, wanted, plain):
     store = MemoryStore()
     events = [
         agent(seq, time_ms=time_ms, event_type=kind, payload={"run_id": run, "k": 1})
         for seq, (time_ms, kind, run) in enumerate(items, 1)
     ]
     await store.append_batch(events)
-    app = create_app(store)
+    app = create_app(PlainStore(store) if plain else store)
     filters = {} if wanted is None else {"event_type": wanted}
     matching = [event for event in events if wanted in {None, event.event.event_type}]
     span = {"since_ms": 0, "until_ms": 5001}
@@ -149,10 +150,6 @@ async def test_fields_that_are_none(app, fields):
 
 async def test_a_long_log_is_counted_from_its_newest_events(monkeypatch):
     monkeypatch.setattr(source, "MAX_SCAN", 100)
-
-    class PlainStore:
-        def __init__(self, store):
-            self.append_batch, self.query, self.last_seq = store.append_batch, store.query, store.last_seq
 
     store = MemoryStore()
     await store.append_batch([agent(seq) for seq in range(1, 301)])

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from trio_eventlog import EventQuery
+from trio_eventlog.abc import FACETS
 from trio_eventlog.console._errors import invalid
 from trio_eventlog.console._events import MAX_SEQ
 from trio_eventlog.console._http import json_answer
@@ -21,7 +22,7 @@ COUNT_PARAMETERS: Final = (*FILTERS, "after_seq", "before_seq", "at_most")
 HISTOGRAM_PARAMETERS: Final = (*FILTERS, "buckets", "bucket_ms")
 FACET_PARAMETERS: Final = (*FILTERS, "field", "top")
 
-FIELDS: Final = ("event_type", "member_id", "module", "identity", "mob_id", "run_id", "step_id")
+FIELDS: Final = FACETS
 
 MAX_COUNT: Final = 1_000_000
 DEFAULT_COUNT: Final = 100_000

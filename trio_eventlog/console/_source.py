@@ -11,8 +11,15 @@ import attrs
 import trio
 
 from trio_eventlog import EventLog, EventQuery, EventsPruned, ModuleEvent, PersistedEvent, Subscription
-from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
-from trio_eventlog.console._abilities import CountingStore, FacetStore, HistogramStore, LatestStore
+from trio_eventlog.abc import (
+    CountingStore,
+    EventStore,
+    FacetStore,
+    HistogramStore,
+    LatestStore,
+    PagedStore,
+    PrunedStore,
+)
 from trio_eventlog.reading import iter_events, tail
 
 MAX_PAGE_BYTES: Final = 4 * 2**20
