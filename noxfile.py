@@ -116,6 +116,15 @@ def browser_many(session: nox.Session) -> None:
     session.run("pytest", *LONG, "-rP", tests, "-k", "many_events", *arguments, env=million)
 
 
+@nox.session
+def screenshots(session: nox.Session) -> None:
+    """Make the pictures of the console for the docs. Look at them before you commit them."""
+    install_package(session, "testing,console")
+    install_group(session, "tests")
+    install_group(session, "browser")
+    session.run("pytest", *LONG, "tests/console/browser/deep_screenshots.py", *session.posargs)
+
+
 PURE = {"TRIO_EVENTLOG_PURE": "1"}
 
 

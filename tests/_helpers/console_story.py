@@ -1,4 +1,4 @@
-"""The history of a program that is worth looking at: runs of agents over some hours, with failures and a loss."""
+"""The history of a program that is worth looking at: runs of agents, with failures and a loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ERRORS = ("timeout after 30 s", "HTTP 502 from upstream", "no such order", "the
 
 def history(*, until_ms: int, hours: float, seed: int = 7) -> list[PersistedEvent]:
     """Events in the order of their times; some seqs are missing."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - the same each time
     since_ms = until_ms - int(hours * 3_600_000)
     told: list[Told] = []
     at, number = since_ms, 0
@@ -46,7 +46,10 @@ def _run(chance: random.Random, at: int, run_id: str) -> Iterator[Told]:
         begin += chance.randint(100, 1500)
     if chance.random() < 0.04:
         text = f"invoice for {order} is late"
-        yield begin, ModuleEvent("billing", "log.warning", {"level": "WARNING", "message": text, "order_id": order})
+        yield (
+            begin,
+            ModuleEvent("billing", "log.warning", {"level": "WARNING", "message": text, "order_id": order}),
+        )
 
 
 def _agent(chance: random.Random, at: int, agent: str, run_id: str, order: str) -> Iterator[Told]:
@@ -61,7 +64,16 @@ def _agent(chance: random.Random, at: int, agent: str, run_id: str, order: str) 
             yield at, AgentEvent(agent, "step_failed", error)
             yield at + 2, AgentEvent(agent, "run_failed", {"run_id": run_id, "attempts": 1})
             return
-        usage = {"in": chance.randint(50, 4000), "out": chance.randint(20, 900), "cached": chance.random() < 0.4}
-        done = {"run_id": run_id, "step_id": step_id, "trace": 2**64 - chance.randint(1, 10**9), "usage": usage}
+        usage = {
+            "in": chance.randint(50, 4000),
+            "out": chance.randint(20, 900),
+            "cached": chance.random() < 0.4,
+        }
+        done = {
+            "run_id": run_id,
+            "step_id": step_id,
+            "trace": 2**64 - chance.randint(1, 10**9),
+            "usage": usage,
+        }
         yield at, AgentEvent(agent, "step_done", done)
     yield at + 2, AgentEvent(agent, "run_completed", {"run_id": run_id, "attempts": 1})

@@ -353,7 +353,7 @@ def test_range_of_time_by_the_clock(make_site, open_page):
     page.get_by_role("button", name="Apply").click()
 
     expect(total(page)).to_have_text("60 events")
-    expect(page.locator(".time")).to_contain_text("2026-07-14 09:05:00 – 09:06:00")
+    expect(page.locator(".time")).to_contain_text("2026-07-14 09:05:00 \N{EN DASH} 09:06:00")
 
 
 def test_only_module_events_have_modules(make_site, open_page):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,9 @@ def page(browser):
     site = ConsoleSite(lambda: kept(MemoryStore()))
     context = browser.new_context()
     opened = context.new_page()
+    opened.add_init_script(
+        "window.load = (name) => import(new URL(`static/js/${name}.js`, document.baseURI));"
+    )
     opened.goto(site.url)
     yield opened
     context.close()
@@ -28,7 +32,7 @@ def call(page, module, function, *arguments):
     """Call an exported function with values that JSON can hold."""
     return page.evaluate(
         """async ([module, body, values]) => {
-          const exports = await import(new URL(`static/js/${module}.js`, document.baseURI));
+          const exports = await load(module);
           return exports[body](...values);
         }""",
         [module, function, list(arguments)],
@@ -44,7 +48,7 @@ def test_numbers_keep_their_digits(page, value):
     text = json.dumps(value)
     back = page.evaluate(
         """async (text) => {
-          const { parseExact, stringifyExact } = await import(new URL("static/js/exact.js", document.baseURI));
+          const { parseExact, stringifyExact } = await load("exact");
           return [stringifyExact(parseExact(text)), stringifyExact(parseExact(text), 2)];
         }""",
         text,
@@ -57,7 +61,7 @@ def test_numbers_keep_their_digits(page, value):
 def test_a_number_is_shown_as_it_was_written(page, digits):
     shown = page.evaluate(
         """async (digits) => {
-          const { parseExact, stringifyExact } = await import(new URL("static/js/exact.js", document.baseURI));
+          const { parseExact, stringifyExact } = await load("exact");
           return stringifyExact(parseExact(`[${digits}]`));
         }""",
         digits,
@@ -69,7 +73,9 @@ HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\
 
 
 @many
-@given(st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\x00\n\u202e\u2066\ufeff"))))
+@given(
+    st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\x00\n\u202e\u2066\ufeff")))
+)
 def test_nothing_is_hidden_in_text(page, text):
     shown = call(page, "text", "visible", text)
 
@@ -81,19 +87,22 @@ def test_nothing_is_hidden_in_text(page, text):
 @many
 @given(
     st.lists(texts, unique=True, max_size=3),
-    st.dictionaries(st.sampled_from(["member_id", "module", "run_id", "step_id", "identity", "mob_id"]), texts),
+    st.dictionaries(
+        st.sampled_from(["member_id", "module", "run_id", "step_id", "identity", "mob_id"]), texts
+    ),
     st.dictionaries(texts, payloads, max_size=3),
     st.none() | st.integers(0, 10**15),
 )
 def test_an_address_leads_back_to_the_same_place(page, types, strings, fields, since):
     there, back = page.evaluate(
         """async ([types, strings, fields, since]) => {
-          const { noFilters, readPlace, writePlace } = await import(new URL("static/js/query.js", document.baseURI));
-          const { parseExact, stringifyExact } = await import(new URL("static/js/exact.js", document.baseURI));
+          const { noFilters, readPlace, writePlace } = await load("query");
+          const { parseExact, stringifyExact } = await load("exact");
           const pairs = new Map(fields.map(([key, text]) => [key, parseExact(text)]));
           const filters = { ...noFilters(), types, strings, fields: pairs, since };
           const place = { view: "runs", log: "a&b", filters, open: "42", run: "r=1", tab: null };
-          const shown = (it) => stringifyExact({ ...it, filters: { ...it.filters, fields: [...it.filters.fields] } });
+          const plain = (filters) => ({ ...filters, fields: [...filters.fields] });
+          const shown = (it) => stringifyExact({ ...it, filters: plain(it.filters) });
           return [shown(place), shown(readPlace(writePlace(place)))];
         }""",
         [types, strings, [[key, json.dumps(value)] for key, value in fields.items()], since],
@@ -128,7 +137,7 @@ def test_bars_of_a_row_do_not_overlap(page, spans):
 
     assert sum(map(len, rows)) == len(spans)
     for row in rows:
-        for before, after in zip(row, row[1:], strict=False):
+        for before, after in pairwise(row):
             assert before["end"] <= after["start"]
             assert not before["isOpen"]
 
@@ -138,7 +147,7 @@ def test_bars_of_a_row_do_not_overlap(page, spans):
 def test_a_tree_has_everybody_below_its_parent(page, parents):
     tree = page.evaluate(
         """async (parents) => {
-          const { inTreeOrder } = await import(new URL("static/js/tasktree.js", document.baseURI));
+          const { inTreeOrder } = await load("tasktree");
           const items = parents.map((parent, id) => ({ id, parent }));
           return inTreeOrder(items, (item) => item.id, (item) => item.parent);
         }""",
@@ -164,7 +173,7 @@ def test_a_tree_has_everybody_below_its_parent(page, parents):
 def test_a_deep_payload_is_printed(page):
     lines = page.evaluate(
         """async () => {
-          const { linesOf } = await import(new URL("static/js/payload.js", document.baseURI));
+          const { linesOf } = await load("payload");
           let value = "bottom";
           for (let depth = 0; depth < 20000; depth++) value = [value];
           return linesOf(value, 50000).length;
