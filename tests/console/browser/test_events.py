@@ -1,5 +1,6 @@
 """The view of events: filters, the timeline, and what comes while one looks."""
 
+import json
 import re
 from urllib.parse import parse_qs, urlsplit
 
@@ -247,13 +248,74 @@ def test_more_than_can_be_kept_meanwhile(make_site, open_page):
     expect(page.locator(".follow-state")).to_have_text("Live")
 
     page.get_by_role("button", name="Pause").click()
-    site.ingest(*(AgentEvent("w-9", "meanwhile", {"n": n}) for n in range(2500)))
-    expect(page.locator(".pill")).to_have_text("2,500 new events")
+    # In parts, since the console skips what waits for too long.
+    for part in range(1, 6):
+        site.ingest(*(AgentEvent("w-9", "meanwhile", {"n": n}) for n in range(500)))
+        expect(page.locator(".pill")).to_have_text(f"{part * 500:,} new events")
     page.get_by_role("button", name="Resume").click()
 
     expect(row_of(page, 2510)).to_be_visible()
     site.ingest(AgentEvent("w-9", "after_it"))
     expect(row_of(page, 2511)).to_be_visible()
+
+
+def stream_of(*messages):
+    """The body of a stream that ends."""
+    return "".join(f"event: {name}\nid: {seq}\ndata: {json.dumps(data)}\n\n" for name, seq, data in messages)
+
+
+def test_what_came_too_fast_is_said(make_site, open_page):
+    site = make_site(events=work(20))
+    page = open_page(f"{site.url}?view=health")
+    skipped = {"first_seq": "21", "last_seq": "120"}
+    body = stream_of(("ready", 20, {"after_seq": "20", "last_seq": "20"}), ("skipped", 120, skipped))
+    page.route(
+        "**/api/events/stream*", lambda route: route.fulfill(content_type="text/event-stream", body=body)
+    )
+
+    page.get_by_role("link", name="Events").click()
+
+    expect(page.locator(".row-gap.is-skipped")).to_contain_text("100 events")
+    site.ingest(*(AgentEvent("w-9", "burst") for _ in range(100)))
+    page.unroute("**/api/events/stream*")
+    page.get_by_role("button", name="Show them").click()
+    expect(page.locator(".row-gap")).to_have_count(0)
+    expect(row_of(page, 120)).to_be_visible()
+
+
+def test_what_is_seen_stays_when_newer_events_are_loaded_above(make_site, open_page):
+    page = open_page(make_site(events=work(2000)).url + "?open=777")
+    expect(row_of(page, 777).locator(".json")).to_be_visible()
+    # Wait for the newer ones that are loaded at first.
+    before = wait_for_height(page, more_than=550 * 34)
+
+    seq, place = page.locator(".table").evaluate(GO_UP)
+    wait_for_height(page, more_than=before + 100 * 34)
+
+    expect(row_of(page, seq)).to_be_attached()
+    assert abs(row_of(page, seq).bounding_box()["y"] - place) <= 1
+
+
+def wait_for_height(page, *, more_than):
+    """Wait until there are more rows. The page's policy does not allow Playwright's own way to wait."""
+    for _ in range(200):
+        height = page.evaluate("document.querySelector('.rows').offsetHeight")
+        if height > more_than:
+            return height
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not more than {more_than} px high")
+
+
+GO_UP = """async (table) => {
+  // Where newer events are loaded; tells which row is seen, and where.
+  table.scrollTop = 50 * 34;
+  await new Promise(requestAnimationFrame);
+  await new Promise(requestAnimationFrame);
+  const top = table.getBoundingClientRect().top + 100;
+  const rows = [...table.querySelectorAll(".rows > .row[data-key^=e]")];
+  const row = rows.find((each) => each.getBoundingClientRect().top > top);
+  return [Number(row.dataset.key.slice(1)), row.getBoundingClientRect().top];
+}"""
 
 
 def test_only_what_matches_is_followed(make_site, open_page):

@@ -7,10 +7,10 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
-from tests._helpers.console_site import ConsoleSite
+from tests._helpers.console_site import ConsoleSite, kept
 from tests._helpers.events import agent
 from trio_eventlog import AgentEvent, ModuleEvent, PersistedEvent
-from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores import MemoryStore, SqliteStore
 
 TOKEN = "correct+horse&battery=staple"  # noqa: S105 - of a test
 START = 1_784_019_600_000
@@ -43,6 +43,36 @@ def test_it_goes_on_after_a_restart(site_in_file, open_page):
     expect(rows(page).first).to_contain_text("after")
     expect(page.locator(".follow-state")).to_have_text("Live")
     expect(page.locator(".row-gap")).to_have_count(0)
+
+
+def test_a_stream_that_was_refused_is_asked_for_again(make_site, open_page):
+    site = make_site(events=[agent(1)])
+    page = open_page(f"{site.url}?view=health", may_complain=True)
+    page.route("**/api/events/stream*", lambda route: route.fulfill(status=503, body="{}"), times=1)
+
+    page.get_by_role("link", name="Events").click()
+    expect(page.locator(".follow-state")).to_have_text("Connecting…")
+    expect(page.locator(".follow-state")).to_have_text("Live")
+
+    site.ingest(AgentEvent("w-1", "after_it"))
+    expect(rows(page).first).to_contain_text("after_it")
+
+
+def test_another_log_in_the_same_place(open_page):
+    site = ConsoleSite(lambda: kept(MemoryStore()), events=[agent(seq) for seq in range(1, 10)])
+    try:
+        page = open_page(site.url, may_complain=True)
+        expect(rows(page)).to_have_count(9)
+        expect(page.locator(".follow-state")).to_have_text("Live")
+
+        site.stop()
+        site.start()
+        site.ingest(AgentEvent("w-1", "of_the_other_log"))
+
+        expect(rows(page)).to_have_count(1)
+        expect(rows(page)).to_contain_text("of_the_other_log")
+    finally:
+        site.stop()
 
 
 def test_a_view_that_cannot_be_loaded_tries_again(site_in_file, open_page):
@@ -214,7 +244,7 @@ def test_many_events(tmp_path, open_page):
         page.locator(".table").press("End")
         expect(page.locator(".rows > .row[data-key=e1]")).to_be_visible()
         page.evaluate("document.querySelector('.table').scrollTop = 0")
-        page.wait_for_function("Number(document.querySelector('.rows > .row').dataset.key.slice(1)) > 200")
+        expect(page.locator(".rows > .row[data-key=e201]")).to_be_attached()
         page.locator(".table").press("Home")
         expect(rows(page).first).to_have_attribute("data-key", f"e{MANY}")
         page.close()

@@ -23,6 +23,7 @@ const RECOUNT_FACTOR = 5;
 export class EventsView {
   /** @type {Place} */
   #place;
+  #isPaused = false;
   #window = new EventWindow([], () => {});
   /** @type {Follower|null} */
   #follower = null;
@@ -54,7 +55,7 @@ export class EventsView {
     );
     this.table = new EventTable(this.#tableHandlers());
     this.follow = new FollowControl({
-      onPause: () => this.#follower?.pause(!this.#follower.isPaused),
+      onPause: () => this.#pause(!this.#isPaused),
       onNewest: () => this.#showNewest(),
     });
     this.element = this.#build();
@@ -180,7 +181,7 @@ export class EventsView {
     if (this.#window.above === null && this.#window.rows.length > 0) {
       this.table.element.scrollTop = 0;
       this.table.list.render();
-      if (this.#follower?.isPaused) this.#follower.pause(false);
+      this.#pause(false);
       this.#follower?.flush(true);
       return;
     }
@@ -315,10 +316,17 @@ export class EventsView {
       onReload: () => this.#load((each) => each.loadNewest()),
       onChange: () => this.#followChanged(),
     });
-    follower.isPaused = this.follow.isPaused;
+    follower.isPaused = this.#isPaused;
     this.#follower = follower;
     this.#countedThrough = follower.last;
     this.#followChanged();
+  }
+
+  /** @param {boolean} isPaused */
+  #pause(isPaused) {
+    // Here too, since there may be another follower from now on.
+    this.#isPaused = isPaused;
+    this.#follower?.pause(isPaused);
   }
 
   #followChanged() {
