@@ -286,11 +286,10 @@ def test_what_came_too_fast_is_said(make_site, open_page):
 def test_what_is_seen_stays_when_newer_events_are_loaded_above(make_site, open_page):
     page = open_page(make_site(events=work(2000)).url + "?open=777")
     expect(row_of(page, 777).locator(".json")).to_be_visible()
-    # Wait for the newer ones that are loaded at first.
-    before = wait_for_height(page, more_than=550 * 34)
+    before = wait_for_height(page, more_than=200 * 34)
 
     seq, place = page.locator(".table").evaluate(GO_UP)
-    wait_for_height(page, more_than=before + 100 * 34)
+    wait_for_height(page, more_than=before + 10 * 34)
 
     expect(row_of(page, seq)).to_be_attached()
     assert abs(row_of(page, seq).bounding_box()["y"] - place) <= 1

@@ -170,6 +170,17 @@ def test_a_tree_has_everybody_below_its_parent(page, parents):
     assert sorted(node["id"] for node in tree) == [task for task in range(len(parents)) if hangs(task)]
 
 
+def test_a_tree_whose_ids_occur_twice_ends(page):
+    tree = page.evaluate(
+        """async () => {
+          const { inTreeOrder } = await load("tasktree");
+          const items = [[1, null], [2, 1], [1, 2]];
+          return inTreeOrder(items, ([id]) => id, ([, parent]) => parent);
+        }"""
+    )
+    assert [node["id"] for node in tree] == [1, 2, 1]
+
+
 def test_a_deep_payload_is_printed(page):
     lines = page.evaluate(
         """async () => {

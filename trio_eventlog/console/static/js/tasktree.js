@@ -101,7 +101,7 @@ export function inTreeOrder(items, idOf, parentOf) {
     const { item, depth } = /** @type {{item: T, depth: number}} */ (waiting.pop());
     const id = idOf(item);
     const below = children.get(id) ?? [];
-    // So that this ends even if tasks claim to be their own parents.
+    // So that this ends even if an id occurs twice, above and below itself.
     children.delete(id);
     found.push({ id, depth, item, children: below.length });
     for (const child of below.toReversed()) waiting.push({ item: child, depth: depth + 1 });
