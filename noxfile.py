@@ -223,6 +223,15 @@ def explore(session: nox.Session) -> None:
 
 
 @nox.session
+def console(session: nox.Session) -> None:
+    """Test the console's interface against its own description, with a thousand clients, and what it costs."""
+    install_package(session, "testing,console")
+    install_group(session, "tests")
+    session.install("schemathesis>=4")
+    session.run("pytest", *LONG, "-rP", "tests/console/deep_console.py", *session.posargs)
+
+
+@nox.session
 def power(session: nox.Session) -> None:
     """Lose power tens of thousands of times: SQLite, a spill file in front of it, and servers."""
     arguments = install_package(session, "testing-fuse,nats,postgres")
