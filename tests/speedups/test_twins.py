@@ -26,6 +26,7 @@ from trio_eventlog._speedups import core
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.stores._common._columns import COLUMNS
 from trio_eventlog.stores.sqlite._appender import row_of
+from trio_eventlog.stores.sqlite._counts import count_in_python
 from trio_eventlog.testing import events, payloads, persisted_events
 
 pytestmark = pytest.mark.skipif(core is None, reason="the core was not compiled, or is switched off")
@@ -423,6 +424,27 @@ def test_what_is_unusual_is_no_batch():
     assert core.make_batch(["event"], 0) is None
     with pytest.raises(TypeError):
         core.make_batch(5, 0)
+
+
+@given(st.lists(persisted_events(), min_size=1), st.integers(0, 3), st.integers(1, 9))
+def test_events_are_counted_as_python_counts_them(stored, start, stop):
+    sealed = [seal_persisted(event) for event in stored]
+    if sealed[start:stop]:
+        assert core.count_events(sealed, start, stop) == count_in_python(sealed[start:stop])
+        assert core.count_events(tuple(sealed), start, stop) == count_in_python(sealed[start:stop])
+
+
+def test_what_is_unusual_is_not_counted():
+    sealed = seal_persisted(PersistedEvent("i", 1, 1, "a", AgentEvent("a", "t")))
+
+    assert core.count_events([attrs.evolve(sealed, timestamp_ms=2**63)], 0, 1) is None
+    assert core.count_events([attrs.evolve(sealed, member_id=Text("i"))], 0, 1) is None
+    assert core.count_events([attrs.evolve(sealed, event=AgentEvent("a", Text("t")))], 0, 1) is None
+    assert core.count_events([attrs.evolve(sealed, event=ModuleEvent(Text("m"), "t"))], 0, 1) is None
+    assert core.count_events([PersistedEvent.__new__(PersistedEvent)], 0, 1) is None
+    assert core.count_events(["event"], 0, 1) is None
+    with pytest.raises(TypeError):
+        core.count_events(5, 0, 1)
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**9, None, "1", 1.5])
