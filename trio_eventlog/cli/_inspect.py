@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Final
 
 import attrs
@@ -17,6 +18,7 @@ from trio_eventlog.abc import (
     StoreVerification,
     VerifiableStore,
 )
+from trio_eventlog.cli._histogram import count_by_time
 from trio_eventlog.cli._options import AsJson, Count, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import (
@@ -64,29 +66,36 @@ def _more(count: int) -> list[str]:
 
 STATS_EXAMPLES: Final = """
 trio-eventlog stats --store sqlite:events.db
+trio-eventlog stats --store sqlite:events.db --histogram
 trio-eventlog stats --store sqlite:events.db --json | jq .events
 """
 
 
-async def stats(*, store: StoreUrl, top: Count = 10, as_json: AsJson = False) -> int:
+async def stats(*, store: StoreUrl, top: Count = 10, histogram: Flag = False, as_json: AsJson = False) -> int:
     """Print statistics about a log.
 
     Args:
       store: The log.
       top: Number of event types and members to list, most frequent first.
+      histogram: Also print how many events there are in each stretch of time.
       as_json: Print one JSON object.
     """
     async with opened_store(store, read_only=True) as opened:
-        return await print_statistics(opened, without_secrets(store), top=top, as_json=as_json)
+        return await print_statistics(
+            opened, without_secrets(store), top=top, histogram=histogram, as_json=as_json
+        )
 
 
-async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bool) -> int:
+async def print_statistics(
+    store: EventStore, url: str, *, top: int, histogram: bool = False, as_json: bool
+) -> int:
     """Print what a log contains; return the exit status.
 
     Args:
       store: the log.
       url: its URL, without secrets.
       top: how many event types and members to list.
+      histogram: also print how many events there are by time.
       as_json: print one JSON object.
 
     Raises:
@@ -97,10 +106,13 @@ async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bo
         raise CommandError(f"{url}: stores of this kind have no statistics")
     description = await store.describe(top=top)
     logs = await store.log_names() if isinstance(store, MultiLogStore) else []
+    counts = await count_by_time(store, url, description) if histogram else None
     if as_json:
-        await write(json_line({"store": url, "logs": logs, **attrs.asdict(description)}))
+        told = {"store": url, "logs": logs, **attrs.asdict(description)}
+        await write(json_line(told if counts is None else {**told, "histogram": counts.as_json()}))
     else:
-        await write(rendered(_table(_statistics(url, logs, description))))
+        facts = _statistics(url, logs, description)
+        await write(rendered(_table(facts if counts is None else chain(facts, counts.facts()))))
     return 0
 
 
