@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,9 @@ PAYLOADS = int(os.environ.get("TRIO_EVENTLOG_PAYLOADS", "1_000_000"))
 
 def test_it_was_compiled():
     assert core is not None
+    # Where the library of AddressSanitizer is loaded, it has something to look at.
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        assert b"__asan_init" in Path(core.__file__).read_bytes()
 
 
 # --- payloads -------------------------------------------------------------------------------------

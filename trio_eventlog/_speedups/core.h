@@ -43,4 +43,8 @@ int utf8_of(PyObject *value, const char **text, Py_ssize_t *size);
 /* Adds what is in _rows.c to the module. */
 int add_rows(PyObject *module);
 
+/* Called around a fork: a child could not wait for threads that only its parent has. */
+void lock_batches(void);
+void unlock_batches(void);
+
 #endif
