@@ -105,7 +105,7 @@ def core(session: nox.Session) -> None:
     session.install("-e", ".[testing]")
     install_group(session, "tests")
     nightly = {"HYPOTHESIS_PROFILE": "nightly"}
-    # By their names: given a folder and a file in it, pytest collects the folder as it would without the file.
+    # By their names: of a folder and a file in it, pytest takes the folder alone.
     tests = ("tests/speedups/test_twins.py", "tests/speedups/deep_twins.py")
     session.run("pytest", *LONG, *tests, *session.posargs, env=nightly)
     sanitize = "-fsanitize=address,undefined -fno-omit-frame-pointer -g -O1"
