@@ -79,6 +79,7 @@ nitpick_ignore_regex = [
 PUBLIC_MODULES = (
     "trio_eventlog",
     "trio_eventlog.abc",
+    "trio_eventlog.audit",
     "trio_eventlog.logging",
     "trio_eventlog.reading",
     "trio_eventlog.recorder",
