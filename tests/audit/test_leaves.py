@@ -73,7 +73,7 @@ def packed_size(size, short, limit, codes):
 
 def expected_leaf(event, origin):
     """The page of the reference, step by step."""
-    log_key = hmac.digest(SECRET, b"trio-eventlog payloads of " + origin.encode(), "sha256")
+    log_key = hmac.digest(SECRET, b"trio-eventlog/payloads/" + origin.encode(), "sha256")
     keys = hashlib.shake_256(log_key + (event.seq // 64).to_bytes(8, "big")).digest(64 * 32)
     key = keys[event.seq % 64 * 32 :][:32]
     commitment = hashlib.sha256(key + packed(event.event.payload)).digest()

@@ -18,6 +18,7 @@ from trio_eventlog._model._events import (
     PersistedEvent,
     Scopes,
     UnifiedEvent,
+    persisted,
     sealed,
     source_of,
 )
@@ -86,6 +87,11 @@ def seal_persisted(event: PersistedEvent) -> PersistedEvent:
 
 def reseal(event: PersistedEvent) -> PersistedEvent:
     """A copy of a sealed event that shares nothing mutable with it, its decoded payload included."""
+    inner = event.event
+    if type(inner) is AgentEvent and inner._text is not None and event.member_id == inner.agent_id:
+        # Nearly always, and for each event that a subscriber gets: in two thirds of the time.
+        copy = sealed(AgentEvent, inner.agent_id, inner.event_type, inner._text, inner._scopes, inner._size)
+        return persisted(event.id, event.seq, event.timestamp_ms, copy)
     return PersistedEvent(
         event.id, event.seq, event.timestamp_ms, event.member_id, seal_event(event.event, "event.")
     )

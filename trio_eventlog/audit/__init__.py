@@ -7,7 +7,7 @@ it: whoever has an old note, and the public key, finds out if one was changed, r
 Needs the extra ``audit``, for Ed25519.
 
 ``_tree``, ``_notes``, ``_leaves``, ``_records``, ``_judge`` and ``_proofs`` are pure; ``_keys`` and ``_file``
-block; ``_work``, ``_recorder``, ``_seal`` and ``_verify`` are for Trio.
+block; ``_work``, ``_recorder``, ``_seal``, ``_verify`` and ``_prove`` are for Trio.
 """
 
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
@@ -15,6 +15,8 @@ from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._judge import CheckpointVerification
 from trio_eventlog.audit._keys import CommitmentKey, Signer, Verifier
 from trio_eventlog.audit._notes import Checkpoint
+from trio_eventlog.audit._proofs import ConsistencyProof, InclusionProof, parse_proof
+from trio_eventlog.audit._prove import prove_consistency, prove_inclusion
 from trio_eventlog.audit._recorder import Anchor, record_checkpoints
 from trio_eventlog.audit._seal import seal
 from trio_eventlog.audit._verify import verify_checkpoints
@@ -27,8 +29,13 @@ __all__ = [
     "CheckpointRecorder",
     "CheckpointVerification",
     "CommitmentKey",
+    "ConsistencyProof",
+    "InclusionProof",
     "Signer",
     "Verifier",
+    "parse_proof",
+    "prove_consistency",
+    "prove_inclusion",
     "record_checkpoints",
     "seal",
     "verify_checkpoints",

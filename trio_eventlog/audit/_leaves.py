@@ -6,7 +6,7 @@ float has 64 bits, and the keys of a map are in the order of their UTF-8. So the
 
 ::
 
-    log key      = HMAC-SHA256(commitment key, "trio-eventlog payloads of " + origin)
+    log key      = HMAC-SHA256(commitment key, "trio-eventlog/payloads/" + origin)
     payload key  = 32 bytes of SHAKE256(log key + seq // 64 as 8 bytes), from byte 32 * (seq % 64) on
     commitment   = SHA256(payload key + MessagePack of the payload)
     leaf         = SHA256(00 + MessagePack of [seq, id, timestamp_ms, kind, actor, type, member, commitment])
@@ -29,7 +29,7 @@ from trio_eventlog.audit._keys import CommitmentKey
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final[Callable[[Any], bytes]] = msgspec.msgpack.Encoder(order="deterministic").encode
 
-_KEY_BYTES: Final = 32
+KEY_BYTES: Final = 32
 _KEYS_AT_ONCE: Final = 64
 """Payload keys that are derived in one step, which is faster."""
 
@@ -85,7 +85,7 @@ class LeafHasher:
     """
 
     def __init__(self, key: CommitmentKey, origin: str) -> None:
-        self._log_key = hmac.digest(key.secret, b"trio-eventlog payloads of " + origin.encode(), "sha256")
+        self._log_key = hmac.digest(key.secret, b"trio-eventlog/payloads/" + origin.encode(), "sha256")
         self._block = -1
         self._keys: list[bytes] = []
 
@@ -95,8 +95,8 @@ class LeafHasher:
 
     def _block_keys(self, block: int) -> list[bytes]:
         if block != self._block:
-            keys = shake_256(self._log_key + block.to_bytes(8, "big")).digest(_KEY_BYTES * _KEYS_AT_ONCE)
-            self._keys = [keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES)]
+            keys = shake_256(self._log_key + block.to_bytes(8, "big")).digest(KEY_BYTES * _KEYS_AT_ONCE)
+            self._keys = [keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)]
             self._block = block
         return self._keys
 
