@@ -79,6 +79,17 @@ def test_a_torn_record_leaves_nothing_wrong(tmp_path_factory, count, data):
     assert path.read_bytes() == whole + line
 
 
+def test_what_is_left_of_a_longer_record_goes(tmp_path):
+    """A run that goes on may seal earlier than the one that was killed."""
+    path = tmp_path / "checkpoints"
+    path.write_bytes(records(1, size=400)[0].line()[:-1])
+    file = CheckpointFile(str(path), a_signer().verifier)
+    file.append(RECORDS[0])
+    file.close()
+
+    assert path.read_bytes() == RECORDS[0].line()
+
+
 def test_long_lines_are_found_from_the_end(tmp_path):
     path = tmp_path / "checkpoints"
     long = records(2, size=40_000)
