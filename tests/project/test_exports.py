@@ -14,6 +14,7 @@ import pytest
 
 import trio_eventlog
 import trio_eventlog.abc
+import trio_eventlog.audit
 import trio_eventlog.logging
 import trio_eventlog.reading
 import trio_eventlog.recorder
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     trio_eventlog,
     trio_eventlog.abc,
+    trio_eventlog.audit,
     trio_eventlog.logging,
     trio_eventlog.reading,
     trio_eventlog.recorder,
@@ -42,7 +44,7 @@ FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
 CONSTANTS = [
-    *("ANOMALIES", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
+    *("ANOMALIES", "Anchor", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
     "UnifiedEvent",
 ]
 """Those that have no docstring of their own."""

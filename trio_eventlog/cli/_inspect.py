@@ -17,6 +17,8 @@ from trio_eventlog.abc import (
     StoreVerification,
     VerifiableStore,
 )
+from trio_eventlog.audit import CheckpointVerification
+from trio_eventlog.cli._audit_options import CheckpointOptions, Seal
 from trio_eventlog.cli._options import AsJson, Count, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import (
@@ -143,38 +145,53 @@ def _size(count: int) -> str:
 VERIFY_EXAMPLES: Final = """
 trio-eventlog verify --store sqlite:events.db
 trio-eventlog verify --store sqlite:events.db --no-gaps --json | jq .findings
+trio-eventlog verify --store sqlite:events.db --checkpoints events.checkpoints --public-key audit.key.pub
 """
 
 
 async def verify(
-    *, store: StoreUrl, no_gaps: Flag = False, show: Count = 100, as_json: AsJson = False
+    *,
+    store: StoreUrl,
+    no_gaps: Flag = False,
+    against: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - immutable
+    show: Count = 100,
+    as_json: AsJson = False,
 ) -> int:
     """Check the integrity of a log.
 
     Checks that every event can be read, that seqs ascend and ids are unique, and the structure of the file,
-    the indexes of the database, or the subjects of the stream. The exit status is 1 if there is a problem.
-    Gaps in seq are listed: those events were lost, were duplicates, or were pruned. Another process may write
-    to the log at the same time.
+    the indexes of the database, or the subjects of the stream. With `--checkpoints`, also that the events are
+    those that were sealed. The exit status is 1 if there is a problem. Gaps in seq are listed: those events
+    were lost, were duplicates, or were pruned. Another process may write to the log at the same time.
 
     Args:
       store: The log.
       no_gaps: Treat gaps as problems.
+      against: What to compare it with.
       show: Number of problems to list; all are counted.
       as_json: Print one JSON object.
     """
+    seal = await against.load()
     async with opened_store(store, read_only=True) as opened:
         return await print_verification(
-            opened, without_secrets(store), no_gaps=no_gaps, max_shown=show, as_json=as_json
+            opened, without_secrets(store), no_gaps=no_gaps, max_shown=show, as_json=as_json, seal=seal
         )
 
 
 async def print_verification(
-    store: EventStore, url: str, *, no_gaps: bool, max_shown: int, as_json: bool
+    store: EventStore,
+    url: str,
+    *,
+    no_gaps: bool,
+    max_shown: int,
+    as_json: bool,
+    seal: Seal | None = None,
 ) -> int:
     """Check a log and print its problems; return the exit status, 1 if there are any.
 
     Raises:
       StoreError: the store failed.
+      AuditError: the checkpoints cannot be read.
       ReaderGone, CommandError: standard output cannot be written to, or the store cannot be verified.
     """
     if not isinstance(store, VerifiableStore):
@@ -186,13 +203,18 @@ async def print_verification(
         seen = seq
 
     last_seq = await store.last_seq()
+    sealed: CheckpointVerification | None = None
     async with progress_bar(error_console(), last_seq or None, lambda: (seen, f"seq {seen:,}")):
         found = await store.verify(most_findings=max_shown, on_progress=note)
-    is_sound = not found.problems and not (no_gaps and found.gaps)
+        if seal is not None:
+            sealed = await seal.compare(store, max_shown, note)
+    is_sound = not found.problems and not (no_gaps and found.gaps) and not (sealed and sealed.problems)
     if as_json:
-        await write(json_line({"store": url, "sound": is_sound, **attrs.asdict(found)}))
+        more = {} if sealed is None else {"checkpoints": attrs.asdict(sealed)}
+        await write(json_line({"store": url, "sound": is_sound, **attrs.asdict(found), **more}))
     else:
-        await write(rendered(_table(_verification(url, found, no_gaps=no_gaps))))
+        facts = list(_verification(url, found, no_gaps=no_gaps))
+        await write(rendered(_table(facts + list(_comparison(sealed)))))
     return 0 if is_sound else 1
 
 
@@ -202,8 +224,26 @@ def _verification(url: str, found: StoreVerification, *, no_gaps: bool) -> Facts
     if found.first_seq is not None:
         yield "seq", [f"{found.first_seq} to {found.last_seq}"]
     yield _gaps(found, "(not allowed)" if no_gaps else "(lost, duplicate or pruned)")
+    yield "problems", _problems(found)
+
+
+def _comparison(sealed: CheckpointVerification | None) -> Facts:
+    if sealed is None:
+        return
+    lines = [f"{sealed.checkpoints:,}"]
+    if sealed.origin is not None:
+        lines.append(f"the last one covers {counted(sealed.sealed, 'event')}, up to seq {sealed.sealed_seq}")
+    if sealed.skipped_seq:
+        lines.append(f"events up to seq {sealed.skipped_seq} were not compared: some of them are pruned")
+    if sealed.unsealed:
+        lines.append(f"{counted(sealed.unsealed, 'event')} after the last one, which none vouches for yet")
+    yield "checkpoints", lines
+    yield "not as sealed", _problems(sealed)
+
+
+def _problems(found: StoreVerification | CheckpointVerification) -> list[str]:
     problems = [
         finding.problem if finding.seq is None else f"seq {finding.seq}: {finding.problem}"
         for finding in found.findings
     ]
-    yield "problems", problems + _more(found.problems - len(problems))
+    return problems + _more(found.problems - len(problems))
