@@ -80,6 +80,7 @@ PUBLIC_MODULES = (
     "trio_eventlog",
     "trio_eventlog.abc",
     "trio_eventlog.logging",
+    "trio_eventlog.masking",
     "trio_eventlog.reading",
     "trio_eventlog.recorder",
     "trio_eventlog.stores",

@@ -15,6 +15,7 @@ import pytest
 import trio_eventlog
 import trio_eventlog.abc
 import trio_eventlog.logging
+import trio_eventlog.masking
 import trio_eventlog.reading
 import trio_eventlog.recorder
 import trio_eventlog.stores
@@ -27,6 +28,7 @@ MODULES = [
     trio_eventlog,
     trio_eventlog.abc,
     trio_eventlog.logging,
+    trio_eventlog.masking,
     trio_eventlog.reading,
     trio_eventlog.recorder,
     trio_eventlog.stores,
@@ -43,7 +45,7 @@ FUNCTIONS = [
 ]
 CONSTANTS = [
     *("ANOMALIES", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
-    "UnifiedEvent",
+    *("Transform", "UnifiedEvent"),
 ]
 """Those that have no docstring of their own."""
 
