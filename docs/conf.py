@@ -83,6 +83,7 @@ PUBLIC_MODULES = (
     "trio_eventlog.masking",
     "trio_eventlog.reading",
     "trio_eventlog.recorder",
+    "trio_eventlog.retention",
     "trio_eventlog.stores",
     "trio_eventlog.testing",
     "trio_eventlog.typed",

@@ -14,7 +14,7 @@ is used from any thread; the events import a package for ids, when the first id 
 * 3, readers (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all
 * 4, the log, which has the store append: ``_log``
-* beside them: ``cli logging masking recorder testing __main__``
+* beside them: ``cli logging masking recorder retention testing __main__``
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING

@@ -417,6 +417,7 @@ class PrunableStore(Protocol):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -432,6 +433,7 @@ class PrunableStore(Protocol):
         Args:
           before_ms: delete events from before this time, in milliseconds since 1970-01-01 UTC.
           keep: delete all events except this many with the highest seqs; 0 or more.
+          through_seq: delete events with at most this seq; together with ``before_ms``, those that are both.
           dry_run: only count the events.
           on_progress: called with the number of events deleted so far and the number to be deleted, after
             each step; also after one that ended when the call was already cancelled.
@@ -441,7 +443,7 @@ class PrunableStore(Protocol):
 
         Raises:
           TypeError: it is not an integer.
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
+          ValueError: nothing says which events, or ``keep`` is not given alone; or it is not 0 to 2**63 - 1.
           StoreError: the store failed; another call may succeed.
           StoreUnusable: the store will never do it.
         """

@@ -18,6 +18,7 @@ import trio_eventlog.logging
 import trio_eventlog.masking
 import trio_eventlog.reading
 import trio_eventlog.recorder
+import trio_eventlog.retention
 import trio_eventlog.stores
 import trio_eventlog.testing
 import trio_eventlog.typed
@@ -31,6 +32,7 @@ MODULES = [
     trio_eventlog.masking,
     trio_eventlog.reading,
     trio_eventlog.recorder,
+    trio_eventlog.retention,
     trio_eventlog.stores,
     trio_eventlog.testing,
     trio_eventlog.typed,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import attrs
+import trio
+from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +19,7 @@ from trio_eventlog.abc import (
     StoreVerification,
     VerifiableStore,
 )
-from trio_eventlog.cli._options import AsJson, Count, Flag, StoreUrl, opened_store
+from trio_eventlog.cli._options import USAGE_STATUS, AsJson, Count, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import (
     CommandError,
@@ -29,6 +31,7 @@ from trio_eventlog.cli._terminal import (
     visible,
     write,
 )
+from trio_eventlog.retention import ArchiveError, ArchiveVerification, verify_archive
 from trio_eventlog.stores import without_secrets
 
 Facts = Iterable[tuple[str, Sequence[str]]]
@@ -143,13 +146,19 @@ def _size(count: int) -> str:
 VERIFY_EXAMPLES: Final = """
 trio-eventlog verify --store sqlite:events.db
 trio-eventlog verify --store sqlite:events.db --no-gaps --json | jq .findings
+trio-eventlog verify --archive archive
 """
 
 
 async def verify(
-    *, store: StoreUrl, no_gaps: Flag = False, show: Count = 100, as_json: AsJson = False
+    *,
+    store: StoreUrl | None = None,
+    archive: Annotated[str | None, Parameter(metavar="DIR")] = None,
+    no_gaps: Flag = False,
+    show: Count = 100,
+    as_json: AsJson = False,
 ) -> int:
-    """Check the integrity of a log.
+    """Check the integrity of a log, or of an archive.
 
     Checks that every event can be read, that seqs ascend and ids are unique, and the structure of the file,
     the indexes of the database, or the subjects of the stream. The exit status is 1 if there is a problem.
@@ -158,10 +167,16 @@ async def verify(
 
     Args:
       store: The log.
+      archive: Check this archive instead: every segment against its manifest.
       no_gaps: Treat gaps as problems.
       show: Number of problems to list; all are counted.
       as_json: Print one JSON object.
     """
+    if (store is None) == (archive is None):
+        raise CommandError("specify one of --store and --archive", USAGE_STATUS)
+    if archive is not None:
+        return await print_archive(archive, max_shown=show, as_json=as_json)
+    assert store is not None, "one of them is given"
     async with opened_store(store, read_only=True) as opened:
         return await print_verification(
             opened, without_secrets(store), no_gaps=no_gaps, max_shown=show, as_json=as_json
@@ -207,3 +222,29 @@ def _verification(url: str, found: StoreVerification, *, no_gaps: bool) -> Facts
         for finding in found.findings
     ]
     yield "problems", problems + _more(found.problems - len(problems))
+
+
+async def print_archive(directory: str, *, max_shown: int, as_json: bool) -> int:
+    """Check an archive and print its problems; return the exit status, 1 if there are any.
+
+    Raises:
+      ReaderGone, CommandError: standard output cannot be written to, or the archive cannot be read.
+    """
+    try:
+        found = await trio.to_thread.run_sync(verify_archive, directory, abandon_on_cancel=True)
+    except ArchiveError as exc:
+        raise CommandError(f"--archive: {exc}") from exc
+    except OSError as exc:
+        raise CommandError(f"--archive: {directory}: {exc.strerror}") from exc
+    if as_json:
+        await write(json_line({"archive": directory, "sound": not found.problems, **attrs.asdict(found)}))
+    else:
+        await write(rendered(_table(_archive_facts(directory, found, max_shown))))
+    return 1 if found.problems else 0
+
+
+def _archive_facts(directory: str, found: ArchiveVerification, max_shown: int) -> Facts:
+    yield "archive", [directory]
+    yield "segments", [f"{found.segments:,}"]
+    yield "events", [f"{found.events:,}"]
+    yield "problems", [*found.problems[:max_shown], *_more(len(found.problems) - max_shown)]

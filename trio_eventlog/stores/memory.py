@@ -151,6 +151,7 @@ class MemoryStore:
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -161,6 +162,7 @@ class MemoryStore:
         Args:
           before_ms: delete events before this time, in milliseconds since 1970-01-01 UTC.
           keep: delete all but this many events, those with the highest seqs; 0 or more.
+          through_seq: delete events with at most this seq; together with ``before_ms``, those that are both.
           dry_run: only count them.
           on_progress: called once they are gone, with their number as both arguments.
 
@@ -169,15 +171,18 @@ class MemoryStore:
 
         Raises:
           TypeError: it is not an integer.
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
+          ValueError: nothing says which events, or ``keep`` is not given alone; or it is not 0 to 2**63 - 1.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
         await trio.lowlevel.checkpoint()
         if keep is not None:
             old = self._events[: max(len(self._events) - keep, 0)]
         else:
-            assert before_ms is not None, "one of them is given"
-            old = [event for event in self._events if event.timestamp_ms < before_ms]
+            old = self._events[
+                : len(self._events) if through_seq is None else bisect_right(self._seqs, through_seq)
+            ]
+            if before_ms is not None:
+                old = [event for event in old if event.timestamp_ms < before_ms]
         if old and not dry_run:
             self._remove(old)
             self._pruned = max(self._pruned, old[-1].seq)

@@ -328,6 +328,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -337,8 +338,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         left of a transaction that is cancelled. The tables do not shrink; new events take the room once
         PostgreSQL's autovacuum has run.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
-        return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
+        return await self._reader.prune(before_ms, keep, through_seq, on_progress, dry_run=dry_run)
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""

@@ -334,6 +334,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -343,10 +344,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
         them. The file does not shrink; new events use the space. If the call is cancelled, a transaction that
         is running is completed.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
         place = self._log_reader.place
         plan, total = await self._read(
-            partial(readers.plan_prune, place=place, before_ms=before_ms, keep=keep)
+            partial(readers.plan_prune, place=place, before_ms=before_ms, keep=keep, through_seq=through_seq)
         )
         if dry_run:
             return total
