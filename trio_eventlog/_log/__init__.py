@@ -3,11 +3,12 @@
 Theory of operation
 ===================
 
-``ingest`` gives an event its number and sends it into a memory channel (``_event_log``). The flush task
-does not wait for that channel, since then every event would wake it. It sleeps in a cancel scope, the
-*alarm*, and whatever has reason to wake it earlier brings the deadline of that scope forward: the first
-event after a batch, the event that fills a batch, a flush, a task that waits for room, the end of the body.
-So an idle log has no timer at all, and a busy one has two wake-ups per batch at most (``_timing``).
+``ingest`` gives an event its number and sends it into a memory channel (``_ingress``); with the core in C, a
+list there takes the place of the channel. The flush task does not wait for it, since then every event would
+wake it. It sleeps in a cancel scope, the *alarm*, and whatever has reason to wake it earlier brings the
+deadline of that scope forward: the first event after a batch, the event that fills a batch, a flush, a task
+that waits for room, the end of the body. So an idle log has no timer at all, and a busy one has two wake-ups
+per batch at most (``_timing``).
 
 Between the channel and the store stands the ``RetryBuffer``, which knows order, limits and losses, and next
 to it the ``Scheduler``, which knows when to append. Both are pure. ``Backlog.take_in`` is the one place
