@@ -12,10 +12,12 @@ from cyclopts import App, CycloptsError
 
 from trio_eventlog import HAS_CORE, CodecError, EventsLost, EventsPruned, StaleCursor, StoreError
 from trio_eventlog.cli import (
+    _backup,
     _check,
     _check_history,
     _copy,
     _demo,
+    _erase,
     _export,
     _ingest,
     _inspect,
@@ -76,10 +78,12 @@ app = App(
 )
 
 for _command, _examples in (
+    (_backup.backup, _backup.EXAMPLES),
     (_check.check, _check.EXAMPLES),
     (_check_history.check_history, _check_history.EXAMPLES),
     (_copy.copy, _copy.EXAMPLES),
     (_demo.demo, _demo.EXAMPLES),
+    (_erase.erase, _erase.EXAMPLES),
     (_export.export, _export.EXAMPLES),
     (_ingest.ingest, _ingest.EXAMPLES),
     (_inspect.stats, _inspect.STATS_EXAMPLES),

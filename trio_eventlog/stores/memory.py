@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
-from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent, wall_clock_ms
 from trio_eventlog._model._payload import SCOPES
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription
@@ -18,6 +18,7 @@ from trio_eventlog._numbers import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, check_query, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
+from trio_eventlog.stores._common._erasure import check_erase, is_erased, tombstone_of
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
 
 
@@ -189,6 +190,27 @@ class MemoryStore:
             if on_progress is not None:
                 on_progress(len(old), len(old))
         return len(old)
+
+    async def erase(
+        self,
+        query: EventQuery,
+        *,
+        reason: str,
+        commit: Callable[[PersistedEvent], str] | None = None,
+    ) -> int:
+        """Erase the payloads of events; see :meth:`trio_eventlog.abc.ErasableStore.erase`.
+
+        All of them in one step. If it is cancelled, nothing was erased.
+        """
+        check_erase(query, reason, commit)
+        found = await self.query(query)
+        at_ms = wall_clock_ms()
+        erased = {
+            event.id: tombstone_of(event, reason, at_ms, commit) for event in found if not is_erased(event)
+        }
+        # Some may have been pruned meanwhile.
+        self._events = [erased.get(event.id, event) for event in self._events]
+        return sum(event.id in self._seq_of for event in erased.values())
 
     async def pruned_seq(self) -> int:
         """The highest seq of all events that were ever pruned, 0 if none was. A checkpoint."""
