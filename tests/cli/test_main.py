@@ -58,13 +58,14 @@ def test_version_when_it_is_not_installed(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["1", "0", ""])
-def test_version_says_whether_the_core_is_used(setting):
+def test_version_says_whether_the_core_is_used(setting, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "trio_eventlog", "--version"],
         capture_output=True,
         text=True,
         timeout=SECONDS,
         check=True,
+        cwd=tmp_path,  # not where the source tree would be imported, in which nothing was compiled
         env={**os.environ, "TRIO_EVENTLOG_PURE": setting},
     )
     expected = "with its core in C" if was_compiled() and setting != "1" else "pure Python"

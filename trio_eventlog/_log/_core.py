@@ -85,8 +85,7 @@ class Core:
             outcome=self.outcome,
         )
 
-        # Where the core calls it, nothing else protects it from Ctrl-C.
-        self.backlog.ingress.look = trio.lowlevel.enable_ki_protection(self.writer.look)
+        self.backlog.ingress.look = self.writer.look
 
     def _make_spiller(
         self, store: EventStore, settings: Settings, spill_file: SpillFile, timer: FlushTimer

@@ -109,6 +109,10 @@ class Ingress(Protocol):
         ...
 
 
+def _nothing() -> None:
+    """Before it is said what is to be done."""
+
+
 class _Checks:
     """What is the same, however events are kept."""
 
@@ -123,7 +127,6 @@ class _Checks:
     filter: Filter | None
     lost_from_now_on: LossReason | None
     is_closed: bool
-    look: Callable[[], None]
     put: Callable[[PersistedEvent, int], bool]
 
     def __init__(self, settings: Settings, last_seq: int) -> None:
@@ -138,6 +141,7 @@ class _Checks:
         self._selects = self.filter is not None or self._transform is not None
         self.lost_from_now_on = None
         self.is_closed = False
+        self.look: Callable[[], None] = _nothing
         self._thread, self._forks = get_ident(), Forks.count
 
     def connect(

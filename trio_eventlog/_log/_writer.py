@@ -343,6 +343,7 @@ class Writer:
                 if self.spiller is not None:
                     await self.spiller.forget_settled()
 
+    @trio.lowlevel.enable_ki_protection  # where the core in C calls it, nothing else does that
     def look(self) -> None:
         """Set the alarms after events came, and decide when to look again. Called for few of the events."""
         backlog, ingress, scheduler = self.backlog, self.backlog.ingress, self.timer.scheduler

@@ -115,7 +115,7 @@ class FileJournal:
         self.lock: threading.Lock = threading.Lock()
         """Held while something happens and is noted, so that the order is true."""
 
-        self.settled = 0
+        self.settled: int = 0
         """The operations that made what was there at first. Power is lost after them."""
 
         self._files = 0
