@@ -200,7 +200,7 @@ def golden(session: nox.Session) -> None:
 
 @nox.session
 def crashes(session: nox.Session) -> None:
-    """Kill processes in the middle of their work, six hundred times."""
+    """Kill processes in the middle of their work, seven hundred times."""
     install_package(session)
     install_group(session, "tests")
     session.run("pytest", *LONG, "tests/crashes/deep_crashes.py", *session.posargs)

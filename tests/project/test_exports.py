@@ -16,8 +16,10 @@ import trio_eventlog
 import trio_eventlog.abc
 import trio_eventlog.audit
 import trio_eventlog.logging
+import trio_eventlog.masking
 import trio_eventlog.reading
 import trio_eventlog.recorder
+import trio_eventlog.retention
 import trio_eventlog.stores
 import trio_eventlog.testing
 import trio_eventlog.typed
@@ -29,8 +31,10 @@ MODULES = [
     trio_eventlog.abc,
     trio_eventlog.audit,
     trio_eventlog.logging,
+    trio_eventlog.masking,
     trio_eventlog.reading,
     trio_eventlog.recorder,
+    trio_eventlog.retention,
     trio_eventlog.stores,
     trio_eventlog.testing,
     trio_eventlog.typed,
@@ -45,7 +49,7 @@ FUNCTIONS = [
 ]
 CONSTANTS = [
     *("ANOMALIES", "Anchor", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
-    "UnifiedEvent",
+    *("Transform", "UnifiedEvent"),
 ]
 """Those that have no docstring of their own."""
 

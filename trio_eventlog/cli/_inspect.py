@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import attrs
+import trio
+from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +21,7 @@ from trio_eventlog.abc import (
 )
 from trio_eventlog.audit import CheckpointVerification
 from trio_eventlog.cli._audit_options import CheckpointOptions, Seal
-from trio_eventlog.cli._options import AsJson, Count, Flag, StoreUrl, opened_store
+from trio_eventlog.cli._options import USAGE_STATUS, AsJson, Count, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import (
     CommandError,
@@ -31,6 +33,7 @@ from trio_eventlog.cli._terminal import (
     visible,
     write,
 )
+from trio_eventlog.retention import ArchiveError, ArchiveVerification, verify_archive
 from trio_eventlog.stores import without_secrets
 
 Facts = Iterable[tuple[str, Sequence[str]]]
@@ -146,18 +149,20 @@ VERIFY_EXAMPLES: Final = """
 trio-eventlog verify --store sqlite:events.db
 trio-eventlog verify --store sqlite:events.db --no-gaps --json | jq .findings
 trio-eventlog verify --store sqlite:events.db --checkpoints events.checkpoints --public-key audit.key.pub
+trio-eventlog verify --archive archive
 """
 
 
 async def verify(
     *,
-    store: StoreUrl,
+    store: StoreUrl | None = None,
+    archive: Annotated[str | None, Parameter(metavar="DIR")] = None,
     no_gaps: Flag = False,
     against: CheckpointOptions = CheckpointOptions(),  # noqa: B008 - immutable
     show: Count = 100,
     as_json: AsJson = False,
 ) -> int:
-    """Check the integrity of a log.
+    """Check the integrity of a log, or of an archive.
 
     Checks that every event can be read, that seqs ascend and ids are unique, and the structure of the file,
     the indexes of the database, or the subjects of the stream. With `--checkpoints`, also that the events are
@@ -166,11 +171,17 @@ async def verify(
 
     Args:
       store: The log.
+      archive: Check this archive instead: every segment against its manifest.
       no_gaps: Treat gaps as problems.
       against: What to compare it with.
       show: Number of problems to list; all are counted.
       as_json: Print one JSON object.
     """
+    if (store is None) == (archive is None):
+        raise CommandError("specify one of --store and --archive", USAGE_STATUS)
+    if archive is not None:
+        return await print_archive(archive, max_shown=show, as_json=as_json)
+    assert store is not None, "one of them is given"
     seal = await against.load()
     async with opened_store(store, read_only=True) as opened:
         return await print_verification(
@@ -247,3 +258,29 @@ def _problems(found: StoreVerification | CheckpointVerification) -> list[str]:
         for finding in found.findings
     ]
     return problems + _more(found.problems - len(problems))
+
+
+async def print_archive(directory: str, *, max_shown: int, as_json: bool) -> int:
+    """Check an archive and print its problems; return the exit status, 1 if there are any.
+
+    Raises:
+      ReaderGone, CommandError: standard output cannot be written to, or the archive cannot be read.
+    """
+    try:
+        found = await trio.to_thread.run_sync(verify_archive, directory, abandon_on_cancel=True)
+    except ArchiveError as exc:
+        raise CommandError(f"--archive: {exc}") from exc
+    except OSError as exc:
+        raise CommandError(f"--archive: {directory}: {exc.strerror}") from exc
+    if as_json:
+        await write(json_line({"archive": directory, "sound": not found.problems, **attrs.asdict(found)}))
+    else:
+        await write(rendered(_table(_archive_facts(directory, found, max_shown))))
+    return 1 if found.problems else 0
+
+
+def _archive_facts(directory: str, found: ArchiveVerification, max_shown: int) -> Facts:
+    yield "archive", [directory]
+    yield "segments", [f"{found.segments:,}"]
+    yield "events", [f"{found.events:,}"]
+    yield "problems", [*found.problems[:max_shown], *_more(len(found.problems) - max_shown)]

@@ -120,6 +120,7 @@ class LogReader:
         self,
         before_ms: int | None,
         keep: int | None,
+        through_seq: int | None,
         on_progress: Callable[[int, int], object] | None,
         *,
         dry_run: bool,
@@ -129,7 +130,10 @@ class LogReader:
             await self.pruned_seq(connection)
             statement, parameters = (_HIGHEST, ()) if keep is None else (_KEPT_FROM, (keep,))
             found = await connection.fetch(statement, self.number, *parameters)
-            plan = PrunePlan(found[0][0] if found else 0, before_ms)
+            through: int = found[0][0] if found else 0
+            if through_seq is not None:
+                through = min(through, through_seq)
+            plan = PrunePlan(through, before_ms)
             pruner = _Pruner(connection, self.number, plan)
             total = await pruner.count()
             return total if dry_run else await PruneProgress(total, on_progress).run(pruner.delete_some)

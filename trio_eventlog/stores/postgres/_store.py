@@ -32,6 +32,8 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
+from trio_eventlog.stores._common._erasure import check_erase
+from trio_eventlog.stores.postgres import _erasing as erasing
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres import _select as queries
 from trio_eventlog.stores.postgres._names import Names
@@ -328,6 +330,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -337,8 +340,24 @@ class PostgresStore(metaclass=NoPublicConstructor):
         left of a transaction that is cancelled. The tables do not shrink; new events take the room once
         PostgreSQL's autovacuum has run.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
-        return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
+        return await self._reader.prune(before_ms, keep, through_seq, on_progress, dry_run=dry_run)
+
+    async def erase(
+        self,
+        query: EventQuery,
+        *,
+        reason: str,
+        commit: Callable[[PersistedEvent], str] | None = None,
+    ) -> int:
+        """See :meth:`trio_eventlog.abc.ErasableStore.erase`.
+
+        In statements of up to 1,000 events, through a connection of its own, while others may append. No
+        query finds what was erased any more, but PostgreSQL keeps old versions of rows in its files until
+        ``VACUUM FULL``: the guide to retention and privacy has the statements.
+        """
+        check_erase(query, reason, commit)
+        return await erasing.erase(self._reader, query, reason, commit)
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
