@@ -76,7 +76,7 @@ async def test_a_tombstone_has_reason_time_and_commitment(store, monkeypatch):
         return hmac.digest(b"a secret", repr(event.event.payload).encode(), hashlib.sha256).hex()
 
     expected = commit(agent(1, payload={"identity": "ann"}))
-    assert await store.erase(EventQuery(identity="ann"), reason="request 17", commit=commit) == 1
+    assert await store.erase(EventQuery(identity="ann"), reason="request 17", commitment=commit) == 1
 
     found = await store.query(EventQuery())
     assert found[0].event.payload == {
@@ -127,8 +127,8 @@ async def test_a_log_goes_on_and_its_readers_too(store):
         ({"reason": None}, TypeError, "reason: expected a string, got NoneType"),
         ({"reason": ""}, ValueError, "reason: expected a few words"),
         ({"reason": "\ud800"}, ValueError, "reason: expected text that UTF-8 can carry"),
-        ({"commit": "x"}, TypeError, "commit: expected a function or None, got str"),
-        ({"commit": lambda _: b"x"}, TypeError, "commit: expected it to return a string, got bytes"),
+        ({"commitment": "x"}, TypeError, "commitment: expected a function or None, got str"),
+        ({"commitment": lambda _: b"x"}, TypeError, "commitment: expected it to return a string, got bytes"),
     ],
 )
 async def test_arguments_are_checked(store, arguments, error, why):

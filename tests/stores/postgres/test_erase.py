@@ -56,7 +56,7 @@ async def test_nothing_is_left_after_the_statements_of_the_guide(log, read_only)
         assert found.event.payload["@erased"]["reason"] == "why"
         assert (await store.verify()).problems == 0
         assert await store.append_batch([stored(3)]) == ()
-        assert await store.erase(EventQuery(), reason="all", commit=lambda event: event.id) == 1_400
+        assert await store.erase(EventQuery(), reason="all", commitment=lambda event: event.id) == 1_400
         with psycopg.connect(url(), autocommit=True) as admin:
             for statement in statements():
                 admin.execute(statement)
