@@ -14,6 +14,7 @@ from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._judge import CheckpointVerification
 from trio_eventlog.audit._keys import CommitmentKey, Signer, Verifier
+from trio_eventlog.audit._leaves import commitment_with
 from trio_eventlog.audit._notes import Checkpoint
 from trio_eventlog.audit._proofs import ConsistencyProof, InclusionProof, parse_proof
 from trio_eventlog.audit._prove import prove_consistency, prove_inclusion
@@ -33,6 +34,7 @@ __all__ = [
     "InclusionProof",
     "Signer",
     "Verifier",
+    "commitment_with",
     "parse_proof",
     "prove_consistency",
     "prove_inclusion",

@@ -31,6 +31,7 @@ class CheckpointVerification:
       sealed: events that the last of them covers.
       sealed_seq: seq of the last event that it covers; 0 if there is none.
       unsealed: events after that, which nothing vouches for yet.
+      erased: events that were compared by the commitment that is left of their payload.
       skipped_seq: events up to this seq were not compared, because ``pruned_through`` said so; 0 for none.
       problems: how many problems there are; 0 if the log is what was sealed.
       findings: the first of them.
@@ -41,6 +42,7 @@ class CheckpointVerification:
     sealed: int
     sealed_seq: int
     unsealed: int
+    erased: int
     skipped_seq: int
     problems: int
     findings: tuple[Finding, ...]

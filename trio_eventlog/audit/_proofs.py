@@ -12,7 +12,13 @@ import msgspec
 from trio_eventlog import CodecError, PersistedEvent, from_json, to_json
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._keys import Verifier
-from trio_eventlog.audit._leaves import KEY_BYTES, commitment_of, leaf_of
+from trio_eventlog.audit._leaves import (
+    KEY_BYTES,
+    canonical_payload,
+    commitment_of,
+    kept_commitment,
+    leaf_of,
+)
 from trio_eventlog.audit._notes import Checkpoint
 from trio_eventlog.audit._tree import HASH_BYTES, is_consistent, root_from_inclusion
 
@@ -22,7 +28,7 @@ FORMAT: Final = 1
 class _Inclusion(msgspec.Struct, tag_field="proof", tag="inclusion"):
     format: Literal[1]
     event: msgspec.Raw
-    payload_key: str
+    payload_key: str | None
     index: int
     path: list[str]
     note: str
@@ -47,14 +53,14 @@ class InclusionProof:
 
     Attributes:
       event: the event.
-      payload_key: the key of its payload, 32 bytes.
+      payload_key: the key of its payload, 32 bytes; None if that was erased, so that nobody can guess it.
       index: its place in the tree, from 0.
       path: the hashes beside the way from its leaf to the root, from the bottom up.
       note: the signed note of the checkpoint that covers it.
     """
 
     event: PersistedEvent
-    payload_key: bytes = attrs.field(repr=False)
+    payload_key: bytes | None = attrs.field(repr=False)
     index: int
     path: tuple[bytes, ...]
     note: str
@@ -67,8 +73,7 @@ class InclusionProof:
         """
         checkpoint = verifier.verify(self.note)
         try:
-            commitment = commitment_of(self.event.event, self.payload_key)
-            leaf = leaf_of(self.event, commitment)
+            leaf = leaf_of(self.event, self._commitment())
         except (CodecError, OverflowError) as exc:
             raise AuditError(f"the proof has no event that a log can hold: {exc}") from exc
         if root_from_inclusion(leaf, self.index, checkpoint.size, self.path) != checkpoint.root:
@@ -77,10 +82,18 @@ class InclusionProof:
             )
         return checkpoint
 
+    def _commitment(self) -> bytes:
+        if self.payload_key is not None:
+            return commitment_of(self.event.event, self.payload_key)
+        kept = kept_commitment(canonical_payload(self.event.event))
+        if kept is None:
+            raise AuditError("the proof is wrong: it lacks the key of the payload, which was not erased")
+        return kept
+
     def to_json(self) -> bytes:
         """The proof as one line of JSON."""
         event = msgspec.Raw(to_json(self.event))
-        key = base64.b64encode(self.payload_key).decode()
+        key = None if self.payload_key is None else base64.b64encode(self.payload_key).decode()
         return _encode(_Inclusion(FORMAT, event, key, self.index, _texts(self.path), self.note)) + b"\n"
 
 
@@ -127,7 +140,8 @@ def parse_proof(data: bytes) -> InclusionProof | ConsistencyProof:
         if isinstance(found, _Consistency):
             return ConsistencyProof(found.old_note, path, found.note)
         event = from_json(bytes(found.event), PersistedEvent)
-        return InclusionProof(event, _hash(found.payload_key, KEY_BYTES), found.index, path, found.note)
+        key = None if found.payload_key is None else _hash(found.payload_key, KEY_BYTES)
+        return InclusionProof(event, key, found.index, path, found.note)
     except (ValueError, RecursionError) as exc:
         raise AuditError(f"not a proof: {exc}") from exc
 

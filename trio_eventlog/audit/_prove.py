@@ -10,7 +10,7 @@ import trio
 from trio_eventlog import EventQuery, EventsPruned, EventStore, PersistedEvent, StaleCursor
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._keys import CommitmentKey, Verifier
-from trio_eventlog.audit._leaves import LeafHasher
+from trio_eventlog.audit._leaves import LeafHasher, canonical_payload, kept_commitment
 from trio_eventlog.audit._proofs import ConsistencyProof, InclusionProof
 from trio_eventlog.audit._records import Record
 from trio_eventlog.audit._tree import ProofTree
@@ -57,12 +57,14 @@ async def prove_inclusion(
     index = -1
 
     def take(events: Sequence[PersistedEvent], leaves: Sequence[bytes]) -> None:
-        nonlocal index
+        nonlocal event, index
         places = [place for place, found in enumerate(events) if found.seq == event.seq]
         if not places:
             tree.extend(leaves)
             return
         (place,) = places
+        # As it is now: it may have been erased since it was found.
+        event = events[place]
         tree.extend(leaves[:place])
         index = tree.size
         tree.append_marked(leaves[place])
@@ -70,7 +72,9 @@ async def prove_inclusion(
 
     await _read(store, hasher, start, last.last_seq, take)
     _require_root(tree, last)
-    return InclusionProof(event, hasher.payload_key(event.seq), index, tree.path(), last.note)
+    is_erased = kept_commitment(canonical_payload(event.event)) is not None
+    key = None if is_erased else hasher.payload_key(event.seq)
+    return InclusionProof(event, key, index, tree.path(), last.note)
 
 
 async def prove_consistency(

@@ -32,8 +32,8 @@ async def seal(
       path: the file that checkpoints are appended to; created if it does not exist.
       every_events: make a checkpoint after each so many events, 1 or more, and after the last one. The
         smaller the intervals, the less a proof has to read, and the larger the file.
-      origin: the id of the log in the notes; by default the ``log_id`` of the store, which a store that was
-        opened read-only does not know, and then that in the file.
+      origin: the id of the log in the notes; by default the ``log_id`` of the store, and if it has
+        none, that in the file.
       on_progress: called with a seq every now and then; all events up to it were read.
 
     Returns:

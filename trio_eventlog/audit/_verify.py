@@ -103,7 +103,7 @@ async def verify_checkpoints(
     kept = [verifier.verify(note, origin=origin) for note in notes]
     if origin is None:
         findings.add(None, f"{os.fspath(path)} has no valid checkpoint: nothing vouches for the log")
-        return _result(records, findings, None, 0)
+        return _result(records, findings, None, 0, 0)
     start = _first_compared(records, pruned_through)
     judge = Judge(records, kept, start, findings)
     skipped = records[start - 1].last_seq if start else 0
@@ -116,7 +116,7 @@ async def verify_checkpoints(
         findings.add(None, f"the log is shorter than what was sealed: {exc}")
     else:
         judge.finish()
-    return _result(records, findings, judge, skipped)
+    return _result(records, findings, judge, hasher.erased, skipped)
 
 
 def _first_compared(records: Sequence[Record], pruned_through: int) -> int:
@@ -151,7 +151,7 @@ async def _judge_log(
 
 
 def _result(
-    records: Sequence[Record], findings: Findings, judge: Judge | None, skipped: int
+    records: Sequence[Record], findings: Findings, judge: Judge | None, erased: int, skipped: int
 ) -> CheckpointVerification:
     last = records[-1] if records else None
     return CheckpointVerification(
@@ -160,6 +160,7 @@ def _result(
         sealed=0 if last is None else last.checkpoint.size,
         sealed_seq=0 if last is None else last.last_seq,
         unsealed=0 if judge is None else judge.unsealed,
+        erased=erased,
         skipped_seq=skipped,
         problems=findings.count,
         findings=tuple(findings.kept),

@@ -244,6 +244,8 @@ def _comparison(sealed: CheckpointVerification | None) -> Facts:
     lines = [f"{sealed.checkpoints:,}"]
     if sealed.origin is not None:
         lines.append(f"the last one covers {counted(sealed.sealed, 'event')}, up to seq {sealed.sealed_seq}")
+    if sealed.erased:
+        lines.append(f"{counted(sealed.erased, 'event')} erased, with commitments in place of payloads")
     if sealed.skipped_seq:
         lines.append(f"events up to seq {sealed.skipped_seq} were not compared: some of them are pruned")
     if sealed.unsealed:

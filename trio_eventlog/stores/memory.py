@@ -206,7 +206,9 @@ class MemoryStore:
         found = await self.query(query)
         at_ms = wall_clock_ms()
         erased = {
-            event.id: tombstone_of(event, reason, at_ms, commitment) for event in found if not is_erased(event)
+            event.id: tombstone_of(event, reason, at_ms, commitment)
+            for event in found
+            if not is_erased(event)
         }
         # Some may have been pruned meanwhile.
         self._events = [erased.get(event.id, event) for event in self._events]
