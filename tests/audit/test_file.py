@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.audit import a_signer, persisted
+from tests._helpers.examples import few
 from trio_eventlog.audit import AuditError, Signer
 from trio_eventlog.audit._file import CheckpointFile, read_lines
 from trio_eventlog.audit._leaves import LeafHasher
@@ -56,6 +57,7 @@ def test_a_file_ends_where_it_was_left(tmp_path):
     assert [parse_record(line, a_signer().verifier) for line in read_lines(str(path))] == RECORDS
 
 
+@few(20)
 @given(st.integers(0, 3), st.data())
 def test_a_torn_record_leaves_nothing_wrong(tmp_path_factory, count, data):
     """Wherever a kill cut it off, and also if a loss of power left zeros in it."""

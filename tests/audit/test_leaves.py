@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.audit import persisted
+from tests._helpers.examples import few
 from tests._helpers.json_values import payloads
 from trio_eventlog import AgentEvent, CodecError, ModuleEvent, PersistedEvent, from_json, to_json
 from trio_eventlog._model._events import sealed
@@ -94,6 +95,7 @@ EVENTS = st.builds(
 )
 
 
+@few(20)
 @given(st.lists(EVENTS, max_size=4), TEXT)
 def test_a_leaf_is_what_the_reference_says(events, origin):
     """In any order of seq, and the same one by one."""
@@ -106,6 +108,7 @@ def test_a_leaf_is_what_the_reference_says(events, origin):
     ]
 
 
+@few(20)
 @given(EVENTS)
 def test_a_leaf_does_not_depend_on_how_a_store_keeps_the_event(event):
     """As an object, as text or bytes, with other white space, or with its keys in another order."""

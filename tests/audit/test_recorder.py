@@ -7,10 +7,11 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.audit import a_signer, numbered, persisted
+from tests._helpers.examples import few
 from trio_eventlog import (
     AgentEvent,
     CodecError,
@@ -121,7 +122,7 @@ async def test_time_passes_only_while_events_wait(autojump_clock):
     assert notes[0][1] == "2"
 
 
-@settings(max_examples=20)
+@few(8)
 @given(st.lists(st.integers(0, 25), min_size=1, max_size=4), st.integers(1, 30))
 def test_runs_that_go_on_make_one_tree(tmp_path_factory, counts, every_events):
     """Whatever was stored between two of them."""

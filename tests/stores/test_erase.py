@@ -8,10 +8,11 @@ import hmac
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.events import agent
+from tests._helpers.examples import few
 from tests._helpers.stores import KINDS
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent, open_event_log
 from trio_eventlog.abc import ErasableStore
@@ -33,7 +34,7 @@ def without_payload(event):
     return attrs.evolve(event, event=attrs.evolve(event.event, payload=None))
 
 
-@settings(max_examples=40)
+@few(15)
 @given(st.lists(EVENTS, max_size=8), st.builds(EventQuery, identity=NAMES) | queries())
 def test_what_matches_loses_its_payload_and_nothing_else_changes(tmp_path_factory, events, query):
     directory = tmp_path_factory.mktemp("erase")
