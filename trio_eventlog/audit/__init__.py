@@ -6,11 +6,13 @@ it: whoever has an old note, and the public key, finds out if one was changed, r
 
 Needs the extra ``audit``, for Ed25519.
 
-``_tree``, ``_notes``, ``_leaves``, ``_records``, ``_judge`` and ``_proofs`` are pure; ``_keys`` and ``_file``
-block; ``_work``, ``_recorder``, ``_seal``, ``_verify`` and ``_prove`` are for Trio.
+``_tree``, ``_notes``, ``_leaves``, ``_records``, ``_judge`` and ``_proofs`` are pure; ``_keys``, ``_file``
+and ``_covering`` block; ``_work``, ``_recorder``, ``_seal``, ``_sources``, ``_verify`` and ``_prove`` are for
+Trio.
 """
 
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
+from trio_eventlog.audit._covering import CheckpointReader, Checkpoints
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._judge import CheckpointVerification
 from trio_eventlog.audit._keys import CommitmentKey, Signer, Verifier
@@ -27,8 +29,10 @@ __all__ = [
     "Anchor",
     "AuditError",
     "Checkpoint",
+    "CheckpointReader",
     "CheckpointRecorder",
     "CheckpointVerification",
+    "Checkpoints",
     "CommitmentKey",
     "ConsistencyProof",
     "InclusionProof",

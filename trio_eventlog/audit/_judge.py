@@ -30,7 +30,8 @@ class CheckpointVerification:
       checkpoints: how many of them are valid.
       sealed: events that the last of them covers.
       sealed_seq: seq of the last event that it covers; 0 if there is none.
-      unsealed: events after that, which nothing vouches for yet.
+      unsealed: events after that, which nothing vouches for yet. If an archive was compared alone, those that
+        only checkpoints cover that cover others as well.
       erased: events that were compared by the commitment that is left of their payload.
       skipped_seq: events up to this seq were not compared, because ``pruned_through`` said so; 0 for none.
       problems: how many problems there are; 0 if the log is what was sealed.
@@ -105,8 +106,13 @@ class Judge:
             done = place
         self._take(seqs[done:], leaves[done:])
 
-    def finish(self) -> None:
-        """There are no more events."""
+    def finish(self, *, is_whole: bool = True) -> None:
+        """There are no more events; unless the log ``is_whole``, there may be some elsewhere."""
+        if not is_whole:
+            while self._next < len(self._records) and self._records[self._next].last_seq <= self._last_seq:
+                self._close()
+            self.unsealed = len(self._seqs)
+            return
         if self._next < len(self._records):
             end = self._records[-1].last_seq
             if self._last_seq < end:

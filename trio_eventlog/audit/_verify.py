@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 import trio
 
 from trio_eventlog import (
     CodecError,
-    EventQuery,
-    EventsPruned,
     EventStore,
     PersistedEvent,
     StaleCursor,
@@ -23,7 +21,7 @@ from trio_eventlog.audit._judge import CheckpointVerification, Findings, Judge
 from trio_eventlog.audit._keys import CommitmentKey, Verifier
 from trio_eventlog.audit._leaves import LeafHasher
 from trio_eventlog.audit._records import Record, parse_record
-from trio_eventlog.reading import iter_events
+from trio_eventlog.audit._sources import FromArchive, FromStore, Merged, Source, SourceError
 
 
 @attrs.frozen
@@ -62,11 +60,12 @@ def load_records(path: str, verifier: Verifier) -> Loaded:
 
 
 async def verify_checkpoints(
-    store: EventStore,
+    store: EventStore | None,
     path: str | os.PathLike[str],
     verifier: Verifier,
     commitment_key: CommitmentKey,
     *,
+    archived: Iterator[Sequence[PersistedEvent]] | None = None,
     notes: Sequence[str] = (),
     pruned_through: int = 0,
     most_findings: int = 100,
@@ -80,10 +79,14 @@ async def verify_checkpoints(
     store, verifies as well. A checkpoint of Trio; cancelled, it stops.
 
     Args:
-      store: the store of the log, read-only or not.
+      store: the store of the log, read-only or not. None to compare what is archived alone: up to its last
+        event, with the checkpoints that cover nothing beyond that.
       path: the file of the checkpoints.
       verifier: the public key.
       commitment_key: the key that the payloads were sealed with.
+      archived: the events that were moved from the log to an archive:
+        :func:`trio_eventlog.retention.read_archive`, or another iterator of pages in ascending order of seq.
+        Steps are made in a thread.
       notes: notes that were kept where the owner of the log cannot change them. Only they can show that the
         file itself was cut off or written anew with the private key.
       pruned_through: events up to this seq were pruned on purpose, 0 or more. The comparison begins after the
@@ -92,9 +95,12 @@ async def verify_checkpoints(
       on_progress: called with a seq every now and then; all events up to it were read.
 
     Raises:
+      ValueError: there is neither a store nor what was archived.
       AuditError: the file cannot be read, or one of ``notes`` is not signed by this key or is of another log.
       StoreError: the store failed; another call may succeed.
     """
+    if store is None and archived is None:
+        raise ValueError("store: expected one, or archived events instead")
     loaded = await trio.to_thread.run_sync(load_records, os.fspath(path), verifier)
     findings = Findings(most_findings)
     for problem in loaded.problems:
@@ -108,14 +114,19 @@ async def verify_checkpoints(
     judge = Judge(records, kept, start, findings)
     skipped = records[start - 1].last_seq if start else 0
     hasher = LeafHasher(commitment_key, origin)
+    source = _source(store, archived, skipped)
     try:
-        await _judge_log(store, hasher, judge, skipped, on_progress)
+        await _judge_log(source, hasher, judge, skipped, on_progress)
+    except SourceError as exc:
+        findings.add(None, f"what was archived cannot be read to its end: {exc.__cause__}")
     except (StoreUnusable, CodecError) as exc:
         findings.add(None, f"the log cannot be read to its end: {exc}")
     except StaleCursor as exc:
         findings.add(None, f"the log is shorter than what was sealed: {exc}")
     else:
-        judge.finish()
+        judge.finish(is_whole=store is not None)
+    finally:
+        source.close()
     return _result(records, findings, judge, hasher.erased, skipped)
 
 
@@ -129,23 +140,27 @@ def _first_compared(records: Sequence[Record], pruned_through: int) -> int:
     return len(records)
 
 
+def _source(
+    store: EventStore | None, archived: Iterator[Sequence[PersistedEvent]] | None, after: int
+) -> Source:
+    if store is None:
+        assert archived is not None, "one of them is given"
+        return FromArchive(archived)
+    if archived is None:
+        return FromStore(store, after)
+    return Merged(FromStore(store, after), FromArchive(archived))
+
+
 async def _judge_log(
-    store: EventStore,
+    source: Source,
     hasher: LeafHasher,
     judge: Judge,
     after: int,
     on_progress: Callable[[int], object] | None,
 ) -> None:
-    events = iter_events(store, EventQuery(after_seq=after))
-    while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
-        try:
-            page: list[PersistedEvent] = await anext(events.pages(), [])
-        except EventsPruned:
-            # They are missing from what was sealed, which the judge will say.
-            continue
-        if not page:
-            return
-        judge.add([event.seq for event in page], hasher.leaves(page))
+    while page := await source.next_page():
+        wanted = page if page[0].seq > after else [event for event in page if event.seq > after]
+        judge.add([event.seq for event in wanted], hasher.leaves(wanted))
         if on_progress is not None:
             on_progress(page[-1].seq)
 

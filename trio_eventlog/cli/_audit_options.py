@@ -11,9 +11,18 @@ import trio
 from cyclopts import Parameter
 
 from trio_eventlog import EventStore
-from trio_eventlog.audit import CheckpointVerification, CommitmentKey, Verifier, verify_checkpoints
+from trio_eventlog.audit import (
+    AuditError,
+    CheckpointReader,
+    Checkpoints,
+    CheckpointVerification,
+    CommitmentKey,
+    Verifier,
+    verify_checkpoints,
+)
 from trio_eventlog.cli._options import USAGE_STATUS, Count
 from trio_eventlog.cli._terminal import CommandError
+from trio_eventlog.retention import read_archive
 
 KeyFile: TypeAlias = Annotated[str, Parameter(metavar="FILE")]
 MaybeFile: TypeAlias = Annotated[str | None, Parameter(metavar="FILE")]
@@ -69,15 +78,27 @@ class Seal:
     notes: tuple[str, ...]
     pruned_through: int
 
+    def read(self) -> Checkpoints | None:
+        """Read the file; None if something is wrong with it, which :meth:`compare` will say. Blocks."""
+        try:
+            return CheckpointReader(self.checkpoints, self.verifier).read()
+        except AuditError:
+            return None
+
     async def compare(
-        self, store: EventStore, most_findings: int, on_progress: Callable[[int], object]
+        self,
+        store: EventStore | None,
+        archive: str | None,
+        most_findings: int,
+        on_progress: Callable[[int], object],
     ) -> CheckpointVerification:
-        """Compare a log with it; see :func:`verify_checkpoints`."""
+        """Compare a log with it, or an archive, or both; see :func:`verify_checkpoints`."""
         return await verify_checkpoints(
             store,
             self.checkpoints,
             self.verifier,
             self.commitment_key,
+            archived=None if archive is None else read_archive(archive),
             notes=self.notes,
             pruned_through=self.pruned_through,
             most_findings=most_findings,
