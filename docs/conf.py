@@ -61,7 +61,7 @@ intersphinx_mapping = (
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|subprocess|trio|types|typing)\..*",
+        r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|re|subprocess|trio|types|typing)\..*",
     ),
     ("py:.*", r"[a-z]+"),
     ("py:class", "Ed25519(Private|Public)Key"),  # of cryptography
