@@ -201,10 +201,21 @@ def golden(session: nox.Session) -> None:
 
 @nox.session
 def crashes(session: nox.Session) -> None:
-    """Kill processes in the middle of their work, six hundred times."""
+    """Kill processes in the middle of their work, seven hundred times."""
     install_package(session)
     install_group(session, "tests")
     session.run("pytest", *LONG, "tests/crashes/deep_crashes.py", *session.posargs)
+
+
+@nox.session
+def trail(session: nox.Session) -> None:
+    """Tamper with sealed logs ten thousand times; kill recorders and archivers a hundred times each."""
+    install_package(session)
+    install_group(session, "tests")
+    folders = ("tests/audit", "tests/retention", "tests/test_masking.py", "tests/stores/test_erase.py")
+    deep = ("tests/audit/deep_tampering.py", "tests/retention/deep_kills.py")
+    nightly = {"HYPOTHESIS_PROFILE": "nightly"}
+    session.run("pytest", *IN_PARALLEL, *LONG, *folders, *deep, *session.posargs, env=nightly)
 
 
 @nox.session

@@ -121,7 +121,7 @@ def test_a_store_that_passes(check, tmp_path):
     assert re.search(r"^S5 +passed +\d+ +\d+\.\d  Results pass all filters", result.out, re.MULTILINE)
     assert re.search(r"^S13 +skipped +the store is not durable$", result.out, re.MULTILINE)
     assert "left out: readers: no open_reader was given" in result.out
-    assert re.search(r"14 clauses passed, 0 failed, 2 skipped in \d+\.\d s \(seed 5\)", result.out)
+    assert re.search(r"15 clauses passed, 0 failed, 2 skipped in \d+\.\d s \(seed 5\)", result.out)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
@@ -390,14 +390,14 @@ UNTIL_S2 = INTERRUPTED.format(function="check_store", condition="result.clause =
         (["my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:number"], "my_stores:number is not a function (it is of type int)"),
         (["my_stores:not_decorated"], "expected it to return an async context manager, got async_generator"),
-        (["my_stores:open_memory", "--clause", "S99"], "clauses: expected some of S1 to S16, got S99"),
+        (["my_stores:open_memory", "--clause", "S99"], "clauses: expected some of S1 to S17, got S99"),
         (["my_stores:open_memory", "--reader", "my_stores:nothing"], "my_stores has no nothing"),
         (["my_stores:open_memory", "--budget", "0"], "--budget"),
         (["my_stores:open_memory", "--max-examples", "0"], "--max-examples"),
         (["my_stores:open_memory", "--deviation", "S5"], "--deviation: 'S5' has no reason"),
         (
             ["my_stores:open_memory", "--deviation", "S99=so"],
-            "deviations: expected some of S1 to S16, got S99",
+            "deviations: expected some of S1 to S17, got S99",
         ),
         (["my_stores:open_memory", "--growth", "--mutate"], "only one of --mutate, --growth, --fixtures"),
         (["my_stores:open_memory", "--growth", "--json", "x"], "are for a check of the clauses"),

@@ -40,8 +40,8 @@ def check(open_store, *clauses, **options):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"clauses": ["S5", "S99", "T1"]}, ValueError, "clauses: expected some of S1 to S16, got S99, T1"),
-        ({"clauses": []}, ValueError, "clauses: expected some of S1 to S16, got none"),
+        ({"clauses": ["S5", "S99", "T1"]}, ValueError, "clauses: expected some of S1 to S17, got S99, T1"),
+        ({"clauses": []}, ValueError, "clauses: expected some of S1 to S17, got none"),
         ({"clauses": "S5"}, TypeError, "clauses: expected a collection such as ['S5'], got a string"),
         ({"budget": 0}, ValueError, "budget: expected more than 0 seconds"),
         ({"budget": float("nan")}, ValueError, "budget: expected more than 0 seconds"),
@@ -455,7 +455,7 @@ def test_a_test_of_a_declared_deviation_is_an_expected_failure():
 @pytest.mark.parametrize(
     ("deviations", "error", "message"),
     [
-        ({"S99": "so"}, ValueError, "deviations: expected some of S1 to S16, got S99"),
+        ({"S99": "so"}, ValueError, "deviations: expected some of S1 to S17, got S99"),
         ({"S1": None}, TypeError, "deviations[S1]: expected a string, got NoneType"),
         ({"S1": " "}, ValueError, "deviations[S1]: expected a reason, got ' '"),
         (["S1"], TypeError, "deviations: expected a mapping of clauses to reasons, got list"),
@@ -476,7 +476,7 @@ def test_a_test_class_with_a_deviation_from_a_clause_that_there_is_not():
         def open_store(self, location):
             return open_memory(location)
 
-    with pytest.raises(ValueError, match="deviations: expected some of S1 to S16, got s6"):
+    with pytest.raises(ValueError, match="deviations: expected some of S1 to S17, got s6"):
         Mistyped().test_s9()
 
 

@@ -14,7 +14,15 @@ from typing import Any, Final
 import attrs
 import trio
 
-from trio_eventlog.abc import BoundedStore, DamageAwareStore, EventStore, FileStore, LeasedStore, LockingStore
+from trio_eventlog.abc import (
+    BoundedStore,
+    DamageAwareStore,
+    ErasableStore,
+    EventStore,
+    FileStore,
+    LeasedStore,
+    LockingStore,
+)
 from trio_eventlog.testing._arguments import (
     check_deviations,
     check_flag,
@@ -63,6 +71,8 @@ class Declared:
     keeps_files: bool = False
     """Whether it has files at its location. They are there once it was left, if not before."""
     file_access: str | None
+    erases: bool = False
+    """Whether it can erase."""
 
 
 def first_look(sandbox: Sandbox) -> Declared:
@@ -123,6 +133,7 @@ def declarations(store: EventStore) -> Declared:
         lock_timeout=lock_timeout,
         detects_damage=bool(store.detects_damage) if isinstance(store, DamageAwareStore) else False,
         file_access=file_access,
+        erases=isinstance(store, ErasableStore),
     )
 
 
@@ -382,6 +393,8 @@ def _lacking(
         lacking["damage"] = "the store does not declare that it detects damage"
     elif not declared.keeps_files:
         lacking["damage"] = "the store keeps no files at its location"
+    if not declared.erases:
+        lacking["erase"] = "the store cannot erase"
     if not subject.durable:
         lacking["durable"] = "the store is not durable"
     return lacking

@@ -179,3 +179,7 @@ class StoreConformance:
     def test_s16(self) -> None:
         """Damage is told."""
         self._check("S16")
+
+    def test_s17(self) -> None:
+        """What was erased is gone, and nothing else."""
+        self._check("S17")

@@ -26,11 +26,12 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S14": "Ids and seqs belong to one log.",
         "S15": "Leaving the store frees everything, however it is left.",
         "S16": "From files that were damaged it answers what was written, or raises an error.",
+        "S17": "What was erased is in no answer and in no file, and everything else is as it was.",
     }
 )
-"""The clauses S1 to S16 in order, each with its sentence. The contract itself is :class:`EventStore`."""
+"""The clauses S1 to S17 in order, each with its sentence. The contract itself is :class:`EventStore`."""
 
-CONTRACT_VERSION: Final = "2.0"
+CONTRACT_VERSION: Final = "2.1"
 """The version of the contract that this harness checks.
 
 The first number grows when a clause asks for more than it did, so that a store that conformed may fail; the

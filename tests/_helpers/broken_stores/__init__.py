@@ -11,6 +11,7 @@ from tests._helpers.broken_stores import (
     concurrency,
     damage,
     durability,
+    erasing,
     errors,
     filters,
     isolation,
@@ -35,6 +36,7 @@ BROKEN: tuple[Broken, ...] = (
     *isolation.BROKEN,
     *lifecycle.BROKEN,
     *damage.BROKEN,
+    *erasing.BROKEN,
     *scale.BROKEN,
     *concurrency.BROKEN,
 )
