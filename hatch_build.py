@@ -18,7 +18,7 @@ class CoreBuildHook(BuildHookInterface[Any]):
     """Adds the core to a wheel, or to the source tree of an editable installation."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile the core. What keeps it from being compiled is shown, and is no error."""
+        """Compile the core. If that fails, the reason is shown, and the build goes on."""
         if self.target_name != "wheel" or not is_wanted():
             return
         if version == "editable":

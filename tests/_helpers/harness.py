@@ -4,7 +4,12 @@ import pytest
 
 from tests._helpers.broken_stores import Broken
 from trio_eventlog.testing import ConformanceReport, _search
-from trio_eventlog.testing._check_store import DEFAULT_BUDGET, DEFAULT_MAX_EXAMPLES, run_checks
+from trio_eventlog.testing._check_store import (
+    DEFAULT_BUDGET,
+    DEFAULT_MAX_EXAMPLES,
+    DEFAULT_OP_TIMEOUT,
+    run_checks,
+)
 from trio_eventlog.testing._clauses import clause_shares
 from trio_eventlog.testing._report import CheckSettings
 from trio_eventlog.testing._subject import StoreUnderTest
@@ -16,21 +21,19 @@ def check_clause(broken: Broken, *, seed: int) -> ConformanceReport:
     And with half of the rest, if it needs more for enough examples: there, it may use most of it.
     """
     share = DEFAULT_BUDGET * clause_shares()[broken.clause]
-    # Some hang, and there is no need to wait as long as for a store that might not.
-    op_timeout = 5.0 if broken.durable else 1.0
     return run_checks(
         StoreUnderTest(
             open_store=broken.open_store,
             open_reader=broken.open_reader,
             drop_store=None,
             durable=broken.durable,
-            op_timeout=op_timeout,
+            op_timeout=DEFAULT_OP_TIMEOUT,
         ),
         clauses=[broken.clause],
         settings=CheckSettings(
             durable=broken.durable,
             budget=max(10.0, share),
-            op_timeout=op_timeout,
+            op_timeout=DEFAULT_OP_TIMEOUT,
             max_examples=DEFAULT_MAX_EXAMPLES,
         ),
         seed=seed,

@@ -138,7 +138,7 @@ async def tally_server(kind):
 
 @asynccontextmanager
 async def opened(kind, server):
-    """The log, as soon as the lock of whoever lost power is gone."""
+    """The log, once the lock of the process that lost power has expired."""
     with trio.move_on_after(20):
         while True:
             try:

@@ -348,45 +348,27 @@ def test_growth_is_measured(check, monkeypatch):
     assert re.search(r"^run_id +1\.00 +200\.00 +200\.0 +GROWS$", result.out, re.MULTILINE)
 
 
-UNTIL_CAUGHT = """
+INTERRUPTED = """
 import os, signal, sys
 from trio_eventlog import testing
 from trio_eventlog.cli import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-check_harness = testing.check_harness
+{function} = testing.{function}
 
 def checking(*args, on_result, **options):
     def tell(result):
         on_result(result)
-        os.kill(os.getpid(), signal.SIGINT)
-    return check_harness(*args, on_result=tell, **options)
-
-testing.check_harness = checking
-sys.argv[1:1] = ["check"]
-main()
-"""
-
-
-UNTIL_S2 = """
-import os, signal, sys
-from trio_eventlog import testing
-from trio_eventlog.cli import main
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-check_store = testing.check_store
-
-def checking(*args, on_result, **options):
-    def tell(result):
-        on_result(result)
-        if result.clause == "S2":
+        if {condition}:
             os.kill(os.getpid(), signal.SIGINT)
-    return check_store(*args, on_result=tell, **options)
+    return {function}(*args, on_result=tell, **options)
 
-testing.check_store = checking
+testing.{function} = checking
 sys.argv[1:1] = ["check"]
 main()
 """
+UNTIL_CAUGHT = INTERRUPTED.format(function="check_harness", condition="True")
+UNTIL_S2 = INTERRUPTED.format(function="check_store", condition="result.clause == 'S2'")
 
 
 @pytest.mark.parametrize(

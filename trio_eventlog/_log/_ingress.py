@@ -33,7 +33,6 @@ from trio_eventlog._util import Forks
 Prepared: TypeAlias = tuple[str, int, UnifiedEvent, int]
 """An event that only lacks its seq: its id, its timestamp, the sealed event, and the size in bytes."""
 
-
 Refuse: TypeAlias = Callable[[PersistedEvent, LossReason], None]
 
 
@@ -78,9 +77,7 @@ class Ingress(Protocol):
     look: Callable[[], None]
     """Called when there may be something to do."""
 
-    def connect(
-        self, take_in: Callable[[], None], refuse: Callable[[PersistedEvent, LossReason], None]
-    ) -> None:
+    def connect(self, take_in: Callable[[], None], refuse: Refuse) -> None:
         """Say how to make room, and how to lose an event."""
         ...
 
@@ -144,9 +141,7 @@ class _Checks:
         self.look: Callable[[], None] = _nothing
         self._thread, self._forks = get_ident(), Forks.count
 
-    def connect(
-        self, take_in: Callable[[], None], refuse: Callable[[PersistedEvent, LossReason], None]
-    ) -> None:
+    def connect(self, take_in: Callable[[], None], refuse: Refuse) -> None:
         self._take_in = take_in
         self._refuse = refuse
 

@@ -253,7 +253,7 @@ class EventRejected(StoreError):
         return f"{self.reason} (seq {self._seqs()})"
 
     def __repr__(self) -> str:
-        # Whole events would fill the log of whoever writes this down, and may be confidential.
+        # Whole events are long, and may be confidential.
         return f"<{type(self).__name__} of seq {self._seqs()}: {self.reason!r}>"
 
     def _seqs(self) -> str:

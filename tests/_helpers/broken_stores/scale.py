@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -190,21 +191,21 @@ class SeenBeforeTheConflict(CorrectMemoryStore):
 class PagesWithoutSnapshot(CorrectMemoryStore):
     """A query reads in pages of 1,000, and others append between two of them."""
 
-    def _candidates(self, query: EventQuery) -> list[Held]:
-        after = query.after_seq or 0
-        return [held for held in super()._candidates(query) if held.event.seq > after]
-
     async def _select(self, query: EventQuery) -> list[Held]:
         if query.limit is not None:
             return await super()._select(query)
         found: list[Held] = []
-        while True:
-            after = found[-1].event.seq if found else query.after_seq
-            page = await super()._select(attrs.evolve(query, after_seq=after, limit=1_000))
-            found += page
-            if len(page) < 1_000:
-                return found
+        after = query.after_seq or 0
+        while page := self._page(after):
+            types = frozenset(map(self._key, self._types(query)))
+            found += [held for held in page if self._matches(held.event, query, types)]
+            after = page[-1].event.seq
             await trio.lowlevel.checkpoint()
+        return found
+
+    def _page(self, after: int) -> list[Held]:
+        later = (held for seq, held in self.by_seq.items() if seq > after)
+        return heapq.nsmallest(1_000, later, key=lambda held: held.event.seq)
 
 
 class PayloadsOfTheSecondPart(CorrectMemoryStore):

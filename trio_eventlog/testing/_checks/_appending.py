@@ -11,6 +11,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 
 from trio_eventlog import AgentEvent, PersistedEvent
 from trio_eventlog.testing._checks._common import affordable, cancel_points, plain
+from trio_eventlog.testing._checks._scale import largest
 from trio_eventlog.testing._example import AfterSeconds, AfterTicks, CancelPoint, Example
 from trio_eventlog.testing._model import Conflict
 from trio_eventlog.testing._open_store import OpenStore, opened, read_meanwhile
@@ -225,7 +226,7 @@ def _watched(subject: StoreUnderTest) -> SearchStrategy[Watched]:
 
 def _watched_table(subject: StoreUnderTest) -> list[Watched]:
     # However large the parts are that a store commits: a batch is larger.
-    return [Watched((min(subject.max_batch or 5_000, 5_000),), 3)]
+    return [Watched((largest(subject),), 3)]
 
 
 async def _try_watched(example: Example, case: Watched) -> None:

@@ -180,7 +180,7 @@ def record_files(
 
     Raises:
       TypeError, ValueError: ``directory`` is not a path; the syncs are not integers of 1 or more.
-      NotADirectoryError: there is no such directory.
+      NotADirectoryError: the directory does not exist.
     """
     directory = checked_path("directory", directory)
     check_integers("failing_syncs", failing_syncs, 1)
