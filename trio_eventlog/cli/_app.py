@@ -78,7 +78,8 @@ app = App(
 )
 
 for _command, _examples in (
-    (_backup.backup, _backup.EXAMPLES),
+    (_backup.adopt, _backup.ADOPT_EXAMPLES),
+    (_backup.backup, _backup.BACKUP_EXAMPLES),
     (_check.check, _check.EXAMPLES),
     (_check_history.check_history, _check_history.EXAMPLES),
     (_copy.copy, _copy.EXAMPLES),
@@ -90,6 +91,7 @@ for _command, _examples in (
     (_inspect.verify, _inspect.VERIFY_EXAMPLES),
     (_prune.prune, _prune.EXAMPLES),
     (_query.query, _query.EXAMPLES),
+    (_backup.restore, _backup.RESTORE_EXAMPLES),
     (_tail.tail, _tail.EXAMPLES),
     (_tasks.tasks, _tasks.EXAMPLES),
 ):
