@@ -20,7 +20,7 @@ def test_backup(cli, db, filled, tmp_path):
 
 def test_a_backup_is_interrupted(cli, filled, tmp_path, monkeypatch):
     monkeypatch.setattr(_backup, "_PAGES", 1)
-    interrupt_at(monkeypatch, _backup, "create", 1)
+    interrupt_at(monkeypatch, _backup.Backup, "copy_some", 1)
 
     done = cli("backup", "--store", filled, "--to", tmp_path / "copy.db")
 

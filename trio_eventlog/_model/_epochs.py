@@ -6,11 +6,11 @@ Theory of operation
 A log that goes on in a backup would give out seqs again that the original gave out after the backup was made.
 A reader that has seen those would take other events for them, and skip what it takes for known.
 
-So it does not: an *epoch* begins with an event that says so, the next seq after which no earlier epoch can have
-come. Its seq is the time in microseconds since 1970. A log that gives out fewer than a million seqs per second
-is always behind that, whatever epoch it is in. So no seq stands for two events, and a cursor tells by its value
-alone whether it is of a state that is gone: it lies between the last seq that was there when the epoch began,
-which the event names, and the seq of the event.
+So it does not: an *epoch* begins, with an event that says so, at a seq that the log cannot have given out in
+any earlier epoch: the time in microseconds since 1970. A log that gives out fewer than a million seqs per
+second is always behind that. So no seq stands for two events, and a cursor tells by its value alone whether
+it is of a state that is gone: it lies between the last seq that was there when the epoch began, which the
+event names, and the seq of the event.
 
 Being an event, the beginning of an epoch is in every store, copy, export and archive of the log.
 """
@@ -32,8 +32,8 @@ _MODULE: Final = "trio_eventlog"
 FIRST_EPOCH_SEQ: Final = 10**15
 """No epoch begins below this seq, which is a time in 2001. A log that has not come so far has only one."""
 
-_SMALLEST_STEP: Final = 10**9
-"""Seqs that are skipped at least, if the clock is behind."""
+_STEP: Final = 10**9
+"""How far to go on if the clock is behind the log."""
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +72,9 @@ def first_event(last_seq: int, *, now_us: int, event_id: str, reason: str) -> Pe
     Raises:
       ValueError: the log has come so far that no seq is left.
     """
-    seq = max(now_us, FIRST_EPOCH_SEQ, last_seq + _SMALLEST_STEP)
+    seq = max(now_us, FIRST_EPOCH_SEQ)
+    if seq <= last_seq:
+        seq = last_seq + _STEP
     if seq >= MAX_STORED:
         raise ValueError(f"there is no seq for another epoch after seq {last_seq}")
     event = ModuleEvent(_MODULE, EPOCH_TYPE, {"after_seq": last_seq, "reason": reason})

@@ -100,9 +100,7 @@ async def _copied(copy: Callable[..., Awaitable[int]], option: str, summary: str
         return 0 if await write_summary(summary.replace("{}", counted(events, "event"), 1)) else 1
 
 
-async def adopt(
-    *, store: StoreUrl, reason: Annotated[str, Parameter(metavar="TEXT")] = "adopted"
-) -> int:
+async def adopt(*, store: StoreUrl, reason: Annotated[str, Parameter(metavar="TEXT")] = "adopted") -> int:
     """Begin an epoch of a log that some other tool has copied or restored.
 
     It then goes on with seqs that were never given out, and readers whose cursor is from the state that is

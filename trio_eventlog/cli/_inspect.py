@@ -19,6 +19,7 @@ from trio_eventlog.abc import (
     StoreVerification,
     VerifiableStore,
 )
+from trio_eventlog.cli._epochs import epoch_lines, without_skipped
 from trio_eventlog.cli._options import USAGE_STATUS, AsJson, Count, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import (
@@ -31,6 +32,7 @@ from trio_eventlog.cli._terminal import (
     visible,
     write,
 )
+from trio_eventlog.reading import Epoch
 from trio_eventlog.retention import ArchiveError, ArchiveVerification, verify_archive
 from trio_eventlog.stores import without_secrets
 
@@ -100,14 +102,18 @@ async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bo
         raise CommandError(f"{url}: stores of this kind have no statistics")
     description = await store.describe(top=top)
     logs = await store.log_names() if isinstance(store, MultiLogStore) else []
+    description, epochs = await without_skipped(store, description)
     if as_json:
-        await write(json_line({"store": url, "logs": logs, **attrs.asdict(description)}))
+        fields = attrs.asdict(description) | {"epochs": [attrs.asdict(epoch) for epoch in epochs]}
+        await write(json_line({"store": url, "logs": logs, **fields}))
     else:
-        await write(rendered(_table(_statistics(url, logs, description))))
+        await write(rendered(_table(_statistics(url, logs, description, epochs))))
     return 0
 
 
-def _statistics(url: str, logs: Sequence[str], description: StoreDescription) -> Facts:
+def _statistics(
+    url: str, logs: Sequence[str], description: StoreDescription, epochs: Sequence[Epoch]
+) -> Facts:
     yield "store", [url]
     if logs:
         yield "logs", logs
@@ -118,6 +124,8 @@ def _statistics(url: str, logs: Sequence[str], description: StoreDescription) ->
     if description.first_timestamp_ms is not None and description.last_timestamp_ms is not None:
         first, last = description.first_timestamp_ms, description.last_timestamp_ms
         yield "time (UTC)", [f"{time_text(first)} to {time_text(last)}"]
+    if epochs:
+        yield "epochs", epoch_lines(epochs)
     yield _gaps(description)
     yield "event types", _ranking(description.event_types, description.distinct_event_types)
     yield "members", _ranking(description.members, description.distinct_members)
@@ -162,8 +170,9 @@ async def verify(
 
     Checks that every event can be read, that seqs ascend and ids are unique, and the structure of the file,
     the indexes of the database, or the subjects of the stream. The exit status is 1 if there is a problem.
-    Gaps in seq are listed: those events were lost, were duplicates, or were pruned. Another process may write
-    to the log at the same time.
+    Gaps in seq are listed: those events were lost, were duplicates, or were pruned. So are the epochs that
+    began when the log was restored; the seqs that are skipped there are no gap. Another process may write to
+    the log at the same time.
 
     Args:
       store: The log.
@@ -203,19 +212,25 @@ async def print_verification(
     last_seq = await store.last_seq()
     async with progress_bar(error_console(), last_seq or None, lambda: (seen, f"seq {seen:,}")):
         found = await store.verify(most_findings=max_shown, on_progress=note)
+    epochs: list[Epoch] = []
+    if not found.problems:
+        found, epochs = await without_skipped(store, found)
     is_sound = not found.problems and not (no_gaps and found.gaps)
     if as_json:
-        await write(json_line({"store": url, "sound": is_sound, **attrs.asdict(found)}))
+        fields = attrs.asdict(found) | {"epochs": [attrs.asdict(epoch) for epoch in epochs]}
+        await write(json_line({"store": url, "sound": is_sound, **fields}))
     else:
-        await write(rendered(_table(_verification(url, found, no_gaps=no_gaps))))
+        await write(rendered(_table(_verification(url, found, epochs, no_gaps=no_gaps))))
     return 0 if is_sound else 1
 
 
-def _verification(url: str, found: StoreVerification, *, no_gaps: bool) -> Facts:
+def _verification(url: str, found: StoreVerification, epochs: Sequence[Epoch], *, no_gaps: bool) -> Facts:
     yield "store", [url]
     yield "events", [f"{found.events:,}"]
     if found.first_seq is not None:
         yield "seq", [f"{found.first_seq} to {found.last_seq}"]
+    if epochs:
+        yield "epochs", epoch_lines(epochs)
     yield _gaps(found, "(not allowed)" if no_gaps else "(lost, duplicate or pruned)")
     problems = [
         finding.problem if finding.seq is None else f"seq {finding.seq}: {finding.problem}"

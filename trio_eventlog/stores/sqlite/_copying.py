@@ -12,9 +12,7 @@ from trio_eventlog.stores.sqlite._files import Place
 from trio_eventlog.stores.sqlite._parts import Parts, start
 
 
-async def copy_database(
-    place: Place, target: str, on_progress: Callable[[int, int], object] | None
-) -> None:
+async def copy_database(place: Place, target: str, on_progress: Callable[[int, int], object] | None) -> None:
     """Copy what is at ``place`` at one moment to the part of ``target``, which is there. A checkpoint."""
     job, parts = Backup(place, target, on_progress), Parts()
     try:

@@ -36,7 +36,9 @@ async def restore(
     check_flag("replace", replace)
     check_verify(0, on_progress)
     place = await workers.in_thread(source, partial(files.existing, source))
-    target, is_there = await workers.in_thread(path, partial(_create, path, replace=replace))
+    target, is_there = await workers.in_thread(
+        path, partial(_create, path, replace=replace), lambda made: backups.remove(made[0])
+    )
     try:
         await copy_database(place, target, on_progress)
         events = await verified_events(target + backups.PART)
@@ -50,7 +52,7 @@ async def restore(
 
 
 def _create(path: str, *, replace: bool) -> tuple[str, bool]:
-    """Create the file to copy to. Returns the path with links followed, and whether there is one to replace."""
+    """Create the file to copy to. Returns its path without links, and whether there is a file to replace."""
     target = os.path.realpath(path)
     is_there = replace and os.path.lexists(target)
     (backups.create_part if is_there else backups.create)(target)
@@ -93,7 +95,7 @@ def _put_in_place(target: str, replaced: Sequence[str]) -> None:
 
 
 def _settle(path: str) -> None:
-    """Put what is in the write-ahead log of a database into it: SQLite would take it for that of the new one."""
+    """Empty the write-ahead log of a database, which SQLite would take for that of its replacement."""
     try:
         db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         try:

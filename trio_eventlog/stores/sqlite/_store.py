@@ -423,7 +423,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         target = files.checked_path(path)
         check_verify(0, on_progress)
-        await workers.in_thread(target, partial(backups.create, target))
+        await workers.in_thread(target, partial(backups.create, target), lambda _: backups.remove(target))
         try:
             await copying.copy_database(self._log_reader.place, target, on_progress)
             events = await verified_events(target + backups.PART)
