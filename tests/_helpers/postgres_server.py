@@ -48,7 +48,8 @@ class PostgresServer:
             user = pwd.getpwnam(_UNPRIVILEGED)
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             os.chown(root, user.pw_uid, user.pw_gid)
-        self._root = root
+        self.root = root
+        """A directory of its own, in which its programs may write."""
         self._bin = self._programs()
         self._data = root / "data"
         self._settings = settings
@@ -60,30 +61,31 @@ class PostgresServer:
         installed = package / ("pginstall" if VERSION == "16" else f"pginstall{VERSION}")
         if self._identity and not _others_reach(installed / "bin"):
             # Under the home of root, say. Their libraries are found by their place beside the package.
-            copied = self._root / "programs"
+            copied = self.root / "programs"
             for part in (installed, package.with_suffix(".libs")):
                 shutil.copytree(part, copied / part.relative_to(package.parent), symlinks=True)
             installed = copied / installed.relative_to(package.parent)
         return installed / "bin"
 
-    def _run(self, program, *arguments, **environment):
+    def run(self, program, *arguments, **environment):
+        """Run one of the programs that come with the server."""
         subprocess.run(
             [self._bin / program, *map(str, arguments)],
             check=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=self._root,
+            cwd=self.root,
             env={**os.environ, **environment},
             **self._identity,
         )
 
     def create(self):
         """Make the data, with a superuser ``tester`` who needs the password."""
-        secret = self._root / "password"
+        secret = self.root / "password"
         secret.write_text(f"{PASSWORD}\n")
         if self._identity:
             os.chown(secret, self._identity["user"], self._identity["group"])
-        self._run(
+        self.run(
             "initdb",
             "-D",
             self._data,
@@ -102,7 +104,7 @@ class PostgresServer:
     def create_standby(self, primary):
         """Copy the data of another server, to follow it from now on."""
         where = ["-h", "127.0.0.1", "-p", primary.port, "-U", USER]
-        self._run(
+        self.run(
             "pg_basebackup",
             "-D",
             self._data,
@@ -115,7 +117,7 @@ class PostgresServer:
 
     def promote(self):
         """Have a standby take writes from now on."""
-        self._run("pg_ctl", "-D", self._data, "promote")
+        self.run("pg_ctl", "-D", self._data, "promote")
 
     def file_of(self, relation):
         """Where the server keeps a table, by what it says of it."""
@@ -134,13 +136,13 @@ class PostgresServer:
             **self._settings,
         }
         options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
-        with (self._root / "log").open("ab") as log:
+        with (self.root / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._bin / "postgres", "-D", self._data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._root,
+                cwd=self.root,
                 **self._identity,
             )
         give_up = time.monotonic() + _START_SECONDS
@@ -172,7 +174,7 @@ class PostgresServer:
 
     def log(self):
         """What the server has written so far."""
-        return (self._root / "log").read_text(errors="replace")
+        return (self.root / "log").read_text(errors="replace")
 
     def url(self, database="postgres", *, port=None, user=USER, secret=ESCAPED_PASSWORD):
         """Where it is."""
