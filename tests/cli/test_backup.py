@@ -177,4 +177,4 @@ def test_a_copy_of_what_is_gone_is_not_brought_up_to_date(cli, filled, db, tmp_p
 def test_tail_refuses_a_cursor_from_before(cli, filled):
     cli("adopt", "--store", filled)
     done = cli("tail", "--store", filled, "--after-seq", "2600")
-    assert (done.status, "is from a state of the log that is gone" in done.err) == (1, True)
+    assert (done.status, "is of a state that is gone" in done.err) == (1, True)

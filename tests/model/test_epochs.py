@@ -59,5 +59,5 @@ def test_what_was_erased_makes_all_earlier_cursors_stale(payload):
 def test_a_stale_cursor_says_why():
     error = StaleCursor(9, 5, NOW_US)
     assert (error.after_seq, error.last_seq, error.epoch_seq) == (9, 5, NOW_US)
-    assert "restored to that at seq 5, and went on from seq 1784000000000000" in str(error)
+    assert "restored to seq 5, and went on from seq 1784000000000000" in str(error)
     assert StaleCursor(9, 5).epoch_seq is None

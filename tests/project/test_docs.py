@@ -163,7 +163,7 @@ def test_fences_say_what_they_are(page):
 
 COMMANDS = (
     *("ingest", "query", "tail", "tasks", "stats", "verify", "prune", "copy", "export", "demo"),
-    *("check", "check-history", "erase", "backup"),
+    *("check", "check-history", "erase", "backup", "restore", "adopt"),
 )
 
 

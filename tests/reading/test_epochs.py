@@ -124,7 +124,10 @@ async def test_epochs_are_listed_in_order():
     await add(store, "f", 2)
     two = await begin_epoch(store)
     assert await list_epochs(store) == [one, two]
-    assert [(epoch.after_seq, epoch.reason) for epoch in (one, two)] == [(2, "first"), (one.seq + 2, "adopted")]
+    assert [(epoch.after_seq, epoch.reason) for epoch in (one, two)] == [
+        (2, "first"),
+        (one.seq + 2, "adopted"),
+    ]
     assert two.seq > one.seq + 2
 
 

@@ -185,8 +185,8 @@ class StaleCursor(EventLogError):
     def __str__(self) -> str:
         if self.epoch_seq is not None:
             return (
-                f"cursor {self.after_seq} is from a state of the log that is gone: it was restored to that at"
-                f" seq {self.last_seq}, and went on from seq {self.epoch_seq}"
+                f"cursor {self.after_seq} is of a state that is gone: the log was restored to seq"
+                f" {self.last_seq}, and went on from seq {self.epoch_seq}"
             )
         return f"cursor {self.after_seq} lies beyond the last seq of the log, {self.last_seq}"
 

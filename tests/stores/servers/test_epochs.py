@@ -1,16 +1,22 @@
 """Logs on servers that were restored by the tools of the server, and adopted."""
 
-import shutil
+import os
+import re
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests._helpers.jetstream_snapshots import restore_snapshot, take_snapshot
 from tests._helpers.nats_server import running_server
-from tests._helpers.postgres_server import PASSWORD, postgres_server
+from tests._helpers.pages import ROOT, fences
+from tests._helpers.postgres_server import postgres_server
 from trio_eventlog import AgentEvent, EventQuery, StaleCursor, StoreWentBack, open_event_log
 from trio_eventlog.reading import iter_events, list_epochs, tail
 from trio_eventlog.stores import JetStreamStore, PostgresStore, begin_epoch, open_store
+
+PAGE = ROOT / "docs" / "how-to" / "back-up-and-restore.md"
 
 
 async def ingest(store, count):
@@ -45,16 +51,28 @@ async def check_adopted(url, shared, lost):
 
 
 async def test_a_dump_of_postgresql(tmp_path):
-    """Into another database, as the page says."""
+    """Into another database, with the commands of the page."""
     with postgres_server() as server:
-        url = server.url()
-        async with PostgresStore.open(url) as store:
+        (text,) = [one.text for one in fences(PAGE) if "postgresql" in one.notes]
+        dump, *restore, verify, adopt = re.findall(r"^\$ (.*)", text, flags=re.MULTILINE)
+        path = os.pathsep.join([str(server.programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+        def run(command):
+            command = command.replace("postgresql://db.example", server.url("").rstrip("/")).replace(
+                "/app", "/postgres"
+            )
+            subprocess.run(
+                ["bash", "-c", command], check=True, cwd=tmp_path, env={**os.environ, "PATH": path}
+            )
+
+        async with PostgresStore.open(server.url()) as store:
             log_id = store.log_id
             await ingest(store, 5)
-            server.run("pg_dump", "--format=custom", "--dbname", url, "--file", server.root / "dump")
+            run(dump)
             await ingest(store, 4)
-        server.run("createdb", "--maintenance-db", url, "restored")
-        server.run("pg_restore", "--dbname", server.url("restored"), server.root / "dump")
+        for command in (*restore, verify):
+            run(command)
+        assert adopt == "trio-eventlog adopt --store postgresql://db.example/restored"
 
         await check_adopted(server.url("restored"), 5, 9)
         async with PostgresStore.open(server.url("restored")) as store:
