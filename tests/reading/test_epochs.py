@@ -42,8 +42,8 @@ async def outcome(store, reader, query):
                 events = await stack.enter_async_context(log.subscribe(query))
             found = []
             with trio.move_on_after(1):
-                async for event in events:
-                    found.append(event.id)
+                while True:
+                    found.append((await anext(events)).id)
             return found
     except StaleCursor:
         return "stale"

