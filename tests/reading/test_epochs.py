@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 import attrs
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests._helpers.events import agent
@@ -53,8 +53,10 @@ async def outcome(store, reader, query):
     steps=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 12)), min_size=1, max_size=4),
     reader=st.sampled_from(["iter", "tail", "subscribe"]),
     kind=st.sampled_from(sorted(FILTERS)),
+    last=st.sampled_from([0, 3]),
 )
-def test_a_cursor_is_valid_exactly_if_what_was_read_is_still_there(steps, reader, kind):
+@example(steps=[(5, 2)], reader="iter", kind="some", last=0)
+def test_a_cursor_is_valid_exactly_if_what_was_read_is_still_there(steps, reader, kind, last):
     """Whatever the log went through, and wherever the reader had stopped."""
 
     async def check():
@@ -64,7 +66,7 @@ def test_a_cursor_is_valid_exactly_if_what_was_read_is_still_there(steps, reader
             seen |= {event.seq: event.id for event in await store.query(EventQuery())}
             store = await restored(store, keep)
             await begin_epoch(store)
-        await add(store, "last", 3)
+        await add(store, "last", last)
         now = {event.seq: event.id for event in await store.query(EventQuery())}
         wanted = {event.seq: event.id for event in await store.query(FILTERS[kind])}
         for seq, event_id in [*seen.items(), (0, "")]:
@@ -75,6 +77,25 @@ def test_a_cursor_is_valid_exactly_if_what_was_read_is_still_there(steps, reader
                 assert found == "stale"
 
     trio.run(check, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_tail_refuses_a_cursor_on_entering():
+    store = MemoryStore()
+    await add(store, "e", 5)
+    await begin_epoch(store)
+    with pytest.raises(StaleCursor):
+        await tail(store, after_seq=6).__aenter__()
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+async def test_a_subscriber_that_finds_more_than_a_page(kind):
+    store = MemoryStore()
+    await add(store, "e", 5)
+    await begin_epoch(store)
+    await add(store, "new", 1000)
+    async with open_event_log(store) as log, log.subscribe(FILTERS[kind], after_seq=6) as events:
+        with pytest.raises(StaleCursor):
+            await anext(events)
 
 
 @pytest.mark.parametrize("kind", FILTERS)
