@@ -50,7 +50,7 @@ class Epoch:
     """The last seq that the log had then. A cursor between the two is stale."""
 
     timestamp_ms: int
-    """When it began: milliseconds since 1970-01-01 UTC."""
+    """The time when it began, in milliseconds since 1970-01-01 UTC."""
 
     reason: str
     """Why it began, in the words of whoever began it."""
