@@ -207,6 +207,17 @@ def crashes(session: nox.Session) -> None:
 
 
 @nox.session
+def trail(session: nox.Session) -> None:
+    """Tamper with sealed logs ten thousand times; kill recorders and archivers a hundred times each."""
+    install_package(session)
+    install_group(session, "tests")
+    folders = ("tests/audit", "tests/retention", "tests/test_masking.py", "tests/stores/test_erase.py")
+    deep = ("tests/audit/deep_tampering.py", "tests/retention/deep_kills.py")
+    nightly = {"HYPOTHESIS_PROFILE": "nightly"}
+    session.run("pytest", *IN_PARALLEL, *LONG, *folders, *deep, *session.posargs, env=nightly)
+
+
+@nox.session
 def campaign(session: nox.Session) -> None:
     """Play 100,000 steps of the fault campaign, and more."""
     install_package(session)

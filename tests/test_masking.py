@@ -8,6 +8,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests._helpers.examples import few
 from tests._helpers.json_values import exact, payloads, texts
 from trio_eventlog import AgentEvent, CodecError, ModuleEvent, open_event_log, to_json
 from trio_eventlog.masking import mask_keys, mask_text
@@ -74,6 +75,7 @@ def with_secret_keys(draw):
     return planted(value)
 
 
+@few(20)
 @given(with_secret_keys(), st.sampled_from([AgentEvent, ModuleEvent]))
 def test_no_value_of_a_masked_key_is_stored(pair, kind):
     payload, expected = pair
@@ -86,6 +88,7 @@ def test_no_value_of_a_masked_key_is_stored(pair, kind):
     assert json.dumps(payload) == before, "it was changed in place"
 
 
+@few(20)
 @given(payloads)
 def test_a_payload_without_such_a_key_stays_the_same_object(payload):
     event = AgentEvent("password", "password", payload)
@@ -120,6 +123,7 @@ def test_the_mask_can_be_another():
 # --- text -----------------------------------------------------------------------------------------
 
 
+@few(20)
 @given(
     nested(
         SCALARS | plain_texts | secrets | st.builds("{} {}!".format, secrets, secrets), plain_texts | secrets
@@ -152,6 +156,7 @@ def shape(value):
     return exact(value)
 
 
+@few(20)
 @given(payloads)
 def test_a_payload_without_a_match_stays_the_same_object(payload):
     event = AgentEvent("a", "t", payload)

@@ -25,9 +25,11 @@ import attrs
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import Finding, StoreDescription, StoreVerification
+from trio_eventlog._model._tombstones import ERASED
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 
 __all__ = [
+    "ERASED",
     "BoundedStore",
     "ChangeWatch",
     "DamageAwareStore",
@@ -465,15 +467,15 @@ class ErasableStore(Protocol):
         query: EventQuery,
         *,
         reason: str,
-        commit: Callable[[PersistedEvent], str] | None = None,
+        commitment: Callable[[PersistedEvent], str] | None = None,
     ) -> int:
         """Erase the payloads of the events that match, for good.
 
         An erased event keeps its seq, id, time, agent or module, type and member. So order, count and cursors
         stay valid, and an append of it is still a repeat. Its payload becomes a tombstone, an object with
-        the one key ``"@erased"``: the ``reason``, the time ``at_ms`` in milliseconds since 1970-01-01 UTC,
-        and the ``commitment``. It is in no scope any more. An event that has such a payload already is left
-        alone.
+        the one key ``"@erased"`` (:data:`ERASED`): the ``reason``, the time ``at_ms`` in milliseconds since
+        1970-01-01 UTC, and the ``commitment``. It is in no scope any more. An event that has such a payload
+        already is left alone.
 
         When this returns, nothing of what was erased is left where the store keeps its log; its documentation
         says what else is to be done. A call that failed, or was cancelled, may have erased some; another one
@@ -486,15 +488,17 @@ class ErasableStore(Protocol):
         Args:
           query: which events.
           reason: why; stands in each tombstone, so it should not say what is to be erased.
-          commit: makes the commitment of an event before it is erased, for example a hash with a secret key,
-            by which somebody who has the payload elsewhere can prove that it is this one. None: there is
-            none. Called in another thread, perhaps.
+          commitment: makes the commitment to the payload of an event that is to be erased: a string by which
+            it can be told later that a payload was this one, and which says nothing about it to whoever lacks
+            a key. That of :func:`trio_eventlog.audit.commitment_with` is the one that checkpoints are made
+            with, so that they hold for what is left. None: there is none, and checkpoints that cover the
+            events do not hold any more. Called in another thread, perhaps.
 
         Returns:
           The number of events that were erased.
 
         Raises:
-          TypeError: an argument, or what ``commit`` returns, is of the wrong type.
+          TypeError: an argument, or what ``commitment`` returns, is of the wrong type.
           ValueError: the reason is empty, or not text.
           StoreError: the store failed; another call may succeed.
           StoreUnusable: the store will never do it.

@@ -389,7 +389,7 @@ class CorrectErasingStore(CorrectMemoryStore):
         """What the events were that are erased, for stores that get it wrong."""
 
     async def erase(
-        self, query: EventQuery, *, reason: str, commit: Callable[[PersistedEvent], str] | None = None
+        self, query: EventQuery, *, reason: str, commitment: Callable[[PersistedEvent], str] | None = None
     ) -> int:
         await trio.lowlevel.checkpoint()
         async with self.lock:

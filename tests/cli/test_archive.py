@@ -6,10 +6,20 @@ import contextlib
 import json
 
 import pytest
+import trio
 
-from tests._helpers.cli import interrupt_at, many, stored
+from tests._helpers.cli import add, interrupt_at, many, stored
 from trio_eventlog.cli import _envelopes
 from trio_eventlog.retention import _archive as archives
+from trio_eventlog.stores import SqliteStore
+
+
+def log_id(path):
+    async def main():
+        async with SqliteStore.open(path) as store:
+            return store.log_id
+
+    return trio.run(main)
 
 
 @pytest.fixture
@@ -37,6 +47,45 @@ def test_events_are_moved_verified_and_ingested_again(cli, db, filled, tmp_path,
     assert cli("ingest", archive / "events-000001.jsonl.zst", "--store", filled).summary == (
         "1,000 read, 1,000 stored, 0 already there, 0 rejected"
     )
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_an_archive_and_its_log_are_compared_with_checkpoints(cli, db, filled, tmp_path):
+    key, checkpoints, archive = tmp_path / "key", tmp_path / "checkpoints", tmp_path / "archive"
+    seal = ("seal", "--store", filled, "--key", key, "--checkpoints", checkpoints)
+    sealed = ("--checkpoints", checkpoints, "--public-key", f"{key}.pub")
+    cli("keygen", key)
+    cli(*seal, "--every", 600)
+    add(db, 2501, 2510)
+
+    done = cli("prune", "--store", filled, "--keep", 200, "--archive", archive, *sealed)
+    assert (done.status, done.out) == (0, f"2,310 events moved to {archive}\n")
+    manifests = [json.loads(path.read_text()) for path in sorted(archive.glob("*.json"))]
+    assert [manifest["checkpoint"].split("\n")[1] for manifest in manifests] == ["1200", "2400", "2400"]
+    assert {manifest["log_id"] for manifest in manifests} == {log_id(db)}
+
+    both = cli("verify", "--store", filled, "--archive", archive, *sealed)
+    assert both.status == 0
+    assert "the last one covers 2,500 events, up to seq 2500" in both.out
+    assert "2,310" in both.out
+    alone = cli("verify", "--archive", archive, *sealed)
+    assert alone.status == 0
+    assert "510 events not compared: their checkpoint covers others, too; add --store" in alone.out
+    pruned = cli("verify", "--store", filled, *sealed, "--pruned-through", 2310)
+    assert pruned.status == 0
+    assert cli("verify", "--store", filled, *sealed).status == 1
+    # What no checkpoint covers stays, and goes once one does.
+    assert cli("prune", "--store", filled, "--keep", 0, "--archive", archive, *sealed).status == 0
+    assert [event.seq for event in stored(db)] == list(range(2501, 2511))
+    assert cli(*seal).out == "2,510 events sealed; up to seq 2510\n"
+    assert cli("prune", "--store", filled, "--keep", 0, "--archive", archive, *sealed).status == 0
+    found = json.loads(cli("verify", "--archive", archive, *sealed, "--json").out)
+    assert (found["sound"], found["events"], found["checkpoints"]["unsealed"]) == (True, 2510, 0)
+    # What is found in either of them is a problem of both.
+    checkpoints.write_bytes(b"".join(checkpoints.read_bytes().splitlines(keepends=True)[:-1]))
+    found = json.loads(cli("verify", "--store", filled, "--archive", archive, *sealed, "--json").out)
+    assert (found["sound"], found["problems"], found["checkpoints"]["problems"]) == (False, 0, 0)
+    assert "the checkpoint that it names is not the one" in found["archive"]["problems"][0]
 
 
 def test_a_dry_run_makes_no_archive(cli, db, filled, tmp_path):
@@ -84,7 +133,16 @@ def test_a_damaged_archive_is_a_problem(cli, filled, tmp_path, small_segments):
     ("arguments", "expected"),
     [
         (["verify"], ("specify one of --store and --archive", 2)),
-        (["verify", "--store", "sqlite:x", "--archive", "y"], ("specify one of --store and --archive", 2)),
+        (
+            ["verify", "--store", "sqlite:x", "--archive", "y"],
+            ("specify one of --store and --archive, or both of them with --checkpoints", 2),
+        ),
+        (["prune", "--keep", 0, "--checkpoints", "c"], ("--checkpoints: --archive is missing", 2)),
+        (
+            ["prune", "--keep", 0, "--archive", "a", "--checkpoints", "c"],
+            ("--checkpoints: --public-key is missing", 2),
+        ),
+        (["prune", "--keep", 0, "--public-key", "k"], ("--public-key: --checkpoints is missing", 2)),
         (["verify", "--archive", "missing"], ("--archive: missing: No such file or directory", 1)),
         (["prune", "--keep", 0, "--archive", "a-file"], ("--archive: a-file: File exists", 1)),
     ],

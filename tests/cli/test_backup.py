@@ -178,3 +178,27 @@ def test_tail_refuses_a_cursor_from_before(cli, filled):
     cli("adopt", "--store", filled)
     done = cli("tail", "--store", filled, "--after-seq", "2600")
     assert (done.status, "is of a state that is gone" in done.err) == (1, True)
+
+
+def test_checkpoints_hold_up_to_where_the_log_was_restored(cli, filled, db, tmp_path):
+    """What was sealed and is gone is named; what was sealed before is gone on with."""
+    key, backup = tmp_path / "key", tmp_path / "backup.db"
+    before, after = tmp_path / "before", tmp_path / "after"
+    cli("keygen", key)
+    for file in (before, after):
+        cli("seal", "--store", filled, "--key", key, "--checkpoints", file)
+    cli("backup", "--store", filled, "--to", backup)
+    trio.run(append, db, 2501, 2510)
+    cli("seal", "--store", filled, "--key", key, "--checkpoints", after)
+    cli("restore", "--from", backup, "--store", filled, "--replace")
+
+    refused = cli("seal", "--store", filled, "--key", key, "--checkpoints", after)
+    assert (refused.status, "the log has no event 2510" in refused.err) == (1, True)
+    done = cli("verify", "--store", filled, "--checkpoints", after, "--public-key", f"{key}.pub")
+    assert done.status == 1
+    assert "seq 2501: this and all up to seq 2510 were removed" in " ".join(done.out.split())
+
+    assert cli("seal", "--store", filled, "--key", key, "--checkpoints", before).status == 0
+    done = cli("verify", "--store", filled, "--checkpoints", before, "--public-key", f"{key}.pub")
+    assert done.status == 0
+    assert "covers 2,501 events" in " ".join(done.out.split())

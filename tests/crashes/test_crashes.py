@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests._helpers.crashes import kill_archivers, kill_racers, kill_spillers, kill_writers
+from tests._helpers.crashes import kill_racers, kill_spillers, kill_writers
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -23,10 +23,3 @@ def test_two_writers_that_race_and_are_killed(tmp_path):
 
     assert acknowledged > 0
     assert busy > 0
-
-
-def test_what_is_moved_to_an_archive_survives_kills(tmp_path):
-    acknowledged, archived = kill_archivers(tmp_path, 0, kills=8)
-
-    assert acknowledged > 0
-    assert archived > 0

@@ -55,6 +55,7 @@ SETUP_COMMANDS = {
     'python3 -m venv .venv && .venv/bin/pip install -q ".[cli]" && .venv/bin/trio-eventlog demo',
     "python3 -m venv .venv && .venv/bin/pip install -q nox && .venv/bin/nox -s tests",
     'pip install ".[cli]"',
+    'pip install ".[audit,cli]"',
     "pip install .",
 }
 """Shell commands that need a fresh environment. CI runs the tests by one of them."""
@@ -163,7 +164,8 @@ def test_fences_say_what_they_are(page):
 
 COMMANDS = (
     *("ingest", "query", "tail", "tasks", "stats", "verify", "prune", "copy", "export", "demo"),
-    *("check", "check-history", "erase", "backup", "restore", "adopt"),
+    *("check", "check-history", "keygen", "seal", "prove", "check-proof", "erase", "backup"),
+    *("restore", "adopt"),
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import trio_eventlog
 import trio_eventlog.abc
+import trio_eventlog.audit
 import trio_eventlog.logging
 import trio_eventlog.masking
 import trio_eventlog.reading
@@ -28,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     trio_eventlog,
     trio_eventlog.abc,
+    trio_eventlog.audit,
     trio_eventlog.logging,
     trio_eventlog.masking,
     trio_eventlog.reading,
@@ -46,7 +48,7 @@ FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
 CONSTANTS = [
-    *("ANOMALIES", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
+    *("ANOMALIES", "Anchor", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
     *("Transform", "UnifiedEvent"),
 ]
 """Those that have no docstring of their own."""

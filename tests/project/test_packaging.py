@@ -31,7 +31,7 @@ def test_version_has_a_single_source(project, installed):
         assert f'"{project["version"]}"' not in path.read_text(), path
 
 
-@pytest.mark.parametrize("extra", ["archive", "cli", "nats", "postgres", "testing"])
+@pytest.mark.parametrize("extra", ["archive", "audit", "cli", "nats", "postgres", "testing"])
 def test_what_an_extra_needs_is_named_as_it_is(project, extra):
     """Not the name of the package, which an index may not have."""
     wanted = []

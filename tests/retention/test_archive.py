@@ -9,10 +9,11 @@ import os
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.events import agent
+from tests._helpers.examples import few
 from trio_eventlog import EventQuery, StoreError
 from trio_eventlog.retention import (
     ArchiveError,
@@ -52,7 +53,7 @@ def small_segments(monkeypatch):
 logs = st.lists(persisted_events(), max_size=12, unique_by=(lambda event: event.id, lambda event: event.seq))
 
 
-@settings(max_examples=60)
+@few(12)
 @given(logs, st.integers(0, 4), st.integers(1, 5), st.data())
 def test_what_is_gone_is_in_the_archive_and_what_is_left_is_not(tmp_path_factory, events, keep, size, data):
     directory = tmp_path_factory.mktemp("retention") / "archive"

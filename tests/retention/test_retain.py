@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.events import agent
+from tests._helpers.examples import few
 from trio_eventlog import EventQuery, StoreError, StoreUnusable, to_json
 from trio_eventlog.retention import RetentionPolicy, retain, verify_archive
 from trio_eventlog.retention._retain import apply_policy
@@ -56,6 +57,7 @@ def expected(events, criteria):
     return [event.seq for event in left]
 
 
+@few(20)
 @given(st.lists(st.integers(-6_000, 2_000), max_size=8), CRITERIA, st.booleans())
 def test_what_is_left_is_what_the_policy_allows(tmp_path_factory, ages, criteria, is_archived):
     events = [agent(seq, time_ms=NOW + age, payload="x" * seq * 10) for seq, age in enumerate(ages, 1)]

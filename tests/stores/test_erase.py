@@ -8,10 +8,11 @@ import hmac
 import attrs
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._helpers.events import agent
+from tests._helpers.examples import few
 from tests._helpers.stores import KINDS
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent, open_event_log
 from trio_eventlog.abc import ErasableStore
@@ -33,7 +34,7 @@ def without_payload(event):
     return attrs.evolve(event, event=attrs.evolve(event.event, payload=None))
 
 
-@settings(max_examples=40)
+@few(15)
 @given(st.lists(EVENTS, max_size=8), st.builds(EventQuery, identity=NAMES) | queries())
 def test_what_matches_loses_its_payload_and_nothing_else_changes(tmp_path_factory, events, query):
     directory = tmp_path_factory.mktemp("erase")
@@ -76,7 +77,7 @@ async def test_a_tombstone_has_reason_time_and_commitment(store, monkeypatch):
         return hmac.digest(b"a secret", repr(event.event.payload).encode(), hashlib.sha256).hex()
 
     expected = commit(agent(1, payload={"identity": "ann"}))
-    assert await store.erase(EventQuery(identity="ann"), reason="request 17", commit=commit) == 1
+    assert await store.erase(EventQuery(identity="ann"), reason="request 17", commitment=commit) == 1
 
     found = await store.query(EventQuery())
     assert found[0].event.payload == {
@@ -127,8 +128,8 @@ async def test_a_log_goes_on_and_its_readers_too(store):
         ({"reason": None}, TypeError, "reason: expected a string, got NoneType"),
         ({"reason": ""}, ValueError, "reason: expected a few words"),
         ({"reason": "\ud800"}, ValueError, "reason: expected text that UTF-8 can carry"),
-        ({"commit": "x"}, TypeError, "commit: expected a function or None, got str"),
-        ({"commit": lambda _: b"x"}, TypeError, "commit: expected it to return a string, got bytes"),
+        ({"commitment": "x"}, TypeError, "commitment: expected a function or None, got str"),
+        ({"commitment": lambda _: b"x"}, TypeError, "commitment: expected it to return a string, got bytes"),
     ],
 )
 async def test_arguments_are_checked(store, arguments, error, why):

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Final
 
+import trio
 from cyclopts import Parameter
 
 from trio_eventlog.abc import EventStore, PrunableStore
+from trio_eventlog.audit import CheckpointReader
+from trio_eventlog.cli._audit_options import MaybeFile, load_verifier
 from trio_eventlog.cli._options import USAGE_STATUS, Age, Flag, Number, StoreUrl, Time, opened_store
 from trio_eventlog.cli._running import progress_bar, stopping_on_signals
 from trio_eventlog.cli._terminal import CommandError, counted, error_console, write, write_summary
@@ -21,6 +24,7 @@ trio-eventlog prune --store sqlite:events.db --older-than 30d --dry-run
 trio-eventlog prune --store sqlite:events.db --before 2026-07-01
 trio-eventlog prune --store 'sqlite:events.db?log=worker-3' --keep 100000
 trio-eventlog prune --store sqlite:events.db --older-than 90d --archive archive
+trio-eventlog prune --store sqlite:e.db --keep 10000 --archive a --checkpoints e.seal --public-key key.pub
 """
 
 _MAX_BOUND: Final = 2**63 - 1
@@ -34,6 +38,8 @@ async def prune(
     older_than: Age = None,
     keep: Number = None,
     archive: Annotated[str | None, Parameter(metavar="DIR")] = None,
+    checkpoints: MaybeFile = None,
+    public_key: MaybeFile = None,
     dry_run: Flag = False,
 ) -> int:
     """Delete old events permanently.
@@ -48,6 +54,9 @@ async def prune(
       keep: Delete all events except this many with the highest seqs.
       archive: Move the events to an archive in this directory: each is deleted only after it was written,
         synced and read back.
+      checkpoints: The file of the log's checkpoints: move only events that one covers, and name it in the
+        manifest of each segment.
+      public_key: The public key of the checkpoints, as `keygen` writes it.
       dry_run: Only print how many events would be deleted.
     """
     if [before, older_than, keep].count(None) != 2:  # noqa: PLR2004 - of three
@@ -55,10 +64,37 @@ async def prune(
     if older_than is not None:
         before = max(time.time_ns() // 1_000_000 - older_than, 0)
     before, keep = (None if value is None else min(value, _MAX_BOUND) for value in (before, keep))
+    reader = await _checkpoint_reader(archive, checkpoints, public_key)
     async with opened_store(store, read_only=True) as opened:
         return await prune_events(
-            opened, without_secrets(store), before_ms=before, keep=keep, archive=archive, dry_run=dry_run
+            opened,
+            without_secrets(store),
+            before_ms=before,
+            keep=keep,
+            archive=archive,
+            checkpoints=reader,
+            dry_run=dry_run,
         )
+
+
+async def _checkpoint_reader(
+    archive: str | None, checkpoints: str | None, public_key: str | None
+) -> CheckpointReader | None:
+    """What reads the file of ``--checkpoints``. A checkpoint of Trio.
+
+    Raises:
+      AuditError: the key cannot be read.
+      CommandError: an option is missing.
+    """
+    if checkpoints is None:
+        await trio.lowlevel.checkpoint()
+        if public_key is not None:
+            raise CommandError("--public-key: --checkpoints is missing", USAGE_STATUS)
+        return None
+    if archive is None or public_key is None:
+        missing = "--archive" if archive is None else "--public-key"
+        raise CommandError(f"--checkpoints: {missing} is missing", USAGE_STATUS)
+    return CheckpointReader(checkpoints, await load_verifier(public_key))
 
 
 async def prune_events(
@@ -68,12 +104,14 @@ async def prune_events(
     before_ms: int | None,
     keep: int | None,
     archive: str | None = None,
+    checkpoints: CheckpointReader | None = None,
     dry_run: bool = False,
 ) -> int:
     """Delete old events; return the exit status.
 
     Raises:
       StoreError: the store failed.
+      AuditError: the checkpoints cannot be read.
       CommandError: the store cannot be pruned, or the archive cannot be used.
     """
     if not isinstance(store, PrunableStore):
@@ -92,7 +130,7 @@ async def prune_events(
     async with stopping_on_signals("stopping; events already pruned stay pruned", console) as stop:
         with stop.stoppable():
             async with progress_bar(console, None, lambda: (done, f"{done:,} of {total:,} pruned")):
-                move = store.prune if archive is None else partial(_move, store, archive)
+                move = store.prune if archive is None else partial(_move, store, archive, checkpoints)
                 await move(before_ms=before_ms, keep=keep, on_progress=note)
         # The batch that was being deleted when the signal arrived may be gone as well.
         text = f"{counted(done, 'event')} {'pruned' if archive is None else f'moved to {archive}'}"
@@ -103,13 +141,21 @@ async def prune_events(
 async def _move(
     store: EventStore,
     archive: str,
+    checkpoints: CheckpointReader | None,
     *,
     before_ms: int | None,
     keep: int | None,
     on_progress: Callable[[int, int], object],
 ) -> int:
     try:
-        return await prune_to_archive(store, archive, before_ms=before_ms, keep=keep, on_progress=on_progress)
+        return await prune_to_archive(
+            store,
+            archive,
+            before_ms=before_ms,
+            keep=keep,
+            checkpoints=checkpoints,
+            on_progress=on_progress,
+        )
     except ArchiveError as exc:
         raise CommandError(f"--archive: {exc}") from exc
     except OSError as exc:

@@ -8,6 +8,7 @@ from trio_eventlog._util import adopt_public_names as _adopt_public_names
 from trio_eventlog.retention._archive import ArchiveError, ArchiveVerification, segments_of, verify_archive
 from trio_eventlog.retention._manifest import ArchiveSegment
 from trio_eventlog.retention._policy import RetentionPolicy
+from trio_eventlog.retention._reading import read_archive
 from trio_eventlog.retention._retain import prune_to_archive, retain
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ArchiveVerification",
     "RetentionPolicy",
     "prune_to_archive",
+    "read_archive",
     "retain",
     "segments_of",
     "verify_archive",

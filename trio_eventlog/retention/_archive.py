@@ -25,6 +25,7 @@ import attrs
 
 from trio_eventlog import CodecError, EventLogError, PersistedEvent, from_json, to_json
 from trio_eventlog._util import how_to_install
+from trio_eventlog.audit import Checkpoints
 from trio_eventlog.retention._manifest import ArchiveSegment, ManifestError, data_name, manifest_name
 
 _PART: Final = ".part"
@@ -175,11 +176,19 @@ class ArchiveVerification:
     problems: tuple[str, ...]
 
 
-def verify_archive(directory: str | os.PathLike[str]) -> ArchiveVerification:
+def verify_archive(
+    directory: str | os.PathLike[str], checkpoints: Checkpoints | None = None
+) -> ArchiveVerification:
     """Read a whole archive, and compare it with its manifests. Blocks.
 
     Each file must have the SHA-256, the events and the seqs that its manifest names, no manifest may be
     missing, and all must be of one log. A segment that a process was writing when it was killed is none.
+
+    Args:
+      directory: the archive.
+      checkpoints: those of the log. A manifest that names a checkpoint must name the one that covers its
+        segment. Whether the events are those that were sealed, :func:`trio_eventlog.audit.verify_checkpoints`
+        says.
 
     Raises:
       ArchiveError: what reading needs is not installed.
@@ -193,7 +202,8 @@ def verify_archive(directory: str | os.PathLike[str]) -> ArchiveVerification:
         try:
             segment = _read_manifest(place, number)
             logs.add(segment.log_id)
-            events += sum(map(len, read_segment(_data_path(place, segment), segment)))
+            problems += _misnamed(place, segment, checkpoints)
+            events += sum(map(len, read_segment(data_path(place, segment), segment)))
         except ArchiveError as exc:
             problems.append(str(exc))
     if numbers != list(range(1, len(numbers) + 1)):
@@ -209,7 +219,14 @@ def verify_archive(directory: str | os.PathLike[str]) -> ArchiveVerification:
     return ArchiveVerification(segments=len(numbers), events=events, problems=tuple(problems))
 
 
-def _data_path(directory: Path, segment: ArchiveSegment) -> Path:
+def _misnamed(directory: Path, segment: ArchiveSegment, checkpoints: Checkpoints | None) -> list[str]:
+    if checkpoints is None or segment.checkpoint in (None, checkpoints.covering(segment.last_seq)):
+        return []
+    path = directory / manifest_name(segment.number)
+    return [f"{path}: the checkpoint that it names is not the one that covers its events"]
+
+
+def data_path(directory: Path, segment: ArchiveSegment) -> Path:
     """Where the file is: under its own name, or under that of a part if a process was killed just then."""
     path = directory / segment.file
     part = directory / (segment.file + _PART)
@@ -222,10 +239,13 @@ def _data_path(directory: Path, segment: ArchiveSegment) -> Path:
 class Archive:
     """An archive that is being written to. Nobody else does, until it is closed."""
 
-    def __init__(self, directory: Path, log_id: str | None) -> None:
+    def __init__(self, directory: Path, log_id: str | None, checkpoints: Checkpoints | None = None) -> None:
         zstd()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory: Final = directory
+        self.checkpoints: Final = checkpoints
+        """Those that segments are named in, if any."""
+
         self._log_id = log_id
         self._lock = _locked(directory)
         try:
@@ -243,7 +263,7 @@ class Archive:
 
     def _tidy_up(self) -> None:
         for segment in self.segments:
-            if (path := _data_path(self.directory, segment)).suffix == _PART:
+            if (path := data_path(self.directory, segment)).suffix == _PART:
                 for _ in read_segment(path, segment):
                     pass
                 path.rename(self.directory / segment.file)
@@ -337,6 +357,7 @@ class SegmentWriter:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
+        checkpoints = self._archive.checkpoints
         segment = ArchiveSegment(
             number=self._number,
             file=data_name(self._number),
@@ -347,6 +368,7 @@ class SegmentWriter:
             sha256=self._digest.hexdigest(),
             log_id=self._log_id,
             before_ms=self._before_ms,
+            checkpoint=None if checkpoints is None else checkpoints.covering(self._last_seq),
         )
         self._read_back(segment)
         self._publish(segment)

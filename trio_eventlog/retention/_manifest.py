@@ -34,6 +34,8 @@ class ArchiveSegment:
       log_id: the log they are from; None if its store did not say.
       before_ms: all of them were from before this time, in milliseconds since 1970; None if they were deleted
         for their seq.
+      checkpoint: the note of the first checkpoint that covers all of them, and all events before; None if it
+        was not known. See :mod:`trio_eventlog.audit`.
     """
 
     number: int
@@ -45,6 +47,7 @@ class ArchiveSegment:
     sha256: str
     log_id: str | None
     before_ms: int | None
+    checkpoint: str | None
 
     def manifest(self) -> bytes:
         """The content of the manifest."""
@@ -68,10 +71,11 @@ class ArchiveSegment:
         found = cls(**content)
         numbers = (found.number, found.first_seq, found.last_seq, found.count, found.size_bytes)
         texts = (found.file, found.sha256)
+        maybe_texts = (found.log_id, found.checkpoint)
         if (
             not all(map(_is_count, numbers))
             or not all(isinstance(text, str) for text in texts)
-            or not (found.log_id is None or isinstance(found.log_id, str))
+            or not all(text is None or isinstance(text, str) for text in maybe_texts)
             or not (found.before_ms is None or _is_count(found.before_ms))
             # Nothing outside of the directory.
             or found.file != data_name(found.number)

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from trio_eventlog import PersistedEvent, to_json
+from trio_eventlog.audit import CheckpointReader
 
 
 def _older_than(value: Any) -> float | None:
@@ -44,6 +45,16 @@ def directory_of(value: Any) -> Path | None:
     return Path(path)
 
 
+def check_checkpoints(value: object) -> None:
+    """Check where checkpoints are said to be."""
+    if not (value is None or isinstance(value, CheckpointReader)):
+        raise TypeError(f"checkpoints: expected a CheckpointReader or None, got {type(value).__name__}")
+
+
+def _reader(_policy: RetentionPolicy, _field: attrs.Attribute[Any], value: Any) -> None:
+    check_checkpoints(value)
+
+
 @attrs.frozen(kw_only=True)
 class RetentionPolicy:
     """Which events of a log are deleted: those that any of the three criteria names.
@@ -55,6 +66,8 @@ class RetentionPolicy:
       most_bytes: so many of the oldest go that the rest has at most this many bytes as JSON lines. 0 or more,
         or None. Takes time in proportion to the log: all of it is read each time.
       archive: the directory to which events are moved, created if it is not there; or None.
+      checkpoints: where the checkpoints of the log are, or None. With them, only events that a checkpoint
+        covers are moved, and the manifest of each segment names it. Needs ``archive``.
 
     Raises:
       TypeError: an argument is of the wrong type.
@@ -65,10 +78,13 @@ class RetentionPolicy:
     most_events: int | None = attrs.field(default=None, validator=_most)
     most_bytes: int | None = attrs.field(default=None, validator=_most)
     archive: Path | None = attrs.field(default=None, converter=directory_of)
+    checkpoints: CheckpointReader | None = attrs.field(default=None, validator=_reader)
 
     def __attrs_post_init__(self) -> None:
         if self.older_than is self.most_events is self.most_bytes is None:
             raise ValueError("older_than, most_events, most_bytes: expected at least one")
+        if self.checkpoints is not None and self.archive is None:
+            raise ValueError("checkpoints: expected an archive with them")
 
     def before_ms(self, now_ms: int) -> int:
         """The time before which events go at ``now_ms``, both milliseconds since 1970; 0 for none."""

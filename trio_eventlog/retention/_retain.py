@@ -7,17 +7,25 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, NoReturn
+from pathlib import Path
+from typing import Final, NoReturn
 
 import attrs
 import trio
 
 from trio_eventlog import EventQuery, EventsPruned, EventStore, PersistedEvent, StoreError, StoreUnusable
 from trio_eventlog.abc import IdentifiedStore, PrunableStore
+from trio_eventlog.audit import CheckpointReader
 from trio_eventlog.reading import EventStream, iter_events
 from trio_eventlog.retention._archive import Archive, SegmentWriter
 from trio_eventlog.retention._manifest import ArchiveSegment
-from trio_eventlog.retention._policy import RetentionPolicy, Taking, directory_of, size_of
+from trio_eventlog.retention._policy import (
+    RetentionPolicy,
+    Taking,
+    check_checkpoints,
+    directory_of,
+    size_of,
+)
 
 _logger: Final = logging.getLogger("trio_eventlog")
 
@@ -52,6 +60,7 @@ async def retain(store: EventStore, policy: RetentionPolicy, *, every: float = 3
       StoreUnusable: the store will not answer any more.
       ArchiveError: the archive is damaged, in use, or belongs to another log; or the extra ``archive`` is not
         installed.
+      AuditError: the checkpoints cannot be read.
     """
     pruned = _checked_store(store)
     if not isinstance(policy, RetentionPolicy):
@@ -76,6 +85,7 @@ async def prune_to_archive(
     *,
     before_ms: int | None = None,
     keep: int | None = None,
+    checkpoints: CheckpointReader | None = None,
     on_progress: Progress | None = None,
 ) -> int:
     """Move old events of a store to an archive, once.
@@ -89,6 +99,8 @@ async def prune_to_archive(
       directory: the archive, created if it is not there.
       before_ms: move events from before this time, in milliseconds since 1970-01-01 UTC.
       keep: move all events except this many with the highest seqs; 0 or more.
+      checkpoints: where the checkpoints of the log are. With them, only events that a checkpoint covers are
+        moved, and the manifest of each segment names it.
       on_progress: called with the number of events moved so far and the number to be moved, after each
         segment.
 
@@ -100,7 +112,7 @@ async def prune_to_archive(
       ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
       StoreError: the store failed; another call may succeed.
       StoreUnusable: the store will never do it.
-      ArchiveError: as for :func:`retain`.
+      ArchiveError, AuditError: as for :func:`retain`.
       OSError: the archive cannot be written to.
     """
     pruned = _checked_store(store)
@@ -109,7 +121,8 @@ async def prune_to_archive(
         raise TypeError("directory: expected the path of a directory, got NoneType")
     if (before_ms is None) == (keep is None):
         raise ValueError("before_ms, keep: expected one of them")
-    async with _opened(store, pruned, place) as mover:
+    check_checkpoints(checkpoints)
+    async with _opened(store, pruned, place, checkpoints) as mover:
         total = await pruned.prune(before_ms=before_ms, keep=keep, dry_run=True)
         mover.tell = None if on_progress is None else lambda: on_progress(mover.moved, total)
         taking = Taking(await store.last_seq(), events=math.inf if keep is None else total)
@@ -134,7 +147,7 @@ async def apply_policy(store: EventStore, pruned: PrunableStore, policy: Retenti
         if policy.most_bytes is not None:
             await _prune_bytes(store, pruned, policy.most_bytes)
         return
-    async with _opened(store, pruned, policy.archive) as mover:
+    async with _opened(store, pruned, policy.archive, policy.checkpoints) as mover:
         if before_ms:
             await mover.move(Taking(await store.last_seq(), events=math.inf), before_ms)
         # What is deleted for its number, or for its bytes, is at the front of the log.
@@ -180,9 +193,12 @@ async def _prune_bytes(store: EventStore, pruned: PrunableStore, most_bytes: int
 
 
 @asynccontextmanager
-async def _opened(store: EventStore, pruned: PrunableStore, directory: Any) -> AsyncIterator[_Mover]:
+async def _opened(
+    store: EventStore, pruned: PrunableStore, directory: Path, reader: CheckpointReader | None
+) -> AsyncIterator[_Mover]:
     log_id = store.log_id if isinstance(store, IdentifiedStore) else None
-    archive = await trio.to_thread.run_sync(Archive, directory, log_id)
+    checkpoints = None if reader is None else await trio.to_thread.run_sync(reader.read)
+    archive = await trio.to_thread.run_sync(Archive, directory, log_id, checkpoints)
     try:
         mover = _Mover(store, pruned, archive)
         await mover.finish_last()
@@ -204,6 +220,9 @@ class _Mover:
     async def move(self, taking: Taking, before_ms: int | None) -> None:
         """Move the events that are taken, of those from before a time if one is given. A checkpoint."""
         events = iter_events(self.store, EventQuery(until_ms=before_ms), page_size=_PAGE_SIZE)
+        if self.archive.checkpoints is not None:
+            # What none covers yet could be in no tree any more.
+            taking.through = min(taking.through, self.archive.checkpoints.sealed_seq)
         writer: SegmentWriter | None = None
         try:
             while not taking.is_over:

@@ -196,17 +196,19 @@ class MemoryStore:
         query: EventQuery,
         *,
         reason: str,
-        commit: Callable[[PersistedEvent], str] | None = None,
+        commitment: Callable[[PersistedEvent], str] | None = None,
     ) -> int:
         """Erase the payloads of events; see :meth:`trio_eventlog.abc.ErasableStore.erase`.
 
         All of them in one step. If it is cancelled, nothing was erased.
         """
-        check_erase(query, reason, commit)
+        check_erase(query, reason, commitment)
         found = await self.query(query)
         at_ms = wall_clock_ms()
         erased = {
-            event.id: tombstone_of(event, reason, at_ms, commit) for event in found if not is_erased(event)
+            event.id: tombstone_of(event, reason, at_ms, commitment)
+            for event in found
+            if not is_erased(event)
         }
         # Some may have been pruned meanwhile.
         self._events = [erased.get(event.id, event) for event in self._events]

@@ -8,7 +8,15 @@ import pytest
 
 from tests._helpers.pages import ROOT
 from tests._helpers.postgres_logs import event, seqs, url
-from trio_eventlog import EventQuery
+from trio_eventlog import EventQuery, open_event_log
+from trio_eventlog.audit import (
+    Signer,
+    commitment_with,
+    prove_inclusion,
+    record_checkpoints,
+    seal,
+    verify_checkpoints,
+)
 from trio_eventlog.stores import PostgresStore
 
 ANN = "ann-7f3c"
@@ -56,7 +64,7 @@ async def test_nothing_is_left_after_the_statements_of_the_guide(log, read_only)
         assert found.event.payload["@erased"]["reason"] == "why"
         assert (await store.verify()).problems == 0
         assert await store.append_batch([stored(3)]) == ()
-        assert await store.erase(EventQuery(), reason="all", commit=lambda event: event.id) == 1_400
+        assert await store.erase(EventQuery(), reason="all", commitment=lambda event: event.id) == 1_400
         with psycopg.connect(url(), autocommit=True) as admin:
             for statement in statements():
                 admin.execute(statement)
@@ -66,3 +74,36 @@ async def test_nothing_is_left_after_the_statements_of_the_guide(log, read_only)
         with psycopg.connect(url(), autocommit=True) as admin:
             for statement in statements():
                 admin.execute(statement)
+
+
+async def test_checkpoints_hold_over_an_erase(log, tmp_path):
+    """Those from before it, and a recorder goes on beside it."""
+    signer, path = Signer.generate(), tmp_path / "checkpoints"
+    ann = EventQuery(identity=ANN)
+    async with PostgresStore.open(url(), log=log) as store:
+        commitment = commitment_with(signer.commitment_key, store.log_id)
+        await store.append_batch([stored(seq) for seq in range(1, 101)])
+        await seal(store, signer, path, every_events=30)
+        async with (
+            open_event_log(store) as writer,
+            record_checkpoints(writer, signer, path, every_events=7) as recorder,
+        ):
+            for seq in range(101, 131):
+                writer.ingest(stored(seq).event)
+                if seq % 10 == 0:
+                    await writer.flush()
+                    assert await store.erase(ann, reason="why", commitment=commitment) > 2
+        assert recorder.sealed_seq == 130
+    async with PostgresStore.open(url(), log=log, read_only=True) as reader:
+        assert await reader.query(ann) == []
+        found = await verify_checkpoints(reader, path, signer.verifier, signer.commitment_key)
+        assert (found.problems, found.sealed, found.unsealed, found.erased) == (0, 130, 0, 43)
+        commitment = commitment_with(signer.commitment_key, reader.log_id)
+        assert await reader.erase(EventQuery(after_seq=128), reason="why", commitment=commitment) == 1
+        found = await verify_checkpoints(reader, path, signer.verifier, signer.commitment_key)
+        assert (found.problems, found.erased) == (0, 44)
+        proof = await prove_inclusion(reader, path, signer.verifier, signer.commitment_key, "id3")
+        assert proof.check(signer.verifier).size == 130
+    async with PostgresStore.open(url(), log=log) as store:
+        await store.append_batch([stored(131)])
+        assert (await seal(store, signer, path)).sealed_seq == 131

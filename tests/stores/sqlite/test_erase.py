@@ -124,7 +124,7 @@ async def test_cancelled_it_has_erased_whole_steps(tmp_path, monkeypatch):
             return "c"
 
         async with SqliteStore.open(path) as store:
-            await store.erase(EventQuery(identity=ANN), reason="why", commit=commit)
+            await store.erase(EventQuery(identity=ANN), reason="why", commitment=commit)
     assert scope.cancelled_caught
     async with SqliteStore.open(path) as store:
         left = len(await store.query(EventQuery(identity=ANN)))

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 
 from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import seal_persisted
+from trio_eventlog._model._tombstones import ERASED, is_tombstone
 from trio_eventlog.stores._common._arguments import check_query
-
-ERASED: Final = "@erased"
-"""The only key of the payload of an erased event."""
 
 MAX_PAGE_BYTES: Final = 16 * 2**20
 """Bytes of events that are erased at once, unless a single one is larger."""
 
-Commit: TypeAlias = Callable[[PersistedEvent], str]
+Commitment: TypeAlias = Callable[[PersistedEvent], str]
 
 
-def check_erase(query: object, reason: object, commit: object) -> None:
+def check_erase(query: object, reason: object, commitment: object) -> None:
     """Check the arguments of ``erase``."""
     check_query(query)
     if not isinstance(reason, str):
@@ -32,26 +30,27 @@ def check_erase(query: object, reason: object, commit: object) -> None:
         reason.encode()
     except UnicodeEncodeError as exc:
         raise ValueError(f"reason: expected text that UTF-8 can carry, got {reason!a}") from exc
-    if commit is not None and not callable(commit):
-        raise TypeError(f"commit: expected a function or None, got {type(commit).__name__}")
+    if commitment is not None and not callable(commitment):
+        raise TypeError(f"commitment: expected a function or None, got {type(commitment).__name__}")
 
 
 def is_erased(event: PersistedEvent) -> bool:
     """Whether the payload of an event was erased."""
-    payload: Any = event.event.payload
-    return type(payload) is dict and set(payload) == {ERASED}
+    return is_tombstone(event.event.payload)
 
 
-def tombstone_of(event: PersistedEvent, reason: str, at_ms: int, commit: Commit | None) -> PersistedEvent:
+def tombstone_of(
+    event: PersistedEvent, reason: str, at_ms: int, commitment: Commitment | None
+) -> PersistedEvent:
     """The event without its payload, sealed.
 
     Raises:
-      TypeError: ``commit`` returned something else than a string.
+      TypeError: ``commitment`` returned something else than a string.
     """
-    commitment: object = None if commit is None else commit(event)
-    if commit is not None and not isinstance(commitment, str):
-        raise TypeError(f"commit: expected it to return a string, got {type(commitment).__name__}")
-    payload = {ERASED: {"reason": reason, "at_ms": at_ms, "commitment": commitment}}
+    made: object = None if commitment is None else commitment(event)
+    if commitment is not None and not isinstance(made, str):
+        raise TypeError(f"commitment: expected it to return a string, got {type(made).__name__}")
+    payload = {ERASED: {"reason": reason, "at_ms": at_ms, "commitment": made}}
     inner = event.event
     if isinstance(inner, AgentEvent):
         kept: AgentEvent | ModuleEvent = AgentEvent(inner.agent_id, inner.event_type, payload)

@@ -154,7 +154,7 @@ class Appender:
             found = await schema.find_logs(connection, [self._log])
         if not found:
             raise StoreError(f"{self._what}: it was removed while it was opened")
-        return found[self._log]
+        return found[self._log].number
 
     async def _lock(self, connection: TrioConnection) -> bool:
         ((locked,),) = await connection.fetch(_LOCK, self._key)

@@ -24,7 +24,7 @@ _PAYLOAD: Final = -2
 
 
 async def erase(
-    reader: LogReader, query: EventQuery, reason: str, commit: Callable[[PersistedEvent], str] | None
+    reader: LogReader, query: EventQuery, reason: str, commitment: Callable[[PersistedEvent], str] | None
 ) -> int:
     """See :meth:`PostgresStore.erase`."""
     at_ms, erased, seen, after = wall_clock_ms(), 0, 0, query.after_seq or 0
@@ -38,7 +38,9 @@ async def erase(
             if not found:
                 return erased
             rows = [
-                row_of(tombstone_of(event, reason, at_ms, commit)) for event in found if not is_erased(event)
+                row_of(tombstone_of(event, reason, at_ms, commitment))
+                for event in found
+                if not is_erased(event)
             ]
             seqs = Int8Array([event.seq for event in found if not is_erased(event)])
             payloads = ByteaArray([bytes(row[_PAYLOAD]) for row in rows])  # type: ignore[arg-type]  # it is no number

@@ -41,14 +41,25 @@ class LogReader:
     pool: Pool
     names: Names
     log: str
-    _found: int
-    """The number of the log, if there is no appender."""
+    _found: schema.FoundLog | None
+    """The log as it was found, if there is no appender."""
     _appender: Appender | None = None
 
     @property
     def number(self) -> int:
         """The number of the log. An appender checks that it is still that of its log."""
-        return self._found if self._appender is None else self._appender.number
+        return self._log.number
+
+    @property
+    def unique_id(self) -> str:
+        """What tells the log from all others."""
+        return self._log.unique_id
+
+    @property
+    def _log(self) -> schema.FoundLog | Appender:
+        found = self._found or self._appender
+        assert found is not None, "one of them is given"
+        return found
 
     async def select(self, plan: queries.Select | None) -> tuple[list[PersistedEvent], bool]:
         """The events of a plan, and whether the last of them is beyond what was asked for."""

@@ -84,8 +84,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
     or about a second if a statement was waiting; if its host or the network has vanished, it takes until the
     server notices."""
 
-    log_id: Final[str | None]
-    """Identifies this log among all others, in this database and elsewhere; None in a read-only store."""
+    log_id: Final[str]
+    """Identifies this log among all others, in this database and elsewhere."""
 
     survives: Final[str]
     """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
@@ -101,7 +101,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         self._appender = appender
         self._channel = reader.names.channel(reader.log)
         self._notify = notify
-        self.log_id = None if appender is None else appender.unique_id
+        self.log_id = reader.unique_id
         self.survives = "power" if appender is None else appender.survives
 
     @property
@@ -168,8 +168,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         async with driver.open_connections(
             conninfo, names, log=None if read_only else log, readers=readers, partitions=partitions
         ) as (pool, appender):
-            found = {} if appender is not None else await _find_logs(pool, [log])
-            reader = LogReader(pool, names, log, found.get(log, 0), appender)
+            found = None if appender is not None else (await _find_logs(pool, [log]))[log]
+            reader = LogReader(pool, names, log, found, appender)
             yield PostgresStore._create(reader, appender, notify=notify)
 
     @staticmethod
@@ -348,7 +348,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
         query: EventQuery,
         *,
         reason: str,
-        commit: Callable[[PersistedEvent], str] | None = None,
+        commitment: Callable[[PersistedEvent], str] | None = None,
     ) -> int:
         """See :meth:`trio_eventlog.abc.ErasableStore.erase`.
 
@@ -356,8 +356,8 @@ class PostgresStore(metaclass=NoPublicConstructor):
         query finds what was erased any more, but PostgreSQL keeps old versions of rows in its files until
         ``VACUUM FULL``: the guide to retention and privacy has the statements.
         """
-        check_erase(query, reason, commit)
-        return await erasing.erase(self._reader, query, reason, commit)
+        check_erase(query, reason, commitment)
+        return await erasing.erase(self._reader, query, reason, commitment)
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
@@ -380,7 +380,7 @@ class PostgresStore(metaclass=NoPublicConstructor):
             return found
 
 
-async def _find_logs(pool: Pool, logs: Sequence[str]) -> dict[str, int]:
+async def _find_logs(pool: Pool, logs: Sequence[str]) -> dict[str, tables.FoundLog]:
     if not logs:
         return {}
     return await pool.read(partial(tables.find_readable_logs, logs=logs), opening=True)

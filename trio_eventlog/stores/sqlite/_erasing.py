@@ -33,7 +33,7 @@ class Erasure:
     reader: LogReader
     query: EventQuery
     reason: str
-    commit: Callable[[PersistedEvent], str] | None
+    commitment: Callable[[PersistedEvent], str] | None
     erased: int = 0
     _at_ms: int = attrs.Factory(wall_clock_ms)
     _after_seq: int = attrs.field(default=0)
@@ -50,7 +50,7 @@ class Erasure:
             log = schema.same_log(db, self.reader.log, self.reader.unique_id)
             found = queries.read_page(db, log, query, MAX_PAGE_BYTES).events
             rows = [
-                row_of(tombstone_of(event, self.reason, self._at_ms, self.commit), log.seed)
+                row_of(tombstone_of(event, self.reason, self._at_ms, self.commitment), log.seed)
                 for event in found
                 if not is_erased(event)
             ]

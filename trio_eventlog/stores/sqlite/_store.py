@@ -101,8 +101,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
 
     @property
     def log_id(self) -> str | None:
-        """Identifies this log among all others, in this file and elsewhere; None in a read-only store."""
-        return None if self.read_only else self._log_reader.unique_id
+        """Identifies this log among all others, in this file and elsewhere."""
+        return self._log_reader.unique_id
 
     @property
     def read_only(self) -> bool:
@@ -373,7 +373,7 @@ class SqliteStore(metaclass=NoPublicConstructor):
         query: EventQuery,
         *,
         reason: str,
-        commit: Callable[[PersistedEvent], str] | None = None,
+        commitment: Callable[[PersistedEvent], str] | None = None,
     ) -> int:
         """See :meth:`trio_eventlog.abc.ErasableStore.erase`.
 
@@ -386,8 +386,8 @@ class SqliteStore(metaclass=NoPublicConstructor):
         Raises:
           StoreError: also if a reader of another process stayed in a transaction all the time.
         """
-        check_erase(query, reason, commit)
-        job = erasing.Erasure(self._log_reader, query, reason, commit)
+        check_erase(query, reason, commitment)
+        job = erasing.Erasure(self._log_reader, query, reason, commitment)
         parts = Parts()
         try:
             worker = await start(self._log_reader.place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
