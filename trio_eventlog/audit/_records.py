@@ -144,7 +144,7 @@ class Sealer:
     def __init__(self, origin: str, record: Record | None) -> None:
         self._origin = origin
         self._tree = MerkleTree() if record is None else record.tree()
-        self.last_seq = 0 if record is None else record.last_seq
+        self.last_seq: int = 0 if record is None else record.last_seq
         """Of the last event that was added."""
 
         self._seqs: list[int] = []

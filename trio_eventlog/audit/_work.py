@@ -30,7 +30,7 @@ class Work:
         self.record: Record | None = None if file is None else file.last
         """The last one."""
 
-        self.sealer = Sealer(origin, self.record)
+        self.sealer: Sealer = Sealer(origin, self.record)
         self._hasher = LeafHasher(signer.commitment_key, origin)
         self._signer = signer
         self._file = file
