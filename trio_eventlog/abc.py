@@ -109,7 +109,9 @@ class EventStore(Protocol):
     connects anew, or with each append. If there is less, ``append_batch`` raises :class:`StoreWentBack` once
     and stores nothing of that batch; ``last_seq`` then is what the error says, and events that the log offers
     again, with the ids and seqs that they had, are stored. A store that does not check loses events in
-    silence; its docstring must say so.
+    silence; its docstring must say so. A log that is restored while no appender has it open begins an epoch
+    (:func:`trio_eventlog.stores.begin_epoch`), with an event far above all others. Nothing is asked of a
+    store for that beyond S2.
     """
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:

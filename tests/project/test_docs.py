@@ -165,6 +165,7 @@ def test_fences_say_what_they_are(page):
 COMMANDS = (
     *("ingest", "query", "tail", "tasks", "stats", "verify", "prune", "copy", "export", "demo"),
     *("check", "check-history", "keygen", "seal", "prove", "check-proof", "erase", "backup"),
+    *("restore", "adopt"),
 )
 
 

@@ -217,7 +217,8 @@ class EventLog(metaclass=NoPublicConstructor):
             Replaces the ``after_seq`` of the query.
 
         Raises:
-          StaleCursor: ``after_seq`` is beyond the last seq that the log has given out.
+          StaleCursor: ``after_seq`` is beyond the last seq that the log has given out. One from before the
+            log was restored is noticed by the first step of the iteration.
           TypeError, ValueError: an argument is not as described.
           trio.ClosedResourceError: the log is closed.
           RuntimeError: called from another thread or process than the log's.

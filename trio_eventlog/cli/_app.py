@@ -80,11 +80,12 @@ app = App(
 )
 
 for _command, _examples in (
+    (_backup.adopt, _backup.ADOPT_EXAMPLES),
+    (_backup.backup, _backup.BACKUP_EXAMPLES),
     (_audit.check_proof, _audit.CHECK_PROOF_EXAMPLES),
     (_audit.keygen, _audit.KEYGEN_EXAMPLES),
     (_audit.prove, _audit.PROVE_EXAMPLES),
     (_audit.seal, _audit.SEAL_EXAMPLES),
-    (_backup.backup, _backup.EXAMPLES),
     (_check.check, _check.EXAMPLES),
     (_check_history.check_history, _check_history.EXAMPLES),
     (_copy.copy, _copy.EXAMPLES),
@@ -96,6 +97,7 @@ for _command, _examples in (
     (_inspect.verify, _inspect.VERIFY_EXAMPLES),
     (_prune.prune, _prune.EXAMPLES),
     (_query.query, _query.EXAMPLES),
+    (_backup.restore, _backup.RESTORE_EXAMPLES),
     (_tail.tail, _tail.EXAMPLES),
     (_tasks.tasks, _tasks.EXAMPLES),
 ):

@@ -1,20 +1,34 @@
-"""``trio-eventlog backup``: copy a file of logs while programs write to it."""
+"""``trio-eventlog backup``, ``restore`` and ``adopt``: copies of a log, and how it goes on in one."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from trio_eventlog import EventStore
-from trio_eventlog.cli._options import USAGE_STATUS, StoreUrl, opened_store
+from trio_eventlog.cli._options import USAGE_STATUS, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar, stopping_on_signals
 from trio_eventlog.cli._terminal import CommandError, counted, error_console, write_summary
-from trio_eventlog.stores import SqliteStore, without_secrets
+from trio_eventlog.stores import SqliteStore, begin_epoch, restore_backup, without_secrets
 
-EXAMPLES: Final = """
+BACKUP_EXAMPLES: Final = """
 trio-eventlog backup --store sqlite:events.db --to events-2026-07-14.db
 """
+
+RESTORE_EXAMPLES: Final = """
+trio-eventlog restore --from events-2026-07-14.db --store sqlite:events.db
+trio-eventlog restore --from events-2026-07-14.db --store sqlite:events.db --replace
+"""
+
+ADOPT_EXAMPLES: Final = """
+trio-eventlog adopt --store sqlite:copied.db
+trio-eventlog adopt --store postgresql://db.example/restored --reason "restored from the dump of July 14"
+"""
+
+_STOPPING: Final = "stopping; there is no copy"
 
 
 async def backup(*, store: StoreUrl, to: Annotated[str, Parameter(metavar="FILE")]) -> int:
@@ -39,6 +53,34 @@ async def back_up(store: EventStore, url: str, path: str) -> int:
     """
     if not isinstance(store, SqliteStore):
         raise CommandError(f"{url}: only SQLite files are backed up like this; use the tools of the server")
+    return await _copied(partial(store.backup, path), "--to", "{} backed up to " + path)
+
+
+async def restore(
+    *,
+    from_: Annotated[str, Parameter(name="--from", metavar="FILE")],
+    store: StoreUrl,
+    replace: Flag = False,
+) -> int:
+    """Restore a SQLite file with all of its logs from a backup.
+
+    The backup is copied and verified, and an epoch begins in each log: it goes on with seqs that were never
+    given out, and readers whose cursor is from the state that is gone are told. The file gets its name once
+    all that is done.
+
+    Args:
+      from_: The backup. It is not changed.
+      store: The file, as `sqlite:PATH`.
+      replace: Replace a file that is there. No program may have it open.
+    """
+    shown = without_secrets(store)
+    return await _copied(
+        partial(restore_backup, from_, store, replace=replace), "--store", "{} restored to " + shown
+    )
+
+
+async def _copied(copy: Callable[..., Awaitable[int]], option: str, summary: str) -> int:
+    """Copy a file, and say how many events it has; return the exit status."""
     done = pages = events = 0
 
     def note(so_far: int, of: int) -> None:
@@ -46,13 +88,32 @@ async def back_up(store: EventStore, url: str, path: str) -> int:
         done, pages = so_far, of
 
     console = error_console()
-    async with stopping_on_signals("stopping; there is no copy", console) as stop:
+    async with stopping_on_signals(_STOPPING, console) as stop:
         with stop.stoppable():
             async with progress_bar(console, None, lambda: (done, f"{done:,} of {pages:,} pages")):
                 try:
-                    events = await store.backup(path, on_progress=note)
+                    events = await copy(on_progress=note)
                 except ValueError as exc:
-                    raise CommandError(f"--to: {exc}", USAGE_STATUS) from exc
+                    raise CommandError(f"{option}: {exc}", USAGE_STATUS) from exc
         if stop.status:
             return stop.status
-        return 0 if await write_summary(f"{counted(events, 'event')} backed up to {path}") else 1
+        return 0 if await write_summary(summary.replace("{}", counted(events, "event"), 1)) else 1
+
+
+async def adopt(*, store: StoreUrl, reason: Annotated[str, Parameter(metavar="TEXT")] = "adopted") -> int:
+    """Begin an epoch of a log that some other tool has copied or restored.
+
+    It then goes on with seqs that were never given out, and readers whose cursor is from the state that is
+    gone are told. Do this once for each log, before a program opens it; after `restore` it is done already.
+
+    Args:
+      store: The log.
+      reason: Why, for the event that begins the epoch.
+    """
+    # Opened for writing, it would be created.
+    async with opened_store(store, read_only=True):
+        pass
+    async with opened_store(store) as opened:
+        epoch = await begin_epoch(opened, reason=reason)
+    text = f"the log had seqs up to {epoch.after_seq}, and goes on from seq {epoch.seq}"
+    return 0 if await write_summary(text) else 1

@@ -21,6 +21,7 @@ from trio_eventlog.abc import (
 )
 from trio_eventlog.audit import CheckpointVerification
 from trio_eventlog.cli._audit_options import CheckpointOptions, Seal
+from trio_eventlog.cli._epochs import epoch_lines, without_skipped
 from trio_eventlog.cli._options import USAGE_STATUS, AsJson, Count, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import (
@@ -33,6 +34,7 @@ from trio_eventlog.cli._terminal import (
     visible,
     write,
 )
+from trio_eventlog.reading import Epoch
 from trio_eventlog.retention import ArchiveError, ArchiveVerification, verify_archive
 from trio_eventlog.stores import without_secrets
 
@@ -102,14 +104,18 @@ async def print_statistics(store: EventStore, url: str, *, top: int, as_json: bo
         raise CommandError(f"{url}: stores of this kind have no statistics")
     description = await store.describe(top=top)
     logs = await store.log_names() if isinstance(store, MultiLogStore) else []
+    description, epochs = await without_skipped(store, description)
     if as_json:
-        await write(json_line({"store": url, "logs": logs, **attrs.asdict(description)}))
+        fields = attrs.asdict(description) | {"epochs": [attrs.asdict(epoch) for epoch in epochs]}
+        await write(json_line({"store": url, "logs": logs, **fields}))
     else:
-        await write(rendered(_table(_statistics(url, logs, description))))
+        await write(rendered(_table(_statistics(url, logs, description, epochs))))
     return 0
 
 
-def _statistics(url: str, logs: Sequence[str], description: StoreDescription) -> Facts:
+def _statistics(
+    url: str, logs: Sequence[str], description: StoreDescription, epochs: Sequence[Epoch]
+) -> Facts:
     yield "store", [url]
     if logs:
         yield "logs", logs
@@ -120,6 +126,8 @@ def _statistics(url: str, logs: Sequence[str], description: StoreDescription) ->
     if description.first_timestamp_ms is not None and description.last_timestamp_ms is not None:
         first, last = description.first_timestamp_ms, description.last_timestamp_ms
         yield "time (UTC)", [f"{time_text(first)} to {time_text(last)}"]
+    if epochs:
+        yield "epochs", epoch_lines(epochs)
     yield _gaps(description)
     yield "event types", _ranking(description.event_types, description.distinct_event_types)
     yield "members", _ranking(description.members, description.distinct_members)
@@ -167,7 +175,8 @@ async def verify(
     Checks that every event can be read, that seqs ascend and ids are unique, and the structure of the file,
     the indexes of the database, or the subjects of the stream. With `--checkpoints`, also that the events are
     those that were sealed. The exit status is 1 if there is a problem. Gaps in seq are listed: those events
-    were lost, were duplicates, or were pruned. Another process may write to the log at the same time.
+    were lost, were duplicates, or were pruned. So are the epochs that began when the log was restored; the
+    seqs that are skipped there are no gap. Another process may write to the log at the same time.
 
     Args:
       store: The log.
@@ -233,26 +242,33 @@ async def print_verification(
             if archive is not None:
                 archived = await _verified_archive(archive, seal)
             sealed = await seal.compare(store, archive, max_shown, note)
+    epochs: list[Epoch] = []
+    if not found.problems:
+        found, epochs = await without_skipped(store, found)
     is_sound = not found.problems and not (no_gaps and found.gaps) and not (sealed and sealed.problems)
     is_sound = is_sound and not (archived and archived.problems)
     if as_json:
-        more = {} if sealed is None else {"checkpoints": attrs.asdict(sealed)}
+        more: dict[str, object] = {"epochs": [attrs.asdict(epoch) for epoch in epochs]}
+        if sealed is not None:
+            more["checkpoints"] = attrs.asdict(sealed)
         if archived is not None:
             more["archive"] = {"directory": archive, **attrs.asdict(archived)}
         await write(json_line({"store": url, "sound": is_sound, **attrs.asdict(found), **more}))
     else:
-        facts = list(_verification(url, found, no_gaps=no_gaps))
+        facts = list(_verification(url, found, epochs, no_gaps=no_gaps))
         if archive is not None and archived is not None:
             facts += _archive_facts(archive, archived, max_shown)
         await write(rendered(_table(facts + list(_comparison(sealed)))))
     return 0 if is_sound else 1
 
 
-def _verification(url: str, found: StoreVerification, *, no_gaps: bool) -> Facts:
+def _verification(url: str, found: StoreVerification, epochs: Sequence[Epoch], *, no_gaps: bool) -> Facts:
     yield "store", [url]
     yield "events", [f"{found.events:,}"]
     if found.first_seq is not None:
         yield "seq", [f"{found.first_seq} to {found.last_seq}"]
+    if epochs:
+        yield "epochs", epoch_lines(epochs)
     yield _gaps(found, "(not allowed)" if no_gaps else "(lost, duplicate or pruned)")
     yield "problems", _problems(found)
 

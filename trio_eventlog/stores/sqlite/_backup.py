@@ -1,4 +1,4 @@
-"""Copying a database while programs write to it."""
+"""Copying a database while programs write to it: the jobs of it, which run in threads."""
 
 from __future__ import annotations
 
@@ -21,13 +21,22 @@ PART: Final = ".part"
 """At the end of the name until the copy is whole."""
 
 
+_SIDE_FILES: Final = ("-journal", "-wal", "-shm")
+
+
 def create(target: str) -> None:
     """Create the file that is copied to; StoreUnusable if there is one of the name that it is to get."""
-    if os.path.lexists(target):
-        raise StoreUnusable(f"{target} already exists")
+    # SQLite would play a journal that is left of another file back into the copy.
+    for name in (target, *(target + suffix for suffix in _SIDE_FILES)):
+        if os.path.lexists(name):
+            raise StoreUnusable(f"{name} already exists")
+    create_part(target)
+
+
+def create_part(target: str) -> None:
+    """Create the file that is copied to, under the name that it has until it is whole."""
     # What an earlier copy has left that was killed.
-    with suppress(FileNotFoundError):
-        os.unlink(target + PART)  # noqa: PTH108 - str all along
+    remove(target)
     os.close(os.open(target + PART, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
@@ -46,8 +55,9 @@ def publish(target: str) -> None:
 
 def remove(target: str) -> None:
     """Remove a copy that is not whole."""
-    with suppress(FileNotFoundError):
-        os.unlink(target + PART)  # noqa: PTH108 - str all along
+    for suffix in ("", *_SIDE_FILES):
+        with suppress(FileNotFoundError):
+            os.unlink(target + PART + suffix)  # noqa: PTH108 - str all along
 
 
 @attrs.define(eq=False)

@@ -35,6 +35,7 @@ from trio_eventlog.stores._common._erasure import check_erase
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, check_pages
 from trio_eventlog.stores.sqlite import _backup as backups
+from trio_eventlog.stores.sqlite import _copying as copying
 from trio_eventlog.stores.sqlite import _erasing as erasing
 from trio_eventlog.stores.sqlite import _files as files
 from trio_eventlog.stores.sqlite import _reader as readers
@@ -404,8 +405,9 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """Copy the whole file, with all of its logs, to a new one, and verify the copy. A checkpoint.
 
         The copy is of one moment, whatever programs write meanwhile, and they need not wait. It gets its name
-        once it was verified and synced. Cancelled, it is removed. A log that goes on in a copy gives out seqs
-        again that the original may have given out since.
+        once it was verified and synced. Cancelled, it is removed. A log that is to go on in the copy is
+        restored with :func:`trio_eventlog.stores.restore_backup`, which sees to it that no seq is given out a
+        second time.
 
         Args:
           path: the file to create, with mode 0600.
@@ -421,22 +423,10 @@ class SqliteStore(metaclass=NoPublicConstructor):
         """
         target = files.checked_path(path)
         check_verify(0, on_progress)
-        place = self._log_reader.place
-        await workers.in_thread(target, partial(backups.create, target))
-        job, parts = backups.Backup(place, target, on_progress), Parts()
+        await workers.in_thread(target, partial(backups.create, target), lambda _: backups.remove(target))
         try:
-            try:
-                worker = await start(
-                    place, parts, schema.harden, apsw.SQLITE_OPEN_READONLY, at_end=job.dispose
-                )
-                await worker.run(job.begin)
-                while await worker.run(job.copy_some):
-                    job.report()
-                await worker.run(job.end)
-                job.report()
-            finally:
-                await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
-            events = await _verified(target + backups.PART)
+            await copying.copy_database(self._log_reader.place, target, on_progress)
+            events = await verified_events(target + backups.PART)
             await workers.in_thread(target, partial(backups.publish, target))
             return events
         finally:
@@ -469,7 +459,7 @@ async def _opened(path: str, log: str, parts: Parts, *, read_only: bool, synchro
     return SqliteStore._create(log_reader, reader, writer, appender, survives(synchronous))
 
 
-async def _verified(path: str) -> int:
+async def verified_events(path: str) -> int:
     """The number of events in all logs of a copy; StoreUnusable if it has problems."""
     events = 0
     async with SqliteStore.open_readers(path) as stores:
