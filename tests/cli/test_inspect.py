@@ -131,6 +131,7 @@ def test_stats_as_json(cli, with_gaps):
         "gaps": 2,
         "missing": 3,
         "first_gaps": [[6, 7], [13, 13]],
+        "epochs": [],
     }
 
 

@@ -14,9 +14,12 @@ import pytest
 
 import trio_eventlog
 import trio_eventlog.abc
+import trio_eventlog.audit
 import trio_eventlog.logging
+import trio_eventlog.masking
 import trio_eventlog.reading
 import trio_eventlog.recorder
+import trio_eventlog.retention
 import trio_eventlog.stores
 import trio_eventlog.testing
 import trio_eventlog.typed
@@ -26,9 +29,12 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     trio_eventlog,
     trio_eventlog.abc,
+    trio_eventlog.audit,
     trio_eventlog.logging,
+    trio_eventlog.masking,
     trio_eventlog.reading,
     trio_eventlog.recorder,
+    trio_eventlog.retention,
     trio_eventlog.stores,
     trio_eventlog.testing,
     trio_eventlog.typed,
@@ -42,8 +48,8 @@ FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
 CONSTANTS = [
-    *("ANOMALIES", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
-    "UnifiedEvent",
+    *("ANOMALIES", "Anchor", "CLAUSES", "Fault", "Filter", "MODULE", "OnFailure", "Report", "TaskFilter"),
+    *("Transform", "UnifiedEvent"),
 ]
 """Those that have no docstring of their own."""
 
