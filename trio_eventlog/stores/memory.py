@@ -129,8 +129,7 @@ class MemoryStore:
         """
         check_query(query)
         found: list[PersistedEvent] = []
-        limit = len(self._events) if query.limit is None else query.limit
-        await self._visit(query, limit, found.append)
+        await self._visit(query, -1 if query.limit is None else query.limit, found.append)
         return found
 
     async def _visit(
@@ -142,7 +141,10 @@ class MemoryStore:
         before_seq: int | None = None,
         newest_first: bool = False,
     ) -> None:
-        """Call ``visit`` with copies of the first events that match; of the last ones, the newest first."""
+        """Call ``visit`` with copies of the first events that match; of the last ones, the newest first.
+
+        A ``limit`` of -1 is none.
+        """
         await trio.lowlevel.checkpoint()
         if limit == 0:
             return

@@ -9,9 +9,8 @@ from trio_eventlog._model._events import PersistedEvent, wall_clock_ms
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.stores._common._erasure import MAX_PAGE_BYTES, is_erased, next_query, tombstone_of
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS
-from trio_eventlog.stores.postgres import _select as queries
 from trio_eventlog.stores.postgres._reader import LogReader
-from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array, row_of
+from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array, columns_of
 
 _ERASE: Final = """
 update :s.events set payload = erased.payload, identity = null, mob_id = null, run_id = null, step_id = null
@@ -20,7 +19,7 @@ where events.log = $1::bigint and events.seq = erased.seq returning events.seq
 """
 
 _PAYLOAD: Final = -2
-"""Where the payload is in a row. What is too long for an index is not in the payload."""
+"""Where the payload is among the strings. What is too long for an index is not in the payload."""
 
 
 async def erase(
@@ -32,19 +31,15 @@ async def erase(
         await reader.pruned_seq(connection)
         while True:
             page = next_query(query, after, seen, CHUNK_EVENTS)
-            found, is_cut = await reader.select(queries.select_page(page, reader.number, MAX_PAGE_BYTES))
-            if is_cut:
-                del found[-1]
+            found = (await reader.query(page, MAX_PAGE_BYTES)).events
             if not found:
                 return erased
-            rows = [
-                row_of(tombstone_of(event, reason, at_ms, commitment))
-                for event in found
-                if not is_erased(event)
+            tombstones = [
+                tombstone_of(event, reason, at_ms, commitment) for event in found if not is_erased(event)
             ]
-            seqs = Int8Array([event.seq for event in found if not is_erased(event)])
-            payloads = ByteaArray([bytes(row[_PAYLOAD]) for row in rows])  # type: ignore[arg-type]  # it is no number
-            if rows:
+            if tombstones:
+                columns = columns_of(tombstones)
+                seqs, payloads = Int8Array(columns.numbers[0]), ByteaArray(columns.strings[_PAYLOAD])
                 # Fewer, if some were pruned meanwhile.
                 erased += len(await connection.fetch(_ERASE, reader.number, seqs, payloads))
             seen += len(found)

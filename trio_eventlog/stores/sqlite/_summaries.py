@@ -113,7 +113,7 @@ def read_latest(
     if plan is None:
         return []
     events = _read_backwards(db, log, query, plan, limit)
-    if before > log.last_seq and limit and queries.judge(query) is None:
+    if before > log.last_seq and limit and plan.checked is None and queries.judge(query) is None:
         queries.check_end(db, log, events[0].seq if events else query.after_seq or 0)
     return events
 
@@ -293,7 +293,7 @@ def _column_of(field: str) -> str:
 
 def count_events(db: apsw.Connection, log: Log, query: EventQuery, at_most: int) -> int:
     """See :meth:`Summaries.count`; within a transaction."""
-    found = queries.matching(query, log.number, _indexed(db, log, query))
+    found = queries.matching(query, log.number)
     at_most = min(at_most, MAX_STORED)
     if found is None:
         return 0
@@ -307,7 +307,7 @@ def count_events(db: apsw.Connection, log: Log, query: EventQuery, at_most: int)
 def _count_time_of_matches(
     db: apsw.Connection, log: Log, query: EventQuery, counter: HistogramCounter
 ) -> None:
-    found = queries.matching(query, log.number, _indexed(db, log, query))
+    found = queries.matching(query, log.number)
     if found is None:
         return
     if found.checked is not None:
@@ -328,7 +328,7 @@ def _count_values_of_matches(
         # The index of a scope alone.
         access = f"FROM {log.table} INDEXED BY {log.table}_{field} WHERE {field} IS NOT NULL"
         return _counted(db.execute(f"SELECT {field}, count(*) {access} GROUP BY 1"))
-    found = queries.matching(query, log.number, _indexed(db, log, query))
+    found = queries.matching(query, log.number)
     if found is None:
         return ()
     if found.checked is not None:
