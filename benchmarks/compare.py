@@ -43,7 +43,9 @@ CONTENDERS: tuple[str, ...] = (
     "raw_insert_4k",
     "raw_batches",
     "log_into_sqlite",
+    "bare_psycopg",
     "log_into_postgres",
+    "bare_nats",
     "log_into_jetstream",
     "log_into_jetstream3",
     "eventsourcing",
@@ -104,9 +106,9 @@ class Ratio:
         return value <= bound if self.at_most else value >= bound
 
 
-def of_rates(other: str) -> Callable[[Medians, str], float]:
-    """Events a second into SQLite, as a multiple of another's."""
-    return lambda m, form: m[f"log_into_sqlite{form}"]["rate"] / m[other]["rate"]
+def of_rates(other: str, own: str = "log_into_sqlite") -> Callable[[Medians, str], float]:
+    """Events a second of the log into a store, as a multiple of another's."""
+    return lambda m, form: m[f"{own}{form}"]["rate"] / m[other]["rate"]
 
 
 def grown(figure: str) -> Callable[[Medians, str], float]:
@@ -167,6 +169,20 @@ RATIOS: Final = (
         at_most=False,
         alarm=0.6,
         pure_alarm=0.3,
+    ),
+    Ratio(
+        "events a second into PostgreSQL, as a multiple of psycopg alone with batches made in advance",
+        of_rates("bare_psycopg", "log_into_postgres"),
+        at_most=False,
+        alarm=0.4,
+        pure_alarm=0.25,
+    ),
+    Ratio(
+        "events a second into JetStream, as a multiple of nats-py alone with messages made in advance",
+        of_rates("bare_nats", "log_into_jetstream"),
+        at_most=False,
+        alarm=0.5,
+        pure_alarm=0.4,
     ),
     Ratio(
         "events a second beside a busy program, as a multiple of those in an idle one",

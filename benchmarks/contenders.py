@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import drivers
 import msgspec
 import trio
 import trio.testing
@@ -194,6 +195,7 @@ def raw_batches(count: int, directory: Path) -> Figures:
     """Batches that were made before, which SQLite reads in place, 4,096 a transaction. Needs the core."""
     db = apsw.Connection(str(directory / "raw.db"))
     log = schema.prepare_writer(db, "default", "full")
+    schema.load_core(db)
     made = numbered_events(count)
     starts = range(0, count, 2 * AT_MOST)
     batches = [core.make_batch(made[start : start + 2 * AT_MOST], log.seed) for start in starts]
@@ -290,6 +292,16 @@ def _log_into(place: str, count: int, directory: Path) -> Figures:
 
     with PLACES[place](directory) as url:
         return trio.run(main)
+
+
+def bare_psycopg(count: int, directory: Path) -> Figures:
+    """psycopg alone, with the statement and the batches of the log."""
+    return {"rate": drivers.psycopg_loop(numbered_events(count), directory)}
+
+
+def bare_nats(count: int, directory: Path) -> Figures:
+    """nats-py alone, with the messages and the batches of the log."""
+    return {"rate": drivers.nats_loop(numbered_events(count), directory)}
 
 
 def log_into_postgres(count: int, directory: Path) -> Figures:
@@ -697,6 +709,8 @@ CONTENDERS: dict[str, Callable[[int, Path], Figures]] = {
         ingest,
         parts,
         log_into_sqlite,
+        bare_psycopg,
+        bare_nats,
         log_into_postgres,
         log_into_jetstream,
         log_into_jetstream3,
