@@ -236,7 +236,7 @@ def explore(session: nox.Session) -> None:
 
 @nox.session
 def console(session: nox.Session) -> None:
-    """Test the console's interface against its own description, with a thousand clients, and what it costs."""
+    """Test the interface of the console against its description, a thousand clients, and what it costs."""
     install_package(session, "testing,console")
     install_group(session, "tests")
     session.install("schemathesis>=4")

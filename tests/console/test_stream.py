@@ -157,7 +157,8 @@ async def test_streams_are_counted(live, autojump_clock):
     app = app_of(shown, streams=2)
     async with streaming(app, PATH) as one, streaming(app, PATH) as two:
         assert (one.status, two.status) == (200, 200)
-        answer = await ask(app, PATH)
+        with trio.fail_after(60):
+            answer = await ask(app, PATH)
         assert (answer.status, answer.error["code"]) == (503, "busy")
         assert answer.headers["retry-after"] == "2"
     async with streaming(app, PATH) as again:
