@@ -194,6 +194,7 @@ def raw_batches(count: int, directory: Path) -> Figures:
     """Batches that were made before, which SQLite reads in place, 4,096 a transaction. Needs the core."""
     db = apsw.Connection(str(directory / "raw.db"))
     log = schema.prepare_writer(db, "default", "full")
+    schema.load_core(db)
     made = numbered_events(count)
     starts = range(0, count, 2 * AT_MOST)
     batches = [core.make_batch(made[start : start + 2 * AT_MOST], log.seed) for start in starts]

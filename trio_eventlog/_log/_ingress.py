@@ -127,10 +127,11 @@ class _Checks:
     put: Callable[[PersistedEvent, int], bool]
 
     def __init__(self, settings: Settings, last_seq: int) -> None:
-        self.capacity = max(4 * settings.batch_size, 4)
+        # Limits are of any size, and the core counts in 64 bits.
+        self.capacity = min(max(4 * settings.batch_size, 4), MAX_STORED)
         self.last_seq = last_seq
         self.check_count = self.check_size = 1
-        # No event is larger than this, and the core counts in 64 bits.
+        # No event is larger than this.
         self.max_event_bytes = min(settings.max_event_bytes, MAX_STORED)
         self.filtered = 0
         self.filter = settings.filter

@@ -15,6 +15,7 @@ Model model;
 static PyObject *scope_names[4];
 static PyObject *null, *encoder, *no_scopes, *agent_source, *module_source, *slow_name;
 static PyObject *time_module, *time_name, *random_bytes;
+static PyCFunction time_ns;
 
 /* --- payloads --------------------------------------------------------------------------------------- */
 
@@ -165,6 +166,7 @@ static long forks;
 static void
 after_fork(void)
 {
+    unlock_batches();
     forks++;
     pool_used = RANDOM_BYTES;
 }
@@ -186,14 +188,22 @@ fill_pool(void)
     return DONE;
 }
 
-/* The wall clock in milliseconds; -1 with an error set. Heeds a time.time_ns that tests have replaced. */
+/* What a function in C calls; NULL if it is none. */
+static PyCFunction
+code_of(PyObject *function)
+{
+    return function != NULL && PyCFunction_Check(function) ? PyCFunction_GET_FUNCTION(function) : NULL;
+}
+
+/* The wall clock in milliseconds; -1 with an error set. Heeds a time.time_ns that tests have replaced, also if they
+ * let the function call something else, as time-machine does. */
 static long long
 now_ms(void)
 {
     PyObject *function = PyDict_GetItemWithError(PyModule_GetDict(time_module), time_name);
 #ifdef CLOCK_REALTIME
     struct timespec now;
-    if (function != NULL && PyCFunction_Check(function) && clock_gettime(CLOCK_REALTIME, &now) == 0)
+    if (time_ns != NULL && code_of(function) == time_ns && clock_gettime(CLOCK_REALTIME, &now) == 0)
         return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 #endif
     if (function == NULL) {
@@ -298,6 +308,10 @@ seal(PyObject *event, Py_ssize_t max_bytes, Sealed *sealed)
         if (scopes == NULL || size == NULL || Py_TYPE(size) != &PyLong_Type)
             return UNUSUAL;
         sealed->size = PyLong_AsSsize_t(size);
+        if (sealed->size < 0 || sealed->size > max_bytes) {
+            PyErr_Clear();
+            return UNUSUAL;
+        }
         sealed->text = Py_NewRef(text);
         sealed->scopes = Py_NewRef(scopes);
         return DONE;
@@ -503,7 +517,9 @@ accept(Intake *self, Sealed *sealed, PyObject *id, PyObject *timestamp, int *han
     }
     self->last_seq++;
     if (must_look(self) && self->look != NULL) {
-        PyObject *nothing = PyObject_CallNoArgs(self->look);
+        PyObject *look = Py_NewRef(self->look);
+        PyObject *nothing = PyObject_CallNoArgs(look);
+        Py_DECREF(look);
         if (nothing == NULL)
             Py_CLEAR(seq);
         Py_XDECREF(nothing);
@@ -684,7 +700,20 @@ configure(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(check_interpreter_doc, "check_interpreter($module, /)\n--\n\n"
+"Raise ImportError in a subinterpreter: what `configure` finds is kept for the whole process.");
+
+static PyObject *
+check_interpreter(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    if (PyInterpreterState_Get() == PyInterpreterState_Main())
+        Py_RETURN_NONE;
+    PyErr_SetString(PyExc_ImportError, "the core is for the main interpreter only");
+    return NULL;
+}
+
 static PyMethodDef functions[] = {
+    {"check_interpreter", check_interpreter, METH_NOARGS, check_interpreter_doc},
     {"configure", configure, METH_VARARGS, configure_doc},
     {"encode", py_encode, METH_VARARGS, encode_doc},
     {"new_event_id", py_new_event_id, METH_NOARGS, new_event_id_doc},
@@ -717,6 +746,8 @@ PyInit__core(void)
     slow_name = PyUnicode_InternFromString("_ingest_slowly");
     time_name = PyUnicode_InternFromString("time_ns");
     time_module = PyImport_ImportModule("time");
+    if (time_module != NULL && time_name != NULL)
+        time_ns = code_of(PyDict_GetItemWithError(PyModule_GetDict(time_module), time_name));
     random_bytes = imported("os", "urandom");
     PyObject *module = PyModule_Create(&definition);
     PyObject *intake = PyType_FromSpec(&intake_spec);
@@ -725,7 +756,7 @@ PyInit__core(void)
         Py_CLEAR(module);
     Py_XDECREF(intake);
 #ifndef _WIN32
-    if (module != NULL && pthread_atfork(NULL, NULL, after_fork)) {
+    if (module != NULL && pthread_atfork(lock_batches, unlock_batches, after_fork)) {
         PyErr_NoMemory();
         Py_CLEAR(module);
     }

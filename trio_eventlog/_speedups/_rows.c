@@ -32,27 +32,39 @@ typedef struct Batch {
 
 static struct { PyThread_type_lock lock; Batch *first; sqlite3_int64 last_number; } batches;
 
+void
+lock_batches(void)
+{
+    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+}
+
+void
+unlock_batches(void)
+{
+    PyThread_release_lock(batches.lock);
+}
+
 static Batch *
 find_batch(sqlite3_int64 number)
 {
-    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+    lock_batches();
     Batch *batch = batches.first;
     while (batch != NULL && batch->number != number)
         batch = batch->next;
-    PyThread_release_lock(batches.lock);
+    unlock_batches();
     return batch;
 }
 
 static void
 batch_dealloc(Batch *self)
 {
-    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+    lock_batches();
     for (Batch **at = &batches.first; *at != NULL; at = &(*at)->next)
         if (*at == self) {
             *at = self->next;
             break;
         }
-    PyThread_release_lock(batches.lock);
+    unlock_batches();
     Py_CLEAR(self->events);
     Py_TYPE(self)->tp_free(self);
 }
@@ -68,8 +80,10 @@ read_text(PyObject *value, Text *text)
     if (value == NULL || Py_TYPE(value) != &PyUnicode_Type)
         return UNUSUAL;
     int outcome = utf8_of(value, &text->start, &size);
+    if (outcome || size > INT_MAX)
+        return outcome ? outcome : UNUSUAL;
     text->size = (int)size;
-    return outcome ? outcome : size > INT_MAX ? UNUSUAL : DONE;
+    return DONE;
 }
 
 static int
@@ -157,11 +171,11 @@ make_batch(PyObject *Py_UNUSED(module), PyObject *args)
     }
     self->events = events;
     self->seed = seed;
-    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+    lock_batches();
     self->number = ++batches.last_number;
     self->next = batches.first;
     batches.first = self;
-    PyThread_release_lock(batches.lock);
+    unlock_batches();
     int outcome = DONE;
     for (Py_ssize_t index = 0; index < count && outcome == DONE; index++)
         outcome = read_row(PyTuple_GET_ITEM(events, index), &self->rows[index]);

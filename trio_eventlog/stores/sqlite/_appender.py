@@ -15,7 +15,6 @@ from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._sealed import encoded_payload
-from trio_eventlog._speedups import core
 from trio_eventlog.stores._common._columns import COLUMNS, columns_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.sqlite import _schema as schema
@@ -47,10 +46,12 @@ class Appender:
         """The log's highest seq is at least this, unless it went back and an append has reported that."""
         self._version: int | None = None
         self._wal = WriteAheadLog(place.path)
+        self._core: Any = None
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
         found = schema.prepare_writer(db, self._log, self._synchronous)
+        self._core = schema.load_core(db)
         place = self._place.check()
         self.unique_id = found.unique_id
         self.acknowledged = found.last_seq
@@ -107,7 +108,7 @@ class Appender:
             self._check_log(log)
             if is_changed:
                 schema.probe(db, log)
-            inserted = insert(db, log, events)
+            inserted = insert(db, log, events, self._core)
             duplicates: Collection[int] = ()
             if inserted == len(events):
                 highest = max(map(_SEQ, events))
@@ -210,8 +211,10 @@ _CHUNKS: Final = (2048, 512, 64, 8, 1)
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
-def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent]) -> int:
+def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent], core: Any = None) -> int:
     """Insert sealed events except those whose id is held; within a transaction. Returns how many went in.
+
+    ``core`` is what :func:`load_core` returned for the connection.
 
     Raises apsw.ConstraintError if an event with a new id has a seq that is taken; the transaction must be
     rolled back then.

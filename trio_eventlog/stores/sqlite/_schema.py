@@ -106,12 +106,6 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     # of power could then destroy what writers of other logs of the file have synced.
     db.execute(f"PRAGMA synchronous = {'normal' if synchronous == 'off' else synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
-    if core is not None:
-        db.enable_load_extension(True)
-        try:
-            db.load_extension(core.__file__, "trio_eventlog_rows_init")
-        finally:
-            db.enable_load_extension(False)
     found = find_log(db, log)
     if found is not None:
         return found
@@ -120,6 +114,24 @@ def prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
             db.execute(REGISTRY)
         # A log has one appender at a time, but an earlier one may just have made it.
         return find_log(db, log) or _new_log(db, log)
+
+
+def load_core(db: apsw.Connection) -> Any:
+    """The core, after which the connection can read its batches; None where there is none, or it cannot.
+
+    SQLite can have been built without extensions, or be unable to open the file that Python has imported.
+    """
+    if core is None:
+        return None
+    try:
+        db.enable_load_extension(True)
+        try:
+            db.load_extension(core.__file__, "trio_eventlog_rows_init")
+        finally:
+            db.enable_load_extension(False)
+    except (AttributeError, UnicodeEncodeError, apsw.Error):
+        return None
+    return core
 
 
 def _new_log(db: apsw.Connection, log: str) -> Log:
