@@ -206,7 +206,7 @@ RATIOS: Final = (
         unit="ms",
     ),
     Ratio(
-        "events a second read, as a multiple of select and decode",
+        "events a second read in pages, as a multiple of select and decode",
         lambda m, _form: m["replay"]["rate"] / m["replay"]["select_and_decode"],
         at_most=False,
         alarm=0.5,
@@ -227,7 +227,7 @@ RATIOS: Final = (
         alarm=0.3,
     ),
     Ratio("`ingest` when the oldest has to go, as a multiple of with few", grown("when_losing"), alarm=12),
-    Ratio("memory of a waiting event", lambda m, _form: m["waiting"]["bytes"], alarm=800, unit="bytes"),
+    Ratio("memory of a waiting event", lambda m, _form: m["waiting"]["bytes"], alarm=950, unit="bytes"),
     Ratio("steps of an idle log in two seconds", lambda m, _form: m["idle"]["steps"], alarm=0, unit=""),
     Ratio(
         "import, as a multiple of what it stands on",

@@ -227,7 +227,8 @@ class EventStream(metaclass=NoPublicConstructor):
     def _pass(self, seq: int) -> None:
         """The task that iterates has come back: it is done with everything up to ``seq``."""
         self._passed = seq
-        self._progress.unpark_all()
+        if self._progress:  # for speed: nearly always nobody waits
+            self._progress.unpark_all()
 
     def _require_open(self) -> None:
         if self._is_closed:

@@ -245,7 +245,7 @@ class CountKeeper:
         """Catch up with a log that is opened, as far as that takes little time."""
         try:
             self._tally = _catch_up(db, log)
-        except (apsw.Error, StoreUnusable):
+        except (apsw.Error, StoreUnusable, UnicodeDecodeError):
             # Another writer may be busy. What is damaged is told by whoever reads it.
             roll_back(db)
             self._tally = None
@@ -314,7 +314,7 @@ def _missing(db: apsw.Connection, log: Log) -> tuple[list[Chunk], Tally | None]:
     for first_seq, last_seq in uncounted(load(db, log), 1, log.last_seq):
         following = first_seq
         while following <= last_seq:
-            rows = _rows(db, log, following, last_seq)
+            rows = _rows(db, log, following, last_seq, CHUNK_EVENTS)
             left -= len(rows)
             if left < 0:
                 return chunks, None
@@ -328,10 +328,16 @@ def _missing(db: apsw.Connection, log: Log) -> tuple[list[Chunk], Tally | None]:
     return chunks, tally
 
 
-def _rows(db: apsw.Connection, log: Log, first_seq: int, last_seq: int) -> list[tuple[Any, ...]]:
-    where = f"seq BETWEEN ? AND ? ORDER BY seq LIMIT {CHUNK_EVENTS}"
+def _rows(
+    db: apsw.Connection, log: Log, first_seq: int, last_seq: int, most: int = -1
+) -> list[tuple[Any, ...]]:
+    where = "seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
     sql = f"SELECT {_COLUMNS} FROM {log.table} NOT INDEXED WHERE {where}"  # noqa: S608 - no values
-    return db.execute(sql, (first_seq, last_seq)).fetchall()
+    rows = db.execute(sql, (first_seq, last_seq, most)).fetchall()
+    # A damaged file can have anything where the layout forbids it.
+    if not all(type(row[1]) is int and type(row[3]) is type(row[4]) is str for row in rows):
+        raise damaged(db, f"events of log {log.name!r} after seq {first_seq - 1} are not what was stored")
+    return rows
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -342,8 +348,7 @@ def find_wrong(db: apsw.Connection, log: Log, after_seq: int, most: int) -> tupl
     problems: list[str] = []
     some = load(db, log, after_seq, most)
     for chunk in some:
-        sql = f"SELECT {_COLUMNS} FROM {log.table} NOT INDEXED WHERE seq BETWEEN ? AND ?"  # noqa: S608 - no values
-        rows = db.execute(sql, (chunk.first_seq, chunk.last_seq)).fetchall()
+        rows = _rows(db, log, chunk.first_seq, chunk.last_seq)
         there = Tally.after(chunk.first_seq - 1).plus_rows(rows, chunk.last_seq).chunk()
         if attrs.evolve(there, text="") != attrs.evolve(chunk, text="") or there.counts != chunk.counts:
             seqs = f"{chunk.first_seq} to {chunk.last_seq}"

@@ -206,22 +206,17 @@ class Log:
 
     def row(self) -> tuple[int | str, ...]:
         """Its row, with the checksum."""
-        return (*attrs.astuple(self), self.checksum)
-
-    @property
-    def checksum(self) -> int:
-        """The checksum of its row."""
-        return checksum(attrs.astuple(self))
+        values = self.number, self.name, self.last_seq, self.unique_id, self.pruned_seq
+        return (*values, checksum(values))
 
     def note(self, db: apsw.Connection, *, last_seq: int = 0, pruned_seq: int = 0) -> None:
         """Raise what the row says to these seqs; within a transaction in which it was read."""
-        noted = attrs.evolve(
-            self, last_seq=max(self.last_seq, last_seq), pruned_seq=max(self.pruned_seq, pruned_seq)
-        )
-        if noted != self:
+        seqs = max(self.last_seq, last_seq), max(self.pruned_seq, pruned_seq)
+        if seqs != (self.last_seq, self.pruned_seq):
+            values = self.number, self.name, seqs[0], self.unique_id, seqs[1]
             db.execute(
                 "UPDATE logs SET last_seq = ?, pruned_seq = ?, checksum = ? WHERE log_id = ?",
-                (noted.last_seq, noted.pruned_seq, noted.checksum, self.number),
+                (*seqs, checksum(values), self.number),
             )
 
 

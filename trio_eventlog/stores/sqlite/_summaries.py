@@ -260,9 +260,16 @@ def count_by_time(db: apsw.Connection, log: Log, query: EventQuery, bucket_ms: i
                 counter.add(chunk.first_ms, event_type, events)
     columns = f"timestamp_ms / {bucket_ms:d}", "event_type"
     for number, event_type, events in _count_ranges(db, log, query, ranges, *columns):
+        _check(db, log, number is not None and event_type is not None)
         if not types or event_type in types:
             counter.add(number * bucket_ms, event_type, events)
     return counter.result()
+
+
+def _check(db: apsw.Connection, log: Log, is_sound: bool) -> None:
+    # A damaged file can have NULL where the layout forbids it.
+    if not is_sound:
+        raise queries.damaged_event(db, log, 0)
 
 
 def count_by_value(db: apsw.Connection, log: Log, query: EventQuery, field: str, top: int) -> Facets:
@@ -317,6 +324,7 @@ def _count_time_of_matches(
     width = counter.bucket_ms
     sql = f"SELECT timestamp_ms / {width:d}, event_type, count(*) {found.sql} GROUP BY 1, 2"
     for number, event_type, events in db.execute(sql, found.bindings):
+        _check(db, log, number is not None and event_type is not None)
         counter.add(number * width, event_type, events)
 
 
