@@ -180,6 +180,31 @@ async def _ingest(log) -> float:
     return (time.process_time() - began) / _EVENTS
 
 
+async def test_an_event_is_with_a_client_within_one_flush(tmp_path):
+    flush_interval = 0.2
+    async with (
+        SqliteStore.open(tmp_path / "events.db") as store,
+        open_event_log(store, flush_interval=flush_interval) as log,
+        trio.open_nursery() as nursery,
+    ):
+        url = await nursery.start(partial(serve_console, log, port=0))
+        async with await connect(url) as stream:
+            await stream.send_all(head(url, "/api/events/stream"))
+            data, times = b"", []
+            for seq in range(1, 31):
+                await trio.sleep(0.15)
+                began = time.perf_counter()
+                log.ingest(AgentEvent("w", "t"))
+                while f"id: {seq}\n".encode() not in data:
+                    data += await stream.receive_some()
+                times.append((time.perf_counter() - began) * 1000)
+        nursery.cancel_scope.cancel()
+    times.sort()
+    print(f"from ingest to the client: median {times[15]:.1f} ms, highest {times[-1]:.1f} ms")
+    print(f"of which the log waits for {flush_interval * 1000:.0f} ms")
+    assert times[15] < 1000 * flush_interval + 100
+
+
 # --- a million events -----------------------------------------------------------------------------
 
 
