@@ -47,6 +47,11 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
+def _is_verifier(_self: Any, _field: Any, value: Any) -> None:
+    if not isinstance(value, Verifier):
+        raise TypeError(f"verifier: expected a Verifier, got {type(value).__name__}")
+
+
 @attrs.frozen
 class CheckpointReader:
     """Where the checkpoints of a log are, and the key that they are verified with.
@@ -60,12 +65,7 @@ class CheckpointReader:
     """
 
     path: Path = attrs.field(converter=_path)
-    verifier: Verifier = attrs.field()
-
-    @verifier.validator
-    def _check(self, _field: Any, value: object) -> None:
-        if not isinstance(value, Verifier):
-            raise TypeError(f"verifier: expected a Verifier, got {type(value).__name__}")
+    verifier: Verifier = attrs.field(validator=_is_verifier)
 
     def read(self) -> Checkpoints:
         """Read the file. Blocks.

@@ -197,15 +197,9 @@ class MemoryStore:
     async def facets(self, query: EventQuery, field: str, *, top: int = 10) -> Facets:
         """See :meth:`trio_eventlog.abc.FacetStore.facets`. A scan."""
         check_facets(query, field, top)
-        counts: Counter[str] = Counter()
-
-        def add(event: PersistedEvent) -> None:
-            value = facet_of(event, field)
-            if value is not None:
-                counts[value] += 1
-
-        await self._visit(query, -1, add)
-        return facets_of(counts.items(), top)
+        values: list[str | None] = []
+        await self._visit(query, -1, lambda event: values.append(facet_of(event, field)))
+        return facets_of(Counter(value for value in values if value is not None).items(), top)
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first. A checkpoint."""

@@ -10,16 +10,13 @@ from trio_eventlog._model._query import EventQuery
 from trio_eventlog.stores._common._erasure import MAX_PAGE_BYTES, is_erased, next_query, tombstone_of
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS
 from trio_eventlog.stores.postgres._reader import LogReader
-from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array, columns_of
+from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array, encoded, payload_of
 
 _ERASE: Final = """
 update :s.events set payload = erased.payload, identity = null, mob_id = null, run_id = null, step_id = null
 from unnest($2::bigint[], $3::bytea[]) as erased (seq, payload)
 where events.log = $1::bigint and events.seq = erased.seq returning events.seq
 """
-
-_PAYLOAD: Final = -2
-"""Where the payload is among the strings. What is too long for an index is not in the payload."""
 
 
 async def erase(
@@ -34,12 +31,11 @@ async def erase(
             found = (await reader.query(page, MAX_PAGE_BYTES)).events
             if not found:
                 return erased
-            tombstones = [
-                tombstone_of(event, reason, at_ms, commitment) for event in found if not is_erased(event)
-            ]
-            if tombstones:
-                columns = columns_of(tombstones)
-                seqs, payloads = Int8Array(columns.numbers[0]), ByteaArray(columns.strings[_PAYLOAD])
+            erasable = [event for event in found if not is_erased(event)]
+            seqs = Int8Array([event.seq for event in erasable])
+            tombstones = [tombstone_of(event, reason, at_ms, commitment) for event in erasable]
+            payloads = ByteaArray(encoded([payload_of(tombstone.event) for tombstone in tombstones]))
+            if erasable:
                 # Fewer, if some were pruned meanwhile.
                 erased += len(await connection.fetch(_ERASE, reader.number, seqs, payloads))
             seen += len(found)

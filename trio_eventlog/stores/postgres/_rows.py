@@ -144,11 +144,11 @@ def columns_of(events: Sequence[PersistedEvent]) -> Columns:
     """The columns of sealed events, at least one."""
     contents = [event.event for event in events]
     actors = [content.agent_id if isinstance(content, AgentEvent) else content.module for content in contents]
-    ids = _encoded([event.id for event in events])
-    types = _encoded([content.event_type for content in contents])
-    members = _encoded([event.member_id for event in events])
-    scopes = list(map(_encoded, zip(*map(scopes_of_event, contents), strict=True)))
-    payloads = _encoded([_payload_of(content) for content in contents])
+    ids = encoded([event.id for event in events])
+    types = encoded([content.event_type for content in contents])
+    members = encoded([event.member_id for event in events])
+    scopes = list(map(encoded, zip(*map(scopes_of_event, contents), strict=True)))
+    payloads = encoded([payload_of(content) for content in contents])
     long: list[bytes | None] = [None] * len(events)
     if any(map(_has_long, (ids, types, members, *scopes))):
         long = list(map(_long_of, events))
@@ -158,16 +158,18 @@ def columns_of(events: Sequence[PersistedEvent]) -> Columns:
         [event.timestamp_ms for event in events],
         [AGENT if isinstance(content, AgentEvent) else MODULE for content in contents],
     ]
-    strings = [ids, _encoded(actors), types, members, *scopes, payloads, long]
+    strings = [ids, encoded(actors), types, members, *scopes, payloads, long]
     return Columns(numbers, strings, sum(map(_size_of, strings)))
 
 
-def _payload_of(event: UnifiedEvent) -> bytes | str | None:
+def payload_of(event: UnifiedEvent) -> bytes | str | None:
+    """The column ``payload`` of a sealed event."""
     payload = encoded_payload(event)
     return None if payload in (b"null", "null") else payload
 
 
-def _encoded(texts: Iterable[bytes | str | None]) -> list[bytes | None]:
+def encoded(texts: Iterable[bytes | str | None]) -> list[bytes | None]:
+    """Texts as PostgreSQL gets them."""
     return [text.encode() if isinstance(text, str) else text for text in texts]
 
 

@@ -140,8 +140,8 @@ def count_in_python(events: Sequence[PersistedEvent]) -> Counted:
     """The same without the core."""
     times = list(map(_TIME, events))
     modules = (event.event.module for event in events if isinstance(event.event, ModuleEvent))
-    counts = Counter(map(_TYPE, events)), _counts_of(map(_MEMBER, events)), Counter(modules)
-    return (min(times), max(times), *map(dict, counts))
+    types, members = _counts_of(map(_TYPE, events)), _counts_of(map(_MEMBER, events))
+    return min(times), max(times), types, members, _counts_of(modules)
 
 
 def _counts_of(values: Iterable[str | None]) -> dict[str, int]:

@@ -101,17 +101,8 @@ def select(
     key = next((key for key in fields if key in indexed), None)
     driver = _driver(query, types, timed=is_timed, has_key=key is not None)
     table = table_of(log_id)
-
     if driver == "time":
-        window = _Terms()
-        _add_time(window, bounds)
-        index = f"{table} INDEXED BY {table}_timestamp_ms"
-        inner = f"SELECT seq AS found FROM {index}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
-        # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order
-        # is that of the inner statement, and is checked.
-        sql = f"SELECT {READ} FROM ({inner}) LEFT JOIN {table} ON seq = found"  # noqa: S608 - no values
-        return Select(sql, (*window.bindings, limit))
-
+        return _select_window(table, bounds, limit)
     terms = _Terms()
     firsts: tuple[str, ...] = ()
     if driver == "event_types":
@@ -144,6 +135,17 @@ def select(
     merged = " UNION ALL ".join([one] * len(firsts))
     bindings = [value for first in firsts for value in (first, *terms.bindings[1:])]
     return Select(merged + end, (*bindings, most), checked, limit)
+
+
+def _select_window(table: str, bounds: Bounds, limit: int) -> Select:
+    window = _Terms()
+    _add_time(window, bounds)
+    index = f"{table} INDEXED BY {table}_timestamp_ms"
+    inner = f"SELECT seq AS found FROM {index}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
+    # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order is
+    # that of the inner statement, and is checked.
+    sql = f"SELECT {READ} FROM ({inner}) LEFT JOIN {table} ON seq = found"  # noqa: S608 - no values
+    return Select(sql, (*window.bindings, limit))
 
 
 def matching(query: EventQuery, log_id: int) -> Select | None:

@@ -16,6 +16,7 @@ import apsw
 import attrs
 
 from trio_eventlog._abilities._summaries import Facets, HistogramBucket
+from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.stores._common._bounds import Bounds
@@ -260,16 +261,16 @@ def count_by_time(db: apsw.Connection, log: Log, query: EventQuery, bucket_ms: i
                 counter.add(chunk.first_ms, event_type, events)
     columns = f"timestamp_ms / {bucket_ms:d}", "event_type"
     for number, event_type, events in _count_ranges(db, log, query, ranges, *columns):
-        _check(db, log, number is not None and event_type is not None)
+        if number is None or event_type is None:
+            raise _damaged(db, log)
         if not types or event_type in types:
             counter.add(number * bucket_ms, event_type, events)
     return counter.result()
 
 
-def _check(db: apsw.Connection, log: Log, is_sound: bool) -> None:
+def _damaged(db: apsw.Connection, log: Log) -> StoreUnusable:
     # A damaged file can have NULL where the layout forbids it.
-    if not is_sound:
-        raise queries.damaged_event(db, log, 0)
+    return queries.damaged_event(db, log, 0)
 
 
 def count_by_value(db: apsw.Connection, log: Log, query: EventQuery, field: str, top: int) -> Facets:
@@ -324,7 +325,8 @@ def _count_time_of_matches(
     width = counter.bucket_ms
     sql = f"SELECT timestamp_ms / {width:d}, event_type, count(*) {found.sql} GROUP BY 1, 2"
     for number, event_type, events in db.execute(sql, found.bindings):
-        _check(db, log, number is not None and event_type is not None)
+        if number is None or event_type is None:
+            raise _damaged(db, log)
         counter.add(number * width, event_type, events)
 
 
