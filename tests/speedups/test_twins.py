@@ -31,10 +31,10 @@ from trio_eventlog import (
 from trio_eventlog._log._ingress import ChannelIngress
 from trio_eventlog._model._events import wall_clock_ms
 from trio_eventlog._model._payload import encode_in_python, scopes_in
-from trio_eventlog._model._sealed import seal_persisted
+from trio_eventlog._model._sealed import reseal, reseal_in_python, seal_persisted
 from trio_eventlog._speedups import core
 from trio_eventlog.stores import MemoryStore, SqliteStore
-from trio_eventlog.stores._common._columns import COLUMNS
+from trio_eventlog.stores._common._columns import COLUMNS, columns_of, event_of, event_of_in_python
 from trio_eventlog.stores.sqlite._appender import row_of
 from trio_eventlog.stores.sqlite._counts import count_in_python
 from trio_eventlog.stores.sqlite._schema import load_core
@@ -43,6 +43,7 @@ from trio_eventlog.testing import events, payloads, persisted_events
 pytestmark = pytest.mark.skipif(core is None, reason="the core was not compiled, or is switched off")
 
 LARGE = 2**62
+STORED = ("seq", "id", "timestamp_ms", "kind", "actor", "event_type", "member_id", "payload")
 
 
 def what_says(program):
@@ -419,6 +420,63 @@ def test_the_collector_may_ingest_at_any_allocation():
         assert event.event._scopes == scopes_in(event.event.payload)
 
 
+def fields_of(stored):
+    inner = stored.event
+    actor = inner.agent_id if type(inner) is AgentEvent else inner.module
+    return (
+        *(type(stored), stored.id, stored.seq, stored.timestamp_ms, stored.member_id),
+        *(type(inner), actor, inner.event_type, inner._text, inner._scopes, inner._size),
+    )
+
+
+@given(persisted_events(), st.sampled_from([None, "m", "\xe9"]), st.booleans())
+def test_stored_events_are_copied_alike(event, member_id, is_read):
+    stored = seal_persisted(attrs.evolve(event, member_id=member_id))
+    if is_read:
+        _ = stored.event.payload
+
+    copy = core.reseal(stored)
+
+    assert copy is None or copy is not stored
+    assert fields_of(reseal(stored)) == fields_of(reseal_in_python(stored)) == fields_of(stored)
+    assert reseal(stored) == stored
+    if is_read and isinstance(stored.event.payload, (dict, list)):
+        assert reseal(stored).event.payload is not stored.event.payload
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        PersistedEvent("id", 1, 1, None, AgentEvent("a", "t", [])),
+        PersistedEvent.__new__(PersistedEvent),
+        PersistedEvent("id", 1, 1, None, AgentEvent.__new__(AgentEvent)),
+        PersistedEvent("id", 1, 1, None, None),
+        AgentEvent("a", "t"),
+        None,
+    ],
+)
+def test_what_was_not_sealed_is_not_copied_by_the_core(odd):
+    assert core.reseal(odd) is None
+
+
+@given(persisted_events(), st.sampled_from([None, "m", "\xe9"]))
+def test_columns_become_the_same_events(event, member_id):
+    stored = seal_persisted(attrs.evolve(event, member_id=member_id))
+    row = dict(zip(COLUMNS, columns_of(stored), strict=True))
+    columns = tuple(row[name] for name in STORED)
+
+    made = event_of(columns)
+
+    assert fields_of(made) == fields_of(event_of_in_python(columns))
+    assert made == attrs.evolve(event, member_id=member_id)
+
+
+@pytest.mark.parametrize("columns", [(), (1,), (1, "id", 1, "kind", "a", "t", None, None)])
+def test_what_are_no_columns_is_an_error(columns):
+    with pytest.raises(TypeError):
+        core.event_of(columns)
+
+
 def test_nothing_is_left_behind():
     """References, taken and given back: of what goes in, of what is refused, and of the ingress itself."""
     payload, actor = {"run_id": "r" * 20, "x": [1]}, "agent" * len("x")
@@ -433,6 +491,9 @@ def test_nothing_is_left_behind():
             book.outcome(item)
         book.facts()
         book.outcome(envelope)
+        stored = seal_persisted(PersistedEvent("id", 5, 5, actor, event))
+        assert core.event_of((5, "id", 5, 0, actor, "t", actor, core.reseal(stored).event._text)) == stored
+        assert core.reseal(PersistedEvent("id", 5, 5, actor, bad)) is None
 
     use()
     gc.collect()

@@ -342,6 +342,73 @@ make_event(Sealed *sealed)
     return event;
 }
 
+/* A sealed event with nothing in it yet, in an event that is to have an id and a seq: 0, or -1 with an error set. */
+static int
+make_blanks(int kind, PyObject **event, PyObject **persisted)
+{
+    *event = model.kinds[kind].type->tp_alloc(model.kinds[kind].type, 0);
+    *persisted = *event == NULL ? NULL : model.persisted.type->tp_alloc(model.persisted.type, 0);
+    if (*persisted != NULL)
+        return 0;
+    Py_CLEAR(*event);
+    return -1;
+}
+
+PyDoc_STRVAR(reseal_doc, "reseal($module, event, /)\n--\n\nA copy of a sealed event, or None if it is unusual.");
+
+static PyObject *
+py_reseal(PyObject *Py_UNUSED(module), PyObject *event)
+{
+    if (Py_TYPE(event) != model.persisted.type || FIELD(event, model.persisted.event) == NULL)
+        Py_RETURN_NONE;
+    int kind = Py_TYPE(FIELD(event, model.persisted.event)) == model.kinds[AGENT].type;
+    PyObject *copy, *persisted;
+    if (make_blanks(kind, &copy, &persisted) < 0)
+        return NULL;
+    /* Objects were made: only now is it certain what is in the event. */
+    PyObject *inner = FIELD(event, model.persisted.event);
+    int is_usual = inner != NULL && Py_TYPE(inner) == model.kinds[kind].type
+                   && is_ascii(FIELD(inner, model.kinds[kind].actor)) && is_ascii(FIELD(inner, model.kinds[kind].event_type))
+                   && FIELD(inner, model.kinds[kind].text) != Py_None;
+    Py_ssize_t inside[] = {model.kinds[kind].actor, model.kinds[kind].event_type, model.kinds[kind].text,
+                           model.kinds[kind].scopes, model.kinds[kind].size};
+    Py_ssize_t outside[] = {model.persisted.id, model.persisted.seq, model.persisted.timestamp, model.persisted.member};
+    for (size_t index = 0; is_usual && index < sizeof inside / sizeof *inside; index++)
+        is_usual = (FIELD(copy, inside[index]) = Py_XNewRef(FIELD(inner, inside[index]))) != NULL;
+    for (size_t index = 0; is_usual && index < sizeof outside / sizeof *outside; index++)
+        is_usual = (FIELD(persisted, outside[index]) = Py_XNewRef(FIELD(event, outside[index]))) != NULL;
+    FIELD(persisted, model.persisted.event) = copy;
+    if (is_usual)
+        return persisted;
+    Py_DECREF(persisted);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(event_of_doc, "event_of($module, columns, /)\n--\n\nThe event of these columns; see stores/_common/_columns.py.");
+
+static PyObject *
+py_event_of(PyObject *Py_UNUSED(module), PyObject *columns)
+{
+    PyObject *seq, *id, *timestamp, *actor, *event_type, *member, *text, *event, *persisted;
+    int column;
+    if (!PyArg_ParseTuple(columns, "OOOiOOOO:event_of", &seq, &id, &timestamp, &column, &actor, &event_type, &member, &text))
+        return NULL;
+    int kind = column == 0 ? AGENT : MODULE;
+    if (make_blanks(kind, &event, &persisted) < 0)
+        return NULL;
+    FIELD(event, model.kinds[kind].actor) = Py_NewRef(actor);
+    FIELD(event, model.kinds[kind].event_type) = Py_NewRef(event_type);
+    FIELD(event, model.kinds[kind].text) = Py_NewRef(text == Py_None ? null : text);
+    FIELD(event, model.kinds[kind].scopes) = Py_NewRef(Py_None);
+    FIELD(event, model.kinds[kind].size) = Py_NewRef(Py_None);
+    FIELD(persisted, model.persisted.id) = Py_NewRef(id);
+    FIELD(persisted, model.persisted.seq) = Py_NewRef(seq);
+    FIELD(persisted, model.persisted.timestamp) = Py_NewRef(timestamp);
+    FIELD(persisted, model.persisted.member) = Py_NewRef(member);
+    FIELD(persisted, model.persisted.event) = event;
+    return persisted;
+}
+
 /* --- the intake ------------------------------------------------------------------------------------- */
 
 /* Events that were ingested and that the flush task has not taken yet. See _log/_ingress.py. */
@@ -716,7 +783,9 @@ static PyMethodDef functions[] = {
     {"check_interpreter", check_interpreter, METH_NOARGS, check_interpreter_doc},
     {"configure", configure, METH_VARARGS, configure_doc},
     {"encode", py_encode, METH_VARARGS, encode_doc},
+    {"event_of", py_event_of, METH_O, event_of_doc},
     {"new_event_id", py_new_event_id, METH_NOARGS, new_event_id_doc},
+    {"reseal", py_reseal, METH_O, reseal_doc},
     {NULL},
 };
 
