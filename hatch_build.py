@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import sysconfig
 import tempfile
@@ -17,6 +18,8 @@ CORE = Path("trio_eventlog", "_speedups")
 class CoreBuildHook(BuildHookInterface[Any]):
     """Adds the core to a wheel, or to the source tree of an editable installation."""
 
+    _scratch: Path | None = None
+
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile the core. If that fails, the reason is shown, and the build goes on."""
         if self.target_name != "wheel" or not is_wanted():
@@ -25,11 +28,16 @@ class CoreBuildHook(BuildHookInterface[Any]):
             compile_core(Path(self.root), Path(self.root))
             return
         # hatchling reads what is named below after this has returned.
-        directory = Path(tempfile.mkdtemp(prefix="trio_eventlog_"))
-        if (built := compile_core(Path(self.root), directory)) is not None:
+        self._scratch = Path(tempfile.mkdtemp(prefix="trio_eventlog_"))
+        if (built := compile_core(Path(self.root), self._scratch)) is not None:
             build_data["force_include"][os.fspath(built)] = os.fspath(CORE / built.name)
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - prescribed
+        """Remove what was compiled, which is in the wheel now."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
 
 def is_wanted() -> bool:
@@ -51,6 +59,7 @@ def compile_core(root: Path, directory: Path) -> Path | None:
     headers = [os.fspath(path) for path in (root / CORE).rglob("*.h")]
     extension = Extension(name, sources, depends=headers, optional=True)
     command = build_ext(Distribution({"ext_modules": [extension]}))
+    command.force = True  # what is in the source tree may have been compiled with other flags
     with tempfile.TemporaryDirectory() as scratch:
         command.build_lib, command.build_temp = os.fspath(directory), scratch
         command.ensure_finalized()

@@ -144,7 +144,8 @@ def core(session: nox.Session) -> None:
     session.install("-e", ".[testing]")
     install_group(session, "tests")
     nightly = {"HYPOTHESIS_PROFILE": "nightly"}
-    tests = ("tests/speedups", "tests/speedups/deep_twins.py")
+    # By their names: of a folder and a file in it, pytest takes the folder alone.
+    tests = ("tests/speedups/test_twins.py", "tests/speedups/deep_twins.py")
     session.run("pytest", *LONG, *tests, *session.posargs, env=nightly)
     sanitize = "-fsanitize=address,undefined -fno-omit-frame-pointer -g -O1"
     session.install("-e", ".[testing]", env={"CFLAGS": sanitize, "LDFLAGS": sanitize})
@@ -239,10 +240,21 @@ def golden(session: nox.Session) -> None:
 
 @nox.session
 def crashes(session: nox.Session) -> None:
-    """Kill processes in the middle of their work, six hundred times."""
+    """Kill processes in the middle of their work, seven hundred times."""
     install_package(session)
     install_group(session, "tests")
     session.run("pytest", *LONG, "tests/crashes/deep_crashes.py", *session.posargs)
+
+
+@nox.session
+def trail(session: nox.Session) -> None:
+    """Tamper with sealed logs ten thousand times; kill recorders and archivers a hundred times each."""
+    install_package(session)
+    install_group(session, "tests")
+    folders = ("tests/audit", "tests/retention", "tests/test_masking.py", "tests/stores/test_erase.py")
+    deep = ("tests/audit/deep_tampering.py", "tests/retention/deep_kills.py")
+    nightly = {"HYPOTHESIS_PROFILE": "nightly"}
+    session.run("pytest", *IN_PARALLEL, *LONG, *folders, *deep, *session.posargs, env=nightly)
 
 
 @nox.session
@@ -259,6 +271,15 @@ def explore(session: nox.Session) -> None:
     install_package(session)
     install_group(session, "tests")
     session.run("pytest", *IN_PARALLEL, *LONG, "tests/testing/deep_explore.py", *session.posargs)
+
+
+@nox.session
+def console(session: nox.Session) -> None:
+    """Test the interface of the console against its description, a thousand clients, and what it costs."""
+    install_package(session, "testing,console")
+    install_group(session, "tests")
+    session.install("schemathesis>=4")
+    session.run("pytest", *LONG, "-rP", "tests/console/deep_console.py", *session.posargs)
 
 
 @nox.session

@@ -43,7 +43,9 @@ CONTENDERS: tuple[str, ...] = (
     "raw_insert_4k",
     "raw_batches",
     "log_into_sqlite",
+    "bare_psycopg",
     "log_into_postgres",
+    "bare_nats",
     "log_into_jetstream",
     "log_into_jetstream3",
     "eventsourcing",
@@ -104,9 +106,9 @@ class Ratio:
         return value <= bound if self.at_most else value >= bound
 
 
-def of_rates(other: str) -> Callable[[Medians, str], float]:
-    """Events a second into SQLite, as a multiple of another's."""
-    return lambda m, form: m[f"log_into_sqlite{form}"]["rate"] / m[other]["rate"]
+def of_rates(other: str, own: str = "log_into_sqlite") -> Callable[[Medians, str], float]:
+    """Events a second of the log into a store, as a multiple of another's."""
+    return lambda m, form: m[f"{own}{form}"]["rate"] / m[other]["rate"]
 
 
 def grown(figure: str) -> Callable[[Medians, str], float]:
@@ -169,6 +171,20 @@ RATIOS: Final = (
         pure_alarm=0.3,
     ),
     Ratio(
+        "events a second into PostgreSQL, as a multiple of psycopg alone with batches made in advance",
+        of_rates("bare_psycopg", "log_into_postgres"),
+        at_most=False,
+        alarm=0.4,
+        pure_alarm=0.25,
+    ),
+    Ratio(
+        "events a second into JetStream, as a multiple of nats-py alone with messages made in advance",
+        of_rates("bare_nats", "log_into_jetstream"),
+        at_most=False,
+        alarm=0.5,
+        pure_alarm=0.4,
+    ),
+    Ratio(
         "events a second beside a busy program, as a multiple of those in an idle one",
         lambda m, form: m[f"log_beside_work{form}"]["rate"] / m[f"log_into_sqlite{form}"]["rate"],
         at_most=False,
@@ -190,7 +206,7 @@ RATIOS: Final = (
         unit="ms",
     ),
     Ratio(
-        "events a second read, as a multiple of select and decode",
+        "events a second read in pages, as a multiple of select and decode",
         lambda m, _form: m["replay"]["rate"] / m["replay"]["select_and_decode"],
         at_most=False,
         alarm=0.5,
@@ -211,7 +227,7 @@ RATIOS: Final = (
         alarm=0.3,
     ),
     Ratio("`ingest` when the oldest has to go, as a multiple of with few", grown("when_losing"), alarm=12),
-    Ratio("memory of a waiting event", lambda m, _form: m["waiting"]["bytes"], alarm=800, unit="bytes"),
+    Ratio("memory of a waiting event", lambda m, _form: m["waiting"]["bytes"], alarm=950, unit="bytes"),
     Ratio("steps of an idle log in two seconds", lambda m, _form: m["idle"]["steps"], alarm=0, unit=""),
     Ratio(
         "import, as a multiple of what it stands on",

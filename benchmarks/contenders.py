@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import drivers
 import msgspec
 import trio
 import trio.testing
@@ -194,6 +195,7 @@ def raw_batches(count: int, directory: Path) -> Figures:
     """Batches that were made before, which SQLite reads in place, 4,096 a transaction. Needs the core."""
     db = apsw.Connection(str(directory / "raw.db"))
     log = schema.prepare_writer(db, "default", "full")
+    schema.load_core(db)
     made = numbered_events(count)
     starts = range(0, count, 2 * AT_MOST)
     batches = [core.make_batch(made[start : start + 2 * AT_MOST], log.seed) for start in starts]
@@ -292,6 +294,16 @@ def _log_into(place: str, count: int, directory: Path) -> Figures:
         return trio.run(main)
 
 
+def bare_psycopg(count: int, directory: Path) -> Figures:
+    """psycopg alone, with the statement and the batches of the log."""
+    return {"rate": drivers.psycopg_loop(numbered_events(count), directory)}
+
+
+def bare_nats(count: int, directory: Path) -> Figures:
+    """nats-py alone, with the messages and the batches of the log."""
+    return {"rate": drivers.nats_loop(numbered_events(count), directory)}
+
+
 def log_into_postgres(count: int, directory: Path) -> Figures:
     """The log, into a database."""
     return _log_into("postgres", count, directory)
@@ -361,17 +373,21 @@ def log_beside_work(count: int, directory: Path) -> Figures:
 
 
 def replay(count: int, directory: Path) -> Figures:
-    """Out of SQLite into events, payloads decoded; and the rows alone, decoded, for comparison."""
+    """Out of SQLite into events, payloads decoded: in pages, and one by one; and the rows alone, decoded."""
     log_into_sqlite(count, directory)
 
-    async def main() -> float:
+    async def main() -> tuple[float, float]:
         async with SqliteStore.open(directory / "log.db", read_only=True) as store:
             begin = time.perf_counter()
+            async for page in iter_events(store).pages():
+                for event in page:
+                    _ = event.event.payload
+            middle = time.perf_counter()
             async for event in iter_events(store):
                 _ = event.event.payload
-            return count / (time.perf_counter() - begin)
+            return count / (middle - begin), count / (time.perf_counter() - middle)
 
-    rate = trio.run(main)
+    rate, one_by_one = trio.run(main)
     db = apsw.Connection(str(directory / "log.db"))
     begin = time.perf_counter()
     for row in db.execute(f"SELECT {queries.READ} FROM events_1 ORDER BY seq"):  # noqa: S608 - no values
@@ -380,7 +396,8 @@ def replay(count: int, directory: Path) -> Figures:
     begin = time.perf_counter()
     for _ in db.execute(f"SELECT {queries.READ} FROM events_1 ORDER BY seq"):  # noqa: S608 - no values
         pass
-    return {"rate": rate, "select_and_decode": decoded, "select": count / (time.perf_counter() - begin)}
+    selected = count / (time.perf_counter() - begin)
+    return {"rate": rate, "one_by_one": one_by_one, "select_and_decode": decoded, "select": selected}
 
 
 class Hanging:
@@ -697,6 +714,8 @@ CONTENDERS: dict[str, Callable[[int, Path], Figures]] = {
         ingest,
         parts,
         log_into_sqlite,
+        bare_psycopg,
+        bare_nats,
         log_into_postgres,
         log_into_jetstream,
         log_into_jetstream3,

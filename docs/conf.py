@@ -61,9 +61,10 @@ intersphinx_mapping = (
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|subprocess|trio|types|typing)\..*",
+        r"(cattrs|collections|contextlib|hypothesis|logging|math|os|pathlib|re|subprocess|trio|types|typing)\..*",
     ),
     ("py:.*", r"[a-z]+"),
+    ("py:class", "Ed25519(Private|Public)Key"),  # of cryptography
     ("py:.*", r"(AsyncIterator|Callable|Collection|Mapping|Sequence|PathLike|Any)"),
     # Of this library, and not public: what they stand for is in the text.
     (
@@ -79,9 +80,12 @@ nitpick_ignore_regex = [
 PUBLIC_MODULES = (
     "trio_eventlog",
     "trio_eventlog.abc",
+    "trio_eventlog.audit",
     "trio_eventlog.logging",
+    "trio_eventlog.masking",
     "trio_eventlog.reading",
     "trio_eventlog.recorder",
+    "trio_eventlog.retention",
     "trio_eventlog.stores",
     "trio_eventlog.testing",
     "trio_eventlog.typed",

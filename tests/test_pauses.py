@@ -114,6 +114,37 @@ def test_pauses_are_for_loops_without_one(monkeypatch: pytest.MonkeyPatch) -> No
         assert slept == expected
 
 
+def test_a_loop_that_has_just_waited_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it waits for may be what woke it. But a look for I/O that is there at once lets no thread run."""
+    now, slept = 0.0, 0
+    pauses = _pauses._Pauses()
+
+    def sleep(_seconds: float) -> None:
+        nonlocal slept
+        slept += 1
+
+    monkeypatch.setattr(_pauses, "perf_counter", lambda: now)
+    monkeypatch.setattr(_pauses, "sleep", sleep)
+    for waited, expected in ((0.01, 0), (0.0, 0), (0.00001, 0), (0.0001, 0)):
+        pauses.before_io_wait(1.0)
+        now += waited
+        pauses.after_io_wait(1.0)
+        pauses.before_io_wait(0.0)
+        assert slept == expected
+    for _ in range(1000):
+        pauses.before_io_wait(1.0)
+        now += 0.00001
+        pauses.after_io_wait(1.0)
+        pauses.before_io_wait(0.0)
+    assert slept in {4, 5}  # one in 2 ms, for 10 ms
+
+
+async def test_trio_knows_what_it_must_call() -> None:
+    """The names that an instrument lists are those of its hooks."""
+    hooks = {name for name in vars(_pauses._Pauses) if hasattr(trio.abc.Instrument, name)}
+    assert set(dir(_pauses._Pauses())) == {name for name in hooks if not name.startswith("_")}
+
+
 def test_no_part_of_a_log_waits_for_a_thread_without_help() -> None:
     """Loops of commands and of the harness have nothing else to do, so these may."""
     package = Path(trio_eventlog.__file__).parent

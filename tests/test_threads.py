@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import trio
 import trio.testing
 
 from trio_eventlog import _threads
-from trio_eventlog._threads import in_thread
+from trio_eventlog._threads import Turn, in_thread, run_sync
 
 Discard = Callable[[str], object]
 
@@ -169,3 +170,34 @@ async def test_it_is_discarded_where_no_thread_can_be_started(monkeypatch: pytes
     monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
     await cancelled_with_a_result(monkeypatch, discarded.append)
     assert discarded == ["made"]
+
+
+async def test_jobs_take_turns() -> None:
+    """In the order in which they were asked for, a job that was left to itself included."""
+    turn, goes_on = Turn(), threading.Event()
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        if not number:
+            assert goes_on.wait(10)
+        done.append(number)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(run_until_cancelled, scope, partial(work, 0), turn)
+            for number in (1, 2, 3):
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(partial(run_sync, partial(work, number), limiter=turn))
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel(reason="test")
+            await trio.testing.wait_all_tasks_blocked()
+            assert done == []
+            goes_on.set()
+    assert done == [0, 1, 2, 3]
+
+
+async def run_until_cancelled(scope: trio.CancelScope, work: Callable[[], None], turn: Turn) -> None:
+    """In a task of its own, so that it is another's to cancel."""
+    with scope:
+        await run_sync(work, limiter=turn)

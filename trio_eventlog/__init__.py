@@ -14,7 +14,7 @@ is used from any thread; the events import a package for ids, when the first id 
 * 3, readers (Trio): ``_reading``, public as ``reading``; and the stores, which know neither each other nor
   the log: ``stores``, in which ``open_store`` alone knows them all
 * 4, the log, which has the store append: ``_log``
-* beside them: ``cli console logging mobkit recorder testing __main__``
+* beside them: ``audit cli console logging masking mobkit recorder retention testing __main__``
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -23,7 +23,7 @@ from typing import Final as _Final
 from trio_eventlog._engine._policy import RetryPolicy
 from trio_eventlog._log._event_log import EventLog
 from trio_eventlog._log._open import open_event_log
-from trio_eventlog._log._settings import Filter, OnFailure
+from trio_eventlog._log._settings import Filter, OnFailure, Transform
 from trio_eventlog._model._errors import (
     CodecError,
     EventLogBroken,
@@ -54,6 +54,7 @@ from trio_eventlog._model._reports import (
     SpillFailureReport,
     SpillReport,
 )
+from trio_eventlog._model._sealed import payload_json
 from trio_eventlog._model._wire import from_json, to_json
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog._speedups import core as _core
@@ -97,9 +98,11 @@ __all__ = [
     "StoreUnusable",
     "StoreWentBack",
     "Subscription",
+    "Transform",
     "UnifiedEvent",
     "from_json",
     "open_event_log",
+    "payload_json",
     "to_json",
 ]
 

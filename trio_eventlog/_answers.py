@@ -15,7 +15,7 @@ from trio_eventlog._model._errors import StoreError
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import shown_integer
-from trio_eventlog.abc import EventPage, EventStore, PagedStore, PrunedStore, WatchableStore
+from trio_eventlog.abc import EventPage, EventStore, LatestStore, PagedStore, PrunedStore, WatchableStore
 
 T = TypeVar("T")
 
@@ -69,7 +69,25 @@ async def ask_page(store: PagedStore, query: EventQuery, max_bytes: int) -> Even
     return page
 
 
-def _checked_events(store: object, method: str, found: object, query: EventQuery) -> list[PersistedEvent]:
+async def ask_latest(
+    store: LatestStore, query: EventQuery, before_seq: int | None, limit: int
+) -> list[PersistedEvent]:
+    """The last events that match, newest first."""
+    call = store.latest(query, before_seq=before_seq, limit=limit)
+    found: Any = await _answer(store, "latest", call)
+    if not isinstance(found, list):
+        raise _wrong(store, "latest", "a list of events", type(found).__name__)
+    _checked_events(store, "latest", found[::-1], query, "descending")
+    if found and before_seq is not None and found[0].seq >= before_seq:
+        raise _wrong(store, "latest", f"seqs below {before_seq}", shown(found[0].seq))
+    if len(found) > limit:
+        raise _wrong(store, "latest", f"at most {limit} events", str(len(found)))
+    return found
+
+
+def _checked_events(
+    store: object, method: str, found: object, query: EventQuery, order: str = "ascending"
+) -> list[PersistedEvent]:
     if not isinstance(found, list):
         raise _wrong(store, method, "a list of events", type(found).__name__)
     last = query.after_seq or 0
@@ -78,7 +96,7 @@ def _checked_events(store: object, method: str, found: object, query: EventQuery
             raise _wrong(store, method, "PersistedEvents", type(event).__name__)
         if type(event.seq) is not int or event.seq <= last:
             raise _wrong(
-                store, method, "events in ascending order of seq", f"seq {shown(event.seq)} after {last}"
+                store, method, f"events in {order} order of seq", f"seq {shown(event.seq)} after {last}"
             )
         if event.seq > MAX_STORED:
             # It would be no cursor for the next query.

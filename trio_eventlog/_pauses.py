@@ -30,7 +30,12 @@ class _Pauses(trio.abc.Instrument):
 
     def __init__(self) -> None:
         self._waiting = 0  # tasks
-        self._paused_at = 0.0
+        self._paused_at = self._waits_since = 0.0
+
+    def __dir__(self) -> list[str]:
+        # Trio looks up each of these names whenever the instrument is added. With all that an instrument has,
+        # that takes as long as handing work to a thread.
+        return ["before_io_wait", "after_io_wait"]
 
     def begin(self) -> None:
         self._waiting += 1
@@ -46,9 +51,17 @@ class _Pauses(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Trio is about to look for I/O, for at most ``timeout`` seconds."""
-        if timeout <= 0 and perf_counter() - self._paused_at >= _EVERY:
+        if timeout > 0:
+            self._waits_since = perf_counter()
+        elif perf_counter() - self._paused_at >= _EVERY:
             sleep(_PAUSE)
             self._paused_at = perf_counter()
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Trio has looked for I/O."""
+        if timeout > 0 and (now := perf_counter()) - self._waits_since >= _PAUSE:
+            # That was a pause, at whose end there often is what the thread has done.
+            self._paused_at = now
 
 
 _pauses: Final[trio.lowlevel.RunVar[_Pauses]] = trio.lowlevel.RunVar("trio_eventlog pauses")

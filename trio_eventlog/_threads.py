@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from threading import Lock
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 import trio
 
 from trio_eventlog._pauses import pausing
 
-__all__ = ["DISK_TIMEOUT", "in_thread", "run_sync"]
+__all__ = ["DISK_TIMEOUT", "Turn", "in_thread", "run_sync"]
 
 T = TypeVar("T")
 
@@ -24,10 +24,32 @@ _DISCARD_TIMEOUT: Final = 1.0
 """Seconds by which a cancellation may be late, so that what was made in vain is gone by then."""
 
 
+class Turn:
+    """Lets one job run at a time, in the order in which they were asked for.
+
+    A limiter for :func:`trio.to_thread.run_sync` like a ``CapacityLimiter`` of one, but not a checkpoint if
+    it is free: the wait for the thread is one anyway.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        """Wait for the turn of ``borrower``. A checkpoint only if it waits."""
+        try:
+            self._limiter.acquire_on_behalf_of_nowait(borrower)
+        except trio.WouldBlock:
+            await self._limiter.acquire_on_behalf_of(borrower)
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        """It is the turn of the next."""
+        self._limiter.release_on_behalf_of(borrower)
+
+
 async def run_sync(
     work: Callable[[], T],
     *,
-    limiter: trio.CapacityLimiter | None = None,
+    limiter: trio.CapacityLimiter | Turn | None = None,
     abandon_on_cancel: bool = True,
     name: str | None = None,
 ) -> T:
@@ -47,7 +69,7 @@ async def run_sync(
         return await trio.to_thread.run_sync(
             work,
             abandon_on_cancel=abandon_on_cancel,
-            limiter=trio.CapacityLimiter(1) if limiter is None else limiter,
+            limiter=cast("trio.CapacityLimiter", Turn() if limiter is None else limiter),
             thread_name=name,
         )
 
@@ -70,7 +92,7 @@ async def in_thread(
     Raises:
       RuntimeError: no thread can be started.
     """
-    limiter = trio.CapacityLimiter(1)
+    limiter = Turn()
     handover = None if discard is None else _Handover(work, discard)
     try:
         return await run_sync(work if handover is None else handover.run, limiter=limiter, name=name)

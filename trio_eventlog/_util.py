@@ -69,6 +69,8 @@ def adopt(module: str, *values: type | FunctionType) -> None:
 _CLI: Final = ("cyclopts>=5", "rich>=13.6")
 
 _EXTRAS: Final = {
+    "archive": ("backports.zstd>=1; python_version < '3.14'",),
+    "audit": ("cryptography>=43",),
     "cli": _CLI,
     "console": ("anycorn>=0.20,<0.21", "starlette>=0.46"),
     "mobkit": ("h11>=0.14",),

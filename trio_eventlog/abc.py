@@ -44,9 +44,11 @@ from trio_eventlog._abilities._summaries import (
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import Finding, StoreDescription, StoreVerification
+from trio_eventlog._model._tombstones import ERASED
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 
 __all__ = [
+    "ERASED",
     "FACETS",
     "BoundedStore",
     "ChangeWatch",
@@ -54,6 +56,7 @@ __all__ = [
     "DamageAwareStore",
     "DescribableStore",
     "DurableStore",
+    "ErasableStore",
     "EventPage",
     "EventStore",
     "FacetStore",
@@ -122,6 +125,9 @@ class EventStore(Protocol):
       told: bits that changed, a file that was cut off, parts that were zeroed or swapped. Every answer is
       then what was written, or an error of S12. A query may miss events that cannot be found any more only
       if ``verify`` reports a problem (:class:`VerifiableStore`). Never does the process crash or hang.
+    * **S17** In a store that can erase (:class:`ErasableStore`), what was erased is in no answer any more,
+      and in no file at its location once the store was left. The events stay, with all but their payloads;
+      so does everything else. A repeat of an erased event is one, and brings nothing back.
 
     **A store that went back.** A log can be replaced by an older state of itself: restored from a backup, or
     taken over by a replica that lagged. Only the store can notice. Its appender compares what the log holds
@@ -129,7 +135,9 @@ class EventStore(Protocol):
     connects anew, or with each append. If there is less, ``append_batch`` raises :class:`StoreWentBack` once
     and stores nothing of that batch; ``last_seq`` then is what the error says, and events that the log offers
     again, with the ids and seqs that they had, are stored. A store that does not check loses events in
-    silence; its docstring must say so.
+    silence; its docstring must say so. A log that is restored while no appender has it open begins an epoch
+    (:func:`trio_eventlog.stores.begin_epoch`), with an event far above all others. Nothing is asked of a
+    store for that beyond S2.
     """
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
@@ -329,6 +337,7 @@ class PrunableStore(Protocol):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -344,6 +353,7 @@ class PrunableStore(Protocol):
         Args:
           before_ms: delete events from before this time, in milliseconds since 1970-01-01 UTC.
           keep: delete all events except this many with the highest seqs; 0 or more.
+          through_seq: delete events with at most this seq; together with ``before_ms``, those that are both.
           dry_run: only count the events.
           on_progress: called with the number of events deleted so far and the number to be deleted, after
             each step; also after one that ended when the call was already cancelled.
@@ -353,7 +363,55 @@ class PrunableStore(Protocol):
 
         Raises:
           TypeError: it is not an integer.
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
+          ValueError: nothing says which events, or ``keep`` is not given alone; or it is not 0 to 2**63 - 1.
+          StoreError: the store failed; another call may succeed.
+          StoreUnusable: the store will never do it.
+        """
+        ...
+
+
+@runtime_checkable
+class ErasableStore(Protocol):
+    """A store that can erase what events say, and keep that they happened."""
+
+    async def erase(
+        self,
+        query: EventQuery,
+        *,
+        reason: str,
+        commitment: Callable[[PersistedEvent], str] | None = None,
+    ) -> int:
+        """Erase the payloads of the events that match, for good.
+
+        An erased event keeps its seq, id, time, agent or module, type and member. So order, count and cursors
+        stay valid, and an append of it is still a repeat. Its payload becomes a tombstone, an object with
+        the one key ``"@erased"`` (:data:`ERASED`): the ``reason``, the time ``at_ms`` in milliseconds since
+        1970-01-01 UTC, and the ``commitment``. It is in no scope any more. An event that has such a payload
+        already is left alone.
+
+        When this returns, nothing of what was erased is left where the store keeps its log; its documentation
+        says what else is to be done. A call that failed, or was cancelled, may have erased some; another one
+        completes it, even if no event is left that matches. Copies elsewhere stay: in backups, archives and
+        spill files, and in the memory of programs.
+
+        A program may append meanwhile. A checkpoint; cancelled, it stops between two steps, or lets the
+        running one end.
+
+        Args:
+          query: which events.
+          reason: why; stands in each tombstone, so it should not say what is to be erased.
+          commitment: makes the commitment to the payload of an event that is to be erased: a string by which
+            it can be told later that a payload was this one, and which says nothing about it to whoever lacks
+            a key. That of :func:`trio_eventlog.audit.commitment_with` is the one that checkpoints are made
+            with, so that they hold for what is left. None: there is none, and checkpoints that cover the
+            events do not hold any more. Called in another thread, perhaps.
+
+        Returns:
+          The number of events that were erased.
+
+        Raises:
+          TypeError: an argument, or what ``commitment`` returns, is of the wrong type.
+          ValueError: the reason is empty, or not text.
           StoreError: the store failed; another call may succeed.
           StoreUnusable: the store will never do it.
         """

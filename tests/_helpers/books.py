@@ -7,6 +7,7 @@ from trio_eventlog._log._settings import DEFAULT_RETRY, Settings
 def settings(**changes):
     fields = {
         "filter": None,
+        "transform": None,
         "on_failure": None,
         "batch_size": 2,
         "retry_buffer_cap": 100,

@@ -52,6 +52,14 @@ DESCRIBE: dict[str, list[Callable[[MemoryStore | SqliteStore], Awaitable[object]
 }
 
 
+ERASE: dict[str, list[Callable[[MemoryStore | SqliteStore | PostgresStore], Awaitable[object]]]] = {
+    "erase": [
+        lambda store: store.erase(EventQuery(), reason="why"),
+        lambda store: store.erase(EventQuery(limit=0), reason="why"),
+    ]
+}
+
+
 UPKEEP: dict[str, list[Callable[[SqliteStore | PostgresStore], Awaitable[object]]]] = {
     "log_names": [lambda store: store.log_names()],
     "verify": [lambda store: store.verify()],
@@ -83,12 +91,17 @@ IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
 }
 
 
+BACKUP: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
+    "backup": [lambda store: store.backup("/dev/null/is no directory")]
+}
+
+
 CALLS = {
     NullStore: STORE_CALLS | PRUNED,
-    MemoryStore: STORE_CALLS | DESCRIBE | PRUNED | IN_MEMORY,
-    SqliteStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
+    MemoryStore: STORE_CALLS | DESCRIBE | ERASE | PRUNED | IN_MEMORY,
+    SqliteStore: STORE_CALLS | DESCRIBE | ERASE | UPKEEP | IN_A_FILE | BACKUP,
     # With a server, in tests/stores/postgres.
-    PostgresStore: STORE_CALLS | DESCRIBE | UPKEEP | IN_A_FILE,
+    PostgresStore: STORE_CALLS | DESCRIBE | ERASE | UPKEEP | IN_A_FILE,
     EventLog: {
         "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],

@@ -399,6 +399,65 @@ class CorrectCheckedStore(CorrectFileStore):
         super()._free()
 
 
+class CorrectErasingStore(CorrectMemoryStore):
+    """The same in memory, and it can erase."""
+
+    def __init__(self, location: Path) -> None:
+        super().__init__(location)
+        self.before: dict[int, PersistedEvent] = {}
+        """What the events were that are erased, for stores that get it wrong."""
+
+    async def erase(
+        self, query: EventQuery, *, reason: str, commitment: Callable[[PersistedEvent], str] | None = None
+    ) -> int:
+        await trio.lowlevel.checkpoint()
+        async with self.lock:
+            self._check_usable()
+            found = [held for held in await self._select(query) if not self._is_erased(held.event)]
+            chosen = self._chosen(found)
+            for held in chosen:
+                self.before[held.event.seq] = held.event
+                self._put(held, self._hold(self._tombstone(held.event, reason)))
+            await self._keep()
+            return self._count(len(chosen))
+
+    def _is_erased(self, event: PersistedEvent) -> bool:
+        return isinstance(event.event.payload, dict) and event.event.payload.keys() == {"@erased"}
+
+    def _chosen(self, found: list[Held]) -> list[Held]:
+        return found
+
+    def _tombstone(self, event: PersistedEvent, reason: str) -> PersistedEvent:
+        payload = {"@erased": {"reason": reason, "at_ms": 1, "commitment": None}}
+        return attrs.evolve(event, event=attrs.evolve(event.event, payload=payload))
+
+    def _put(self, held: Held, changed: Held) -> None:
+        self.by_seq[held.event.seq] = self.by_id[held.event.id] = changed
+
+    async def _keep(self) -> None:
+        """Make it last."""
+
+    def _count(self, erased: int) -> int:
+        return erased
+
+
+class CorrectErasingFileStore(CorrectErasingStore, CorrectCheckedStore):
+    """The same in a file."""
+
+    async def _keep(self) -> None:
+        await in_thread(self._rewrite)
+
+    def _rewrite(self) -> None:
+        text = b"".join(held.text + b"\n" for held in self.by_seq.values())
+        new = self.location / "log.new"
+        new.write_bytes(text)
+        assert self.fd is not None
+        os.close(self.fd)
+        new.rename(self.path)
+        self.fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self.size = len(text)
+
+
 class CorrectFileReader(CorrectFileStore):
     """The log of a :class:`CorrectFileStore`, read-only; needs no lock, and no log to be there yet."""
 
@@ -441,6 +500,14 @@ def open_file(location: Path) -> AbstractAsyncContextManager[CorrectFileStore]:
 
 def open_checked(location: Path) -> AbstractAsyncContextManager[CorrectCheckedStore]:
     return opened_file(CorrectCheckedStore, location)
+
+
+def open_erasing(location: Path) -> AbstractAsyncContextManager[CorrectErasingStore]:
+    return opened_memory(CorrectErasingStore, location)
+
+
+def open_erasing_file(location: Path) -> AbstractAsyncContextManager[CorrectErasingFileStore]:
+    return opened_file(CorrectErasingFileStore, location)
 
 
 def open_file_reader(location: Path) -> AbstractAsyncContextManager[CorrectFileReader]:

@@ -30,6 +30,7 @@ from trio_eventlog import (
     StoreError,
     open_event_log,
 )
+from trio_eventlog.retention import RetentionPolicy, _archive, _retain, prune_to_archive, retain
 from trio_eventlog.stores import SqliteStore
 
 Say = Callable[[str], None]
@@ -189,7 +190,34 @@ async def drain(job: dict[str, Any], say: Say) -> None:
         say(f"drained {log.statistics().pending}\n")
 
 
-SCENARIOS = {"durable": durable, "spilling": spilling, "racing": racing, "drain": drain}
+async def archiving(job: dict[str, Any], say: Say) -> None:
+    """Append, and move what is old to an archive, in segments that are as small as a page."""
+    random, numbers = chance(job), Counter(job["run"])
+    _archive._MAX_EVENTS = 8
+    _retain._PAGE_SIZE = 8
+    async with SqliteStore.open(job["db"]) as store, open_event_log(store) as log:
+        while True:
+            for _ in range(random.randint(1, 40)):
+                event = numbers.next()
+                numbers.took(event, log.ingest(event))
+            flushed, numbers.unacknowledged = numbers.unacknowledged, []
+            await log.flush()
+            say("".join(f"ack {seq} {event_id}\n" for seq, event_id in flushed))
+            if random.random() < 0.5:
+                await prune_to_archive(store, job["archive"], keep=random.randint(0, 20))
+            else:
+                policy = RetentionPolicy(older_than=0.001, archive=job["archive"])
+                with trio.move_on_after(0.01):
+                    await retain(store, policy, every=0.001)
+
+
+SCENARIOS = {
+    "durable": durable,
+    "spilling": spilling,
+    "racing": racing,
+    "archiving": archiving,
+    "drain": drain,
+}
 
 
 def run_child(job: dict[str, Any]) -> None:

@@ -20,6 +20,9 @@ from random import Random
 
 import apsw
 
+from trio_eventlog.retention import segments_of, verify_archive
+from trio_eventlog.retention._archive import read_segment
+
 CHILD = Path(__file__).with_name("crash_child.py")
 
 # The moments that matter are in the first milliseconds: opening, the first batches, the first failures.
@@ -54,6 +57,7 @@ class Children:
             "seed": self.random.randrange(2**32),
             "db": os.fspath(self.directory / "events.db"),
             "out": os.fspath(out),
+            "archive": os.fspath(self.directory / "archive"),
         }
         if spill:
             job["spill"] = os.fspath(self.directory / "events.spill")
@@ -197,6 +201,41 @@ def kill_spillers(directory: Path, seed: int, kills: int) -> tuple[int, int]:
     assert missing == []
     assert not (directory / "events.spill").exists()
     return sum(safe_of.values()), recovered
+
+
+def archived(directory: Path) -> set[tuple[int, str]]:
+    """What is in the archive: seq and id, of its whole segments."""
+    found: set[tuple[int, str]] = set()
+    if (directory / "archive").exists():
+        check = verify_archive(directory / "archive")
+        assert check.problems == ()
+        for segment in segments_of(directory / "archive"):
+            path = directory / "archive" / segment.file
+            if not path.exists():
+                path = path.with_name(path.name + ".part")
+            found |= {(event.seq, event.id) for page in read_segment(path, segment) for event in page}
+    return found
+
+
+def kill_archivers(directory: Path, seed: int, kills: int) -> tuple[int, int]:
+    """Each acknowledged event is in the store or in the archive, and the archive is whole.
+
+    Returns:
+      How many events were acknowledged, and how many are in the archive.
+    """
+    acks: set[tuple[int, str]] = set()
+    moved: set[tuple[int, str]] = set()
+    with children(directory, seed) as processes:
+        # On a busy machine more kills, until one has moved something.
+        while processes.kills < kills or (not moved and processes.kills < 5 * kills):
+            child = processes.start("archiving")
+            processes.let_live()
+            said = child.kill()
+            assert [words for words in said if words[0] != "ack"] == []
+            acks |= set(acknowledged(said))
+            moved = archived(directory)
+            assert acks - moved - set(stored(directory)) == set()
+    return len(acks), len(moved)
 
 
 def kill_racers(directory: Path, seed: int, kills: int) -> tuple[int, int]:

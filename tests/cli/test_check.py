@@ -121,7 +121,7 @@ def test_a_store_that_passes(check, tmp_path):
     assert re.search(r"^S5 +passed +\d+ +\d+\.\d  Results pass all filters", result.out, re.MULTILINE)
     assert re.search(r"^S13 +skipped +the store is not durable$", result.out, re.MULTILINE)
     assert "left out: readers: no open_reader was given" in result.out
-    assert re.search(r"14 clauses passed, 0 failed, 2 skipped in \d+\.\d s \(seed 5\)", result.out)
+    assert re.search(r"15 clauses passed, 0 failed, 2 skipped in \d+\.\d s \(seed 5\)", result.out)
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

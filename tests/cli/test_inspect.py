@@ -18,6 +18,7 @@ from trio_eventlog import (
     ModuleEvent,
     PersistedEvent,
 )
+from trio_eventlog.cli import _histogram
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.stores.sqlite import _schema
 
@@ -50,6 +51,50 @@ def test_stats(cli, with_gaps):
         "bytes)",
     ):
         assert expected in told
+
+
+def test_stats_by_time(cli, with_gaps):
+    done = cli("stats", "--store", with_gaps, "--histogram")
+    assert (done.status, done.err) == (0, "")
+    lines = [line.strip() for line in done.out.partition("by ms")[2].splitlines()]
+    assert lines[0] == f"2023-11-14T22:13:20.001Z  1  {'#' * 30}"
+    assert len(lines) == 11
+    done = cli("stats", "--store", with_gaps, "--histogram", "--json")
+    told = json.loads(done.out)
+    assert told["histogram"]["bucket_ms"] == 1
+    assert sum(bucket["events"] for bucket in told["histogram"]["buckets"]) == told["events"] == 11
+    assert told["histogram"]["buckets"][0] == {
+        "start_ms": 1_700_000_000_001,
+        "event_type": "type-1",
+        "events": 1,
+    }
+    assert "histogram" not in json.loads(cli("stats", "--store", with_gaps, "--json").out)
+
+
+def test_stats_of_an_empty_log_by_time(cli, url, tmp_path):
+    (tmp_path / "none.jsonl").write_bytes(b"")
+    assert cli("ingest", tmp_path / "none.jsonl", "--store", url).status == 0
+    done = cli("stats", "--store", url, "--histogram")
+    assert done.status == 0
+    assert "none" in done.out.partition("by ms")[2]
+
+
+@pytest.mark.parametrize(
+    ("first_ms", "last_ms", "width"),
+    [
+        (5, 5, 1),
+        (0, 39, 1),
+        (0, 40, 2),
+        (0, 10**12, 364 * 86_400_000),
+        (1_700_000_000_000, 1_700_000_600_000, 30_000),
+        (1_700_000_000_000, 1_700_086_400_000, 3_600_000),
+        (0, 2**63 - 1, -(-(2**63 - 1) // 39)),
+    ],
+)
+def test_there_are_few_buckets_of_a_width_that_people_count_in(first_ms, last_ms, width):
+    found = _histogram.bucket_width(first_ms, last_ms)
+    assert last_ms // found - first_ms // found < 41
+    assert found == width
 
 
 def test_stats_of_a_log_that_is_written(cli, with_gaps):
@@ -86,6 +131,7 @@ def test_stats_as_json(cli, with_gaps):
         "gaps": 2,
         "missing": 3,
         "first_gaps": [[6, 7], [13, 13]],
+        "epochs": [],
     }
 
 
@@ -146,6 +192,7 @@ def test_verify_lists_what_is_wrong(cli, db, filled):
 
 def test_verify_takes_gaps_for_what_they_are(cli, db, filled):
     raw(db, "DELETE FROM events_1 WHERE seq IN (5, 7, 8)")
+    raw(db, "DELETE FROM counts_1")
 
     done = cli("verify", "--store", filled)
     assert done.status == 0

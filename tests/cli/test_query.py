@@ -83,6 +83,19 @@ def test_query_has_every_filter(cli, filled, options, wanted):
     ]
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 1_000, 1_001, 2_500, 9_999])
+def test_query_prints_the_latest_first(cli, filled, count):
+    done = cli("query", "--store", filled, "--latest", count)
+    assert (done.status, done.err) == (0, "")
+    found = [json.loads(line)["seq"] for line in done.out.splitlines()]
+    assert found == list(range(2_500, max(2_500 - count, 0), -1))
+
+
+def test_query_prints_the_latest_that_match(cli, filled):
+    done = cli("query", "--store", filled, "--latest", 2, "--run-id", "run-3", "--after-seq", "2480")
+    assert [json.loads(line)["seq"] for line in done.out.splitlines()] == [2_493, 2_483]
+
+
 def test_query_scopes(cli, db, url, tmp_path):
     source = tmp_path / "some.jsonl"
     source.write_bytes(

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_eventlog.console
 from tests._helpers.console import ask, request_scope
+from tests._helpers.uncovered import uncovered
 from trio_eventlog import EventQuery, StoreUnusable
 from trio_eventlog.console import ConsoleLimits, create_app
 from trio_eventlog.console._app import _HANDLERS
@@ -245,3 +248,20 @@ def test_what_is_no_store():
     for shown in (5, "sqlite:x", MemoryStore, {"a": 5}):
         with pytest.raises(TypeError, match=r"^stores: "):
             create_app(shown)
+
+
+@pytest.mark.parametrize("package", ["anycorn", "starlette"])
+def test_without_the_extra(package):
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+try:
+    import trio_eventlog.console
+except ModuleNotFoundError as exc:
+    print(exc)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=uncovered(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"the console needs {package}")
+    assert "pip install 'anycorn>=0.20,<0.21' 'starlette>=0.46'" in done.stdout

@@ -128,6 +128,7 @@ async def test_without_the_token_there_is_the_page_and_nothing_else(closed):
         assert (answer.status, answer.error["code"]) == (401, "unauthorized")
     assert (await ask(closed, "/")).status == 200
     assert (await ask(closed, "/static/app.js")).status == 200
+    assert (await ask(closed, "/favicon.ico")).status == 404
     assert (await ask(closed, "/api/session")).json() == {"token_required": True, "authorized": False}
 
 

@@ -235,6 +235,38 @@ async def test_malformed_and_hostile_requests(request_text):
         assert await is_well(url)
 
 
+@pytest.mark.parametrize("way", ["upgrade", "at once"])
+async def test_http_2_is_refused(way):
+    """One connection would carry as many requests as it likes."""
+    from h2.connection import H2Connection
+    from h2.events import ResponseReceived
+
+    client = H2Connection()
+    async with serving() as url, await connect(url) as stream:
+        if way == "upgrade":
+            settings = client.initiate_upgrade_connection().decode()
+            lines = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", f"HTTP2-Settings: {settings}")
+            await stream.send_all(head(url, "/api/logs", *lines))
+            answer = await stream.receive_some()
+            assert answer.startswith(b"HTTP/1.1 101 ")
+            await stream.send_all(client.data_to_send())
+            data = answer.partition(b"\r\n\r\n")[2]
+        else:
+            client.initiate_connection()
+            authority = f"127.0.0.1:{port_of(url)}"
+            pseudo = {":method": "GET", ":path": "/api/logs", ":scheme": "http", ":authority": authority}
+            client.send_headers(1, list(pseudo.items()), end_stream=True)
+            await stream.send_all(client.data_to_send())
+            data = b""
+        while True:
+            found = [event for event in client.receive_data(data) if isinstance(event, ResponseReceived)]
+            if found:
+                break
+            data = await stream.receive_some()
+            assert data
+    assert dict(found[0].headers)[b":status"] == b"505"
+
+
 async def test_a_body_that_never_ends_costs_a_moment(monkeypatch):
     monkeypatch.setattr("trio_eventlog.console._rpc._BODY_TIMEOUT", 0.1)
     async with serving() as url, await connect(url) as stream:

@@ -143,7 +143,7 @@ async def test_a_client_that_lags_skips_if_it_may(live, autojump_clock):
         await stream.wait_for(lambda s: s.seqs and s.seqs[-1] == 5000)
         (skipped,) = stream.of_kind("skipped")
         first, last = int(skipped["first_seq"]), int(skipped["last_seq"])
-        assert last == 4900
+        assert last == 4940
         # Nothing is missing but what was said.
         assert stream.seqs == [*range(1, first), *range(last + 1, 5001)]
         await add(1)
@@ -157,7 +157,8 @@ async def test_streams_are_counted(live, autojump_clock):
     app = app_of(shown, streams=2)
     async with streaming(app, PATH) as one, streaming(app, PATH) as two:
         assert (one.status, two.status) == (200, 200)
-        answer = await ask(app, PATH)
+        with trio.fail_after(60):
+            answer = await ask(app, PATH)
         assert (answer.status, answer.error["code"]) == (503, "busy")
         assert answer.headers["retry-after"] == "2"
     async with streaming(app, PATH) as again:

@@ -17,6 +17,7 @@ import trio.testing
 from tests._helpers.log_records import captured
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, open_event_log
 from trio_eventlog.logging import EventLogHandler, capture_logging
+from trio_eventlog.masking import mask_keys, mask_text
 from trio_eventlog.stores import MemoryStore
 
 # --- where records come from ----------------------------------------------------------------------
@@ -294,3 +295,63 @@ async def test_arguments(logger):
             logger.warning("below")
             logger.error("above")
         assert log.statistics().ingested == 1
+
+
+# --- transforms -----------------------------------------------------------------------------------
+
+
+async def test_a_transform_has_the_last_word_on_a_record(logger):
+    """None leaves it out, and is not a loss."""
+
+    def transform(event):
+        return None if event.payload["message"] == "noise" else mask_keys("password")(event)
+
+    def work():
+        logger.info("noise")
+        logger.info("login", extra={"form": {"password": "hunter2"}})
+
+    events, handler = await captured(logger, work, transform=transform)
+    assert [event.event.payload["extra"] for event in events] == [{"form": {"password": "***"}}]
+    assert handler.dropped == 0
+
+
+async def test_a_transform_that_fails_drops_the_record(logger, capsys):
+    def transform(event):
+        if event.payload["message"] == "bad":
+            raise LookupError("of the transform")
+        return event if event.payload["message"] == "good" else event.payload
+
+    def work():
+        for message in ("bad", "not an event", "good"):
+            logger.info(message)
+
+    events, handler = await captured(logger, work, transform=transform)
+    assert [event.event.event_type for event in events] == ["log.info", "records_dropped"]
+    assert handler.dropped == 2
+    assert "of the transform" in capsys.readouterr().err
+
+
+async def test_a_record_that_is_too_large_is_shortened_after_its_transform(logger):
+    """So a secret that the shortening would cut in two is masked before."""
+    store = MemoryStore()
+    async with open_event_log(store, max_event_bytes=1_000) as log:
+        with capture_logging(log, logger, transform=mask_text("hunter2")):
+            logger.info("%shunter2%s", "x" * 195, "y" * 2_000)
+        with capture_logging(log, logger, transform=lambda event: ModuleEvent("m", "t", ["x" * 2_000])):
+            logger.info("z")
+    first, second = await store.query(EventQuery())
+    assert first.event.payload["message"] == "x" * 195 + "***yy"
+    assert second.event.payload == {"truncated": True}
+
+
+async def test_a_transform_of_records_is_a_plain_function(logger):
+    async def transform(event):
+        return event
+
+    async with open_event_log(MemoryStore()) as log:
+        for wrong in (transform, 1):
+            with (
+                pytest.raises(TypeError, match=r"^transform: expected a"),
+                capture_logging(log, logger, transform=wrong),
+            ):
+                pytest.fail("it was taken")

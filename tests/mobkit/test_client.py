@@ -217,3 +217,10 @@ async def test_from_a_console_into_a_log_and_never_twice(caplog):
     assert (first.member_id, first.event.event_type, first.timestamp_ms) == ("w", "flow_started", 10)
     assert first.event.payload == {"mob_id": "home", "data": {"mob_id": "home", "n": 1}}
     assert MobEvent.of(first).data == {"mob_id": "home", "n": 1}
+
+
+async def test_without_the_extra(monkeypatch):
+    monkeypatch.setattr("trio_eventlog.mobkit._client.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'h11>=0.14'"):
+        async with follow_mob_events("http://localhost/"):
+            pass

@@ -35,6 +35,7 @@ def test_what_is_written_is_read_however_it_is_cut(data, event, event_id, cuts):
     st.binary(max_size=200).map(lambda data: data.replace(b"\xff", b":")),
     st.lists(st.integers(0, 300), max_size=9),
 )
+@example(b"data: a\r\ndata: b\r\n\r\n", [8])
 @example(b"data: a\r\n\r\ndata: b\r\r\n", [8])
 @example(b"\xef\xbb\xbfdata:x\n\n", [1, 2])
 @example(b"id\ndata\n\n", [])

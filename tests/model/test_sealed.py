@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 import uuid
 
 import attrs
@@ -215,3 +216,10 @@ def test_a_numbered_event_is_what_the_constructor_makes(event, event_id):
 
     assert persisted(event_id, 7, 8, event) == expected
     assert repr(persisted(event_id, 7, 8, event)) == repr(expected)
+
+
+def test_a_clock_before_1970_is_told(monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: -1)
+
+    with pytest.raises(ValueError, match=r"time\.time_ns\(\) is before 1970"):
+        EventEnvelope.of(AgentEvent("a", "t"), event_id="e")

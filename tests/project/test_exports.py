@@ -14,11 +14,14 @@ import pytest
 
 import trio_eventlog
 import trio_eventlog.abc
+import trio_eventlog.audit
 import trio_eventlog.console
 import trio_eventlog.logging
+import trio_eventlog.masking
 import trio_eventlog.mobkit
 import trio_eventlog.reading
 import trio_eventlog.recorder
+import trio_eventlog.retention
 import trio_eventlog.stores
 import trio_eventlog.testing
 import trio_eventlog.typed
@@ -28,11 +31,14 @@ ROOT = Path(__file__).parents[2]
 MODULES = [
     trio_eventlog,
     trio_eventlog.abc,
+    trio_eventlog.audit,
     trio_eventlog.console,
     trio_eventlog.logging,
+    trio_eventlog.masking,
     trio_eventlog.mobkit,
     trio_eventlog.reading,
     trio_eventlog.recorder,
+    trio_eventlog.retention,
     trio_eventlog.stores,
     trio_eventlog.testing,
     trio_eventlog.typed,
@@ -46,18 +52,8 @@ FUNCTIONS = [
     (module, name) for module, name in PUBLIC if isinstance(getattr(module, name), types.FunctionType)
 ]
 CONSTANTS = [
-    *(
-        "ANOMALIES",
-        "CLAUSES",
-        "EVENT_ID_PREFIX",
-        "Fault",
-        "Filter",
-        "MODULE",
-        "OnFailure",
-        "Report",
-        "TaskFilter",
-    ),
-    "UnifiedEvent",
+    *("ANOMALIES", "Anchor", "CLAUSES", "EVENT_ID_PREFIX", "FACETS", "Fault", "Filter", "MODULE"),
+    *("OnFailure", "Report", "TaskFilter", "Transform", "UnifiedEvent"),
 ]
 """Those that have no docstring of their own."""
 

@@ -202,7 +202,8 @@ def test_a_plain_import_is_light():
 
 
 @pytest.mark.parametrize(
-    "module", ["apsw", "cyclopts", "hypothesis", "orjson", "pytest", "rich", "sqlite3", "uuid_utils"]
+    "module",
+    ["apsw", "cryptography", "cyclopts", "hypothesis", "orjson", "pytest", "rich", "sqlite3", "uuid_utils"],
 )
 def test_a_plain_import_leaves_out(module):
     """Drivers, the command line and the tools of tests are loaded by those who use them."""

@@ -1,7 +1,9 @@
 """What is installed is what pyproject.toml says."""
 
+import importlib.util
 import re
 import shlex
+import tempfile
 import tomllib
 from importlib import metadata, resources
 from pathlib import Path
@@ -31,7 +33,9 @@ def test_version_has_a_single_source(project, installed):
         assert f'"{project["version"]}"' not in path.read_text(), path
 
 
-@pytest.mark.parametrize("extra", ["cli", "console", "mobkit", "nats", "postgres", "testing"])
+@pytest.mark.parametrize(
+    "extra", ["archive", "audit", "cli", "console", "mobkit", "nats", "postgres", "testing"]
+)
 def test_what_an_extra_needs_is_named_as_it_is(project, extra):
     """Not the name of the package, which an index may not have."""
     wanted = []
@@ -104,6 +108,32 @@ def test_the_tests_have_what_the_command_line_needs():
     assert set(pyproject["project"]["optional-dependencies"]["cli"]) <= set(
         pyproject["dependency-groups"]["tests"]
     )
+
+
+def test_a_build_leaves_no_files_behind(tmp_path, monkeypatch):
+    pytest.importorskip("hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    hatch_build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hatch_build)
+    compiled = []
+
+    def compile_core(root, directory):
+        compiled.append(directory / "_core.so")
+        compiled[0].touch()
+        return compiled[0]
+
+    monkeypatch.setattr(hatch_build, "compile_core", compile_core)
+    monkeypatch.setattr(hatch_build, "is_wanted", lambda: True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    hook = hatch_build.CoreBuildHook(str(ROOT), {}, None, None, str(tmp_path), "wheel")
+    data = {"force_include": {}}
+
+    hook.initialize("standard", data)
+    assert list(data["force_include"]) == [str(compiled[0])]
+    assert compiled[0].exists()
+    hook.finalize("standard", data, "")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_is_installed():

@@ -64,7 +64,7 @@ def test_s15_an_interrupt_in_contextlib_ends_a_watch(tmp_path: Path, method: str
 
 
 @pytest.mark.parametrize(
-    ("file", "function"), [("sqlite/_store.py", "aclose"), ("sqlite/_worker.py", "aclose")]
+    ("file", "function"), [("sqlite/_parts.py", "aclose"), ("sqlite/_worker.py", "aclose")]
 )
 def test_s15_an_interrupt_leaves_no_connection_of_a_prune_open(
     tmp_path: Path, file: str, function: str, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,7 @@
 """What JetStreamStore does without a server and without its driver: the layout, and its arguments."""
 
+import base64
+import hashlib
 import re
 from functools import partial
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 from hypothesis import given
+from hypothesis import strategies as st
 
 from trio_eventlog import (
     AgentEvent,
@@ -20,9 +23,10 @@ from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores.jetstream._access import Server, access
 from trio_eventlog.stores.jetstream._api import PERMANENT_ERRORS, PERMANENT_ON_OPENING
 from trio_eventlog.stores.jetstream._head import decode_head
-from trio_eventlog.stores.jetstream._messages import draft, event_of, flaw
-from trio_eventlog.stores.jetstream._subjects import Subjects, seq_of
-from trio_eventlog.testing import events, queries
+from trio_eventlog.stores.jetstream._messages import batch_pieces, draft, event_of, flaw
+from trio_eventlog.stores.jetstream._protocol import Publish, encode
+from trio_eventlog.stores.jetstream._subjects import Subjects, _hashed, seq_of
+from trio_eventlog.testing import events, persisted_events, queries
 
 # --- the layout -----------------------------------------------------------------------------------
 
@@ -48,6 +52,32 @@ def test_the_layout_is_what_is_documented():
         "eventlog.EVENTLOG.default.head",
         "eventlog.EVENTLOG.default.lock",
     )
+
+
+@given(st.lists(events(), max_size=3))
+def test_the_messages_of_a_batch_are_those_that_are_checked_in_full(batch):
+    """What is checked once for all of them cannot differ between them."""
+    drafts = [draft(SUBJECTS, persisted(event, seq)[1]) for seq, event in enumerate(batch, start=1)]
+    for number, (item, piece) in enumerate(zip(drafts, batch_pieces(drafts, "name.7"), strict=True), start=1):
+        headers = {
+            "Nats-Expected-Last-Subject-Sequence": "0",
+            "Nats-Batch-Id": "name.7",
+            "Nats-Expected-Last-Subject-Sequence-Subject": item.id_filter,
+            "Nats-Batch-Sequence": str(number),
+        }
+        assert encode(piece) == encode(Publish(item.subject, item.body, headers))
+        assert sum(map(len, headers)) + sum(map(len, headers.values())) < item.size - len(item.body)
+
+
+@given(persisted_events())
+def test_a_body_is_the_wire_form(event):
+    assert draft(SUBJECTS, trio.run(sealed_batch, [event])[0]).body == to_json(event)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from([9, 16]))
+def test_a_hash_is_base64_for_urls(text, size):
+    expected = base64.urlsafe_b64encode(hashlib.blake2b(text.encode(), digest_size=size).digest())
+    assert _hashed(text, size) == expected.decode().rstrip("=")
 
 
 @given(events(), queries())

@@ -121,8 +121,10 @@ async def test_the_progress_of_pruning_memory(arguments, gone):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ValueError, "before_ms, keep: expected one of them"),
-        ({"keep": 1, "before_ms": 1}, ValueError, "before_ms, keep: expected one of them"),
+        ({}, ValueError, "before_ms, keep, through_seq: expected one of them"),
+        ({"keep": 1, "before_ms": 1}, ValueError, "before_ms, keep, through_seq: expected one of them"),
+        ({"keep": 1, "through_seq": 1}, ValueError, "before_ms, keep, through_seq: expected one of them"),
+        ({"through_seq": -1}, ValueError, r"through_seq: expected 0 to 2\*\*63 - 1, got -1"),
         ({"keep": -1}, ValueError, r"keep: expected 0 to 2\*\*63 - 1, got -1"),
         ({"keep": True}, TypeError, "keep: expected an integer, got bool"),
         ({"keep": "1"}, TypeError, "keep: expected an integer, got str"),

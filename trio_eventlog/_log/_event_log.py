@@ -86,9 +86,10 @@ class EventLog(metaclass=NoPublicConstructor):
     def ingest(self, event: EventEnvelope | UnifiedEvent) -> int | None:
         """Hand an event to the log. Never blocks, and is not a checkpoint.
 
-        The filter runs first, on the bare event. Then the event is checked and its payload encoded: later
-        changes to it have no effect. Then it gets the next seq and waits for the store. If more than
-        ``retry_buffer_cap`` events or ``max_pending_bytes`` wait, the oldest of them are lost, and reported.
+        The filter runs first, on the bare event, and then ``transform``. Then the event is checked and its
+        payload encoded: later changes to it have no effect. Then it gets the next seq and waits for the
+        store. If more than ``retry_buffer_cap`` events or ``max_pending_bytes`` wait, the oldest of them are
+        lost, and reported.
 
         Do not call it from a signal handler or a finalizer (``__del__``), which can interrupt the log in the
         middle of its own work. Use ``trio.lowlevel.TrioToken.run_sync_soon`` there.
@@ -97,17 +98,18 @@ class EventLog(metaclass=NoPublicConstructor):
           event: an envelope, or a bare event, which gets a new id (UUIDv7) and the current time.
 
         Returns:
-          Its seq, or None if the filter kept it out (then no seq is spent). The seq is final once the event
-          is durable; see :meth:`flush`.
+          Its seq, or None if the filter or ``transform`` kept it out (then no seq is spent). The seq is final
+          once the event is durable; see :meth:`flush`.
 
         Raises:
           trio.ClosedResourceError: the block of :func:`open_event_log` has ended.
           CodecError: the event is malformed, its payload is not JSON, or it is larger than
             ``max_event_bytes``; the message names the field.
-          TypeError: ``event`` is neither an envelope nor an event.
+          TypeError: ``event`` is neither an envelope nor an event, or what ``transform`` returned is not an
+            event.
           RuntimeError: called from another thread or process than the log's.
           EventLogError: the log has given out its last seq, 2**63 - 1.
-          Exception: whatever the filter raises. The log goes on.
+          Exception: whatever the filter or ``transform`` raises. The log goes on.
         """
         return self._ingress.ingest(event)
 
@@ -115,9 +117,9 @@ class EventLog(metaclass=NoPublicConstructor):
         """Like :meth:`ingest`, but wait for room while the log holds ``retry_buffer_cap`` events or too many
         bytes, so that no other event is lost for this one.
 
-        Waiting tasks are served in the order of their calls. Waiting makes a flush due. The filter and the
-        encoding come before the wait, the seq after it. A checkpoint, unless it raises one of the errors
-        below. If it is cancelled, the event was not accepted.
+        Waiting tasks are served in the order of their calls. Waiting makes a flush due. The filter,
+        ``transform`` and the encoding come before the wait, the seq after it. A checkpoint, unless it raises
+        one of the errors below. If it is cancelled, the event was not accepted.
 
         Raises:
           trio.ClosedResourceError: the block of :func:`open_event_log` has ended, or ended while waiting.
@@ -215,7 +217,8 @@ class EventLog(metaclass=NoPublicConstructor):
             Replaces the ``after_seq`` of the query.
 
         Raises:
-          StaleCursor: ``after_seq`` is beyond the last seq that the log has given out.
+          StaleCursor: ``after_seq`` is beyond the last seq that the log has given out. One from before the
+            log was restored is noticed by the first step of the iteration.
           TypeError, ValueError: an argument is not as described.
           trio.ClosedResourceError: the log is closed.
           RuntimeError: called from another thread or process than the log's.

@@ -66,7 +66,7 @@ class Ingress(Protocol):
     """The same for their bytes."""
 
     filtered: int
-    """Events that the filter kept out."""
+    """Events that the filter or the transform kept out."""
 
     lost_from_now_on: LossReason | None
     """Why every further event is lost, if it is."""
@@ -86,7 +86,7 @@ class Ingress(Protocol):
         ...
 
     def prepare(self, event: EventEnvelope | UnifiedEvent) -> Prepared | None:
-        """Filter, check, encode and measure. Errors are raised in the caller's frame."""
+        """Filter, transform, check, encode and measure. Errors are raised in the caller's frame."""
         ...
 
     def accept(self, prepared: Prepared) -> int:
@@ -127,13 +127,16 @@ class _Checks:
     put: Callable[[PersistedEvent, int], bool]
 
     def __init__(self, settings: Settings, last_seq: int) -> None:
-        self.capacity = max(4 * settings.batch_size, 4)
+        # Limits are of any size, and the core counts in 64 bits.
+        self.capacity = min(max(4 * settings.batch_size, 4), MAX_STORED)
         self.last_seq = last_seq
         self.check_count = self.check_size = 1
-        # No event is larger than this, and the core counts in 64 bits.
+        # No event is larger than this.
         self.max_event_bytes = min(settings.max_event_bytes, MAX_STORED)
         self.filtered = 0
         self.filter = settings.filter
+        self._transform = settings.transform
+        self._selects = self.filter is not None or self._transform is not None
         self.lost_from_now_on = None
         self.is_closed = False
         self.look: Callable[[], None] = _nothing
@@ -157,15 +160,20 @@ class _Checks:
         else:
             bare = event
             _check_kind(bare)
-        if not is_filtered and self.filter is not None and not self.filter(bare):
-            self.filtered += 1
-            return None
+        # One condition for both, so that a log without either pays for one.
+        if not is_filtered and self._selects:
+            kept = self._select(bare)
+            if kept is None:
+                self.filtered += 1
+                return None
+        else:
+            kept = bare
         if envelope is None:
             event_id, timestamp_ms, prefix = new_event_id(), wall_clock_ms(), ""
         else:
             check_envelope(envelope)
             event_id, timestamp_ms, prefix = envelope.event_id, envelope.timestamp_ms, "event."
-        sealed = seal_event(bare, prefix, self.max_event_bytes)
+        sealed = seal_event(kept, prefix, self.max_event_bytes)
         size = sealed._size
         if size is None or not event_id.isascii():
             size = event_size(event_id, sealed)
@@ -174,6 +182,17 @@ class _Checks:
         if size > self.max_event_bytes:
             raise CodecError("event", too_large(self.max_event_bytes, size=size))
         return event_id, timestamp_ms, sealed, size
+
+    def _select(self, event: UnifiedEvent) -> UnifiedEvent | None:
+        """What the program wants to keep of an event; None for nothing."""
+        if self.filter is not None and not self.filter(event):
+            return None
+        if self._transform is None:
+            return event
+        kept: object = self._transform(event)
+        if kept is None or isinstance(kept, AgentEvent | ModuleEvent):
+            return kept
+        raise TypeError(f"transform: expected it to return an event or None, got {type(kept).__name__}")
 
     @trio.lowlevel.enable_ki_protection
     def accept(self, prepared: Prepared) -> int:
@@ -254,7 +273,17 @@ else:
         def close(self) -> None:
             """Likewise."""
 
-    make_ingress = CoreIngress
+    class TransformingCoreIngress(CoreIngress):
+        """The same for a log with a transform, of which the core knows nothing."""
+
+        def ingest(self, event: EventEnvelope | UnifiedEvent, /) -> int | None:
+            return self._ingest_slowly(event, is_filtered=False)
+
+    def _make_core_ingress(settings: Settings, last_seq: int) -> Ingress:
+        kind = CoreIngress if settings.transform is None else TransformingCoreIngress
+        return kind(settings, last_seq)
+
+    make_ingress = _make_core_ingress
 
 
 def _check_kind(event: object, wrapping: str = "") -> None:

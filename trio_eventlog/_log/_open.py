@@ -23,6 +23,7 @@ from trio_eventlog._log._settings import (
     Filter,
     OnFailure,
     Settings,
+    Transform,
 )
 from trio_eventlog._log._spill_file import Keep, SpillFile
 from trio_eventlog._log._spill_queue import close_unused, open_spill_file
@@ -42,6 +43,7 @@ async def open_event_log(
     store: EventStore,
     *,
     filter: Filter | None = None,  # noqa: A002 - the word that a caller expects
+    transform: Transform | None = None,
     batch_size: int = 64,
     flush_interval: float = 1.0,
     retry_buffer_cap: int = 4096,
@@ -88,6 +90,9 @@ async def open_event_log(
     Args:
       store: where events go. The log does not close it. One log at a time for each store.
       filter: called by ``ingest`` with the bare event; false keeps the event out.
+      transform: called by ``ingest`` with the bare event that passed the filter; a plain function. Returns
+        the bare event to keep, of either kind, or None to keep it out. Nothing else of what it was given is
+        checked, encoded, stored or spilled. See :mod:`trio_eventlog.masking` for ready ones.
       batch_size: how many events make a flush due. All that wait by then go out together. 0 counts as 1.
       flush_interval: seconds after which a flush is due for even a single event. 0 counts as a millisecond.
       retry_buffer_cap: most events that wait, in addition to the batch in flight; beyond it the oldest are
@@ -135,6 +140,7 @@ async def open_event_log(
     """
     settings = Settings(
         filter=filter,
+        transform=transform,
         batch_size=batch_size,
         flush_interval=flush_interval,
         retry_buffer_cap=retry_buffer_cap,

@@ -16,6 +16,7 @@ from trio_eventlog._model._reports import Report
 from trio_eventlog._numbers import check_integer, check_number
 
 Filter: TypeAlias = Callable[[UnifiedEvent], bool]
+Transform: TypeAlias = Callable[[UnifiedEvent], UnifiedEvent | None]
 OnFailure: TypeAlias = Callable[[Report], object]
 
 DEFAULT_RETRY: Final = RetryPolicy()
@@ -102,6 +103,7 @@ class Settings:
     """
 
     filter: Filter | None = attrs.field(validator=_plain_function)
+    transform: Transform | None = attrs.field(validator=_plain_function)
     on_failure: OnFailure | None = attrs.field(validator=_plain_function)
     batch_size: int = attrs.field(converter=_batch_size)
     retry_buffer_cap: int = attrs.field(validator=_count(1))

@@ -12,41 +12,50 @@ from trio_eventlog._engine._policy import RetryPolicy
 
 @attrs.define(eq=False)
 class Alarm:
-    """A deadline that one task sleeps until. Bringing it forward does not wake the task before it is due."""
+    """A deadline that one task sleeps until. It can be brought forward."""
 
-    # Both only while the task sleeps.
-    _scope: trio.CancelScope | None = attrs.field(default=None, init=False)
+    # All of them only while the task sleeps.
     _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _scope: trio.CancelScope | None = attrs.field(default=None, init=False)  # if there is a deadline
 
     def wake_by(self, deadline: float) -> None:
-        """Wake the sleeping task at ``deadline``, unless it wakes earlier. Without one, do nothing."""
-        if self._scope is None or self._task is None or deadline >= self._scope.deadline:
+        """Wake the sleeping task at ``deadline`` or before, unless it wakes earlier. Without one, do nothing.
+
+        It wakes before ``deadline`` only if it had none: then it is to sleep again.
+        """
+        if self._task is None or deadline >= (math.inf if self._scope is None else self._scope.deadline):
             return
-        if deadline > -math.inf:
+        if self._scope is not None and deadline > -math.inf:
             self._scope.deadline = deadline
         else:
-            # A third of what a deadline in the past takes.
+            # Takes a third of what a scope and its deadline take, which a flush would make in vain.
             task, self._task = self._task, None
             trio.lowlevel.reschedule(task)
 
     async def sleep_until(self, deadline: float) -> None:
-        """Sleep.
+        """Sleep. May end early.
 
         Compute ``deadline`` without a checkpoint before this call, or a call of :meth:`wake_by` may be
         missed.
         """
-        self._scope = trio.CancelScope(deadline=deadline)
+        if deadline == math.inf:
+            await self._sleep()
+            return
+        scope = self._scope = trio.CancelScope(deadline=deadline)
+        try:
+            with scope:
+                await self._sleep()
+        finally:
+            self._scope = None
+
+    async def _sleep(self) -> None:
         self._task = trio.lowlevel.current_task()
 
         def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
             self._task = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        try:
-            with self._scope:
-                await trio.lowlevel.wait_task_rescheduled(abort)
-        finally:
-            self._scope = self._task = None
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 @attrs.define(eq=False)

@@ -159,22 +159,35 @@ class EventLogBroken(EventLogError):
 
 class StaleCursor(EventLogError):
     """A cursor points beyond everything this log ever stored: it belongs to another log, or the log was
-    replaced or went back to an older state.
+    replaced or went back to an older state. Or the log was restored from a backup that was made before the
+    event at the cursor was stored, and has gone on in a new epoch.
 
     Raised by everything that reads from a cursor, possibly in the middle of an iteration.
 
     Attributes:
       after_seq: the cursor that was given.
-      last_seq: the last seq of the log.
+      last_seq: the last seq of the log; with ``epoch_seq``, the last one that it had when the epoch began. If
+        the cursor belongs to this log, everything after ``last_seq`` is new to its owner.
+      epoch_seq: the seq of the event that began the epoch; None if the cursor is beyond the end.
     """
 
-    def __init__(self, after_seq: int, last_seq: int) -> None:
+    def __init__(self, after_seq: int, last_seq: int, epoch_seq: int | None = None) -> None:
         _require_int(after_seq=after_seq, last_seq=last_seq)
-        super().__init__(after_seq, last_seq)
+        if epoch_seq is None:
+            super().__init__(after_seq, last_seq)
+        else:
+            _require_int(epoch_seq=epoch_seq)
+            super().__init__(after_seq, last_seq, epoch_seq)
         self.after_seq = after_seq
         self.last_seq = last_seq
+        self.epoch_seq = epoch_seq
 
     def __str__(self) -> str:
+        if self.epoch_seq is not None:
+            return (
+                f"cursor {self.after_seq} is of a state that is gone: the log was restored to seq"
+                f" {self.last_seq}, and went on from seq {self.epoch_seq}"
+            )
         return f"cursor {self.after_seq} lies beyond the last seq of the log, {self.last_seq}"
 
 

@@ -283,7 +283,10 @@ def persisted(event_id: str, seq: int, timestamp_ms: int, event: UnifiedEvent) -
 
 def wall_clock_ms() -> int:
     """Milliseconds since 1970-01-01 UTC, by the wall clock. Used for the timestamps of events only."""
-    return time.time_ns() // 1_000_000
+    nanoseconds = time.time_ns()
+    if nanoseconds < 0:
+        raise ValueError("time.time_ns() is before 1970")
+    return nanoseconds // 1_000_000
 
 
 def new_event_id() -> str:

@@ -126,7 +126,8 @@ class MergedEvents(metaclass=NoPublicConstructor):
           StopAsyncIteration: there are no more events.
           EventsPruned: events of a log behind its cursor were pruned before they were read; a note says of
             which log. Raised once for each range of seqs; the cursor of the log is past it then.
-          StaleCursor: a cursor is beyond the last seq of its log, which a note names.
+          StaleCursor: a cursor is beyond the last seq of its log, which a note names, or is from before the
+            log was restored.
           StoreError: a store failed and may answer later; or :exc:`StoreUnusable`, it will not.
           trio.BusyResourceError: another task is waiting for the next event.
         """

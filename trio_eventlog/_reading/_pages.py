@@ -11,6 +11,7 @@ from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
+from trio_eventlog._reading._epochs import check_cursor
 from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
 
 _MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -98,6 +99,14 @@ class PageReader:
             fitting = _MAX_PAGE_BYTES * len(found) // size
             self._size_limit = max(min(fitting, _MAX_GROWTH * self._size_limit), 1)
         return found, len(found) < limit
+
+    async def check_cursor(self, after: int, found: list[PersistedEvent], end: int) -> None:
+        """Check that the log did not go on, up to ``end``, from a state before the cursor (StaleCursor).
+
+        ``found`` are all events that match up to there.
+        """
+        if not (self.is_unfiltered and end - after == len(found)):
+            await check_cursor(self.store, after, end)
 
     async def find_gaps(self, after: int, found: list[PersistedEvent], through: int | None) -> list[Gap]:
         """Find where events after the cursor were pruned, up to ``through``; None for all that were pruned.

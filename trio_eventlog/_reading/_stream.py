@@ -20,7 +20,9 @@ give.
 A cursor moves past a seq without an event only if it is known why there is none. Behind a cursor, events can
 disappear in two ways. They are pruned: the store is asked about that after a page that has gaps, and each
 gap that pruning can have made is reported in its place. Or the store goes back to an older state, and its
-end lies below what it was: then a short page is not the end, and a cursor beyond the end points nowhere.
+end lies below what it was: then a short page is not the end, and a cursor beyond the end points nowhere. If
+the log then goes on in a new epoch, whose seqs begin far above, a page that leads there says from which seq
+on (``_model/_epochs.py``).
 """
 
 from __future__ import annotations
@@ -145,7 +147,8 @@ class EventStream(metaclass=NoPublicConstructor):
             of seqs; the cursor is past it then. A reader that starts at the first event there is does not
             hear of what was pruned before.
           StaleCursor: the cursor lies beyond the last seq of the store, which was replaced or went back to
-            an older state. The stream goes on once the store has got further.
+            an older state. The stream goes on once the store has got further. Or the log has gone on in
+            another epoch from a state before the cursor: then every step raises it.
           StoreError: the store failed and may answer later; or :exc:`StoreUnusable`, it will not. Nothing is
             skipped. In a subscription also :exc:`StoreWentBack`, once, if the log is closed and the store has
             lost events that were not read.
@@ -224,7 +227,8 @@ class EventStream(metaclass=NoPublicConstructor):
     def _pass(self, seq: int) -> None:
         """The task that iterates has come back: it is done with everything up to ``seq``."""
         self._passed = seq
-        self._progress.unpark_all()
+        if self._progress:  # for speed: nearly always nobody waits
+            self._progress.unpark_all()
 
     def _require_open(self) -> None:
         if self._is_closed:
@@ -283,10 +287,12 @@ class _StoredSource:
             return None
         found, is_complete = await self._reader.read(after, limit)
         through = found[-1].seq if found else after
+        await self._reader.check_cursor(after, found, through)
         gaps = await self._reader.find_gaps(after, found, through if found else None)
         if not found and not gaps and after:
             last_seq = await ask_last_seq(self._reader.store)
             if last_seq < after:
                 raise StaleCursor(after, last_seq)
+            await self._reader.check_cursor(after, found, last_seq)
         self._is_at_end = is_complete
         return Page(found, through, gaps)

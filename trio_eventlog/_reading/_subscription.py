@@ -198,8 +198,10 @@ class _FeedSource:
         found, is_complete = await reader.read(after, limit)
         last_found = found[-1].seq if found else after
         if not is_complete and last_found <= durable:
+            await reader.check_cursor(after, found, last_found)
             return Page(found, last_found, await reader.find_gaps(after, found, last_found)), durable
         found = [event for event in found if event.seq <= durable]
+        await reader.check_cursor(after, found, durable)
         gaps = await reader.find_gaps(after, found, durable)
         last_seq = durable
         if reader.pruned_seq < durable and not (reader.is_unfiltered and last_found >= durable):

@@ -13,6 +13,7 @@ from trio_eventlog._ki import ki_protected
 from trio_eventlog._model._errors import StaleCursor, StoreError
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._numbers import check_number
+from trio_eventlog._reading._epochs import check_cursor
 from trio_eventlog._reading._pages import Page, PageReader, checked_start
 from trio_eventlog._reading._subscription import Subscription
 from trio_eventlog.abc import EventStore, WatchableStore
@@ -51,8 +52,8 @@ async def tail(
       poll_interval: seconds, finite and more than 0.
 
     Raises:
-      StaleCursor: ``after_seq`` is beyond the last seq of the store. Also raised by the iteration if the
-        store is replaced by an older one, or by a replica that lags.
+      StaleCursor: ``after_seq`` is beyond the last seq of the store, or from before it was restored. Also
+        raised by the iteration if the store is replaced by an older one, or by a replica that lags.
       StoreError: the store could not be asked for its last seq.
       TypeError, ValueError: an argument is not as described.
     """
@@ -71,6 +72,8 @@ async def tail(
             after = last_seq
         elif after > last_seq:
             raise StaleCursor(after, last_seq)
+        elif after < last_seq:
+            await check_cursor(store, after, last_seq)
         reader = PageReader(store, wanted, is_from_first=is_from_first)
         source = _TailSource(reader, last_seq, wait_for_hint, poll_interval)
         subscription = Subscription._create(source, after, wanted.limit)
@@ -118,6 +121,7 @@ class _TailSource:
             if end < after:
                 raise StaleCursor(after, end)
         through = max(end, last_found)
+        await self._reader.check_cursor(after, found, through)
         return Page(found, through, await self._reader.find_gaps(after, found, through))
 
     async def _wait(self) -> None:

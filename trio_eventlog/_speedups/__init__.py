@@ -17,6 +17,8 @@ def _load() -> Any:
         return None
     try:
         from trio_eventlog._speedups import _core  # type: ignore[attr-defined]  # noqa: PLC0415 - it need not be there
+
+        _core.check_interpreter()
     except ImportError:
         return None
     return _core

@@ -15,6 +15,7 @@ Model model;
 static PyObject *scope_names[4];
 static PyObject *null, *encoder, *no_scopes, *agent_source, *module_source, *slow_name;
 static PyObject *time_module, *time_name, *random_bytes;
+static PyCFunction time_ns;
 
 /* --- payloads --------------------------------------------------------------------------------------- */
 
@@ -165,6 +166,7 @@ static long forks;
 static void
 after_fork(void)
 {
+    unlock_batches();
     forks++;
     pool_used = RANDOM_BYTES;
 }
@@ -186,14 +188,22 @@ fill_pool(void)
     return DONE;
 }
 
-/* The wall clock in milliseconds; -1 with an error set. Heeds a time.time_ns that tests have replaced. */
+/* What a function in C calls; NULL if it is none. */
+static PyCFunction
+code_of(PyObject *function)
+{
+    return function != NULL && PyCFunction_Check(function) ? PyCFunction_GET_FUNCTION(function) : NULL;
+}
+
+/* The wall clock in milliseconds; -1 with an error set. Heeds a time.time_ns that tests have replaced, also if they
+ * let the function call something else, as time-machine does. */
 static long long
 now_ms(void)
 {
     PyObject *function = PyDict_GetItemWithError(PyModule_GetDict(time_module), time_name);
 #ifdef CLOCK_REALTIME
     struct timespec now;
-    if (function != NULL && PyCFunction_Check(function) && clock_gettime(CLOCK_REALTIME, &now) == 0)
+    if (time_ns != NULL && code_of(function) == time_ns && clock_gettime(CLOCK_REALTIME, &now) == 0)
         return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 #endif
     if (function == NULL) {
@@ -298,6 +308,10 @@ seal(PyObject *event, Py_ssize_t max_bytes, Sealed *sealed)
         if (scopes == NULL || size == NULL || Py_TYPE(size) != &PyLong_Type)
             return UNUSUAL;
         sealed->size = PyLong_AsSsize_t(size);
+        if (sealed->size < 0 || sealed->size > max_bytes) {
+            PyErr_Clear();
+            return UNUSUAL;
+        }
         sealed->text = Py_NewRef(text);
         sealed->scopes = Py_NewRef(scopes);
         return DONE;
@@ -326,6 +340,73 @@ make_event(Sealed *sealed)
     FIELD(event, model.kinds[sealed->kind].scopes) = Py_NewRef(sealed->scopes);
     FIELD(event, model.kinds[sealed->kind].size) = size;
     return event;
+}
+
+/* A sealed event with nothing in it yet, in an event that is to have an id and a seq: 0, or -1 with an error set. */
+static int
+make_blanks(int kind, PyObject **event, PyObject **persisted)
+{
+    *event = model.kinds[kind].type->tp_alloc(model.kinds[kind].type, 0);
+    *persisted = *event == NULL ? NULL : model.persisted.type->tp_alloc(model.persisted.type, 0);
+    if (*persisted != NULL)
+        return 0;
+    Py_CLEAR(*event);
+    return -1;
+}
+
+PyDoc_STRVAR(reseal_doc, "reseal($module, event, /)\n--\n\nA copy of a sealed event, or None if it is unusual.");
+
+static PyObject *
+py_reseal(PyObject *Py_UNUSED(module), PyObject *event)
+{
+    if (Py_TYPE(event) != model.persisted.type || FIELD(event, model.persisted.event) == NULL)
+        Py_RETURN_NONE;
+    int kind = Py_TYPE(FIELD(event, model.persisted.event)) == model.kinds[AGENT].type;
+    PyObject *copy, *persisted;
+    if (make_blanks(kind, &copy, &persisted) < 0)
+        return NULL;
+    /* Objects were made: only now is it certain what is in the event. */
+    PyObject *inner = FIELD(event, model.persisted.event);
+    int is_usual = inner != NULL && Py_TYPE(inner) == model.kinds[kind].type
+                   && is_ascii(FIELD(inner, model.kinds[kind].actor)) && is_ascii(FIELD(inner, model.kinds[kind].event_type))
+                   && FIELD(inner, model.kinds[kind].text) != Py_None;
+    Py_ssize_t inside[] = {model.kinds[kind].actor, model.kinds[kind].event_type, model.kinds[kind].text,
+                           model.kinds[kind].scopes, model.kinds[kind].size};
+    Py_ssize_t outside[] = {model.persisted.id, model.persisted.seq, model.persisted.timestamp, model.persisted.member};
+    for (size_t index = 0; is_usual && index < sizeof inside / sizeof *inside; index++)
+        is_usual = (FIELD(copy, inside[index]) = Py_XNewRef(FIELD(inner, inside[index]))) != NULL;
+    for (size_t index = 0; is_usual && index < sizeof outside / sizeof *outside; index++)
+        is_usual = (FIELD(persisted, outside[index]) = Py_XNewRef(FIELD(event, outside[index]))) != NULL;
+    FIELD(persisted, model.persisted.event) = copy;
+    if (is_usual)
+        return persisted;
+    Py_DECREF(persisted);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(event_of_doc, "event_of($module, columns, /)\n--\n\nThe event of these columns; see stores/_common/_columns.py.");
+
+static PyObject *
+py_event_of(PyObject *Py_UNUSED(module), PyObject *columns)
+{
+    PyObject *seq, *id, *timestamp, *actor, *event_type, *member, *text, *event, *persisted;
+    int column;
+    if (!PyArg_ParseTuple(columns, "OOOiOOOO:event_of", &seq, &id, &timestamp, &column, &actor, &event_type, &member, &text))
+        return NULL;
+    int kind = column == 0 ? AGENT : MODULE;
+    if (make_blanks(kind, &event, &persisted) < 0)
+        return NULL;
+    FIELD(event, model.kinds[kind].actor) = Py_NewRef(actor);
+    FIELD(event, model.kinds[kind].event_type) = Py_NewRef(event_type);
+    FIELD(event, model.kinds[kind].text) = Py_NewRef(text == Py_None ? null : text);
+    FIELD(event, model.kinds[kind].scopes) = Py_NewRef(Py_None);
+    FIELD(event, model.kinds[kind].size) = Py_NewRef(Py_None);
+    FIELD(persisted, model.persisted.id) = Py_NewRef(id);
+    FIELD(persisted, model.persisted.seq) = Py_NewRef(seq);
+    FIELD(persisted, model.persisted.timestamp) = Py_NewRef(timestamp);
+    FIELD(persisted, model.persisted.member) = Py_NewRef(member);
+    FIELD(persisted, model.persisted.event) = event;
+    return persisted;
 }
 
 /* --- the intake ------------------------------------------------------------------------------------- */
@@ -503,7 +584,9 @@ accept(Intake *self, Sealed *sealed, PyObject *id, PyObject *timestamp, int *han
     }
     self->last_seq++;
     if (must_look(self) && self->look != NULL) {
-        PyObject *nothing = PyObject_CallNoArgs(self->look);
+        PyObject *look = Py_NewRef(self->look);
+        PyObject *nothing = PyObject_CallNoArgs(look);
+        Py_DECREF(look);
         if (nothing == NULL)
             Py_CLEAR(seq);
         Py_XDECREF(nothing);
@@ -684,10 +767,25 @@ configure(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(check_interpreter_doc, "check_interpreter($module, /)\n--\n\n"
+"Raise ImportError in a subinterpreter: what `configure` finds is kept for the whole process.");
+
+static PyObject *
+check_interpreter(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(none))
+{
+    if (PyInterpreterState_Get() == PyInterpreterState_Main())
+        Py_RETURN_NONE;
+    PyErr_SetString(PyExc_ImportError, "the core is for the main interpreter only");
+    return NULL;
+}
+
 static PyMethodDef functions[] = {
+    {"check_interpreter", check_interpreter, METH_NOARGS, check_interpreter_doc},
     {"configure", configure, METH_VARARGS, configure_doc},
     {"encode", py_encode, METH_VARARGS, encode_doc},
+    {"event_of", py_event_of, METH_O, event_of_doc},
     {"new_event_id", py_new_event_id, METH_NOARGS, new_event_id_doc},
+    {"reseal", py_reseal, METH_O, reseal_doc},
     {NULL},
 };
 
@@ -717,6 +815,8 @@ PyInit__core(void)
     slow_name = PyUnicode_InternFromString("_ingest_slowly");
     time_name = PyUnicode_InternFromString("time_ns");
     time_module = PyImport_ImportModule("time");
+    if (time_module != NULL && time_name != NULL)
+        time_ns = code_of(PyDict_GetItemWithError(PyModule_GetDict(time_module), time_name));
     random_bytes = imported("os", "urandom");
     PyObject *module = PyModule_Create(&definition);
     PyObject *intake = PyType_FromSpec(&intake_spec);
@@ -725,7 +825,7 @@ PyInit__core(void)
         Py_CLEAR(module);
     Py_XDECREF(intake);
 #ifndef _WIN32
-    if (module != NULL && pthread_atfork(NULL, NULL, after_fork)) {
+    if (module != NULL && pthread_atfork(lock_batches, unlock_batches, after_fork)) {
         PyErr_NoMemory();
         Py_CLEAR(module);
     }

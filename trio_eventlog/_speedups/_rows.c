@@ -32,27 +32,39 @@ typedef struct Batch {
 
 static struct { PyThread_type_lock lock; Batch *first; sqlite3_int64 last_number; } batches;
 
+void
+lock_batches(void)
+{
+    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+}
+
+void
+unlock_batches(void)
+{
+    PyThread_release_lock(batches.lock);
+}
+
 static Batch *
 find_batch(sqlite3_int64 number)
 {
-    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+    lock_batches();
     Batch *batch = batches.first;
     while (batch != NULL && batch->number != number)
         batch = batch->next;
-    PyThread_release_lock(batches.lock);
+    unlock_batches();
     return batch;
 }
 
 static void
 batch_dealloc(Batch *self)
 {
-    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+    lock_batches();
     for (Batch **at = &batches.first; *at != NULL; at = &(*at)->next)
         if (*at == self) {
             *at = self->next;
             break;
         }
-    PyThread_release_lock(batches.lock);
+    unlock_batches();
     Py_CLEAR(self->events);
     Py_TYPE(self)->tp_free(self);
 }
@@ -68,8 +80,10 @@ read_text(PyObject *value, Text *text)
     if (value == NULL || Py_TYPE(value) != &PyUnicode_Type)
         return UNUSUAL;
     int outcome = utf8_of(value, &text->start, &size);
+    if (outcome || size > INT_MAX)
+        return outcome ? outcome : UNUSUAL;
     text->size = (int)size;
-    return outcome ? outcome : size > INT_MAX ? UNUSUAL : DONE;
+    return DONE;
 }
 
 static int
@@ -157,11 +171,11 @@ make_batch(PyObject *Py_UNUSED(module), PyObject *args)
     }
     self->events = events;
     self->seed = seed;
-    PyThread_acquire_lock(batches.lock, WAIT_LOCK);
+    lock_batches();
     self->number = ++batches.last_number;
     self->next = batches.first;
     batches.first = self;
-    PyThread_release_lock(batches.lock);
+    unlock_batches();
     int outcome = DONE;
     for (Py_ssize_t index = 0; index < count && outcome == DONE; index++)
         outcome = read_row(PyTuple_GET_ITEM(events, index), &self->rows[index]);
@@ -171,6 +185,70 @@ make_batch(PyObject *Py_UNUSED(module), PyObject *args)
     if (outcome == FAILED)
         return NULL;
     Py_RETURN_NONE;
+}
+
+/* --- how often each type, member and module comes, as in stores/sqlite/_counts.py -------------------- */
+
+static int
+add_one(PyObject *counts, PyObject *key)
+{
+    if (key == NULL || Py_TYPE(key) != &PyUnicode_Type)
+        return UNUSUAL;
+    PyObject *before = PyDict_GetItemWithError(counts, key);
+    if (before == NULL && PyErr_Occurred())
+        return FAILED;
+    PyObject *count = PyLong_FromLong(before == NULL ? 1 : PyLong_AsLong(before) + 1);
+    int outcome = count == NULL || PyDict_SetItem(counts, key, count) < 0 ? FAILED : DONE;
+    Py_XDECREF(count);
+    return outcome;
+}
+
+static int
+count_one(PyObject *persisted, sqlite3_int64 *timestamp, PyObject *counts[3])
+{
+    if (Py_TYPE(persisted) != model.persisted.type)
+        return UNUSUAL;
+    PyObject *event = FIELD(persisted, model.persisted.event), *member = FIELD(persisted, model.persisted.member);
+    if (event == NULL)
+        return UNUSUAL;
+    int outcome, kind = Py_TYPE(event) == model.kinds[AGENT].type ? AGENT : MODULE;
+    if (Py_TYPE(event) != model.kinds[kind].type)
+        return UNUSUAL;
+    if ((outcome = read_integer(FIELD(persisted, model.persisted.timestamp), timestamp))
+        || (outcome = add_one(counts[0], FIELD(event, model.kinds[kind].event_type))))
+        return outcome;
+    if (member != Py_None && (outcome = add_one(counts[1], member)))
+        return outcome;
+    return kind == MODULE ? add_one(counts[2], FIELD(event, model.kinds[MODULE].actor)) : DONE;
+}
+
+static PyObject *
+count_events(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *events, *counts[3], *result = NULL;
+    Py_ssize_t start, stop;
+    if (!PyArg_ParseTuple(args, "Onn:count_events", &events, &start, &stop)
+        || (events = PySequence_Fast(events, "expected a sequence of events")) == NULL)
+        return NULL;
+    int outcome = DONE;
+    for (int index = 0; index < 3; index++)
+        if ((counts[index] = PyDict_New()) == NULL)
+            outcome = FAILED;
+    sqlite3_int64 timestamp, first = LLONG_MAX, last = 0;
+    stop = Py_MIN(stop, PySequence_Fast_GET_SIZE(events));
+    for (Py_ssize_t index = Py_MAX(start, 0); index < stop && outcome == DONE; index++)
+        if ((outcome = count_one(PySequence_Fast_GET_ITEM(events, index), &timestamp, counts)) == DONE) {
+            first = Py_MIN(first, timestamp);
+            last = Py_MAX(last, timestamp);
+        }
+    if (outcome == DONE)
+        result = Py_BuildValue("(LLOOO)", first, last, counts[0], counts[1], counts[2]);
+    for (int index = 0; index < 3; index++)
+        Py_XDECREF(counts[index]);
+    Py_DECREF(events);
+    if (outcome == UNUSUAL)
+        Py_RETURN_NONE;
+    return result;
 }
 
 /* --- its checksums: CRC-32 of MessagePack, as in stores/sqlite/_checksums.py ------------------------- */
@@ -393,6 +471,10 @@ add_rows(PyObject *module)
         {"make_batch", make_batch, METH_VARARGS,
          "make_batch($module, events, seed, /)\n--\n\n"
          "Sealed events as a Batch; None if one of them is unusual."},
+        {"count_events", count_events, METH_VARARGS,
+         "count_events($module, events, start, stop, /)\n--\n\n"
+         "The first and the last time of some events, and how often each type, member and module comes;"
+         " None if one of them is unusual."},
         {NULL},
     };
     fill_crc_tables();

@@ -2,8 +2,8 @@
  *
  * Everything here has a twin in Python that is the definition. What is unusual (a flaw, a subclass, a string
  * that is not ASCII where that matters, a log that is closed) is left to Python, which then does the whole
- * call: the C code never makes an error message. It runs only where it was compiled, and not if the
- * environment variable TRIO_EVENTLOG_PURE is set.
+ * call: the C code never makes an error message. It runs only where it was compiled, in the main interpreter,
+ * and not if the environment variable TRIO_EVENTLOG_PURE is set.
  *
  * What is assumed of CPython, 3.11 and later, with its lock (free-threaded builds use the twins):
  *
@@ -42,5 +42,9 @@ int utf8_of(PyObject *value, const char **text, Py_ssize_t *size);
 
 /* Adds what is in _rows.c to the module. */
 int add_rows(PyObject *module);
+
+/* Called around a fork: a child could not wait for threads that only its parent has. */
+void lock_batches(void);
+void unlock_batches(void);
 
 #endif

@@ -11,11 +11,15 @@ from typing import Final, TextIO
 from cyclopts import App, CycloptsError
 
 from trio_eventlog import HAS_CORE, CodecError, EventsLost, EventsPruned, StaleCursor, StoreError
+from trio_eventlog.audit import AuditError
 from trio_eventlog.cli import (
+    _audit,
+    _backup,
     _check,
     _check_history,
     _copy,
     _demo,
+    _erase,
     _export,
     _ingest,
     _inspect,
@@ -77,10 +81,17 @@ app = App(
 )
 
 for _command, _examples in (
+    (_backup.adopt, _backup.ADOPT_EXAMPLES),
+    (_backup.backup, _backup.BACKUP_EXAMPLES),
+    (_audit.check_proof, _audit.CHECK_PROOF_EXAMPLES),
+    (_audit.keygen, _audit.KEYGEN_EXAMPLES),
+    (_audit.prove, _audit.PROVE_EXAMPLES),
+    (_audit.seal, _audit.SEAL_EXAMPLES),
     (_check.check, _check.EXAMPLES),
     (_check_history.check_history, _check_history.EXAMPLES),
     (_copy.copy, _copy.EXAMPLES),
     (_demo.demo, _demo.EXAMPLES),
+    (_erase.erase, _erase.EXAMPLES),
     (_export.export, _export.EXAMPLES),
     (_ingest.ingest, _ingest.EXAMPLES),
     (_inspect.stats, _inspect.STATS_EXAMPLES),
@@ -88,6 +99,7 @@ for _command, _examples in (
     (_prune.prune, _prune.EXAMPLES),
     (_query.query, _query.EXAMPLES),
     (_serve.serve, _serve.EXAMPLES),
+    (_backup.restore, _backup.RESTORE_EXAMPLES),
     (_tail.tail, _tail.EXAMPLES),
     (_tasks.tasks, _tasks.EXAMPLES),
 ):
@@ -145,7 +157,7 @@ def _report(exc: BaseException) -> int | None:
             complain(str(exc))
             return exc.status
         # Damage in a store is noticed on reading it.
-        case StoreError() | EventsLost() | EventsPruned() | CodecError() | StaleCursor():
+        case StoreError() | EventsLost() | EventsPruned() | CodecError() | StaleCursor() | AuditError():
             complain(str(exc))
             return 1
         case _:

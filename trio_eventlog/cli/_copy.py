@@ -18,7 +18,7 @@ from trio_eventlog.cli._options import Count, opened_store
 from trio_eventlog.cli._reading import PAGE_SIZE, PruneReporter, next_page, prune_reporter_for
 from trio_eventlog.cli._running import progress_bar, retrying, stopping_on_signals
 from trio_eventlog.cli._terminal import CommandError, complain, counted, error_console, write_summary
-from trio_eventlog.reading import iter_events
+from trio_eventlog.reading import iter_events, list_epochs
 
 EXAMPLES: Final = """
 trio-eventlog copy --from sqlite:events.db --to sqlite:backup.db
@@ -140,6 +140,12 @@ async def _require_prefix(source: EventStore, target: EventStore, last_seq: int)
             f"--to: its log goes up to seq {last_seq}, beyond that of --from; copy to an empty log"
         )
     if not (ours and theirs and ours[0].seq == theirs[0].seq):
+        for epoch in await list_epochs(source):
+            if epoch.is_stale(last_seq):
+                raise CommandError(
+                    f"--to: its log goes up to seq {last_seq}, of a state of --from that is gone: --from was"
+                    f" restored to its state at seq {epoch.after_seq}; copy to an empty log"
+                )
         # One of them was pruned. Continuing could mix two logs irrevocably.
         raise CommandError(
             f"--to: its last event, seq {last_seq}, cannot be compared with that of --from: one of them no"

@@ -1,4 +1,4 @@
-"""Files of envelopes or of persisted events, one JSON value per line, plain or gzipped.
+"""Files of envelopes or of persisted events, one JSON value per line, plain or compressed.
 
 Everything here blocks and is called in a thread, for a block of lines at a time: a thread hop for each line
 would cost more than reading it.
@@ -10,15 +10,18 @@ import gzip
 import io
 import os
 import re
+import sys
 import zlib
 from collections.abc import Container, Mapping
+from importlib import import_module
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import attrs
 import msgspec
 
 from trio_eventlog import CodecError, EventEnvelope, PersistedEvent, from_json
+from trio_eventlog._util import how_to_install
 from trio_eventlog.mobkit import MobEvent
 
 STDIN: Final = "-"
@@ -30,6 +33,7 @@ _BLOCK_SIZE: Final = 2**18
 """Decompressed bytes that are read and decoded at once, which takes about 20 ms."""
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
@@ -78,10 +82,17 @@ class _RawFile(io.RawIOBase):
         self._file = file
         self._head = b""
         self.position = 0
-        while len(self._head) < len(_GZIP_MAGIC) and (more := self._file.read(1)):
+        while self._may_be_magic() and (more := self._file.read(1)):
             self._head += more
         self.is_gzip = self._head == _GZIP_MAGIC
+        self.is_zstd = self._head == _ZSTD_MAGIC
         self.is_empty = not self._head
+
+    def _may_be_magic(self) -> bool:
+        return any(
+            len(self._head) < len(magic) and magic.startswith(self._head)
+            for magic in (_GZIP_MAGIC, _ZSTD_MAGIC)
+        )
 
     def readable(self) -> bool:
         return True
@@ -100,6 +111,14 @@ class _RawFile(io.RawIOBase):
         super().close()
 
 
+class _ZstdError(Exception):
+    """Data is not what Zstandard makes."""
+
+
+def _zstd() -> Any:
+    return import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+
+
 class EnvelopeFile:
     """A file of envelopes, or standard input. Opened when the first block is read.
 
@@ -110,7 +129,8 @@ class EnvelopeFile:
     def __init__(self, name: str) -> None:
         self.name = name
         self._raw: _RawFile | None = None
-        self._stream: io.RawIOBase | gzip.GzipFile | None = None
+        self._stream: Any = None
+        self._compression = ""
         self._number = 0
         # The beginning of a line that continues in the next block.
         self._partial: list[bytes] = []
@@ -158,9 +178,11 @@ class EnvelopeFile:
             # gzip.BadGzipFile is an OSError without strerror.
             problem = exc.strerror or f"damaged gzip data: {exc}"
         except EOFError:
-            problem = "the gzip data ends early: the file is truncated"
-        except zlib.error as exc:
-            problem = f"damaged gzip data: {exc}"
+            problem = f"the {self._compression} data ends early: the file is truncated"
+        except ImportError:
+            problem = f"compressed with Zstandard; to read it: {how_to_install('archive')}"
+        except (zlib.error, _ZstdError) as exc:
+            problem = f"damaged {self._compression} data: {exc}"
         else:
             self._split(data, lines)
             return Block(lines, self._position, is_last=not data)
@@ -173,15 +195,29 @@ class EnvelopeFile:
         return 0 if self._raw is None else self._raw.position
 
     def _read(self) -> bytes:
-        if self._raw is None or self._stream is None:
+        if self._raw is None:
             self._raw = _RawFile(io.FileIO(0, closefd=False) if self.name == STDIN else io.FileIO(self.name))
-            self._stream = gzip.GzipFile(fileobj=self._raw) if self._raw.is_gzip else self._raw
-            if self._raw.is_empty and self.name.endswith(".gz"):
-                raise EOFError
-        if isinstance(self._stream, gzip.GzipFile):
+            self._open_stream(self._raw)
+        if not self._compression:
+            return self._stream.read(_BLOCK_SIZE) or b""
+        try:
             # Bounds the output, however much a few bytes may expand to.
-            return self._stream.read1(_BLOCK_SIZE)
-        return self._stream.read(_BLOCK_SIZE) or b""
+            found: bytes = self._stream.read1(_BLOCK_SIZE)
+        except Exception as exc:
+            # Its class is in a module that may not be installed.
+            if type(exc).__name__ == "ZstdError":
+                raise _ZstdError(str(exc)) from exc
+            raise
+        return found
+
+    def _open_stream(self, raw: _RawFile) -> None:
+        self._stream = raw
+        if raw.is_gzip or (raw.is_empty and self.name.endswith(".gz")):
+            self._compression, self._stream = "gzip", gzip.GzipFile(fileobj=raw)
+        elif raw.is_zstd or (raw.is_empty and self.name.endswith(".zst")):
+            self._compression, self._stream = "zstd", _zstd().ZstdFile(raw)
+        if raw.is_empty and self._compression:
+            raise EOFError
 
     def _split(self, data: bytes, lines: list[Line]) -> None:
         first, *others = data.split(b"\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +36,7 @@ from trio_eventlog.cli._terminal import (
     write_summary,
 )
 from trio_eventlog.mobkit import MobEvent
+from trio_eventlog.retention import ArchiveError, segments_of
 from trio_eventlog.stores import without_secrets
 
 EXAMPLES: Final = """
@@ -66,7 +68,7 @@ async def ingest(
     store: StoreUrl,
     show_rejected: Count = 20,
 ) -> int:
-    """Store events from files of JSON lines, plain or gzipped.
+    """Store events from files of JSON lines, plain or compressed with gzip or Zstandard.
 
     Each line is an envelope, or a message of a stream of MobKit. Lines that are not are reported and skipped.
     A URL is such a stream itself, and is followed until Ctrl-C. Events whose `event_id` the log
@@ -74,12 +76,29 @@ async def ingest(
     SIGTERM and SIGHUP stop reading and store what has been read.
 
     Args:
-      files: Files to read, in this order; `-`, or no file, for standard input. URLs of streams come last.
+      files: Files to read, in this order, or archives, which are directories; `-`, or no file, for standard
+        input. URLs of streams come last.
       store: The log.
       show_rejected: Number of rejected lines to show; all are counted.
     """
+    names = await trio.to_thread.run_sync(_files_of, files or (STDIN,))
     async with opened_store(store) as opened:
-        return await ingest_files(opened, files or (STDIN,), max_shown=show_rejected)
+        return await ingest_files(opened, names, max_shown=show_rejected)
+
+
+def _files_of(names: Sequence[str]) -> list[str]:
+    """The files to read: those of an archive for its directory."""
+    found: list[str] = []
+    for name in names:
+        try:
+            segments = segments_of(name) if name != STDIN and os.path.isdir(name) else []  # noqa: PTH112 - str all along
+        except ArchiveError as exc:
+            raise CommandError(str(exc)) from exc
+        except OSError as exc:
+            raise CommandError(f"{name}: {exc.strerror}") from exc
+        # Of any other directory, opening it says what it is.
+        found += [os.path.join(name, segment.file) for segment in segments] or [name]  # noqa: PTH118 - as above
+    return found
 
 
 async def ingest_files(store: EventStore, names: Sequence[str], *, max_shown: int) -> int:

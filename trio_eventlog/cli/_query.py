@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
+from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from trio_eventlog.cli._options import (
     AsJson,
     Filters,
     Flag,
+    Number,
     StoreUrl,
     opened_readers,
     opened_store,
@@ -39,12 +41,13 @@ from trio_eventlog.cli._terminal import (
     visible_json,
     write,
 )
-from trio_eventlog.reading import LogEvent, iter_events, merge_events
+from trio_eventlog.reading import LogEvent, iter_events, latest_events, merge_events
 
 EXAMPLES: Final = """
 trio-eventlog query --store sqlite:events.db --run-id r-1 --limit 20
 trio-eventlog query --store sqlite:events.db --since 2026-07-14 --event-type run_failed --event-type run_lost
 trio-eventlog query --store sqlite:events.db --json | jq .event.payload
+trio-eventlog query --store sqlite:events.db --latest 5 --event-type run_failed
 trio-eventlog query --store sqlite:workers.db --all-logs --limit 100
 """
 
@@ -58,6 +61,7 @@ async def query(
     *,
     store: StoreUrl,
     filters: Filters = Filters(),  # noqa: B008 - immutable
+    latest: Annotated[Number, Parameter(show_default=False)] = None,
     all_logs: Flag = False,
     as_json: AsJson = False,
 ) -> int:
@@ -69,11 +73,18 @@ async def query(
     Args:
       store: The log.
       filters: Which events.
+      latest: Print this many of the last events, newest first; not with `--limit` or `--all-logs`.
       all_logs: Read all logs of the file, database or stream together, ordered by time; `--limit` applies to
         all of them together.
       as_json: Print JSON lines on a terminal, too.
     """
     wanted = filters.query()
+    if latest is not None:
+        for option, is_given in (("--limit", wanted.limit is not None), ("--all-logs", all_logs)):
+            if is_given:
+                raise CommandError(f"--latest, {option}: only one of them can be given", USAGE_STATUS)
+        async with opened_store(store, read_only=True) as opened:
+            return await print_latest(opened, wanted, latest, as_json=as_json)
     if all_logs:
         require_no_cursor(wanted)
         return await print_merged(store, wanted, as_json=as_json)
@@ -103,6 +114,26 @@ async def print_events(store: EventStore, query: EventQuery, *, as_json: bool) -
         await printer.print(page)
     await printer.print_count()
     return 1 if pruned.has_reported else 0
+
+
+async def print_latest(store: EventStore, query: EventQuery, count: int, *, as_json: bool) -> int:
+    """Print the last events that match, newest first; return the exit status.
+
+    Raises:
+      StoreError: the store failed.
+      ReaderGone, CommandError: standard output cannot be written to.
+    """
+    printer = Printer(as_json=as_json)
+    before_seq: int | None = None
+    while count:
+        page = await latest_events(store, query, before_seq=before_seq, limit=min(count, _PAGE_SIZE))
+        await printer.print(page)
+        if len(page) < min(count, _PAGE_SIZE):
+            break
+        count -= len(page)
+        before_seq = page[-1].seq
+    await printer.print_count()
+    return 0
 
 
 async def print_merged(url: str, query: EventQuery, *, as_json: bool) -> int:

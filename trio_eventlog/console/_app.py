@@ -36,7 +36,7 @@ from trio_eventlog.console._status import cookie_name, get_logs, get_statistics,
 from trio_eventlog.console._streams import get_mob_stream, get_stream
 
 _SESSION_PATH: Final = "/api/session"
-_OPEN_TO_ALL: Final = ("/", _SESSION_PATH)
+_OPEN_TO_ALL: Final = ("/", "/favicon.ico", _SESSION_PATH)
 """What needs no session, beside the files of the page, which hold nothing of the log."""
 
 _STATIC_PREFIX: Final = "/static/"

@@ -26,8 +26,9 @@ from trio_eventlog.console._parameters import Parameters
 from trio_eventlog.console._state import Console
 
 _SEQ: Final = {"type": "string", "pattern": "^[0-9]{1,18}$"}
-_TIME: Final = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-_TEXT: Final = {"type": "string", "maxLength": 512}
+_FROM_1: Final = {"type": "string", "pattern": "^[1-9][0-9]{0,17}$"}
+_TIME: Final = {"type": "integer", "minimum": 0, "maximum": 2**64 - 1}
+_TEXT: Final = {"type": "string"}
 
 
 def _parameter(name: str, schema: dict[str, Any], description: str, *, required: bool = False) -> Any:
@@ -54,7 +55,7 @@ _FILTERS: Final = [
     _parameter("member_id", _TEXT, "the member"),
     _parameter("module", _TEXT, "the module of a module event"),
     *(_parameter(name, _TEXT, f"the string under {name} in the payload") for name in _SCOPES),
-    _parameter("event_type", {"type": "array", "items": _TEXT, "maxItems": 20}, "any of these types of event")
+    _parameter("event_type", {"type": "array", "items": _TEXT}, "any of these types of event")
     | {"style": "form", "explode": True},
     {
         "name": "fields",
@@ -136,7 +137,7 @@ _STREAM: Final = {
     "default": {"description": "an error", "content": _json_of("Error")},
 }
 
-_SEQ_IN_PATH: Final = {"name": "seq", "in": "path", "required": True, "schema": _SEQ}
+_SEQ_IN_PATH: Final = {"name": "seq", "in": "path", "required": True, "schema": _FROM_1}
 
 
 @cache

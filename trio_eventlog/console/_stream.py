@@ -24,11 +24,17 @@ RETRY: Final = b"retry: 2000\n\n"
 MAX_LAG: Final = 1000
 """Seqs that may wait before a stream that may skip jumps to the newest events."""
 
-_KEPT: Final = 100
+_KEPT: Final = 60
 """Seqs before the end to which it jumps."""
 
 _SHARE: Final = 0.02
 """How much of the program's time all streams of a live log may take together."""
+
+_MESSAGE_COST: Final = 0.0006
+"""Seconds that sending a message takes, beside encoding its events: through the server and the kernel."""
+
+_JUMP_COST: Final = 0.0005
+"""Seconds that it takes to follow from another place."""
 
 _PAUSE: Final = 0.1
 """Seconds between two pages of a stream at least, beside a live log."""
@@ -119,7 +125,10 @@ class EventStream:
         """Send what comes. Returns the cursor to jump to, or None at the end of the stream."""
         pages = events.pages()
         while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
-            message, cpu = b"", 0.0
+            # Before anything is read: what the client will not get need not be.
+            if (target := await self._jump(sender, events)) is not None:
+                return target
+            message = b""
             with trio.move_on_after(self.console.limits.keep_alive) as waiting:  # noqa: ASYNC912 - as above
                 try:
                     page = await anext(pages)
@@ -131,7 +140,7 @@ class EventStream:
                 else:
                     began = time.thread_time()
                     message = b"".join(map(self.form.encode_event, page))
-                    cpu = time.thread_time() - began
+                    sender.cost += time.thread_time() - began
             if waiting.cancelled_caught:
                 # An id of its own moves the cursor past what did not match.
                 moved = self.form.event_id(events.cursor) if self.form.has_markers else None
@@ -139,9 +148,7 @@ class EventStream:
             sender.cursor = events.cursor
             if not await self._send(sender, message):
                 return None
-            if (target := await self._jump(sender, events)) is not None:
-                return target
-            await self._pause(cpu)
+            await self._pause(sender)
 
     def _gap(self, pruned: EventsPruned) -> bytes:
         if not self.form.has_markers:
@@ -177,13 +184,15 @@ class EventStream:
             return None
         content = {"first_seq": str(events.cursor + 1), "last_seq": str(target)}
         sender.cursor = target
+        sender.cost += _JUMP_COST
         await sender.send(sse_message(encode(content), event="skipped", event_id=self.form.event_id(target)))
         return target
 
-    async def _pause(self, cpu: float) -> None:
+    async def _pause(self, sender: _Sender) -> None:
         """Leave the program its time, if the log is one of this program."""
+        cost, sender.cost = sender.cost, 0.0
         if self.source.log is not None:
-            await trio.sleep(max(_PAUSE, cpu * self.console.streams / _SHARE))
+            await trio.sleep(max(_PAUSE, cost * self.console.streams / _SHARE))
 
 
 class _Sender:
@@ -193,6 +202,8 @@ class _Sender:
         self.has_begun = False
         self.cursor = 0
         """The seq up to which all was sent."""
+        self.cost = 0.0
+        """Seconds of the program's time that were taken since the last pause, about."""
         self._send = send
 
     async def begin(self) -> None:
@@ -208,6 +219,7 @@ class _Sender:
     async def send(self, message: bytes) -> None:
         """Send part of the body, unless it is empty."""
         if message:
+            self.cost += _MESSAGE_COST
             await self._send({"type": "http.response.body", "body": message, "more_body": True})
 
     async def end(self) -> None:

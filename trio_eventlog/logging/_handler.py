@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from trio_eventlog import AgentEvent, CodecError, EventEnvelope, EventLog, ModuleEvent
+from trio_eventlog import AgentEvent, CodecError, EventEnvelope, EventLog, ModuleEvent, Transform
 from trio_eventlog.logging._bounds import MAX_SHORT_STRING, Plain, cannot_be_shown
 from trio_eventlog.logging._records import (
     add_exception,
@@ -71,6 +72,9 @@ class EventLogHandler(logging.Handler):
       max_waiting: most records that wait for their turn, 1 or more; what comes beyond them is dropped, and
         the next one that is not brings an event of the module ``trio_eventlog.logging`` and the type
         ``records_dropped`` with their ``count``.
+      transform: called with the event of each record, in Trio's thread, before the filter and the
+        ``transform`` of the log; a plain function. Returns the event to keep, or None to leave it out. If it
+        raises, the record is dropped. See :mod:`trio_eventlog.masking` for ready ones.
 
     Attributes:
       dropped: how many records were dropped so far, for any of these reasons.
@@ -78,15 +82,23 @@ class EventLogHandler(logging.Handler):
     Raises:
       RuntimeError: not made in the Trio run of the log.
       ValueError: ``level`` is unknown, or ``max_waiting`` below 1.
+      TypeError: ``transform`` is not a plain function.
     """
 
     def __init__(
-        self, log: EventLog, level: int | str = logging.NOTSET, *, max_waiting: int = _MAX_WAITING
+        self,
+        log: EventLog,
+        level: int | str = logging.NOTSET,
+        *,
+        max_waiting: int = _MAX_WAITING,
+        transform: Transform | None = None,
     ) -> None:
         if max_waiting < 1:
             raise ValueError(f"max_waiting: expected 1 or more records, got {max_waiting}")
+        _require_plain(transform)
         super().__init__(level)
         self._log = log
+        self._transform = transform
         self._max_waiting = max_waiting
         self._token = trio.lowlevel.current_trio_token()
         self._process = os.getpid()
@@ -159,16 +171,23 @@ class EventLogHandler(logging.Handler):
         # In Trio's thread, between two steps of it. No more than were there: it is others' turn then.
         for _ in range(len(self._waiting)):
             if (envelope := self._next()) is not None:
-                self._ingest(envelope)
+                self._ingest(envelope, self._transform)
         if self._untold and not self._is_closed:
             count, self._untold = self._untold, 0
             self._ingest(
                 EventEnvelope.of(ModuleEvent(f"{_OWN}.logging", "records_dropped", {"count": count}))
             )
 
-    def _ingest(self, envelope: EventEnvelope) -> None:
+    def _ingest(self, envelope: EventEnvelope, transform: Transform | None = None) -> None:
         _in_delivery.now = True
         try:
+            if transform is not None:
+                kept = transform(envelope.event)
+                if kept is None:
+                    return
+                envelope = EventEnvelope.of(
+                    kept, event_id=envelope.event_id, timestamp_ms=envelope.timestamp_ms
+                )
             try:
                 self._log.ingest(envelope)
             except CodecError:
@@ -198,11 +217,31 @@ class EventLogHandler(logging.Handler):
         super().close()
 
 
+def _require_plain(transform: object) -> None:
+    if transform is None:
+        return
+    if not callable(transform):
+        raise TypeError(f"transform: expected a function or None, got {type(transform).__name__}")
+    # An object can have a method __call__ that is async.
+    for function in (transform, type(transform).__call__):
+        if any(
+            is_kind(function)
+            for is_kind in (
+                inspect.iscoroutinefunction,
+                inspect.isgeneratorfunction,
+                inspect.isasyncgenfunction,
+            )
+        ):
+            raise TypeError("transform: expected a plain function, got an async one or a generator")
+
+
 def _shortened(envelope: EventEnvelope) -> EventEnvelope:
     """For a log whose events must be smaller still."""
     event = envelope.event
-    payload = {key: event.payload[key] for key in ("level", "logger", "message") if key in event.payload}
-    short = {key: text[:MAX_SHORT_STRING] for key, text in payload.items()}
+    # A transform may have made anything of it.
+    found = event.payload if isinstance(event.payload, dict) else {}
+    texts = {key: found[key] for key in ("level", "logger", "message") if type(found.get(key)) is str}
+    short = {key: text[:MAX_SHORT_STRING] for key, text in texts.items()}
     event_type, payload = event.event_type[:MAX_SHORT_STRING], {**short, "truncated": True}
     return EventEnvelope.of(
         AgentEvent(event.agent_id[:MAX_SHORT_STRING], event_type, payload)
@@ -220,6 +259,7 @@ def capture_logging(
     *,
     level: int | str = logging.NOTSET,
     max_waiting: int = _MAX_WAITING,
+    transform: Transform | None = None,
 ) -> Iterator[EventLogHandler]:
     """Put the records of a logger into an event log, for the length of a ``with`` block.
 
@@ -232,13 +272,14 @@ def capture_logging(
         Its own level decides what is made at all.
       level: the lowest level that is taken.
       max_waiting: as for :class:`EventLogHandler`.
+      transform: as for :class:`EventLogHandler`.
 
     Raises:
       RuntimeError: not called in the Trio run of the log.
-      ValueError: as :class:`EventLogHandler`.
+      ValueError, TypeError: as :class:`EventLogHandler`.
     """
     source = logger if isinstance(logger, logging.Logger) else logging.getLogger(logger)
-    handler = EventLogHandler(log, level, max_waiting=max_waiting)
+    handler = EventLogHandler(log, level, max_waiting=max_waiting, transform=transform)
     source.addHandler(handler)
     try:
         yield handler

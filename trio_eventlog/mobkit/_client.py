@@ -8,6 +8,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -77,7 +78,7 @@ class MobEventStream:
 
     @property
     def cursor(self) -> int | None:
-        """The cursor to resume after: of the last event that was handed out, or what was given at first."""
+        """The cursor of the last event that was handed out, to resume after, or what was given at first."""
         return self._cursor
 
     def __aiter__(self) -> Self:
@@ -366,12 +367,10 @@ async def ingest_mob_events(
 
 
 def _require_h11() -> None:
-    try:
-        import h11  # noqa: F401, PLC0415 - an extra
-    except ModuleNotFoundError as exc:
+    if find_spec("h11") is None:
         raise ModuleNotFoundError(
             f"following a stream needs h11; install it with: {_how_to_install('mobkit')}", name="h11"
-        ) from exc
+        )
 
 
 def _checked_url(url: object) -> tuple[str, int | None]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_eventlog._util import adopt, adopt_public_names
+from trio_eventlog.stores._common._epochs import begin_epoch as begin_epoch
 from trio_eventlog.stores._open import LAZY, load
 from trio_eventlog.stores._open import open_readers as open_readers
 from trio_eventlog.stores._open import open_store as open_store
+from trio_eventlog.stores._open import restore_backup as restore_backup
 from trio_eventlog.stores._urls import without_secrets as without_secrets
 from trio_eventlog.stores.memory import MemoryStore as MemoryStore
 from trio_eventlog.stores.null import NullStore as NullStore
@@ -28,8 +30,10 @@ __all__ = [
     "NullStore",
     "PostgresStore",
     "SqliteStore",
+    "begin_epoch",
     "open_readers",
     "open_store",
+    "restore_backup",
     "without_secrets",
 ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any, Final
@@ -91,6 +92,47 @@ async def open_store(url: str, *, read_only: bool = False) -> AsyncIterator[Even
             parsed.place, read_only=read_only, **parsed.options
         ) as store:
             yield store
+
+
+async def restore_backup(
+    source: str | os.PathLike[str],
+    url: str,
+    *,
+    replace: bool = False,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> int:
+    """Restore a SQLite file with all of its logs from a backup, as :meth:`SqliteStore.backup` makes them.
+
+    The backup is copied, the copy verified, and an epoch begun in each of its logs (:func:`begin_epoch`), so
+    that no seq is given out a second time. Only then does the copy get its name: whoever kills this at any
+    moment leaves the file as it was before, or the whole new one. The backup itself is not changed. A
+    checkpoint; cancelled, nothing has changed, or all is done.
+
+    Args:
+      source: the backup, or any other file of logs that no program writes.
+      url: where to, as for :func:`open_store`; ``sqlite:PATH``.
+      replace: if there is a file already, replace it. No program may have it open.
+      on_progress: called with the pages copied so far, and how many there are.
+
+    Returns:
+      The number of events in all logs, without those that begin the epochs.
+
+    Raises:
+      TypeError, ValueError: an argument is not as described; or the URL is not of a SQLite file, or names one
+        log of it.
+      LogBusy: ``replace``, and a program has one of the logs open for writing.
+      StoreUnusable: there is a file already, or the one to replace is damaged; or there is no backup, or it
+        has no log, or problems.
+      StoreError: a file cannot be read or written now; or a reader has the one to replace open.
+    """
+    parsed = parse_url(url)
+    if parsed.kind != "sqlite":
+        raise ValueError(f"{parsed.shown!r}: only SQLite files are restored like this; write sqlite:PATH")
+    if "log" in parsed.options:
+        raise ValueError(f"{parsed.shown!r} names one log, and a file is restored with all; leave out log=")
+    module = import_module("trio_eventlog.stores.sqlite._restore")
+    restored: int = await module.restore(source, parsed.place, replace=replace, on_progress=on_progress)
+    return restored
 
 
 @ki_protected

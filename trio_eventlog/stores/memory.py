@@ -11,7 +11,7 @@ import trio
 
 from trio_eventlog._abilities._summaries import Facets, HistogramBucket
 from trio_eventlog._model._errors import SequenceConflict, StoreWentBack
-from trio_eventlog._model._events import MAX_STORED, PersistedEvent
+from trio_eventlog._model._events import MAX_STORED, PersistedEvent, wall_clock_ms
 from trio_eventlog._model._payload import SCOPES
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import StoreDescription
@@ -20,6 +20,7 @@ from trio_eventlog._numbers import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, check_query, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
+from trio_eventlog.stores._common._erasure import check_erase, is_erased, tombstone_of
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
 from trio_eventlog.stores._common._summaries import (
     HistogramCounter,
@@ -128,8 +129,7 @@ class MemoryStore:
         """
         check_query(query)
         found: list[PersistedEvent] = []
-        limit = len(self._events) if query.limit is None else query.limit
-        await self._visit(query, limit, found.append)
+        await self._visit(query, -1 if query.limit is None else query.limit, found.append)
         return found
 
     async def _visit(
@@ -141,7 +141,10 @@ class MemoryStore:
         before_seq: int | None = None,
         newest_first: bool = False,
     ) -> None:
-        """Call ``visit`` with copies of the first events that match; of the last ones, the newest first."""
+        """Call ``visit`` with copies of the first events that match; of the last ones, the newest first.
+
+        A ``limit`` of -1 is none.
+        """
         await trio.lowlevel.checkpoint()
         if limit == 0:
             return
@@ -194,15 +197,9 @@ class MemoryStore:
     async def facets(self, query: EventQuery, field: str, *, top: int = 10) -> Facets:
         """See :meth:`trio_eventlog.abc.FacetStore.facets`. A scan."""
         check_facets(query, field, top)
-        counts: Counter[str] = Counter()
-
-        def add(event: PersistedEvent) -> None:
-            value = facet_of(event, field)
-            if value is not None:
-                counts[value] += 1
-
-        await self._visit(query, -1, add)
-        return facets_of(counts.items(), top)
+        values: list[str | None] = []
+        await self._visit(query, -1, lambda event: values.append(facet_of(event, field)))
+        return facets_of(Counter(value for value in values if value is not None).items(), top)
 
     async def last_seq(self) -> int:
         """The highest seq ever stored, 0 before the first. A checkpoint."""
@@ -214,6 +211,7 @@ class MemoryStore:
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -224,6 +222,7 @@ class MemoryStore:
         Args:
           before_ms: delete events before this time, in milliseconds since 1970-01-01 UTC.
           keep: delete all but this many events, those with the highest seqs; 0 or more.
+          through_seq: delete events with at most this seq; together with ``before_ms``, those that are both.
           dry_run: only count them.
           on_progress: called once they are gone, with their number as both arguments.
 
@@ -232,21 +231,47 @@ class MemoryStore:
 
         Raises:
           TypeError: it is not an integer.
-          ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
+          ValueError: nothing says which events, or ``keep`` is not given alone; or it is not 0 to 2**63 - 1.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
         await trio.lowlevel.checkpoint()
         if keep is not None:
             old = self._events[: max(len(self._events) - keep, 0)]
         else:
-            assert before_ms is not None, "one of them is given"
-            old = [event for event in self._events if event.timestamp_ms < before_ms]
+            old = self._events[
+                : len(self._events) if through_seq is None else bisect_right(self._seqs, through_seq)
+            ]
+            if before_ms is not None:
+                old = [event for event in old if event.timestamp_ms < before_ms]
         if old and not dry_run:
             self._remove(old)
             self._pruned = max(self._pruned, old[-1].seq)
             if on_progress is not None:
                 on_progress(len(old), len(old))
         return len(old)
+
+    async def erase(
+        self,
+        query: EventQuery,
+        *,
+        reason: str,
+        commitment: Callable[[PersistedEvent], str] | None = None,
+    ) -> int:
+        """Erase the payloads of events; see :meth:`trio_eventlog.abc.ErasableStore.erase`.
+
+        All of them in one step. If it is cancelled, nothing was erased.
+        """
+        check_erase(query, reason, commitment)
+        found = await self.query(query)
+        at_ms = wall_clock_ms()
+        erased = {
+            event.id: tombstone_of(event, reason, at_ms, commitment)
+            for event in found
+            if not is_erased(event)
+        }
+        # Some may have been pruned meanwhile.
+        self._events = [erased.get(event.id, event) for event in self._events]
+        return sum(event.id in self._seq_of for event in erased.values())
 
     async def pruned_seq(self) -> int:
         """The highest seq of all events that were ever pruned, 0 if none was. A checkpoint."""

@@ -18,6 +18,7 @@ from trio_eventlog.abc import (
     BoundedStore,
     CountingStore,
     DamageAwareStore,
+    ErasableStore,
     EventStore,
     FacetStore,
     FileStore,
@@ -79,6 +80,7 @@ class Declared:
 
 
 _ABILITIES: Final[dict[str, tuple[type, str]]] = {
+    "erase": (ErasableStore, "the store cannot erase"),
     "latest": (LatestStore, "the store cannot read backwards (LatestStore)"),
     "count": (CountingStore, "the store cannot count (CountingStore)"),
     "histogram": (HistogramStore, "the store cannot count by time (HistogramStore)"),

@@ -180,6 +180,10 @@ class StoreConformance:
         """Damage is told."""
         self._check("S16")
 
+    def test_s17(self) -> None:
+        """What was erased is gone, and nothing else."""
+        self._check("S17")
+
     def test_s18(self) -> None:
         """Counts, and reading backwards."""
         self._check("S18")

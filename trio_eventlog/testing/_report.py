@@ -26,6 +26,7 @@ CLAUSES: Final[Mapping[str, str]] = MappingProxyType(
         "S14": "Ids and seqs belong to one log.",
         "S15": "Leaving the store frees everything, however it is left.",
         "S16": "From files that were damaged it answers what was written, or raises an error.",
+        "S17": "What was erased is in no answer and in no file, and everything else is as it was.",
         "S18": "What it counts, or reads backwards, is what a query finds.",
     }
 )

@@ -566,7 +566,10 @@ async def test_prune(server, log_name, is_mixed):
         assert told[-1] == (1_600, 1_600)
         assert told == sorted(told)
         assert await store.prune(keep=500) == 0
-        assert seqs(await store.query(EventQuery())) == list(range(1_701, 2_201))
+        assert await store.prune(through_seq=1_700) == 0
+        assert await store.prune(through_seq=1_750, before_ms=2_741) == 40
+        assert await store.prune(through_seq=1_750) == 10
+        assert seqs(await store.query(EventQuery())) == list(range(1_751, 2_201))
         assert await store.last_seq() == 2_200
         # What is gone may come again: an id is known for as long as its event is held.
         assert await store.append_batch([event(2_201, event_id="id-1")]) == ()

@@ -43,7 +43,7 @@ async def test_prune(log, read_only):
             await writer.append_batch([event(3_501)])
             assert await writer.last_seq() == await reader.last_seq() == 3_501
             assert await store.pruned_seq() == 3_500
-            with pytest.raises(ValueError, match="before_ms, keep: expected one of them"):
+            with pytest.raises(ValueError, match="before_ms, keep, through_seq: expected one of them"):
                 await store.prune()
             with pytest.raises(ValueError, match="keep: expected 0 to"):
                 await store.prune(keep=-1)

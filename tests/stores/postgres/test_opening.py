@@ -50,7 +50,8 @@ async def test_a_log_that_is_not_there(server, place):
     assert (refused.value.log, refused.value.names) == ("A", ("a", "b"))
     async with PostgresStore.open(url(), schema=place, log="a", read_only=True) as reader:
         assert await seqs(reader) == [1]
-        assert reader.log_id is None
+        async with PostgresStore.open(url(), schema=place, log="a") as store:
+            assert reader.log_id == store.log_id
         assert await reader.log_names() == ["a", "b"]
     async with PostgresStore.open_readers(url(), schema=place, logs=[]) as stores:
         assert stores == {}

@@ -8,7 +8,7 @@ import pytest
 from tests._helpers.field_queries import KEY, assert_finds_as_memory_does, events_with_fields, field_queries
 from tests._helpers.nats_server import running_server
 from tests._helpers.postgres_server import postgres_server
-from trio_eventlog import EventQuery, StoreUnusable
+from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreUnusable
 from trio_eventlog.stores import PostgresStore, open_store
 from trio_eventlog.stores.postgres._select import select
 
@@ -74,3 +74,19 @@ async def test_jetstream_finds_values_by_what_they_are() -> None:
         async with open_store(f"{server.url}/EVENTS") as store:
             await store.append_batch(events)
             await assert_finds_as_memory_does(store, events, field_queries(60, 300))
+
+
+async def test_only_what_has_a_field_is_erased() -> None:
+    """Of what the statement finds, not all matches."""
+    alike = ({"k": 1}, {"k": 1.0}, {"k": {"k": 1}}, {"k": 12}, {"a": '"k":1'}, {"b": {"k": 1}})
+    events = [
+        PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent("m", "t", payload))
+        for seq, payload in enumerate(alike, start=1)
+    ]
+    with postgres_server() as server:
+        async with PostgresStore.open(server.url()) as store:
+            await store.append_batch(events)
+            assert await store.erase(EventQuery(fields={"k": 1}), reason="asked for") == 1
+            found = await store.query(EventQuery())
+    assert [event.event.payload for event in found][1:] == list(alike[1:])
+    assert found[0].event.payload != {"k": 1}

@@ -15,10 +15,16 @@ import trio
 from tests._helpers.summaries import Questions
 from trio_eventlog import AgentEvent, EventQuery, PersistedEvent, StoreUnusable
 from trio_eventlog.stores import SqliteStore
-from trio_eventlog.stores.sqlite._counts import CHUNK_EVENTS, Chunk, load
+from trio_eventlog.stores.sqlite._counts import Chunk, load
 from trio_eventlog.stores.sqlite._schema import Log
 
 pytestmark = pytest.mark.usefixtures("no_threads_left")
+
+
+@pytest.fixture(autouse=True)
+def _larger_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers that are told apart at a glance."""
+    monkeypatch.setattr("trio_eventlog.stores.sqlite._counts.CHUNK_EVENTS", 512)
 
 
 def event(seq: int, event_type: str = "t", timestamp_ms: int | None = None) -> PersistedEvent:
@@ -160,7 +166,7 @@ async def test_a_large_log_catches_up_a_part_at_a_time(path: Path, monkeypatch: 
     monkeypatch.setattr("trio_eventlog.stores.sqlite._counts._MOST_CAUGHT_UP", 1_100)
     expected = 0
     for _ in range(3):
-        expected = min(expected + 2, 3_000 // CHUNK_EVENTS)
+        expected = min(expected + 2, 3_000 // 512)
         async with SqliteStore.open(path, synchronous="off") as store:
             assert len(await chunks(store)) == expected
             assert await total(store) == 3_000
@@ -197,16 +203,16 @@ trio.run(main)
 
 
 async def test_a_kill_leaves_counts_that_are_right(path: Path) -> None:
-    """What the process had counted in memory is counted again."""
+    """What the process had counted in memory is counted again. It counted by 256."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = await trio.run_process([sys.executable, "-c", _KILLED, path], env=environment, check=False)
     assert ended.returncode == -signal.SIGKILL
     async with SqliteStore.open(path, synchronous="off") as store:
-        assert await chunks(store) == [(1, 512, 512)]
+        assert await chunks(store) == [(1, 256, 256), (257, 512, 256), (513, 768, 256)]
         assert await total(store) == 1_000
-        await store.append_batch(events(1_001, 1_024))
-        assert await chunks(store) == [(1, 512, 512), (513, 1_024, 512)]
-        assert await total(store) == 1_024
+        await store.append_batch(events(1_001, 1_280))
+        assert (await chunks(store))[3:] == [(769, 1_280, 512)]
+        assert await total(store) == 1_280
 
 
 async def test_a_failed_append_is_not_counted(path: Path) -> None:

@@ -148,10 +148,10 @@ async def test_s12_too_big_together(path, monkeypatch):
     async with SqliteStore.open(path) as store:
         insert = rows.insert
 
-        def spoil(db, log_id, events):
+        def spoil(db, log, events, *core):
             if len(events) > 1:
                 raise apsw.TooBigError("all of it")
-            return insert(db, log_id, events)
+            return insert(db, log, events, *core)
 
         monkeypatch.setattr(rows, "insert", spoil)
         with pytest.raises(StoreUnusable, match="all of it"):

@@ -74,14 +74,14 @@ async def test_s14_two_logs_know_nothing_of_each_other(path):
 
 
 async def test_s14_a_log_says_which_one_it_is(path, tmp_path):
-    """Always the same, and never what another log says; a reader writes nowhere, and need not know."""
+    """Always the same, and never what another log says."""
     async with SqliteStore.open(path) as store, SqliteStore.open(path, log="x") as other:
         log_id = store.log_id
         assert log_id
         assert other.log_id not in (log_id, None)
     async with SqliteStore.open(path) as store, SqliteStore.open(path, read_only=True) as reader:
         assert store.log_id == log_id
-        assert reader.log_id is None
+        assert reader.log_id == log_id
     async with SqliteStore.open(tmp_path / "elsewhere.db") as store:
         assert store.log_id not in (log_id, None)
 

@@ -64,7 +64,7 @@ async def test_the_layout_is_marked(path):
     assert raw(path, "PRAGMA user_version") == [(2,)]
     assert raw(path, "PRAGMA application_id") == [(0x54454C47,)]
     assert raw(path, "PRAGMA journal_mode") == [("wal",)]
-    assert raw(path, "SELECT count(*) FROM sqlite_schema WHERE sql LIKE 'CREATE TABLE%STRICT'") == [(2,)]
+    assert raw(path, "SELECT count(*) FROM sqlite_schema WHERE sql LIKE 'CREATE TABLE%STRICT'") == [(3,)]
 
 
 async def test_no_file_to_read(path):

@@ -75,12 +75,14 @@ def check_verify(most_findings: object, on_progress: object) -> None:
     _check_on_progress(on_progress)
 
 
-def check_prune(before_ms: object, keep: object, dry_run: object, on_progress: object) -> None:
-    """Check the arguments of ``prune``: exactly one must say which events go."""
+def check_prune(
+    before_ms: object, keep: object, through_seq: object, dry_run: object, on_progress: object
+) -> None:
+    """Check the arguments of ``prune``: something must say which events go."""
     check_flag("dry_run", dry_run)
     _check_on_progress(on_progress)
-    if (before_ms is None) == (keep is None):
-        raise ValueError("before_ms, keep: expected one of them")
-    for name, value in (("before_ms", before_ms), ("keep", keep)):
+    if (keep is None) == (before_ms is None and through_seq is None):
+        raise ValueError("before_ms, keep, through_seq: expected one of them, or the first and the last")
+    for name, value in (("before_ms", before_ms), ("keep", keep), ("through_seq", through_seq)):
         if value is not None:
             check_integer(name, value, 0, MAX_STORED)

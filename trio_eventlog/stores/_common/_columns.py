@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent, persisted, sealed
 from trio_eventlog._model._sealed import encoded_payload, scopes_of_event
+from trio_eventlog._speedups import core
 
 AGENT: Final = 0
 MODULE: Final = 1
@@ -52,8 +54,8 @@ StoredColumns: TypeAlias = tuple[int, str, int, int, str, str, str | None, bytes
 """Of these, the ones that an event is made from: all but the scopes, which are in the payload too."""
 
 
-def event_of(columns: StoredColumns) -> PersistedEvent:
-    """The event of these columns. Its payload stays JSON until it is first read."""
+def event_of_in_python(columns: StoredColumns) -> PersistedEvent:
+    """See :data:`event_of`."""
     seq, event_id, timestamp_ms, kind, actor, event_type, member_id, payload = columns
     content = sealed(
         AgentEvent if kind == AGENT else ModuleEvent,
@@ -65,3 +67,9 @@ def event_of(columns: StoredColumns) -> PersistedEvent:
         # Nearly always. Reading takes a third longer with the constructor.
         return persisted(event_id, seq, timestamp_ms, content)
     return PersistedEvent(event_id, seq, timestamp_ms, member_id, content)
+
+
+event_of: Final[Callable[[StoredColumns], PersistedEvent]] = (
+    event_of_in_python if core is None else core.event_of
+)
+"""The event of these columns. Its payload stays JSON until it is first read."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
 import trio
@@ -27,7 +28,7 @@ from trio_eventlog.stores.jetstream._messages import (
     Draft,
     batch_abort,
     batch_end,
-    batch_piece,
+    batch_pieces,
     draft,
 )
 from trio_eventlog.stores.jetstream._reader import Reader
@@ -45,6 +46,11 @@ _MAX_OFFERS: Final = 5
 
 _MAX_AT_ONCE: Final = 200
 """Events that are prepared and sent in one step of the event loop. Both take some 5 microseconds for each."""
+
+_BYTES_AT_ONCE: Final = 32 * 1024
+"""Bytes of events that are prepared without a look at the clock."""
+
+_seq_of_draft: Final = attrgetter("event.seq")
 
 _RAISE_BATCHES: Final = "raise max_msgs in jetstream { limits { batch {} } } of its configuration"
 
@@ -344,10 +350,14 @@ class Appender:
         """The first event of each id."""
         drafts: dict[str, Draft] = {}
         time_slice = TimeSlice()
+        size = 0
         for event in events:
-            await time_slice.checkpoint_if_over()
             if event.id not in drafts:
-                drafts[event.id] = draft(self._subjects, event)
+                drafts[event.id] = item = draft(self._subjects, event)
+                size += item.size
+            if size >= _BYTES_AT_ONCE:
+                await time_slice.checkpoint_if_over()
+                size = 0
         return drafts
 
     def _is_simple(self, drafts: Collection[Draft], max_size: int) -> bool:
@@ -388,7 +398,7 @@ class Appender:
         batch = f"{self._session}.{self._batches}"
         inbox = self._connection.open_inbox()
         try:
-            pieces = [batch_piece(item, batch, number) for number, item in enumerate(fresh, start=1)]
+            pieces = batch_pieces(fresh, batch)
             pieces.append(
                 batch_end(
                     self._subjects,
@@ -411,10 +421,6 @@ class Appender:
         except WrongPosition as exc:
             return exc
         return None
-
-
-def _seq_of_draft(item: Draft) -> int:
-    return item.event.seq
 
 
 def _refuse_large(fresh: Sequence[Draft], max_size: int, setting: str) -> None:

@@ -188,6 +188,7 @@ async def prune(
     *,
     before_ms: int | None,
     keep: int | None,
+    through_seq: int | None,
     dry_run: bool,
     on_progress: Callable[[int, int], object] | None,
 ) -> int:
@@ -201,7 +202,8 @@ async def prune(
 
     def take(message: StoredMessage) -> None:
         places.append((message.position, seq_of(message.subject)))
-        goes.append(before_ms is not None and event_of(message.data).timestamp_ms < before_ms)
+        is_within = through_seq is None or places[-1][1] <= through_seq
+        goes.append(is_within and (before_ms is None or event_of(message.data).timestamp_ms < before_ms))
 
     await _read_all(reader, head, take)
     if keep is not None:

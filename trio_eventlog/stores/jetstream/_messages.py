@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
-import attrs
 import msgspec
 
 from trio_eventlog._model._errors import CodecError, StoreUnusable
@@ -12,7 +12,7 @@ from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent
 from trio_eventlog._model._sealed import encoded_payload
 from trio_eventlog._model._wire import from_json
 from trio_eventlog.stores.jetstream._head import Head
-from trio_eventlog.stores.jetstream._protocol import Publish
+from trio_eventlog.stores.jetstream._protocol import Publish, header_lines
 from trio_eventlog.stores.jetstream._subjects import Subjects
 
 MAX_BATCH: Final = 999
@@ -59,25 +59,23 @@ _decode_body: Final = msgspec.json.Decoder(_Body).decode
 # --- in -------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class Draft:
+class Draft(msgspec.Struct, frozen=True):
     """An event on its way into a message."""
 
     event: PersistedEvent
     subject: str
     id_filter: str
     body: bytes
-
-    @property
-    def size(self) -> int:
-        """Upper bound of the size of the message, headers included, in bytes."""
-        return len(self.body) + len(self.id_filter) + _HEADERS_SIZE
+    size: int
+    """Upper bound of the size of the message, headers included, in bytes."""
 
 
 def draft(subjects: Subjects, event: PersistedEvent) -> Draft:
     """Prepare a sealed event."""
     id_filter = subjects.id_filter(event.id)
-    return Draft(event, subjects.of_event(event, id_filter), id_filter, _body_of(event))
+    body = _body_of(event)
+    size = len(body) + len(id_filter) + _HEADERS_SIZE
+    return Draft(event, subjects.of_event(event, id_filter), id_filter, body, size)
 
 
 def _body_of(event: PersistedEvent) -> bytes:
@@ -102,15 +100,18 @@ def _body_of(event: PersistedEvent) -> bytes:
     )
 
 
-def batch_piece(item: Draft, batch: str, number: int) -> Publish:
-    """An event as the message with this number in a batch. It is stored only if its id is not there yet."""
-    headers = {
-        _EXPECTED: "0",
-        _EXPECTED_SUBJECT: item.id_filter,
-        _BATCH: batch,
-        _BATCH_SEQUENCE: str(number),
-    }
-    return Publish(item.subject, item.body, headers)
+def batch_pieces(items: Iterable[Draft], batch: str) -> list[Publish]:
+    """Events as the first messages of a batch. Each is stored only if its id is not there yet."""
+    same = header_lines({_EXPECTED: "0", _BATCH: batch})
+    # Neither what filters are made of nor a number can hold a line end.
+    return [
+        Publish(
+            item.subject,
+            item.body,
+            f"{same}{_EXPECTED_SUBJECT}: {item.id_filter}\r\n{_BATCH_SEQUENCE}: {number}\r\n",
+        )
+        for number, item in enumerate(items, start=1)
+    ]
 
 
 def batch_end(subjects: Subjects, head: Head, *, after: int, batch: str, number: int, reply: str) -> Publish:

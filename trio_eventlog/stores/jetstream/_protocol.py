@@ -260,7 +260,8 @@ class Publish(msgspec.Struct, frozen=True):
 
     subject: str
     data: bytes
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | str | None = None
+    """As text, they are the lines of :func:`header_lines`, and are not checked again."""
     reply: str = ""
 
 
@@ -299,7 +300,9 @@ def encode(command: Command) -> list[bytes]:
     to = (command.subject, command.reply) if command.reply else (command.subject,)
     if not command.headers:
         return [_line("PUB", *to, str(len(data))), data, b"\r\n"]
-    block = _header_block(command.headers)
+    headers = command.headers
+    lines = headers if isinstance(headers, str) else header_lines(headers)
+    block = f"NATS/1.0\r\n{lines}\r\n".encode()
     return [_line("HPUB", *to, str(len(block)), str(len(block) + len(data))) + block, data, b"\r\n"]
 
 
@@ -310,7 +313,8 @@ def _line(*words: str) -> bytes:
     return line.encode() + b"\r\n"
 
 
-def _header_block(headers: Mapping[str, str]) -> bytes:
+def header_lines(headers: Mapping[str, str]) -> str:
+    """The lines of a block of headers; ValueError if one contains what would end it."""
     text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if (
         text.count("\n") != len(headers)
@@ -318,4 +322,4 @@ def _header_block(headers: Mapping[str, str]) -> bytes:
         or any(":" in name for name in headers)
     ):
         raise ValueError(f"headers contain a line end, or their names a colon: {headers!r:.200}")
-    return f"NATS/1.0\r\n{text}\r\n".encode()
+    return text

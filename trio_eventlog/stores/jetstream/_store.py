@@ -355,6 +355,7 @@ class JetStreamStore(metaclass=NoPublicConstructor):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -362,10 +363,15 @@ class JetStreamStore(metaclass=NoPublicConstructor):
 
         Those at the beginning of the log go 1,000 at a time, others one by one. Also in a read-only store.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
         await self._check_open()
         return await maintenance.prune(
-            self._reader, before_ms=before_ms, keep=keep, dry_run=dry_run, on_progress=on_progress
+            self._reader,
+            before_ms=before_ms,
+            keep=keep,
+            through_seq=through_seq,
+            dry_run=dry_run,
+            on_progress=on_progress,
         )
 
 

@@ -14,8 +14,8 @@ them from the seqs of the log.
 
 from __future__ import annotations
 
-import base64
 import re
+from binascii import b2a_base64
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
@@ -31,6 +31,7 @@ from trio_eventlog._model._sealed import scopes_of_event
 _STREAM_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,24}")
 _ABSENT: Final = "~"
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
 
 _MAX_TYPES: Final = 8
 """Event types that are asked for one by one; with more, all are read."""
@@ -54,7 +55,8 @@ def check_stream_name(stream: str) -> None:
 
 def _hashed(text: str, size: int) -> str:
     digest = blake2b(text.encode(), digest_size=size).digest()
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    # What base64.urlsafe_b64encode() makes of it, in half the time.
+    return b2a_base64(digest, newline=False).translate(_URL_SAFE).decode().rstrip("=")
 
 
 def id_token(event_id: str) -> str:
@@ -62,7 +64,6 @@ def id_token(event_id: str) -> str:
     return _hashed(event_id, 16)
 
 
-@lru_cache(maxsize=4096)
 def _name_token(text: str) -> str:
     # As it is, if a person could have typed it into a filter. A hash begins with what no such name has.
     return text if _PLAIN.fullmatch(text) else "=" + _hashed(text, 9)
@@ -74,6 +75,7 @@ def log_token(log: str) -> str:
     return log if _PLAIN.fullmatch(log) else "=" + _hashed(log, 16)
 
 
+@lru_cache(maxsize=4096)
 def _token(text: str | None) -> str:
     return _ABSENT if text is None else _name_token(text)
 
@@ -126,9 +128,8 @@ class Subjects:
 
     def of_event(self, event: PersistedEvent, id_filter: str) -> str:
         """The subject of an event, given the :meth:`id_filter` of its id."""
-        tokens = [str(event.seq), _token(event.member_id), _name_token(event.event.event_type)]
-        tokens += map(_token, scopes_of_event(event.event))
-        return id_filter[:-1] + ".".join(tokens)
+        names = (event.member_id, event.event.event_type, *scopes_of_event(event.event))
+        return f"{id_filter[:-1]}{event.seq}.{'.'.join(map(_token, names))}"
 
     def filters(self, query: EventQuery) -> list[str]:
         """Filters of which each matching event matches exactly one.

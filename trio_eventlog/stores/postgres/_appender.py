@@ -35,7 +35,7 @@ from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_
 from trio_eventlog.stores.postgres import _schema as schema
 from trio_eventlog.stores.postgres._connection import TrioConnection, needs_new_connection, translated_errors
 from trio_eventlog.stores.postgres._fields import make_indexes
-from trio_eventlog.stores.postgres._rows import ByteaArray, Chunk, Int8Array, encoded_chunks, key_of
+from trio_eventlog.stores.postgres._rows import ByteaArray, Columns, Int8Array, encoded_chunks, key_of
 from trio_eventlog.stores.postgres._target import Target
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class Appender:
             found = await schema.find_logs(connection, [self._log])
         if not found:
             raise StoreError(f"{self._what}: it was removed while it was opened")
-        return found[self._log]
+        return found[self._log].number
 
     async def _lock(self, connection: TrioConnection) -> bool:
         ((locked,),) = await connection.fetch(_LOCK, self._key)
@@ -367,7 +367,7 @@ class _Append:
     _channel: bytes | None
     _events: Sequence[PersistedEvent]
 
-    async def run(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> Collection[int]:
+    async def run(self, connection: TrioConnection, chunks: Sequence[Columns]) -> Collection[int]:
         """Store the events. Returns the seqs of those whose id is held under another seq."""
         failure: StoreWentBack | psycopg.errors.UniqueViolation | None = None
         added = highest = 0
@@ -398,7 +398,7 @@ class _Append:
             raise failure
         raise SequenceConflict(conflicts) from failure
 
-    async def _insert_all(self, connection: TrioConnection, chunks: Sequence[Chunk]) -> tuple[int, int]:
+    async def _insert_all(self, connection: TrioConnection, chunks: Sequence[Columns]) -> tuple[int, int]:
         """Store them in one transaction. Returns how many are new, and the highest seq afterwards."""
         added = highest = 0
         if len(chunks) > 1:
@@ -410,13 +410,13 @@ class _Append:
             await connection.run(b"commit")
         return added, highest
 
-    async def _insert(self, connection: TrioConnection, chunk: Chunk) -> tuple[int, int]:
+    async def _insert(self, connection: TrioConnection, chunk: Columns) -> tuple[int, int]:
         """Store a part; returns the same."""
         appender = self._appender
-        columns = chunk.columns()
+        arrays = chunk.arrays()
 
         async def insert() -> list[tuple[int, int, int]]:
-            parameters = (appender.number, appender.epoch, appender.expected_seq, *columns)
+            parameters = (appender.number, appender.epoch, appender.expected_seq, *arrays)
             return await connection.fetch(appender.append_statement, *parameters, prepare=True)
 
         found = await insert()

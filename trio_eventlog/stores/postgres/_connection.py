@@ -11,6 +11,7 @@ import logging
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import repeat
 from typing import Any, Final, TypeVar, cast
 
 import psycopg
@@ -146,7 +147,7 @@ class _Int8ArrayDumper(_ArrayDumper):
     def dump(self, obj: list[int]) -> bytes:  # type: ignore[override]
         """The same, of integers."""
         head = _ARRAY_HEAD.pack(1, 1, self.item_oid, len(obj), 1)
-        return head + b"".join([_INT8_ITEM.pack(8, number) for number in obj])
+        return head + b"".join(map(_INT8_ITEM.pack, repeat(8), obj))
 
 
 # --- the connection -------------------------------------------------------------------------------

@@ -49,14 +49,25 @@ class LogReader:
     pool: Pool
     names: Names
     log: str
-    _found: int
-    """The number of the log, if there is no appender."""
+    _found: schema.FoundLog | None
+    """The log as it was found, if there is no appender."""
     _appender: Appender | None = None
 
     @property
     def number(self) -> int:
         """The number of the log. An appender checks that it is still that of its log."""
-        return self._found if self._appender is None else self._appender.number
+        return self._log.number
+
+    @property
+    def unique_id(self) -> str:
+        """What tells the log from all others."""
+        return self._log.unique_id
+
+    @property
+    def _log(self) -> schema.FoundLog | Appender:
+        found = self._found or self._appender
+        assert found is not None, "one of them is given"
+        return found
 
     async def query(
         self, query: EventQuery, max_bytes: float = math.inf, *, before: int | None = None
@@ -181,6 +192,7 @@ class LogReader:
         self,
         before_ms: int | None,
         keep: int | None,
+        through_seq: int | None,
         on_progress: Callable[[int, int], object] | None,
         *,
         dry_run: bool,
@@ -190,7 +202,10 @@ class LogReader:
             await self.pruned_seq(connection)
             statement, parameters = (_HIGHEST, ()) if keep is None else (_KEPT_FROM, (keep,))
             found = await connection.fetch(statement, self.number, *parameters)
-            plan = PrunePlan(found[0][0] if found else 0, before_ms)
+            through: int = found[0][0] if found else 0
+            if through_seq is not None:
+                through = min(through, through_seq)
+            plan = PrunePlan(through, before_ms)
             pruner = _Pruner(connection, self.number, plan)
             total = await pruner.count()
             return total if dry_run else await PruneProgress(total, on_progress).run(pruner.delete_some)

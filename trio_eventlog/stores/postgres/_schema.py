@@ -113,7 +113,7 @@ select to_regclass(quote_ident($1::text) || '.layout') is not null,
     exists (select from pg_namespace where nspname = $1::text)
 """
 
-_FIND_LOGS: Final = "select name, log from :s.logs where name = any($1::bytea[])"
+_FIND_LOGS: Final = "select name, log, unique_id from :s.logs where name = any($1::bytea[])"
 
 _IDENTITY: Final = """
 select log, epoch, coalesce(owner, ''), unique_id from :s.layout left join :s.logs on name = $1::bytea
@@ -185,10 +185,19 @@ async def migrate(connection: TrioConnection, partitions: int) -> None:
     await connection.run(b"commit")
 
 
-async def find_logs(connection: TrioConnection, logs: Iterable[str]) -> dict[str, int]:
-    """The numbers of the logs that exist."""
+@attrs.frozen
+class FoundLog:
+    """A log that is there."""
+
+    number: int
+    unique_id: str
+
+
+async def find_logs(connection: TrioConnection, logs: Iterable[str]) -> dict[str, FoundLog]:
+    """Those of the logs that exist."""
     wanted = ByteaArray(log.encode() for log in logs)
-    return {name.decode(): number for name, number in await connection.fetch(_FIND_LOGS, wanted)}
+    rows = await connection.fetch(_FIND_LOGS, wanted)
+    return {name.decode(): FoundLog(number, unique_id) for name, number, unique_id in rows}
 
 
 @attrs.frozen
@@ -228,8 +237,8 @@ async def log_names(connection: TrioConnection) -> list[str]:
     return [name.decode() for (name,) in await connection.fetch(_LOG_NAMES)]
 
 
-async def find_readable_logs(connection: TrioConnection, logs: Sequence[str]) -> dict[str, int]:
-    """The numbers of logs that are to be read; LogNotFound if one of them is not there."""
+async def find_readable_logs(connection: TrioConnection, logs: Sequence[str]) -> dict[str, FoundLog]:
+    """Logs that are to be read; LogNotFound if one of them is not there."""
     if not await is_initialized(connection):
         raise LogNotFound(logs[0], (), connection.place)
     found = await find_logs(connection, logs)

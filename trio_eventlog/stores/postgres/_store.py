@@ -32,7 +32,9 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
+from trio_eventlog.stores._common._erasure import check_erase
 from trio_eventlog.stores._common._fields import checked_index
+from trio_eventlog.stores.postgres import _erasing as erasing
 from trio_eventlog.stores.postgres import _schema as tables
 from trio_eventlog.stores.postgres._names import Names
 from trio_eventlog.stores.postgres._reader import LogReader
@@ -83,8 +85,8 @@ class PostgresStore(Summaries, metaclass=NoPublicConstructor):
     or about a second if a statement was waiting; if its host or the network has vanished, it takes until the
     server notices."""
 
-    log_id: Final[str | None]
-    """Identifies this log among all others, in this database and elsewhere; None in a read-only store."""
+    log_id: Final[str]
+    """Identifies this log among all others, in this database and elsewhere."""
 
     survives: Final[str]
     """What an append that has returned survives, ``"power"`` or ``"process"``, at the server.
@@ -100,7 +102,7 @@ class PostgresStore(Summaries, metaclass=NoPublicConstructor):
         self._appender = appender
         self._channel = reader.names.channel(reader.log)
         self._notify = notify
-        self.log_id = None if appender is None else appender.unique_id
+        self.log_id = reader.unique_id
         self.survives = "power" if appender is None else appender.survives
 
     @property
@@ -180,8 +182,8 @@ class PostgresStore(Summaries, metaclass=NoPublicConstructor):
             partitions=partitions,
             index=index,
         ) as (pool, appender):
-            found = {} if appender is not None else await _find_logs(pool, [log])
-            reader = LogReader(pool, names, log, found.get(log, 0), appender)
+            found = None if appender is not None else (await _find_logs(pool, [log]))[log]
+            reader = LogReader(pool, names, log, found, appender)
             yield PostgresStore._create(reader, appender, notify=notify)
 
     @staticmethod
@@ -340,6 +342,7 @@ class PostgresStore(Summaries, metaclass=NoPublicConstructor):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -349,8 +352,24 @@ class PostgresStore(Summaries, metaclass=NoPublicConstructor):
         left of a transaction that is cancelled. The tables do not shrink; new events take the room once
         PostgreSQL's autovacuum has run.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
-        return await self._reader.prune(before_ms, keep, on_progress, dry_run=dry_run)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
+        return await self._reader.prune(before_ms, keep, through_seq, on_progress, dry_run=dry_run)
+
+    async def erase(
+        self,
+        query: EventQuery,
+        *,
+        reason: str,
+        commitment: Callable[[PersistedEvent], str] | None = None,
+    ) -> int:
+        """See :meth:`trio_eventlog.abc.ErasableStore.erase`.
+
+        In statements of up to 1,000 events, through a connection of its own, while others may append. No
+        query finds what was erased any more, but PostgreSQL keeps old versions of rows in its files until
+        ``VACUUM FULL``: the guide to retention and privacy has the statements.
+        """
+        check_erase(query, reason, commitment)
+        return await erasing.erase(self._reader, query, reason, commitment)
 
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
@@ -373,7 +392,7 @@ class PostgresStore(Summaries, metaclass=NoPublicConstructor):
             return found
 
 
-async def _find_logs(pool: Pool, logs: Sequence[str]) -> dict[str, int]:
+async def _find_logs(pool: Pool, logs: Sequence[str]) -> dict[str, tables.FoundLog]:
     if not logs:
         return {}
     return await pool.read(partial(tables.find_readable_logs, logs=logs), opening=True)

@@ -23,10 +23,10 @@ from trio_eventlog.stores._common._summaries import (
 )
 from trio_eventlog.stores.postgres import _rows as rows
 from trio_eventlog.stores.postgres import _select as queries
+from trio_eventlog.stores.postgres._reader import LogReader
 
 if TYPE_CHECKING:
     from trio_eventlog.stores.postgres._connection import TrioConnection
-    from trio_eventlog.stores.postgres._reader import LogReader
 
 
 _ONE: Final = f"select {rows.READ} from :s.events where log = $1::bigint and :column = $2::bytea limit 1"  # noqa: S608 - no values

@@ -15,7 +15,6 @@ from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import EventRejected, SequenceConflict, StoreError, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._sealed import encoded_payload
-from trio_eventlog._speedups import core
 from trio_eventlog.stores._common._columns import COLUMNS, columns_of
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
 from trio_eventlog.stores.sqlite import _schema as schema
@@ -52,10 +51,12 @@ class Appender:
         self._version: int | None = None
         self._wal = WriteAheadLog(place.path)
         self._counts = CountKeeper()
+        self._core: Any = None
 
     def prepare(self, db: apsw.Connection) -> None:
         """Make database and log ready for appends, creating what is not there."""
         found = schema.prepare_writer(db, self._log, self._synchronous, self._index)
+        self._core = schema.load_core(db)
         place = self._place.check()
         self.unique_id = found.unique_id
         self.acknowledged = found.last_seq
@@ -113,7 +114,7 @@ class Appender:
             self._check_log(log)
             if is_changed:
                 schema.probe(db, log)
-            inserted = insert(db, log, events)
+            inserted = insert(db, log, events, self._core)
             duplicates: Collection[int] = ()
             stored = events
             if inserted == len(events):
@@ -204,11 +205,13 @@ Row: TypeAlias = tuple[str | int | None, ...]
 
 def row_of(event: PersistedEvent, seed: int) -> Row:
     """The row of a sealed event, in the order of the table's columns. ``seed`` is that of the log."""
+    # One by one, which is a quarter faster than slices.
     columns = columns_of(event)
-    payload = columns[-1]
-    # As text. It comes last: SQLite reaches what is behind a long value only by walking through it.
+    seq, event_id, timestamp_ms, kind, actor, event_type, member, identity, mob, run, step, payload = columns
     text = payload.decode() if isinstance(payload, bytes) else payload
-    return (*columns[:-1], checksum((*columns[:7], text), seed), text)
+    found = checksum((seq, event_id, timestamp_ms, kind, actor, event_type, member, text), seed)
+    # The text comes last: SQLite reaches what is behind a long value only by walking through it.
+    return seq, event_id, timestamp_ms, kind, actor, event_type, member, identity, mob, run, step, found, text
 
 
 # Few large statements: each waits for the interpreter, which in a busy program takes longer than the insert.
@@ -220,8 +223,10 @@ _CHUNKS: Final = (2048, 512, 64, 8, 1)
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
-def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent]) -> int:
+def insert(db: apsw.Connection, log: schema.Log, events: Sequence[PersistedEvent], core: Any = None) -> int:
     """Insert sealed events except those whose id is held; within a transaction. Returns how many went in.
+
+    ``core`` is what :func:`load_core` returned for the connection.
 
     Raises apsw.ConstraintError if an event with a new id has a seq that is taken; the transaction must be
     rolled back then.

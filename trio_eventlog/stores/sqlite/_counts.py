@@ -2,7 +2,7 @@
 
 Counting a million events by time and type takes most of a second. So a log has a table of *chunks*: a range
 of seqs with how many events are in it, between which times, and how many of each type, member and module. An
-appender counts what it appends, and adds a chunk in the transaction that brings it to 512 events; the events
+appender counts what it appends, and adds a chunk in the transaction that brings it to 256 events; the events
 of a smaller one are counted when somebody asks.
 
 A chunk is right as long as it is there. Whatever changes what it has counted removes it in the same
@@ -14,9 +14,9 @@ costs time alone. The next appender that opens the log adds those that are missi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import apsw
 import attrs
@@ -24,12 +24,14 @@ import msgspec
 
 from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, ModuleEvent, PersistedEvent
+from trio_eventlog._model._sealed import SealedEvents
+from trio_eventlog._speedups import core
 from trio_eventlog.stores._common._columns import MODULE
 from trio_eventlog.stores.sqlite._checksums import checksum
 from trio_eventlog.stores.sqlite._layout import counts_of
 from trio_eventlog.stores.sqlite._schema import Log, damaged, roll_back, same_log, snapshot, transaction
 
-CHUNK_EVENTS: Final = 512
+CHUNK_EVENTS: Final = 256
 """Events of a chunk: with more, the table is smaller, and more must be counted where a chunk is cut."""
 
 _MOST_CAUGHT_UP: Final = 20_000
@@ -39,6 +41,10 @@ _TIME: Final = attrgetter("timestamp_ms")
 _SEQ: Final = attrgetter("seq")
 _MEMBER: Final = attrgetter("member_id")
 _TYPE: Final = attrgetter("event.event_type")
+
+
+Counted: TypeAlias = tuple[int, int, dict[str, int], dict[str, int], dict[str, int]]
+"""What :func:`count_events` returns."""
 
 
 class Counts(msgspec.Struct):
@@ -79,32 +85,26 @@ class Tally:
     events: int = 0
     first_ms: int = MAX_STORED
     last_ms: int = 0
-    types: Counter[str] = attrs.Factory(Counter)
-    members: Counter[str | None] = attrs.Factory(Counter)
-    modules: Counter[str] = attrs.Factory(Counter)
+    types: Mapping[str, int] = attrs.Factory(dict)
+    members: Mapping[str, int] = attrs.Factory(dict)
+    modules: Mapping[str, int] = attrs.Factory(dict)
 
     @classmethod
     def after(cls, seq: int) -> Tally:
         """Of nothing yet: of what comes after this seq."""
         return cls(seq + 1, seq)
 
-    def plus(self, events: Sequence[PersistedEvent]) -> Tally:
-        """With events that come after, ascending by seq; at least one."""
-        times = list(map(_TIME, events))
-        modules = [event.event.module for event in events if isinstance(event.event, ModuleEvent)]
-        types, members, of_modules = self.types.copy(), self.members.copy(), self.modules.copy()
-        types.update(map(_TYPE, events))
-        members.update(map(_MEMBER, events))
-        of_modules.update(modules)
+    def plus(self, events: Sequence[PersistedEvent], start: int, stop: int) -> Tally:
+        """With a part of some events that come after, ascending by seq; at least one."""
+        first_ms, last_ms, *counts = count_events(events, start, stop)
+        before = self.types, self.members, self.modules
         return Tally(
             self.first_seq,
-            events[-1].seq,
-            self.events + len(events),
-            min(self.first_ms, *times),
-            max(self.last_ms, *times),
-            types,
-            members,
-            of_modules,
+            events[stop - 1].seq,
+            self.events + stop - start,
+            min(self.first_ms, first_ms),
+            max(self.last_ms, last_ms),
+            *map(_sum, before, counts),
         )
 
     def plus_rows(self, rows: Sequence[tuple[Any, ...]], last_seq: int) -> Tally:
@@ -116,16 +116,45 @@ class Tally:
             self.events + len(rows),
             min((self.first_ms, *times)),
             max((self.last_ms, *times)),
-            self.types + Counter(row[4] for row in rows),
-            self.members + Counter(row[5] for row in rows),
-            self.modules + Counter(row[3] for row in rows if row[2] == MODULE),
+            _sum(self.types, _counts_of(row[4] for row in rows)),
+            _sum(self.members, _counts_of(row[5] for row in rows)),
+            _sum(self.modules, _counts_of(row[3] for row in rows if row[2] == MODULE)),
         )
 
     def chunk(self) -> Chunk:
         """As a chunk."""
-        members = {member: events for member, events in self.members.items() if member is not None}
-        text = _encode(Counts(self.types, members, self.modules)).decode()
+        text = _encode(Counts(dict(self.types), dict(self.members), dict(self.modules))).decode()
         return Chunk(self.first_seq, self.last_seq, self.first_ms, self.last_ms, self.events, text)
+
+
+def count_events(events: Sequence[PersistedEvent], start: int, stop: int) -> Counted:
+    """The first and the last time of some events, and how often each type, member and module comes."""
+    if core is not None:
+        found: Counted | None = core.count_events(events, start, stop)
+        if found is not None:
+            return found
+    return count_in_python(events[start:stop])
+
+
+def count_in_python(events: Sequence[PersistedEvent]) -> Counted:
+    """The same without the core."""
+    times = list(map(_TIME, events))
+    modules = (event.event.module for event in events if isinstance(event.event, ModuleEvent))
+    types, members = _counts_of(map(_TYPE, events)), _counts_of(map(_MEMBER, events))
+    return min(times), max(times), types, members, _counts_of(modules)
+
+
+def _counts_of(values: Iterable[str | None]) -> dict[str, int]:
+    return {value: times for value, times in Counter(values).items() if value is not None}
+
+
+def _sum(counts: Mapping[str, int], more: Mapping[str, int]) -> Mapping[str, int]:
+    if not counts:
+        return more
+    added = dict(counts)
+    for value, times in more.items():
+        added[value] = added.get(value, 0) + times
+    return added
 
 
 def split(tally: Tally, events: Sequence[PersistedEvent]) -> tuple[list[Chunk], Tally]:
@@ -133,9 +162,9 @@ def split(tally: Tally, events: Sequence[PersistedEvent]) -> tuple[list[Chunk], 
     chunks: list[Chunk] = []
     start = 0
     while start < len(events):
-        part = events[start : start + CHUNK_EVENTS - tally.events]
-        start += len(part)
-        tally = tally.plus(part)
+        stop = min(start + CHUNK_EVENTS - tally.events, len(events))
+        tally = tally.plus(events, start, stop)
+        start = stop
         if tally.events == CHUNK_EVENTS:
             chunks.append(tally.chunk())
             tally = Tally.after(tally.last_seq)
@@ -216,7 +245,7 @@ class CountKeeper:
         """Catch up with a log that is opened, as far as that takes little time."""
         try:
             self._tally = _catch_up(db, log)
-        except (apsw.Error, StoreUnusable):
+        except (apsw.Error, StoreUnusable, UnicodeDecodeError):
             # Another writer may be busy. What is damaged is told by whoever reads it.
             roll_back(db)
             self._tally = None
@@ -240,7 +269,9 @@ class CountKeeper:
         if tally is None or not is_same:
             tally = Tally.after(log.last_seq)
         # There was nothing above the last seq: these are new.
-        new = sorted((event for event in batch if event.seq > log.last_seq), key=_SEQ)
+        new = batch
+        if type(batch) is not SealedEvents or batch[0].seq <= log.last_seq:
+            new = sorted((event for event in batch if event.seq > log.last_seq), key=_SEQ)
         if len(new) == inserted:
             chunks, self._next = split(tally, new)
             _add(db, log, chunks)
@@ -283,7 +314,7 @@ def _missing(db: apsw.Connection, log: Log) -> tuple[list[Chunk], Tally | None]:
     for first_seq, last_seq in uncounted(load(db, log), 1, log.last_seq):
         following = first_seq
         while following <= last_seq:
-            rows = _rows(db, log, following, last_seq)
+            rows = _rows(db, log, following, last_seq, CHUNK_EVENTS)
             left -= len(rows)
             if left < 0:
                 return chunks, None
@@ -297,10 +328,16 @@ def _missing(db: apsw.Connection, log: Log) -> tuple[list[Chunk], Tally | None]:
     return chunks, tally
 
 
-def _rows(db: apsw.Connection, log: Log, first_seq: int, last_seq: int) -> list[tuple[Any, ...]]:
-    where = f"seq BETWEEN ? AND ? ORDER BY seq LIMIT {CHUNK_EVENTS}"
+def _rows(
+    db: apsw.Connection, log: Log, first_seq: int, last_seq: int, most: int = -1
+) -> list[tuple[Any, ...]]:
+    where = "seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
     sql = f"SELECT {_COLUMNS} FROM {log.table} NOT INDEXED WHERE {where}"  # noqa: S608 - no values
-    return db.execute(sql, (first_seq, last_seq)).fetchall()
+    rows = db.execute(sql, (first_seq, last_seq, most)).fetchall()
+    # A damaged file can have anything where the layout forbids it.
+    if not all(type(row[1]) is int and type(row[3]) is type(row[4]) is str for row in rows):
+        raise damaged(db, f"events of log {log.name!r} after seq {first_seq - 1} are not what was stored")
+    return rows
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -311,8 +348,7 @@ def find_wrong(db: apsw.Connection, log: Log, after_seq: int, most: int) -> tupl
     problems: list[str] = []
     some = load(db, log, after_seq, most)
     for chunk in some:
-        sql = f"SELECT {_COLUMNS} FROM {log.table} NOT INDEXED WHERE seq BETWEEN ? AND ?"  # noqa: S608 - no values
-        rows = db.execute(sql, (chunk.first_seq, chunk.last_seq)).fetchall()
+        rows = _rows(db, log, chunk.first_seq, chunk.last_seq)
         there = Tally.after(chunk.first_seq - 1).plus_rows(rows, chunk.last_seq).chunk()
         if attrs.evolve(there, text="") != attrs.evolve(chunk, text="") or there.counts != chunk.counts:
             seqs = f"{chunk.first_seq} to {chunk.last_seq}"

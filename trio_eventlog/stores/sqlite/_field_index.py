@@ -2,9 +2,10 @@
 
 SQLite's ``->`` gives the JSON of a value as it stands in the payload. All payloads are encoded alike, so that
 a value that is neither a list nor an object has one text: equal texts are equal values, as a query defines
-them.
+them. But SQLite takes a key to end where it has a NUL. So it only leaves out most of what does not match, and
+never a payload with a NUL in it; what is left is compared in Python.
 
-An index is on that expression; its name has the key in hexadecimal. SQLite keeps it up to date, whoever
+An index is on such an expression; its name has the key in hexadecimal. SQLite keeps it up to date, whoever
 changes events.
 """
 
@@ -22,6 +23,13 @@ NAME: Final = "_field_"
 PATTERN: Final = NAME + "(?:[0-9a-f][0-9a-f])+"
 
 
+ANY: Final = "?"
+"""Stands for a value in an index; no JSON."""
+
+HAS_NUL: Final = "instr(payload, '\\u0000') > 0"
+"""Whether a payload has a NUL somewhere, or what is written like one."""
+
+
 def index_name(table: str, key: str) -> str:
     """The name of the index of a key."""
     return table + NAME + key.encode().hex()
@@ -34,8 +42,12 @@ def index_sql(table: str, key: str) -> str:
 
 
 def expression_of(key: str) -> str:
-    """The JSON of the value of a plain key, as the index has it; SQL's NULL if the key is not there."""
-    return f"payload -> '{path_of(key).replace(chr(39), chr(39) * 2)}'"
+    """The JSON of the value of a plain key, as the index has it; SQL's NULL if the key is not there.
+
+    :data:`ANY` for a payload that may have any.
+    """
+    path = path_of(key).replace("'", "''")
+    return f"CASE WHEN {HAS_NUL} THEN '{ANY}' ELSE payload -> '{path}' END"
 
 
 def path_of(key: str) -> str:

@@ -239,14 +239,20 @@ def _condition(plan: PrunePlan) -> tuple[str, tuple[int, ...]]:
 
 
 def plan_prune(
-    db: apsw.Connection, log: schema.Log, place: files.Place, before_ms: int | None, keep: int | None
+    db: apsw.Connection,
+    log: schema.Log,
+    place: files.Place,
+    *,
+    before_ms: int | None,
+    keep: int | None,
+    through_seq: int | None,
 ) -> tuple[PrunePlan, int]:
     """Which events are to go, and how many that are."""
     # In a writer, too: the connection that prunes is opened by the name of the file.
     place.check(side_files=False)
     table = log.table
     if keep is None:
-        through = log.last_seq
+        through = log.last_seq if through_seq is None else min(through_seq, log.last_seq)
     else:
         sql = f"SELECT seq FROM {table} ORDER BY seq DESC LIMIT 1 OFFSET ?"  # noqa: S608 - no values
         row = db.execute(sql, (keep,)).fetchone()

@@ -120,12 +120,6 @@ def _prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
     # of power could then destroy what writers of other logs of the file have synced.
     db.execute(f"PRAGMA synchronous = {'normal' if synchronous == 'off' else synchronous}")
     db.execute(f"PRAGMA journal_size_limit = {_KEPT_WAL_BYTES}")
-    if core is not None:
-        db.enable_load_extension(True)
-        try:
-            db.load_extension(core.__file__, "trio_eventlog_rows_init")
-        finally:
-            db.enable_load_extension(False)
     found = find_log(db, log)
     if found is not None:
         return found
@@ -134,6 +128,24 @@ def _prepare_writer(db: apsw.Connection, log: str, synchronous: str) -> Log:
             db.execute(REGISTRY)
         # A log has one appender at a time, but an earlier one may just have made it.
         return find_log(db, log) or _new_log(db, log)
+
+
+def load_core(db: apsw.Connection) -> Any:
+    """The core, after which the connection can read its batches; None where there is none, or it cannot.
+
+    SQLite can have been built without extensions, or be unable to open the file that Python has imported.
+    """
+    if core is None:
+        return None
+    try:
+        db.enable_load_extension(True)
+        try:
+            db.load_extension(core.__file__, "trio_eventlog_rows_init")
+        finally:
+            db.enable_load_extension(False)
+    except (AttributeError, UnicodeEncodeError, apsw.Error):
+        return None
+    return core
 
 
 def _new_log(db: apsw.Connection, log: str) -> Log:
@@ -194,22 +206,17 @@ class Log:
 
     def row(self) -> tuple[int | str, ...]:
         """Its row, with the checksum."""
-        return (*attrs.astuple(self), self.checksum)
-
-    @property
-    def checksum(self) -> int:
-        """The checksum of its row."""
-        return checksum(attrs.astuple(self))
+        values = self.number, self.name, self.last_seq, self.unique_id, self.pruned_seq
+        return (*values, checksum(values))
 
     def note(self, db: apsw.Connection, *, last_seq: int = 0, pruned_seq: int = 0) -> None:
         """Raise what the row says to these seqs; within a transaction in which it was read."""
-        noted = attrs.evolve(
-            self, last_seq=max(self.last_seq, last_seq), pruned_seq=max(self.pruned_seq, pruned_seq)
-        )
-        if noted != self:
+        seqs = max(self.last_seq, last_seq), max(self.pruned_seq, pruned_seq)
+        if seqs != (self.last_seq, self.pruned_seq):
+            values = self.number, self.name, seqs[0], self.unique_id, seqs[1]
             db.execute(
                 "UPDATE logs SET last_seq = ?, pruned_seq = ?, checksum = ? WHERE log_id = ?",
-                (noted.last_seq, noted.pruned_seq, noted.checksum, self.number),
+                (*seqs, checksum(values), self.number),
             )
 
 

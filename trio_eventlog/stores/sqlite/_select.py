@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import apsw
 import attrs
@@ -30,7 +30,14 @@ from trio_eventlog.stores._common._columns import MODULE, StoredColumns, event_o
 from trio_eventlog.stores._common._fields import is_plain
 from trio_eventlog.stores._common._statistics import Ranking, SeqGaps, Totals, description
 from trio_eventlog.stores.sqlite._checksums import checksum, values_of
-from trio_eventlog.stores.sqlite._field_index import expression_of, index_name, indexed_keys, path_of
+from trio_eventlog.stores.sqlite._field_index import (
+    ANY,
+    HAS_NUL,
+    expression_of,
+    index_name,
+    indexed_keys,
+    path_of,
+)
 from trio_eventlog.stores.sqlite._layout import SCHEMA_VERSION, table_of
 from trio_eventlog.stores.sqlite._schema import Log, damaged, first_row
 
@@ -90,26 +97,20 @@ def select(
     types = tuple(dict.fromkeys(query.event_types))
     others = before is not None or query.fields or query.module is not None
     is_timed = bounds.is_timed and not (after or others)
-    fields, checked_fields = _fields_of(query)
+    fields = _comparable(query)
     key = next((key for key in fields if key in indexed), None)
     driver = _driver(query, types, timed=is_timed, has_key=key is not None)
     table = table_of(log_id)
-
     if driver == "time":
-        window = _Terms()
-        _add_time(window, bounds)
-        index = f"{table} INDEXED BY {table}_timestamp_ms"
-        inner = f"SELECT seq AS found FROM {index}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
-        # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order
-        # is that of the inner statement, and is checked.
-        sql = f"SELECT {READ} FROM ({inner}) LEFT JOIN {table} ON seq = found"  # noqa: S608 - no values
-        return Select(sql, (*window.bindings, limit))
-
+        return _select_window(table, bounds, limit)
     terms = _Terms()
+    firsts: tuple[str, ...] = ()
     if driver == "event_types":
         terms.add("event_type = ?", types[0])
+        firsts = types
     elif driver == "fields" and key is not None:
-        terms.add(f"{expression_of(key)} = ?", fields.pop(key))
+        firsts = (fields.pop(key), ANY)
+        terms.add(f"{expression_of(key)} = ?", firsts[0])
     elif driver is not None:
         terms.add(f"{driver} = ?", getattr(query, driver))
     if after:
@@ -123,42 +124,52 @@ def select(
         terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
     one = f"SELECT {READ} FROM {_access(table, driver, key)}{terms}"  # noqa: S608 - no values
     checked: EventQuery | None = None
-    if unbound or checked_fields:
-        checked = EventQuery(event_types=types if unbound else (), fields=checked_fields)
+    if unbound or query.fields:
+        checked = EventQuery(event_types=types if unbound else (), fields=query.fields)
     # What is checked here is limited here, too.
     end = f" ORDER BY seq{'' if before is None else ' DESC'} LIMIT ?"
     most = limit if checked is None else -1
-    if driver != "event_types":
+    if not firsts:
         return Select(one + end, (*terms.bindings, most), checked, limit)
     # Each of these is in the order of seq, and SQLite merges them without sorting.
-    merged = " UNION ALL ".join([one] * len(types))
-    bindings = [value for name in types for value in (name, *terms.bindings[1:])]
+    merged = " UNION ALL ".join([one] * len(firsts))
+    bindings = [value for first in firsts for value in (first, *terms.bindings[1:])]
     return Select(merged + end, (*bindings, most), checked, limit)
 
 
-def matching(query: EventQuery, log_id: int, indexed: Collection[str] = ()) -> Select | None:
-    """What comes behind the columns of a statement about all events that match; None if none can."""
+def _select_window(table: str, bounds: Bounds, limit: int) -> Select:
+    window = _Terms()
+    _add_time(window, bounds)
+    index = f"{table} INDEXED BY {table}_timestamp_ms"
+    inner = f"SELECT seq AS found FROM {index}{window} ORDER BY seq LIMIT ?"  # noqa: S608 - no values
+    # An event that is in the index alone comes as a row of NULLs, which has no good checksum. The order is
+    # that of the inner statement, and is checked.
+    sql = f"SELECT {READ} FROM ({inner}) LEFT JOIN {table} ON seq = found"  # noqa: S608 - no values
+    return Select(sql, (*window.bindings, limit))
+
+
+def matching(query: EventQuery, log_id: int) -> Select | None:
+    """What comes behind the columns of a statement about all events that match; None if none can.
+
+    If it is ``checked``, there is no such statement.
+    """
     bounds = Bounds.of(query)
     if bounds is None:
         return None
-    fields, checked = _fields_of(query)
     types = tuple(dict.fromkeys(query.event_types))
-    key = next((key for key in fields if key in indexed), None)
-    driver = _driver(query, types, timed=bounds.is_timed and not bounds.after, has_key=key is not None)
+    if len(types) > _MAX_BOUND_TYPES or query.fields:
+        return Select("", (), query)
+    driver = _driver(query, types, timed=bounds.is_timed and not bounds.after, has_key=False)
     terms = _Terms()
-    if key is not None and driver == "fields":
-        terms.add(f"{expression_of(key)} = ?", fields.pop(key))
     if bounds.after:
         terms.add("seq > ?", bounds.after)
     _add_time(terms, bounds)
-    _add_equalities(terms, query, None, fields)
-    if len(types) > _MAX_BOUND_TYPES or checked:
-        return Select("", (), query)
+    _add_equalities(terms, query, None, {})
     if types:
         terms.add(f"event_type IN ({','.join('?' * len(types))})", *types)
     table = table_of(log_id)
     access = f"{table} INDEXED BY {table}_timestamp_ms" if driver == "time" else ""
-    return Select(f"FROM {access or _access(table, driver, key)}{terms}", tuple(terms.bindings))
+    return Select(f"FROM {access or _access(table, driver, None)}{terms}", tuple(terms.bindings))
 
 
 def _access(table: str, driver: str | None, key: str | None) -> str:
@@ -170,11 +181,10 @@ def _access(table: str, driver: str | None, key: str | None) -> str:
     return f"{table} INDEXED BY {table}_{'event_type' if driver == 'event_types' else driver}"
 
 
-def _fields_of(query: EventQuery) -> tuple[dict[str, str], dict[str, Any]]:
-    """The fields that a statement can compare, with their JSON; and those that are checked here."""
+def _comparable(query: EventQuery) -> dict[str, str]:
+    """The fields that a statement can compare, more or less, with their JSON."""
     fields = to_fields(query.fields)
-    compared = {key: text for key, text in fields.texts if is_plain(key) and fields.is_scalar(key)}
-    return compared, {key: value for key, value in fields.items() if key not in compared}
+    return {key: text for key, text in fields.texts if is_plain(key) and fields.is_scalar(key)}
 
 
 def _driver(query: EventQuery, types: tuple[str, ...], *, timed: bool, has_key: bool) -> str | None:
@@ -201,7 +211,7 @@ def _add_equalities(terms: _Terms, query: EventQuery, driver: str | None, fields
     if query.module is not None:
         terms.add("kind = ? AND actor = ?", MODULE, query.module)
     for name, text in fields.items():
-        terms.add("payload -> ? = ?", path_of(name), text)
+        terms.add(f"(payload -> ? = ? OR {HAS_NUL})", path_of(name), text)
 
 
 def _add_time(terms: _Terms, bounds: Bounds) -> None:
@@ -216,7 +226,8 @@ _ROWS_AT_ONCE: Final = 500
 
 
 def judge(query: EventQuery) -> Callable[[PersistedEvent], bool] | None:
-    """Whether an event passes the filters of a query, but for ``after_seq``; None if it has no other.
+    """Whether an event passes the filters of a query, but for ``after_seq`` and ``fields``; None without
+    others.
 
     SQLite has found the event, but an index may be damaged; and the columns of the scopes have no checksum.
     """
@@ -226,7 +237,7 @@ def judge(query: EventQuery) -> Callable[[PersistedEvent], bool] | None:
     wanted = [getattr(query, name) for name in SCOPES]
     is_scoped = any(scope is not None for scope in wanted)
     others = query.member_id, query.module
-    if not (since_ms or until_ms < math.inf or types or is_scoped or query.fields or others != (None, None)):
+    if not (since_ms or until_ms < math.inf or types or is_scoped or others != (None, None)):
         return None
 
     def accepts(event: PersistedEvent) -> bool:
@@ -235,8 +246,6 @@ def judge(query: EventQuery) -> Callable[[PersistedEvent], bool] | None:
         if query.member_id is not None and event.member_id != query.member_id:
             return False
         if query.module is not None and not is_of_module(event, query.module):
-            return False
-        if query.fields and not query.matches_fields(reseal(event)):
             return False
         found = scopes_of_event(event.event) if is_scoped else wanted
         return all(want is None or want == scope for want, scope in zip(wanted, found, strict=True))
@@ -315,13 +324,10 @@ def judges(
 ) -> tuple[Callable[[PersistedEvent], bool] | None, Callable[[PersistedEvent], bool]]:
     """Whether an event that SQLite has found is one that it should have, and whether it is wanted."""
     checked = plan.checked
-    # What is checked here is no judgement about SQLite's answer.
-    return judge(query if checked is None else _without(query, checked)), _check_of(checked)
-
-
-def _without(query: EventQuery, checked: EventQuery) -> EventQuery:
-    fields = {key: value for key, value in query.fields.items() if key not in checked.fields}
-    return attrs.evolve(query, event_types=() if checked.event_types else query.event_types, fields=fields)
+    if checked is not None and checked.event_types:
+        # What is checked here is no judgement about SQLite's answer.
+        query = attrs.evolve(query, event_types=())
+    return judge(query), _check_of(checked)
 
 
 def _check_of(checked: EventQuery | None) -> Callable[[PersistedEvent], bool]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import ClassVar, Final, TypeVar
+from typing import ClassVar, TypeVar
 
 import apsw
 import attrs
 import trio
 
 from trio_eventlog._ki import ki_protected
-from trio_eventlog._lock_file import FileLock
 from trio_eventlog._model._errors import StoreUnusable, StoreWentBack
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
@@ -32,28 +31,31 @@ from trio_eventlog.stores._common._arguments import (
 )
 from trio_eventlog.stores._common._batches import sealed_batch
 from trio_eventlog.stores._common._closing import read_only_error
+from trio_eventlog.stores._common._erasure import check_erase
 from trio_eventlog.stores._common._fields import checked_index
 from trio_eventlog.stores._common._prune import PruneProgress
 from trio_eventlog.stores._common._verify import Verifier, check_pages
+from trio_eventlog.stores.sqlite import _backup as backups
+from trio_eventlog.stores.sqlite import _copying as copying
+from trio_eventlog.stores.sqlite import _erasing as erasing
 from trio_eventlog.stores.sqlite import _files as files
 from trio_eventlog.stores.sqlite import _reader as readers
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite import _worker as workers
 from trio_eventlog.stores.sqlite._appender import Appender, survives
+from trio_eventlog.stores.sqlite._parts import Parts, start, start_reader
 from trio_eventlog.stores.sqlite._reader import LogReader
 from trio_eventlog.stores.sqlite._summaries import Summaries
+from trio_eventlog.stores.sqlite._watch import Watch
 from trio_eventlog.stores.sqlite._worker import SerialWorker
 
 __all__ = ["SqliteStore"]
 
 T = TypeVar("T")
 
-_WATCH_SECONDS: Final = 0.05
-"""Seconds between two checks whether the file has changed."""
 
-
-# A few lines over 300, with the documentation of its public methods.
+# Over 300 lines, most of which are the documentation of its public methods.
 @attrs.define(eq=False, repr=False, slots=False)
 class SqliteStore(Summaries, metaclass=NoPublicConstructor):
     """One log in a SQLite database; made by :meth:`open`.
@@ -101,8 +103,8 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
 
     @property
     def log_id(self) -> str | None:
-        """Identifies this log among all others, in this file and elsewhere; None in a read-only store."""
-        return None if self.read_only else self._log_reader.unique_id
+        """Identifies this log among all others, in this file and elsewhere."""
+        return self._log_reader.unique_id
 
     @property
     def read_only(self) -> bool:
@@ -173,7 +175,7 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
                 f"synchronous must be one of {', '.join(schema.SYNCHRONOUS)}, got {synchronous!r}"
             )
         index = checked_index(index)
-        parts = _Parts()
+        parts = Parts()
         try:
             yield await _opened(path, log, parts, index, read_only=read_only, synchronous=synchronous)
         finally:
@@ -200,10 +202,10 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
         """
         path = files.checked_path(path)
         names = checked_log_names(logs)
-        parts = _Parts()
+        parts = Parts()
         try:
             place = await workers.in_thread(path, partial(files.existing, path))
-            reader = await _start_reader(place, parts)
+            reader = await start_reader(place, parts)
             if names is None:
                 names = await reader.run(schema.log_names)
             found = [await reader.run(partial(schema.require_log, log=name)) for name in names]
@@ -316,7 +318,7 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
         this log or to another. Such a check is cheap: SQLite keeps a number for it in shared memory. A wait
         also ends when a reader's file was moved, removed or replaced; the next call then says so.
         """
-        yield _Watch(self._reader, self._log_reader, await self._reader.run(schema.data_version))
+        yield Watch(self._reader, self._log_reader, await self._reader.run(schema.data_version))
 
     async def describe(self, *, top: int = 10) -> StoreDescription:
         """See :meth:`trio_eventlog.abc.DescribableStore.describe`. A few million events take a second."""
@@ -346,6 +348,7 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
         *,
         before_ms: int | None = None,
         keep: int | None = None,
+        through_seq: int | None = None,
         dry_run: bool = False,
         on_progress: Callable[[int, int], object] | None = None,
     ) -> int:
@@ -355,19 +358,19 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
         them. The file does not shrink; new events use the space. If the call is cancelled, a transaction that
         is running is completed.
         """
-        check_prune(before_ms, keep, dry_run, on_progress)
+        check_prune(before_ms, keep, through_seq, dry_run, on_progress)
         place = self._log_reader.place
         plan, total = await self._read(
-            partial(readers.plan_prune, place=place, before_ms=before_ms, keep=keep)
+            partial(readers.plan_prune, place=place, before_ms=before_ms, keep=keep, through_seq=through_seq)
         )
         if dry_run:
             return total
         progress = PruneProgress(total, on_progress)
         wal = files.WriteAheadLog(place.path)
         prune = partial(readers.prune_some, reader=self._log_reader, plan=plan, progress=progress, wal=wal)
-        parts = _Parts()
+        parts = Parts()
         try:
-            worker = await _start(place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
+            worker = await start(place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
             while await worker.run(prune):
                 progress.report()
             return progress.gone
@@ -376,55 +379,86 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
             # A transaction that outlived its caller was not reported yet.
             progress.report()
 
+    @trio.lowlevel.enable_ki_protection  # of closing the connection
+    async def erase(
+        self,
+        query: EventQuery,
+        *,
+        reason: str,
+        commitment: Callable[[PersistedEvent], str] | None = None,
+    ) -> int:
+        """See :meth:`trio_eventlog.abc.ErasableStore.erase`.
+
+        In transactions of 1,000 events, through a connection of its own. Then SQLite's ``VACUUM`` writes the
+        whole file anew, and the write-ahead log is emptied, so that nothing is left in free pages, indexes or
+        behind the end of what a page holds. Meanwhile appends wait; a log tries again what takes longer than
+        2.5 seconds. It needs room on the disk for another copy of the file. What the file system keeps of
+        blocks that it has freed is not erased.
+
+        Raises:
+          StoreError: also if a reader of another process stayed in a transaction all the time.
+        """
+        check_erase(query, reason, commitment)
+        job = erasing.Erasure(self._log_reader, query, reason, commitment)
+        parts = Parts()
+        try:
+            worker = await start(self._log_reader.place, parts, schema.harden, apsw.SQLITE_OPEN_READWRITE)
+            while await worker.run(job.erase_some):
+                pass
+            await worker.run(job.clean)
+            return job.erased
+        finally:
+            await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
+
+    @trio.lowlevel.enable_ki_protection  # of closing the connection
+    async def backup(
+        self, path: str | os.PathLike[str], *, on_progress: Callable[[int, int], object] | None = None
+    ) -> int:
+        """Copy the whole file, with all of its logs, to a new one, and verify the copy. A checkpoint.
+
+        The copy is of one moment, whatever programs write meanwhile, and they need not wait. It gets its name
+        once it was verified and synced. Cancelled, it is removed. A log that is to go on in the copy is
+        restored with :func:`trio_eventlog.stores.restore_backup`, which sees to it that no seq is given out a
+        second time.
+
+        Args:
+          path: the file to create, with mode 0600.
+          on_progress: called with the pages copied so far, and how many there are.
+
+        Returns:
+          The number of events in all logs of the copy.
+
+        Raises:
+          TypeError, ValueError: an argument is of the wrong type, or ``path`` does not name a file.
+          StoreError: a file cannot be read or written now.
+          StoreUnusable: there is a file of that name; or the copy has problems, as the original may have.
+        """
+        target = files.checked_path(path)
+        check_verify(0, on_progress)
+        await workers.in_thread(target, partial(backups.create, target), lambda _: backups.remove(target))
+        try:
+            await copying.copy_database(self._log_reader.place, target, on_progress)
+            events = await verified_events(target + backups.PART)
+            await workers.in_thread(target, partial(backups.publish, target))
+            return events
+        finally:
+            # Nothing, once it has its name.
+            backups.remove(target)
+
     async def log_names(self) -> list[str]:
         """See :meth:`trio_eventlog.abc.MultiLogStore.log_names`."""
         return await self._reader.run(self._log_reader.log_names)
 
 
-@attrs.define(eq=False)
-class _Watch:
-    """See :meth:`SqliteStore.watch_changes`."""
-
-    _reader: SerialWorker
-    _log_reader: LogReader
-    _version: int | None
-
-    async def wait(self) -> None:
-        """Wait until another connection has written since this last returned. A checkpoint."""
-        # SQLite does not notify of changes.
-        while (version := await self._reader.run(self._log_reader.data_version)) == self._version is not None:  # noqa: ASYNC110 - as above
-            await trio.sleep(_WATCH_SECONDS)
-        self._version = version
-
-
 # --- opening and closing --------------------------------------------------------------------------
 
 
-@attrs.define(eq=False)
-class _Parts:
-    """What must be closed of a store, however far it was opened."""
-
-    workers: list[SerialWorker] = attrs.Factory(list)
-    lock: FileLock | None = None
-
-    async def aclose(self) -> None:
-        """Close all of them, whatever the others raise, before one common deadline."""
-        deadline = trio.current_time() + workers.CLOSE_SECONDS
-        if self.lock is not None and not self.workers:
-            # Otherwise the writer releases it.
-            await workers.release(self.lock.path, self.lock.release, deadline)
-        # The reader first: SQLite checkpoints its log when the last connection that may write is closed.
-        async with AsyncExitStack() as stack:
-            for worker in self.workers:
-                stack.push_async_callback(worker.aclose, deadline)
-
-
 async def _opened(
-    path: str, log: str, parts: _Parts, index: tuple[str, ...], *, read_only: bool, synchronous: str
+    path: str, log: str, parts: Parts, index: tuple[str, ...], *, read_only: bool, synchronous: str
 ) -> SqliteStore:
     if read_only:
         place = await workers.in_thread(path, partial(files.existing, path))
-        reader = await _start_reader(place, parts)
+        reader = await start_reader(place, parts)
         found = await reader.run(partial(schema.require_log, log=log))
         log_reader = LogReader(place, log, found.unique_id, has_writer=False)
         return SqliteStore._create(log_reader, reader, survives=survives(synchronous))
@@ -433,38 +467,19 @@ async def _opened(
     )
     parts.lock = lock
     appender = Appender(place, lock, log, synchronous, index)
-    writer = await _start(place, parts, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end)
-    reader = await _start_reader(place, parts)
+    writer = await start(place, parts, appender.prepare, apsw.SQLITE_OPEN_READWRITE, at_end=appender.end)
+    reader = await start_reader(place, parts)
     log_reader = LogReader(place, log, appender.unique_id, has_writer=True)
     return SqliteStore._create(log_reader, reader, writer, appender, survives(synchronous))
 
 
-@trio.lowlevel.enable_ki_protection  # between opening a connection and noting it
-async def _start(
-    place: files.Place,
-    parts: _Parts,
-    prepare: Callable[[apsw.Connection], object],
-    flags: int,
-    *,
-    is_interruptible: bool = False,
-    at_end: Callable[[], object] | None = None,
-) -> SerialWorker:
-    """Open a connection, add it to ``parts``, and make it ready."""
-    worker = await SerialWorker.start(place.path, flags, is_interruptible=is_interruptible, at_end=at_end)
-    parts.workers.append(worker)
-
-    def first_job(db: apsw.Connection) -> None:
-        try:
-            prepare(db)
-        except apsw.CantOpenError as exc:
-            if db.system_errno in files.TRANSIENT_ERRNOS:
-                raise
-            # Only now does SQLite open the file and create its side files.
-            raise StoreUnusable(f"{place.path}: {exc}: may the file, and its directory, be written?") from exc
-
-    await worker.run(first_job)
-    return worker
-
-
-async def _start_reader(place: files.Place, parts: _Parts) -> SerialWorker:
-    return await _start(place, parts, schema.prepare_reader, apsw.SQLITE_OPEN_READONLY, is_interruptible=True)
+async def verified_events(path: str) -> int:
+    """The number of events in all logs of a copy; StoreUnusable if it has problems."""
+    events = 0
+    async with SqliteStore.open_readers(path) as stores:
+        for name, store in stores.items():
+            found = await store.verify(most_findings=1)
+            if found.problems:
+                raise StoreUnusable(f"{path}: log {name!r} of the copy: {found.findings[0].problem}")
+            events += found.events
+    return events

@@ -16,6 +16,7 @@ import apsw
 import attrs
 
 from trio_eventlog._abilities._summaries import Facets, HistogramBucket
+from trio_eventlog._model._errors import StoreUnusable
 from trio_eventlog._model._events import MAX_STORED, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog.stores._common._bounds import Bounds
@@ -33,7 +34,7 @@ from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite._checksums import checksum
 from trio_eventlog.stores.sqlite._counts import Chunk, load, uncounted
 from trio_eventlog.stores.sqlite._field_index import indexed_keys
-from trio_eventlog.stores.sqlite._schema import Log
+from trio_eventlog.stores.sqlite._schema import Log, first_row
 
 T = TypeVar("T")
 
@@ -75,7 +76,7 @@ class Summaries:
         """See :meth:`trio_eventlog.abc.HistogramStore.histogram`.
 
         By time, ``after_seq`` and types alone, it is read from the counts that the log keeps; only stretches
-        of 512 events that reach over the end of a bucket, and what no appender has counted, are counted anew.
+        of 256 events that reach over the end of a bucket, and what no appender has counted, are counted anew.
         With other filters the events that their index finds are counted. Trusts columns and indexes as
         :meth:`count` does.
         """
@@ -113,7 +114,7 @@ def read_latest(
     if plan is None:
         return []
     events = _read_backwards(db, log, query, plan, limit)
-    if before > log.last_seq and limit and queries.judge(query) is None:
+    if before > log.last_seq and limit and plan.checked is None and queries.judge(query) is None:
         queries.check_end(db, log, events[0].seq if events else query.after_seq or 0)
     return events
 
@@ -147,9 +148,13 @@ def _range_of_window(db: apsw.Connection, log: Log, query: EventQuery) -> tuple[
         return None
     after = query.after_seq or 0
     chunks = load(db, log, after)
-    ranges = [(chunk.first_seq, chunk.last_seq) for chunk in chunks if window.meets(chunk)]
-    ranges += uncounted(chunks, after + 1, log.last_seq)
-    return (min(ranges)[0], max(last for _, last in ranges)) if ranges else None
+    ends = [seq for chunk in chunks if window.meets(chunk) for seq in (chunk.first_seq, chunk.last_seq)]
+    # What no chunk has counted may be far from the window, as the end of the log is from its begin.
+    where = f"seq BETWEEN ? AND ? AND {window.condition}"
+    sql = f"SELECT min(seq), max(seq) FROM {log.table} NOT INDEXED WHERE {where}"  # noqa: S608 - no values
+    for first, last in uncounted(chunks, after + 1, log.last_seq):
+        ends += (seq for seq in first_row(db, sql, (first, last, *window.bounds)) if seq is not None)
+    return (min(ends), max(ends)) if ends else None
 
 
 @attrs.frozen
@@ -164,6 +169,16 @@ class _Window:
         if bounds is None:
             return None
         return cls(bounds.since_ms, MAX_STORED + 1 if bounds.until_ms is None else bounds.until_ms)
+
+    @property
+    def condition(self) -> str:
+        """As SQL, with a parameter for each of its bounds."""
+        return " AND ".join(("timestamp_ms >= ?", "timestamp_ms < ?")[: len(self.bounds)])
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Those that a database can hold."""
+        return (self.since_ms, self.until_ms)[: 1 + (self.until_ms <= MAX_STORED)]
 
     def meets(self, chunk: Chunk) -> bool:
         """Whether an event of ``chunk`` may be in it."""
@@ -222,14 +237,12 @@ def _count_ranges(
     window = _Window.of(query)
     if window is None:
         return
-    times = "timestamp_ms >= ? AND timestamp_ms < ?" if window.until_ms <= MAX_STORED else "timestamp_ms >= ?"
     sql = (
         f"SELECT {', '.join(columns)}, count(*) FROM {log.table} NOT INDEXED"  # noqa: S608 - no values
-        f" WHERE seq BETWEEN ? AND ? AND {times} GROUP BY {', '.join(columns)}"
+        f" WHERE seq BETWEEN ? AND ? AND {window.condition} GROUP BY {', '.join(columns)}"
     )
-    bounds = (window.since_ms, window.until_ms)[: times.count("?")]
     for first, last in ranges:
-        yield from db.execute(sql, (first, last, *bounds))
+        yield from db.execute(sql, (first, last, *window.bounds))
 
 
 def count_by_time(db: apsw.Connection, log: Log, query: EventQuery, bucket_ms: int) -> list[HistogramBucket]:
@@ -248,9 +261,16 @@ def count_by_time(db: apsw.Connection, log: Log, query: EventQuery, bucket_ms: i
                 counter.add(chunk.first_ms, event_type, events)
     columns = f"timestamp_ms / {bucket_ms:d}", "event_type"
     for number, event_type, events in _count_ranges(db, log, query, ranges, *columns):
+        if number is None or event_type is None:
+            raise _damaged(db, log)
         if not types or event_type in types:
             counter.add(number * bucket_ms, event_type, events)
     return counter.result()
+
+
+def _damaged(db: apsw.Connection, log: Log) -> StoreUnusable:
+    # A damaged file can have NULL where the layout forbids it.
+    return queries.damaged_event(db, log, 0)
 
 
 def count_by_value(db: apsw.Connection, log: Log, query: EventQuery, field: str, top: int) -> Facets:
@@ -281,7 +301,7 @@ def _column_of(field: str) -> str:
 
 def count_events(db: apsw.Connection, log: Log, query: EventQuery, at_most: int) -> int:
     """See :meth:`Summaries.count`; within a transaction."""
-    found = queries.matching(query, log.number, _indexed(db, log, query))
+    found = queries.matching(query, log.number)
     at_most = min(at_most, MAX_STORED)
     if found is None:
         return 0
@@ -295,7 +315,7 @@ def count_events(db: apsw.Connection, log: Log, query: EventQuery, at_most: int)
 def _count_time_of_matches(
     db: apsw.Connection, log: Log, query: EventQuery, counter: HistogramCounter
 ) -> None:
-    found = queries.matching(query, log.number, _indexed(db, log, query))
+    found = queries.matching(query, log.number)
     if found is None:
         return
     if found.checked is not None:
@@ -305,6 +325,8 @@ def _count_time_of_matches(
     width = counter.bucket_ms
     sql = f"SELECT timestamp_ms / {width:d}, event_type, count(*) {found.sql} GROUP BY 1, 2"
     for number, event_type, events in db.execute(sql, found.bindings):
+        if number is None or event_type is None:
+            raise _damaged(db, log)
         counter.add(number * width, event_type, events)
 
 
@@ -316,7 +338,7 @@ def _count_values_of_matches(
         # The index of a scope alone.
         access = f"FROM {log.table} INDEXED BY {log.table}_{field} WHERE {field} IS NOT NULL"
         return _counted(db.execute(f"SELECT {field}, count(*) {access} GROUP BY 1"))
-    found = queries.matching(query, log.number, _indexed(db, log, query))
+    found = queries.matching(query, log.number)
     if found is None:
         return ()
     if found.checked is not None:

@@ -1,8 +1,8 @@
 """One connection and the jobs that use it, in threads; and short work on files.
 
-SQLite blocks, so everything that touches a connection runs in a thread of ``trio.to_thread``. A
-``CapacityLimiter`` of one is the order of a connection's jobs: a job whose caller was cancelled keeps its
-turn until it has ended, and whatever was asked for later comes after it, as clause S4 requires.
+SQLite blocks, so everything that touches a connection runs in a thread of ``trio.to_thread``, in its turn: a
+job whose caller was cancelled keeps its turn until it has ended, and whatever was asked for later comes after
+it, as clause S4 requires.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class SerialWorker:
     _db: apsw.Connection | None
     _at_end: Callable[[], object] | None
     _process: OwningProcess = attrs.Factory(OwningProcess)
-    _turn: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+    _turn: threads.Turn = attrs.Factory(threads.Turn)
     # Held by the thread that uses the connection. Closing waits for it rather than for its turn, also in a
     # thread that nothing waits for any more.
     _in_use: threading.Lock = attrs.Factory(threading.Lock)

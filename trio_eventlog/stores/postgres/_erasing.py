@@ -1,0 +1,42 @@
+"""Erasing payloads of a log in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from trio_eventlog._model._events import PersistedEvent, wall_clock_ms
+from trio_eventlog._model._query import EventQuery
+from trio_eventlog.stores._common._erasure import MAX_PAGE_BYTES, is_erased, next_query, tombstone_of
+from trio_eventlog.stores._common._prune import CHUNK_EVENTS
+from trio_eventlog.stores.postgres._reader import LogReader
+from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array, encoded, payload_of
+
+_ERASE: Final = """
+update :s.events set payload = erased.payload, identity = null, mob_id = null, run_id = null, step_id = null
+from unnest($2::bigint[], $3::bytea[]) as erased (seq, payload)
+where events.log = $1::bigint and events.seq = erased.seq returning events.seq
+"""
+
+
+async def erase(
+    reader: LogReader, query: EventQuery, reason: str, commitment: Callable[[PersistedEvent], str] | None
+) -> int:
+    """See :meth:`PostgresStore.erase`."""
+    at_ms, erased, seen, after = wall_clock_ms(), 0, 0, query.after_seq or 0
+    async with reader.pool.connection() as connection:
+        await reader.pruned_seq(connection)
+        while True:
+            page = next_query(query, after, seen, CHUNK_EVENTS)
+            found = (await reader.query(page, MAX_PAGE_BYTES)).events
+            if not found:
+                return erased
+            erasable = [event for event in found if not is_erased(event)]
+            seqs = Int8Array([event.seq for event in erasable])
+            tombstones = [tombstone_of(event, reason, at_ms, commitment) for event in erasable]
+            payloads = ByteaArray(encoded([payload_of(tombstone.event) for tombstone in tombstones]))
+            if erasable:
+                # Fewer, if some were pruned meanwhile.
+                erased += len(await connection.fetch(_ERASE, reader.number, seqs, payloads))
+            seen += len(found)
+            after = found[-1].seq
