@@ -24,7 +24,7 @@ from trio_eventlog.stores import MemoryStore
 STATIC = Path(trio_eventlog.console.__file__).parent / "static"
 
 ASKED = [
-    *("/", "/static/app.js", "/static/nothing", "/nothing", "/api/logs", "/api/events", "/api/events/1"),
+    *("/", "/static/js/main.js", "/static/nothing", "/nothing", "/api/logs", "/api/events", "/api/events/1"),
     *("/api/events/2000", "/api/count", "/api/histogram", "/api/facets", "/api/statistics", "/api/tasks"),
     *("/api/openapi.json", "/api/session", "/rpc"),
 ]
@@ -96,7 +96,7 @@ async def test_mounted_in_an_application(store):
     outer = Starlette(routes=[Mount("/log", create_app(store))])
     assert (await ask(outer, "/log/api/events", {"limit": 1})).json()["last_seq"] == "9"
     assert (await ask(outer, "/log/")).headers["content-type"].startswith("text/html")
-    assert (await ask(outer, "/log/static/app.js")).status == 200
+    assert (await ask(outer, "/log/static/js/main.js")).status == 200
     answer = await ask(outer, "/log/nothing")
     assert answer.error["code"] == "not_found"
     closed = Starlette(routes=[Mount("/log", create_app(store, token="x" * 20))])
@@ -134,7 +134,7 @@ async def test_the_files_of_the_page(app):
 
 
 @pytest.mark.parametrize(
-    "path", ["../_app.py", "..%2f_app.py", "/etc/passwd", "./app.js", "app.js/", "\0", ""]
+    "path", ["../_app.py", "..%2f_app.py", "/etc/passwd", "./index.html", "index.html/", "\0", ""]
 )
 async def test_nothing_but_the_files_of_the_page(app, path):
     assert (await ask(app, f"/static/{path}")).status == 404

@@ -94,7 +94,7 @@ def test_sites(headers, is_allowed):
 
 
 async def test_every_request_is_checked_for_its_host(app):
-    for path in ("/", "/static/app.js", "/api/logs", "/api/session", "/rpc"):
+    for path in ("/", "/static/js/main.js", "/api/logs", "/api/session", "/rpc"):
         answer = await ask(app, path, headers={"host": "evil.example"})
         assert (answer.status, answer.error["code"]) == (403, "host_refused")
 
@@ -127,7 +127,7 @@ async def test_without_the_token_there_is_the_page_and_nothing_else(closed):
         answer = await ask(closed, path)
         assert (answer.status, answer.error["code"]) == (401, "unauthorized")
     assert (await ask(closed, "/")).status == 200
-    assert (await ask(closed, "/static/app.js")).status == 200
+    assert (await ask(closed, "/static/js/main.js")).status == 200
     assert (await ask(closed, "/favicon.ico")).status == 404
     assert (await ask(closed, "/api/session")).json() == {"token_required": True, "authorized": False}
 
