@@ -282,9 +282,9 @@ async def test_a_file_that_cannot_be_written_is_tried_again(path, monkeypatch, c
             raise AuditError("no space")
         append(self, record)
 
-    async def in_this_thread(function, *arguments, limiter=None):
+    async def in_this_thread(function, **_settings):
         await trio.lowlevel.checkpoint()
-        return function(*arguments)
+        return function()
 
     monkeypatch.setattr(CheckpointFile, "append", failing)
     monkeypatch.setattr(trio.to_thread, "run_sync", in_this_thread)

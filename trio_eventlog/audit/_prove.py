@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-
-import trio
+from functools import partial
 
 from trio_eventlog import EventQuery, EventsPruned, EventStore, PersistedEvent, StaleCursor
+from trio_eventlog._threads import run_sync
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._keys import CommitmentKey, Verifier
 from trio_eventlog.audit._leaves import LeafHasher, canonical_payload, kept_commitment
@@ -135,7 +135,7 @@ async def prove_consistency(
 
 
 async def _records(path: str | os.PathLike[str], verifier: Verifier) -> list[Record]:
-    loaded = await trio.to_thread.run_sync(load_records, os.fspath(path), verifier)
+    loaded = await run_sync(partial(load_records, os.fspath(path), verifier), abandon_on_cancel=False)
     if not loaded.records:
         raise AuditError(
             f"{os.fspath(path)} has no valid checkpoint" + "".join(f"; {p}" for p in loaded.problems)

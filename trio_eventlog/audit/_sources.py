@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Final, Protocol
 
-import trio
-
 from trio_eventlog import EventLogError, EventQuery, EventsPruned, EventStore, PersistedEvent
+from trio_eventlog._threads import run_sync
 from trio_eventlog.reading import iter_events
 
 _BY_SEQ: Final = attrgetter("seq")
@@ -66,7 +66,7 @@ class FromArchive:
           SourceError: it cannot be read.
         """
         try:
-            return await trio.to_thread.run_sync(next, self._pages, ())
+            return await run_sync(partial(next, self._pages, ()), abandon_on_cancel=False)
         except (EventLogError, OSError) as exc:
             raise SourceError from exc
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import attrs
-import trio
 
 from trio_eventlog import (
     CodecError,
@@ -15,6 +15,7 @@ from trio_eventlog import (
     StaleCursor,
     StoreUnusable,
 )
+from trio_eventlog._threads import run_sync
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._file import read_lines
 from trio_eventlog.audit._judge import CheckpointVerification, Findings, Judge
@@ -101,7 +102,7 @@ async def verify_checkpoints(
     """
     if store is None and archived is None:
         raise ValueError("store: expected one, or archived events instead")
-    loaded = await trio.to_thread.run_sync(load_records, os.fspath(path), verifier)
+    loaded = await run_sync(partial(load_records, os.fspath(path), verifier), abandon_on_cancel=False)
     findings = Findings(most_findings)
     for problem in loaded.problems:
         findings.add(None, problem)

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
 
 from trio_eventlog import EventQuery, EventStore, PersistedEvent
+from trio_eventlog._threads import run_sync
 from trio_eventlog.abc import PrunedStore
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._file import CheckpointFile
@@ -91,7 +93,7 @@ class Work:
         if self._file is None:
             await trio.lowlevel.checkpoint()
         else:
-            await trio.to_thread.run_sync(self._file.append, record, limiter=self._limiter)
+            await run_sync(partial(self._file.append, record), limiter=self._limiter, abandon_on_cancel=False)
         self.sealer.sealed()
         self.record = record
         return record
@@ -156,7 +158,9 @@ async def opened_work(
     if path is None:
         await trio.lowlevel.checkpoint()
     else:
-        file = await trio.to_thread.run_sync(CheckpointFile, os.fspath(path), signer.verifier)
+        file = await run_sync(
+            partial(CheckpointFile, os.fspath(path), signer.verifier), abandon_on_cancel=False
+        )
     try:
         work = Work(_origin_of(store, file, origin), signer, file)
         await work.require_same_log(store)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -14,6 +15,7 @@ import attrs
 import trio
 
 from trio_eventlog import EventQuery, EventsPruned, EventStore, PersistedEvent, StoreError, StoreUnusable
+from trio_eventlog._threads import run_sync
 from trio_eventlog.abc import IdentifiedStore, PrunableStore
 from trio_eventlog.audit import CheckpointReader
 from trio_eventlog.reading import EventStream, iter_events
@@ -197,8 +199,8 @@ async def _opened(
     store: EventStore, pruned: PrunableStore, directory: Path, reader: CheckpointReader | None
 ) -> AsyncIterator[_Mover]:
     log_id = store.log_id if isinstance(store, IdentifiedStore) else None
-    checkpoints = None if reader is None else await trio.to_thread.run_sync(reader.read)
-    archive = await trio.to_thread.run_sync(Archive, directory, log_id, checkpoints)
+    checkpoints = None if reader is None else await run_sync(reader.read, abandon_on_cancel=False)
+    archive = await run_sync(partial(Archive, directory, log_id, checkpoints), abandon_on_cancel=False)
     try:
         mover = _Mover(store, pruned, archive)
         await mover.finish_last()
@@ -228,10 +230,12 @@ class _Mover:
             while not taking.is_over:
                 if taken := taking.cut(await _next_page(events)):
                     if writer is None:
-                        writer = await trio.to_thread.run_sync(self.archive.begin, before_ms)
-                    await trio.to_thread.run_sync(writer.add, taken)
+                        writer = await run_sync(
+                            partial(self.archive.begin, before_ms), abandon_on_cancel=False
+                        )
+                    await run_sync(partial(writer.add, taken), abandon_on_cancel=False)
                 if writer is not None and (writer.is_full or taking.is_over):
-                    segment = await trio.to_thread.run_sync(writer.finish)
+                    segment = await run_sync(writer.finish, abandon_on_cancel=False)
                     writer = None
                     await self._delete(segment)
         finally:
@@ -258,7 +262,7 @@ class _Mover:
         while not taking.is_over:
             taken = taking.cut(await _next_page(events))
             if taken and archived is None:
-                archived = await trio.to_thread.run_sync(_ids_in, self.archive, segment)
+                archived = await run_sync(partial(_ids_in, self.archive, segment), abandon_on_cancel=False)
             if archived is not None and not archived.issuperset((event.seq, event.id) for event in taken):
                 return
         if archived is not None:
