@@ -89,17 +89,27 @@ async def test_the_loop_pauses_only_while_a_task_waits() -> None:
         trio.lowlevel.remove_instrument(_pauses._pauses.get())
 
 
-def test_pauses_are_for_loops_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+class Clock:
+    """The clock of the pauses, and how often they slept."""
+
+    now = 0.0
+    slept = 0
+
+    def sleep(self, _seconds: float) -> None:
+        self.slept += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(_pauses, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(_pauses, "sleep", clock.sleep)
+    return clock
+
+
+def test_pauses_are_for_loops_without_one(clock: Clock) -> None:
     """There is none if the loop waits anyway, and at most one in 2 ms."""
-    now, slept = 0.0, 0
     pauses = _pauses._Pauses()
-
-    def sleep(_seconds: float) -> None:
-        nonlocal slept
-        slept += 1
-
-    monkeypatch.setattr(_pauses, "perf_counter", lambda: now)
-    monkeypatch.setattr(_pauses, "sleep", sleep)
     for timeout, moment, expected in (
         (0.0, 0.001, 0),
         (0.0, 0.003, 1),
@@ -109,34 +119,26 @@ def test_pauses_are_for_loops_without_one(monkeypatch: pytest.MonkeyPatch) -> No
         (0.0, 0.0119, 2),
         (-1.0, 0.013, 3),
     ):
-        now = moment
+        clock.now = moment
         pauses.before_io_wait(timeout)
-        assert slept == expected
+        assert clock.slept == expected
 
 
-def test_a_loop_that_has_just_waited_does_not_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_has_just_waited_does_not_pause(clock: Clock) -> None:
     """What it waits for may be what woke it. But a look for I/O that is there at once lets no thread run."""
-    now, slept = 0.0, 0
     pauses = _pauses._Pauses()
-
-    def sleep(_seconds: float) -> None:
-        nonlocal slept
-        slept += 1
-
-    monkeypatch.setattr(_pauses, "perf_counter", lambda: now)
-    monkeypatch.setattr(_pauses, "sleep", sleep)
     for waited, expected in ((0.01, 0), (0.0, 0), (0.00001, 0), (0.0001, 0)):
         pauses.before_io_wait(1.0)
-        now += waited
+        clock.now += waited
         pauses.after_io_wait(1.0)
         pauses.before_io_wait(0.0)
-        assert slept == expected
+        assert clock.slept == expected
     for _ in range(1000):
         pauses.before_io_wait(1.0)
-        now += 0.00001
+        clock.now += 0.00001
         pauses.after_io_wait(1.0)
         pauses.before_io_wait(0.0)
-    assert slept in {4, 5}  # one in 2 ms, for 10 ms
+    assert clock.slept in {4, 5}  # one in 2 ms, for 10 ms
 
 
 async def test_trio_knows_what_it_must_call() -> None:

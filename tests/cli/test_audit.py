@@ -167,7 +167,7 @@ def test_files_that_are_not_there(cli, filled, keys, with_keys):
         (("verify", *with_keys), "checkpoints: No such file"),
         (("verify", *with_keys, "--note", "none"), "--note: none: No such file"),
         (("check-proof", "none", "--public-key", f"{keys}.pub"), "check-proof: none: No such file"),
-        (("check-proof", f"{keys}.pub", "--public-key", f"{keys}.pub"), "not a proof"),
+        (("check-proof", f"{keys}.pub", "--public-key", f"{keys}.pub"), f"{keys}.pub: not a proof"),
     ):
         done = cli(*arguments)
         assert (done.status, done.out) == (1, ""), arguments

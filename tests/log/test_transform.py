@@ -129,7 +129,7 @@ def _generator(event: UnifiedEvent) -> Any:
     yield event
 
 
-async def _async_generator(event: UnifiedEvent) -> Any:
+async def _async_generator(event: UnifiedEvent) -> Any:  # noqa: ASYNC900 - it is refused
     yield event
 
 

@@ -186,7 +186,11 @@ async def check_proof(
       note: The proof must be about the note in this file, which you have kept.
     """
     verifier = await load_verifier(public_key)
-    proof = parse_proof((await read_text("check-proof", file)).encode())
+    text = await read_text("check-proof", file)
+    try:
+        proof = parse_proof(text.encode())
+    except AuditError as exc:
+        raise AuditError(f"{file}: {exc}") from exc
     words, notes = _checked(proof, verifier)
     if note is not None:
         kept = verifier.verify(await read_text("--note", note))

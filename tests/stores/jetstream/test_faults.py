@@ -38,9 +38,17 @@ names = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    with running_cluster() as nodes:
-        yield nodes
+def three_servers():
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(three_servers):
+    """All of them, whatever the test before did to them."""
+    for node in three_servers.nodes:
+        node.wait_for_leader()
+    return three_servers
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +76,7 @@ async def seqs_of(store):
 
 @asynccontextmanager
 async def opened_once_free(*args, **options):
-    """The store, as soon as its lock is free."""
+    """The store, as soon as its lock is free and its stream has a leader."""
     entered = False
     deadline = trio.current_time() + PATIENCE
     while True:
@@ -76,8 +84,9 @@ async def opened_once_free(*args, **options):
             async with JetStreamStore.open(*args, **options) as store:
                 entered = True
                 yield store
-        except LogBusy:
-            if entered or trio.current_time() > deadline:
+        except StoreError as exc:
+            may_pass = isinstance(exc, LogBusy) or not isinstance(exc, StoreUnusable)
+            if entered or not may_pass or trio.current_time() > deadline:
                 raise
             await trio.sleep(0.02)
         else:
@@ -91,10 +100,17 @@ async def configure(store, **changes):
 
 
 async def leader_of(cluster, stream):
-    """The node that leads a stream."""
-    async with JetStreamStore.open_readers(cluster.url, stream=stream) as readers:
-        info = await next(iter(readers.values()))._stream.info()
-    return cluster[info["cluster"]["leader"]]
+    """The node that leads a stream, once its servers have agreed on one."""
+
+    async def ask():
+        async with JetStreamStore.open_readers(cluster.url, stream=stream) as readers:
+            info = await eventually(next(iter(readers.values()))._stream.info)
+        leader = info["cluster"].get("leader")
+        if not leader:
+            raise StoreError("the servers are electing a leader")
+        return cluster[leader]
+
+    return await eventually(ask)
 
 
 @asynccontextmanager
@@ -119,7 +135,8 @@ async def load(store, total, every=100):
         statistics = log.statistics()
     assert statistics.lost_total == 0
     assert statistics.persisted == total
-    found = await store.query(EventQuery())
+    # Servers that have just found each other may elect a leader once more.
+    found = await eventually(store.query, EventQuery())
     assert [one.event.payload["number"] for one in found] == list(range(total))
     assert [one.seq for one in found] == list(range(1, total + 1))
     assert len({one.id for one in found}) == total
@@ -270,7 +287,7 @@ async def test_a_node_that_is_cut_off_from_the_others(role, log_name, record_pro
         node = await victim()
         urls = [node.url, *(other.url for other in cluster.nodes if other is not node)]
         async with (
-            JetStreamStore.open(urls, log=f"{log_name}-elsewhere") as store,
+            opened_once_free(urls, log=f"{log_name}-elsewhere") as store,
             load(store, 10_000, every=50) as log,
         ):
             await until(log, 1_000)
@@ -281,7 +298,7 @@ async def test_a_node_that_is_cut_off_from_the_others(role, log_name, record_pro
         # One that knows no other waits until the partition heals.
         node = await victim()
         async with (
-            JetStreamStore.open(node.url, log=f"{log_name}-waits") as store,
+            opened_once_free(node.url, log=f"{log_name}-waits") as store,
             load(store, 10_000, every=50) as log,
         ):
             await until(log, 1_000)

@@ -14,6 +14,9 @@ from trio_eventlog.testing import StoreConformance, StoreStateMachine
 CLUSTER = "TRIO_EVENTLOG_TEST_NATS_CLUSTER"
 SERVER = "TRIO_EVENTLOG_TEST_NATS_SERVER"
 
+PATIENCE = 20.0
+"""Seconds for an operation: the servers share two cores with the tests, and logs share a stream."""
+
 
 @pytest.fixture(scope="module")
 def cluster():
@@ -46,6 +49,7 @@ class TestJetStreamStoreInACluster(StoreConformance):
     """All clauses. All locations are logs of one stream, which grows from example to example."""
 
     budget = 300.0
+    op_timeout = PATIENCE
     max_examples = 20
 
     def open_store(self, location):
@@ -58,6 +62,7 @@ class TestJetStreamStoreInACluster(StoreConformance):
 @pytest.mark.usefixtures("server")
 class TestJetStreamStoreOnOneServer(StoreConformance):
     budget = 300.0
+    op_timeout = PATIENCE
     max_examples = 10
 
     def open_store(self, location):

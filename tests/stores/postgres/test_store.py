@@ -43,6 +43,8 @@ class TestPostgresStore(StoreConformance):
     """All locations are logs of one schema, which grows from example to example."""
 
     budget = 300
+    # The server shares two cores with the tests.
+    op_timeout = 20.0
     max_examples = 25
 
     def open_store(self, location):

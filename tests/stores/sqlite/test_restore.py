@@ -127,6 +127,19 @@ async def test_nothing_is_overwritten_unless_told(tmp_path, backup):
             await restore_backup(backup, f"sqlite:{tmp_path / 'new.db'}", replace=replace)
 
 
+@pytest.mark.parametrize("make_name", [None, os.symlink, os.link])
+async def test_a_backup_is_not_restored_into_itself(tmp_path, backup, make_name):
+    path, before = backup, backup.read_bytes()
+    if make_name is not None:
+        path = tmp_path / "other.db"
+        make_name(backup, path)
+
+    with pytest.raises(StoreUnusable, match="this is the backup itself"):
+        await restore_backup(backup, f"sqlite:{path}", replace=True)
+
+    assert backup.read_bytes() == before
+
+
 async def test_a_write_ahead_log_is_not_played_back_into_the_new_file(tmp_path, backup):
     """A killed process has left it behind."""
     path = tmp_path / "events.db"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import apsw
 import trio
@@ -37,7 +38,7 @@ async def restore(
     check_verify(0, on_progress)
     place = await workers.in_thread(source, partial(files.existing, source))
     target, is_there = await workers.in_thread(
-        path, partial(_create, path, replace=replace), lambda made: backups.remove(made[0])
+        path, partial(_create, path, place.path, replace=replace), lambda made: backups.remove(made[0])
     )
     try:
         await copy_database(place, target, on_progress)
@@ -51,10 +52,13 @@ async def restore(
         backups.remove(target)
 
 
-def _create(path: str, *, replace: bool) -> tuple[str, bool]:
+def _create(path: str, source: str, *, replace: bool) -> tuple[str, bool]:
     """Create the file to copy to. Returns its path without links, and whether there is a file to replace."""
     target = os.path.realpath(path)
     is_there = replace and os.path.lexists(target)
+    # A backup must not change, also under another name.
+    if is_there and Path(target).samefile(source):
+        raise StoreUnusable(f"{path}: this is the backup itself; restore it to another place")
     (backups.create_part if is_there else backups.create)(target)
     return target, is_there
 
