@@ -303,7 +303,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare the log with others, and with what is possible; `-- --quick` takes less than a minute."""
+    """Compare the log with others, and with what is possible; `-- --quick` takes three minutes."""
     install_package(session)
     install_group(session, "bench")
     session.run("python", "benchmarks/compare.py", *session.posargs)
