@@ -91,6 +91,26 @@ IN_A_FILE: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
 }
 
 
+SUMMARIES: dict[str, list[Callable[[MemoryStore | SqliteStore | PostgresStore], Awaitable[object]]]] = {
+    "latest": [
+        lambda store: store.latest(EventQuery(), limit=1),
+        lambda store: store.latest(EventQuery(), before_seq=1, limit=1),
+    ],
+    "count": [
+        lambda store: store.count(EventQuery(), at_most=10),
+        lambda store: store.count(EventQuery(run_id="of none"), at_most=10),
+    ],
+    "histogram": [
+        lambda store: store.histogram(EventQuery(), bucket_ms=1_000),
+        lambda store: store.histogram(EventQuery(run_id="of none"), bucket_ms=1_000),
+    ],
+    "facets": [
+        lambda store: store.facets(EventQuery(), "type", top=1),
+        lambda store: store.facets(EventQuery(run_id="of none"), "type", top=1),
+    ],
+}
+
+
 BACKUP: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
     "backup": [lambda store: store.backup("/dev/null/is no directory")]
 }
@@ -98,10 +118,10 @@ BACKUP: dict[str, list[Callable[[SqliteStore], Awaitable[object]]]] = {
 
 CALLS = {
     NullStore: STORE_CALLS | PRUNED,
-    MemoryStore: STORE_CALLS | DESCRIBE | ERASE | PRUNED | IN_MEMORY,
-    SqliteStore: STORE_CALLS | DESCRIBE | ERASE | UPKEEP | IN_A_FILE | BACKUP,
+    MemoryStore: STORE_CALLS | DESCRIBE | SUMMARIES | ERASE | PRUNED | IN_MEMORY,
+    SqliteStore: STORE_CALLS | DESCRIBE | SUMMARIES | ERASE | UPKEEP | IN_A_FILE | BACKUP,
     # With a server, in tests/stores/postgres.
-    PostgresStore: STORE_CALLS | DESCRIBE | ERASE | UPKEEP | IN_A_FILE,
+    PostgresStore: STORE_CALLS | DESCRIBE | SUMMARIES | ERASE | UPKEEP | IN_A_FILE,
     EventLog: {
         "ingest_wait": [lambda log: log.ingest_wait(numbered(1))],
         "flush": [lambda log: log.flush(), lambda log: log.flush(), lambda log: log.flush(through=0)],

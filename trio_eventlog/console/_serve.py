@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from trio_eventlog import EventLog
+from trio_eventlog._threads import run_sync
 from trio_eventlog.abc import EventStore
 from trio_eventlog.console._app import checked_limits, make_app, sources_of
 from trio_eventlog.console._connections import Connections
@@ -78,7 +79,7 @@ async def serve_console(  # noqa: ASYNC114, ASYNC128 - _run calls started(); no 
     if isinstance(shown, EventLog):
         console.sampler = Sampler(shown.statistics)
         console.tasks = TaskTree(shown.owns_task) if tasks else None
-    static = await trio.to_thread.run_sync(read_static_files)
+    static = await run_sync(read_static_files)
     connections = Connections(make_app(console, static), console.limits)
     listeners = await trio.open_tcp_listeners(port, host=host)
     try:
