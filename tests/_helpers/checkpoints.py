@@ -105,8 +105,8 @@ SUMMARIES: dict[str, list[Callable[[MemoryStore | SqliteStore | PostgresStore], 
         lambda store: store.histogram(EventQuery(run_id="of none"), bucket_ms=1_000),
     ],
     "facets": [
-        lambda store: store.facets(EventQuery(), "type", top=1),
-        lambda store: store.facets(EventQuery(run_id="of none"), "type", top=1),
+        lambda store: store.facets(EventQuery(), "event_type", top=1),
+        lambda store: store.facets(EventQuery(run_id="of none"), "member_id", top=1),
     ],
 }
 
