@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import signal
 import sys
+import time
+import urllib.request
 
 import pytest
 
 from tests._helpers.cli import (
+    SECONDS,
     FailingStore,
     on_terminal,
+    start,
     stored,
 )
 from trio_eventlog import (
@@ -99,3 +105,33 @@ def test_demo_shows_commands_that_this_shell_finds(monkeypatch, on_path, called_
     monkeypatch.setattr(sys, "argv", [called_as])
 
     assert _demo._program() == program
+
+
+def test_demo_in_a_browser(tmp_path):
+    """The console shows that the store is down while the program goes on, and that it has come back."""
+    with start("demo", "--console", "--seconds", SECONDS, cwd=tmp_path) as child:
+        url = re.search(rb"See it live at (\S+) until", child.stdout.readline() + child.stdout.readline())[1]
+
+        def live():
+            place = url.decode() + "api/statistics"
+            with urllib.request.urlopen(place, timeout=SECONDS) as answer:  # noqa: S310 - as printed
+                return json.load(answer)["live"]
+
+        deadline = time.monotonic() + SECONDS
+        while (down := live())["failures"] == 0:
+            assert time.monotonic() < deadline, down
+        while (up := live())["persisted"] <= down["ingested"]:
+            assert time.monotonic() < deadline, up
+        assert up["lost_total"] == 0
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=SECONDS)
+    assert child.returncode == 130, err
+    assert b" 0 waiting" in out
+    assert b"To look further" in out
+
+
+def test_demo_in_a_browser_for_a_while(tmp_path):
+    with start("demo", "--console", "--seconds", 0.5, cwd=tmp_path) as child:
+        out, err = child.communicate(timeout=SECONDS)
+    assert (child.returncode, err) == (0, b"")
+    assert b"See it live at http://127.0.0.1:" in out

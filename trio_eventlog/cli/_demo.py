@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeAlias
 from urllib.parse import quote
 
 import trio
@@ -32,19 +34,32 @@ from trio_eventlog import (
     open_event_log,
 )
 from trio_eventlog.abc import EventStore
-from trio_eventlog.cli._options import StoreUrl, opened_store
-from trio_eventlog.cli._terminal import PROGRAM, CommandError, console_for, counted, is_terminal, write
+from trio_eventlog.cli._options import Flag, StoreUrl, opened_store
+from trio_eventlog.cli._running import stopping_on_signals
+from trio_eventlog.cli._terminal import (
+    PROGRAM,
+    CommandError,
+    console_for,
+    counted,
+    error_console,
+    is_terminal,
+    write,
+)
 from trio_eventlog.stores import without_secrets
 
 EXAMPLES: Final = """
 trio-eventlog demo
 trio-eventlog demo --store sqlite:demo.db --seconds 10
+trio-eventlog demo --console
 """
 
 _AGENTS: Final = 5
 _ATTEMPTS: Final = 3
 _FAILURE_RATE: Final = 0.08
+_SECONDS: Final = 4.0
 _MAX_OUTAGE: Final = 2.0
+_CONSOLE_PERIOD: Final = 8.0
+"""Seconds from one outage to the next for somebody who watches in a browser."""
 
 _REFRESH_INTERVAL: Final = 0.1
 _LINE_INTERVAL: Final = 0.5
@@ -55,32 +70,41 @@ _RETRY: Final = RetryPolicy(initial=0.05, maximum=0.4)
 async def demo(
     *,
     store: Annotated[StoreUrl | None, Parameter(show_default=False)] = None,
-    seconds: Annotated[float, Parameter(metavar="N", validator=InRange(gt=0, lte=3600))] = 4.0,
+    seconds: Annotated[
+        float | None, Parameter(metavar="N", validator=InRange(gt=0, lte=3600), show_default=False)
+    ] = None,
+    console: Flag = False,
 ) -> int:
     """Run a small program that logs its work to a store that fails for a while.
 
     Args:
       store: The log; by default a new file, `trio-eventlog-demo.db`, in the current directory.
-      seconds: How long the program runs.
+      seconds: How long the program runs; by default 4 seconds, and with `--console` until Ctrl-C.
+      console: Show the log live in a browser, at the URL that is printed. The store fails again and again.
     """
-    return await run_demo(store, seconds=seconds)
+    return await run_demo(store, seconds=seconds, in_browser=console)
 
 
 # --- the program ----------------------------------------------------------------------------------
 
 
-class _FlakyStore:
-    """Another store with one outage."""
+class FlakyStore:
+    """Another store with an outage in each period."""
 
-    def __init__(self, store: EventStore, *, begins: float, ends: float) -> None:
+    def __init__(self, store: EventStore, *, period: float) -> None:
         self._store = store
-        self._begins = begins
-        self._ends = ends
+        self._opened = trio.current_time()
+        self._period = period
+        for name in ("latest", "count", "histogram", "facets"):
+            if hasattr(store, name):
+                # The console asks for what a store can do.
+                setattr(self, name, getattr(store, name))
 
     @property
     def is_down(self) -> bool:
-        """Whether this is the time of the outage."""
-        return self._begins <= trio.current_time() < self._ends
+        """Whether this is the time of an outage."""
+        since = (trio.current_time() - self._opened) % self._period - 0.35 * self._period
+        return 0 <= since < min(0.25 * self._period, _MAX_OUTAGE)
 
     async def append_batch(self, events: Sequence[PersistedEvent]) -> Collection[int]:
         """Append to the other store, or fail during the outage."""
@@ -158,28 +182,51 @@ async def _step(log: EventLog, name: str, run_id: str, step: str) -> None:
 # --- watching it ----------------------------------------------------------------------------------
 
 
-async def run_demo(url: str | None, *, seconds: float) -> int:
+_Serve: TypeAlias = Callable[..., Awaitable[None]]
+
+
+def _serve_console() -> _Serve:
+    try:
+        from trio_eventlog.console import serve_console  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError as exc:
+        raise CommandError(str(exc)) from exc
+    return serve_console
+
+
+async def _show(log: EventLog, serve: _Serve, nursery: trio.Nursery) -> None:
+    """Serve the console, at the usual port if it is free, and say where."""
+    try:
+        url: str = await nursery.start(partial(serve, log))
+    except OSError:
+        url = await nursery.start(partial(serve, log, port=0))
+    await write(f"See it live at {url} until you press Ctrl-C here.\n")
+
+
+async def run_demo(url: str | None, *, seconds: float | None = None, in_browser: bool = False) -> int:
     """Run the demo; return the exit status.
 
     Args:
       url: URL of the log; None for a new file in the current directory.
-      seconds: how long the program runs.
+      seconds: how long the program runs; None for the usual time.
+      in_browser: whether to serve a console meanwhile.
 
     Raises:
-      CommandError: the URL is malformed, or events were not stored.
+      CommandError: the URL is malformed, events were not stored, or the console is not installed.
       StoreError: the store cannot be opened or read.
     """
+    serve = _serve_console() if in_browser else None
+    if seconds is None:
+        seconds = math.inf if in_browser else _SECONDS
     if url is None:
         url = f"sqlite:{quote(await trio.to_thread.run_sync(_new_file))}"
     async with opened_store(url) as store:
+        time = "" if seconds == math.inf else f" for {seconds:g} seconds"
         await write(
-            f"{counted(_AGENTS, 'agent')} at work for {seconds:g} seconds;"
-            f" they log to {without_secrets(url)}, which fails for a while.\n"
+            f"{counted(_AGENTS, 'agent')} at work{time}; they log to {without_secrets(url)},"
+            f" which fails {'for a while' if serve is None else 'now and then'}.\n"
         )
         first_seq = await store.last_seq() + 1
-        start = trio.current_time()
-        outage = min(0.25 * seconds, _MAX_OUTAGE)
-        flaky = _FlakyStore(store, begins=start + 0.35 * seconds, ends=start + 0.35 * seconds + outage)
+        flaky = FlakyStore(store, period=seconds if serve is None else min(seconds, _CONSOLE_PERIOD))
         watch = _watch_live if is_terminal(sys.stdout) else _watch_in_lines
         async with (
             open_event_log(
@@ -193,8 +240,12 @@ async def run_demo(url: str | None, *, seconds: float) -> int:
             ) as log,
             trio.open_nursery() as nursery,
         ):
+            if serve is not None:
+                await _show(log, serve, nursery)
             nursery.start_soon(watch, log, flaky)
-            await _work(log, seconds)
+            async with stopping_on_signals("stopping; what waits is stored first", error_console()) as stop:
+                with stop.stoppable():
+                    await _work(log, seconds)
             await log.flush()
             nursery.cancel_scope.cancel(reason="the work is done")
         await write(_numbers(log) + "\n")
@@ -202,7 +253,7 @@ async def run_demo(url: str | None, *, seconds: float) -> int:
         if statistics.persisted != statistics.ingested:
             raise CommandError(f"only {statistics.persisted:,} of {statistics.ingested:,} events were stored")
         await write(_findings(await _read_back(store, first_seq)) + _further(url))
-    return 0
+    return stop.status
 
 
 def _new_file() -> str:
@@ -219,13 +270,13 @@ def _numbers(log: EventLog) -> str:
     )
 
 
-async def _watch_in_lines(log: EventLog, store: _FlakyStore) -> None:
+async def _watch_in_lines(log: EventLog, store: FlakyStore) -> None:
     while True:
         await write(f"{'store is down: ' if store.is_down else ''}{_numbers(log)}\n")
         await trio.sleep(_LINE_INTERVAL)
 
 
-async def _watch_live(log: EventLog, store: _FlakyStore) -> None:
+async def _watch_live(log: EventLog, store: FlakyStore) -> None:
     # Its thread would write to the terminal at the same time as the main thread.
     with Live(console=console_for(sys.stdout), auto_refresh=False, transient=True) as live:
         while True:
@@ -233,7 +284,7 @@ async def _watch_live(log: EventLog, store: _FlakyStore) -> None:
             await trio.sleep(_REFRESH_INTERVAL)
 
 
-def _panel(log: EventLog, store: _FlakyStore) -> Panel:
+def _panel(log: EventLog, store: FlakyStore) -> Panel:
     statistics = log.statistics()
     table = Table.grid(padding=(0, 2))
     table.add_column(justify="right", style="bold")
