@@ -67,7 +67,7 @@ class HistogramBucket:
     """How many events of a type are in a bucket of time."""
 
     start_ms: int
-    """Where the bucket begins, in milliseconds since 1970-01-01 UTC: a multiple of its width."""
+    """Where the bucket begins, in milliseconds since 1970-01-01 UTC. A multiple of its width."""
 
     event_type: str
     """The type."""
