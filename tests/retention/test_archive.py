@@ -269,6 +269,24 @@ async def test_the_archive_of_another_log_is_refused(tmp_path):
     assert await prune_to_archive(first, tmp_path, keep=0) == 2
 
 
+async def test_a_segment_without_its_manifest_is_not_written_over(tmp_path, small_segments):
+    store = await filled([agent(seq) for seq in range(1, 10)])
+    await prune_to_archive(store, tmp_path, keep=3)
+    lost = tmp_path / "events-000002.json"
+    kept = (tmp_path / "events-000002.jsonl.zst").read_bytes()
+    manifest = lost.read_bytes()
+    lost.unlink()
+
+    with pytest.raises(ArchiveError, match=r"events-000002\.jsonl\.zst: there is no manifest of it"):
+        await prune_to_archive(store, tmp_path, keep=0)
+
+    assert (tmp_path / "events-000002.jsonl.zst").read_bytes() == kept
+    assert [event.seq for event in await store.query(EventQuery())] == [7, 8, 9]
+    lost.write_bytes(manifest)
+    assert await prune_to_archive(store, tmp_path, keep=0) == 3
+    assert [event.seq for event in read(tmp_path)] == list(range(1, 10))
+
+
 async def test_one_at_a_time(tmp_path):
     store = await filled([agent(1)])
     with archives.Archive(tmp_path, None), pytest.raises(ArchiveError, match="is writing to this archive"):
@@ -281,6 +299,11 @@ async def test_one_at_a_time(tmp_path):
 
 def rewrite(path, change):
     path.write_bytes(change(path.read_bytes()))
+
+
+def make_unreadable(path):
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize(
@@ -333,6 +356,14 @@ def rewrite(path, change):
             ),
             "of version 2, this library knows 1",
         ),
+        (
+            lambda place: make_unreadable(place / "events-000001.json"),
+            "000001.json: Is a directory",
+        ),
+        (
+            lambda place: make_unreadable(place / "events-000001.jsonl.zst"),
+            "000001.jsonl.zst: Is a directory",
+        ),
     ],
 )
 async def test_damage_is_found(tmp_path, monkeypatch, damage, problem):
@@ -344,8 +375,10 @@ async def test_damage_is_found(tmp_path, monkeypatch, damage, problem):
 
     damage(tmp_path)
 
-    found = verify_archive(tmp_path).problems
-    assert found
+    verified = verify_archive(tmp_path)
+    found = verified.problems
+    # One that is damaged does not keep the others from being read.
+    assert verified.events >= 3
     with pytest.raises(AssertionError, match=problem):
         raise AssertionError("; ".join(found))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from trio_eventlog import PersistedEvent
-from trio_eventlog.retention._archive import data_path, read_segment, segments_of
+from trio_eventlog.retention._archive import read_segment, segments_of
 from trio_eventlog.retention._manifest import ArchiveSegment
 
 _PAGE: Final = 1_000
@@ -34,7 +34,7 @@ def read_archive(directory: str | os.PathLike[str], *, after_seq: int = 0) -> It
     place = Path(directory)
     found = [segment for segment in segments_of(place) if segment.last_seq > after_seq]
     for overlapping in _overlapping(sorted(found, key=attrgetter("first_seq"))):
-        pages = (read_segment(data_path(place, segment), segment) for segment in overlapping)
+        pages = (read_segment(segment.path_in(place), segment) for segment in overlapping)
         for page in _merged(list(pages)):
             if kept := [event for event in page if event.seq > after_seq]:
                 yield kept
