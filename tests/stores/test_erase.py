@@ -97,6 +97,26 @@ async def test_what_is_erased_is_not_erased_again(store):
     assert [event.event.payload["@erased"]["reason"] for event in found] == ["first", "first", "second"]
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"@erased": "ann"},
+        {"@erased": {"identity": "ann"}},
+        {"@erased": {"reason": ["ann"], "at_ms": 1, "commitment": None}},
+        {"@erased": {"reason": "why", "at_ms": 1, "commitment": {"identity": "ann"}}},
+        {"@erased": {"reason": "why", "at_ms": 1, "commitment": None, "identity": "ann"}},
+    ],
+)
+async def test_what_only_looks_like_a_tombstone_is_erased(store, payload):
+    await store.append_batch([agent(1, payload=payload)])
+
+    assert await store.erase(EventQuery(), reason="request 17") == 1
+
+    (found,) = await store.query(EventQuery())
+    assert found.event.payload["@erased"]["reason"] == "request 17"
+    assert await store.erase(EventQuery(), reason="another") == 0
+
+
 async def test_many_events_are_erased_and_a_limit_holds(store):
     await store.append_batch([agent(seq, payload={"run_id": "r"}) for seq in range(1, 3_001)])
 

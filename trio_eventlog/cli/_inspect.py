@@ -329,9 +329,7 @@ async def _verified_archive(directory: str, seal: Seal | None) -> ArchiveVerific
     """
     checkpoints = None if seal is None else await trio.to_thread.run_sync(seal.read)
     try:
-        found = await trio.to_thread.run_sync(
-            verify_archive, directory, checkpoints, abandon_on_cancel=True
-        )
+        found = await trio.to_thread.run_sync(verify_archive, directory, checkpoints, abandon_on_cancel=True)
     except ArchiveError as exc:
         raise CommandError(f"--archive: {exc}") from exc
     except OSError as exc:
