@@ -46,6 +46,10 @@ class ArchiveError(EventLogError):
     """An archive is damaged, is in use, or belongs to another log; or what it needs is not installed."""
 
 
+class ArchiveInUse(ArchiveError):
+    """Another process or task is writing to an archive."""
+
+
 def zstd() -> Any:
     """The module for Zstandard.
 
@@ -303,7 +307,7 @@ def _locked(directory: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ArchiveError(f"{directory}: another process, or task, is writing to this archive") from None
+        raise ArchiveInUse(f"{directory}: another process, or task, is writing to this archive") from None
     except BaseException:
         os.close(descriptor)
         raise
