@@ -47,7 +47,8 @@ async def erase(
       filters: Which events; at least one filter is required.
       reason: Why. It is kept, so do not repeat what is to be erased.
       commitment_key: The commitment key that the log is sealed with: its checkpoints hold for what is left.
-        Without it, those that cover erased events do not hold any more.
+        Without it, or with another one, those that cover erased events do not hold any more: `verify` with
+        this key first.
       origin: The id of the log in its checkpoints; by default that of the log.
       dry_run: Only print how many events would be erased.
     """
