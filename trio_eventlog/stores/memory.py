@@ -203,16 +203,16 @@ class MemoryStore:
         All of them in one step. If it is cancelled, nothing was erased.
         """
         check_erase(query, reason, commitment)
-        found = await self.query(query)
+        found = {event.id: event.seq for event in await self.query(query)}
         at_ms = wall_clock_ms()
-        erased = {
-            event.id: tombstone_of(event, reason, at_ms, commitment)
-            for event in found
-            if not is_erased(event)
-        }
-        # Some may have been pruned meanwhile.
-        self._events = [erased.get(event.id, event) for event in self._events]
-        return sum(event.id in self._seq_of for event in erased.values())
+        events, erased = list(self._events), 0
+        # As they are now: some may have been pruned meanwhile, or erased by another call.
+        for index, event in enumerate(events):
+            if found.get(event.id) == event.seq and not is_erased(copy := reseal(event)):
+                events[index] = tombstone_of(copy, reason, at_ms, commitment)
+                erased += 1
+        self._events = events
+        return erased
 
     async def pruned_seq(self) -> int:
         """The highest seq of all events that were ever pruned, 0 if none was. A checkpoint."""

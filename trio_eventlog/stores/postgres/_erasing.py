@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Final
 
 from trio_eventlog._model._events import PersistedEvent, wall_clock_ms
@@ -15,9 +16,12 @@ from trio_eventlog.stores.postgres._rows import ByteaArray, Int8Array, encoded, 
 
 _ERASE: Final = """
 update :s.events set payload = erased.payload, identity = null, mob_id = null, run_id = null, step_id = null
-from unnest($2::bigint[], $3::bytea[]) as erased (seq, payload)
-where events.log = $1::bigint and events.seq = erased.seq returning events.seq
+from unnest($2::bigint[], $3::bytea[], $4::bytea[]) as erased (seq, payload, was)
+where events.log = $1::bigint and events.seq = erased.seq
+    and sha256(events.payload) is not distinct from erased.was
+returning events.seq
 """
+"""Only what is as it was read: another call may have erased it meanwhile, whose commitment would be lost."""
 
 
 async def erase(
@@ -38,8 +42,10 @@ async def erase(
             seqs = Int8Array([event.seq for event in erasable])
             tombstones = [tombstone_of(event, reason, at_ms, commitment) for event in erasable]
             payloads = ByteaArray(encoded([payload_of(tombstone.event) for tombstone in tombstones]))
+            read = encoded([payload_of(event.event) for event in erasable])
+            digests = ByteaArray([None if text is None else sha256(text).digest() for text in read])
             if erasable:
                 # Fewer, if some were pruned meanwhile.
-                erased += len(await connection.fetch(_ERASE, reader.number, seqs, payloads))
+                erased += len(await connection.fetch(_ERASE, reader.number, seqs, payloads, digests))
             seen += len(found)
             after = found[-1].seq
