@@ -153,6 +153,7 @@ def test_a_damaged_archive_is_a_problem(cli, filled, tmp_path, small_segments):
             ("--checkpoints: --public-key is missing", 2),
         ),
         (["prune", "--keep", 0, "--public-key", "k"], ("--public-key: --checkpoints is missing", 2)),
+        (["verify", "--archive", "empty", "--no-gaps"], ("--no-gaps: --store is missing", 2)),
         (["verify", "--archive", "missing"], ("--archive: missing: No such file or directory", 1)),
         (["verify", "--archive", "empty"], ("--archive: empty: there are no segments in it", 1)),
         (["prune", "--keep", 0, "--archive", "a-file"], ("--archive: a-file: File exists", 1)),

@@ -55,6 +55,9 @@ async def erase(
     query = filters.query()
     if query == EventQuery():
         raise CommandError("specify which events: at least one of --identity, --member-id, …", USAGE_STATUS)
+    if not reason:
+        # A dry run must not accept what the erasure would refuse.
+        raise CommandError("--reason: expected a few words, got ''", USAGE_STATUS)
     async with opened_store(store, read_only=True) as opened:
         url = without_secrets(store)
         commitment = await _commitment(opened, url, commitment_key, origin)
@@ -76,7 +79,8 @@ async def _commitment(
             raise CommandError("--origin: --commitment-key is missing", USAGE_STATUS)
         return None
     key = await trio.to_thread.run_sync(CommitmentKey.load, commitment_key)
-    origin = origin or (store.log_id if isinstance(store, IdentifiedStore) else None)
+    if origin is None and isinstance(store, IdentifiedStore):
+        origin = store.log_id
     if origin is None:
         raise CommandError(f"{url}: the store does not know the id of its log; name it with --origin")
     try:

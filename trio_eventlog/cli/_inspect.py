@@ -194,6 +194,10 @@ async def verify(
         )
     if store is None:
         assert archive is not None, "one of them is given"
+        if no_gaps:
+            raise CommandError(
+                "--no-gaps: --store is missing: in an archive, gaps are not looked for", USAGE_STATUS
+            )
         return await print_archive(archive, max_shown=show, as_json=as_json, seal=seal)
     async with opened_store(store, read_only=True) as opened:
         return await print_verification(
