@@ -18,6 +18,7 @@ from trio_eventlog import EventQuery, StoreError
 from trio_eventlog.retention import (
     ArchiveError,
     prune_to_archive,
+    read_archive,
     segments_of,
     verify_archive,
 )
@@ -214,6 +215,21 @@ async def test_events_of_a_store_that_went_back_are_not_taken_for_archived(tmp_p
     assert await prune_to_archive(went_back, tmp_path, keep=1) == 3
 
     assert [event.id for event in read(tmp_path)][-3:] == ["new-1", "new-2", "new-3"]
+
+
+async def test_what_was_moved_twice_is_read_once(tmp_path, small_segments):
+    """The store was restored from a backup in between. Two events with one seq are both read."""
+    events = [agent(seq) for seq in range(1, 10)]
+    await prune_to_archive(await filled(events), tmp_path, keep=2)
+    other = [*events[:4], agent(5, payload="another"), *events[5:]]
+    await prune_to_archive(await filled(other), tmp_path, keep=1)
+
+    found = [event for page in read_archive(tmp_path) for event in page]
+
+    assert [event.seq for event in found] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert {event.event.payload for event in found if event.seq == 5} == {events[4].event.payload, "another"}
+    assert [event.seq for page in read_archive(tmp_path, after_seq=6) for event in page] == [7, 8]
+    assert len(read(tmp_path)) == 7 + 8
 
 
 async def test_what_is_appended_meanwhile_stays(tmp_path, small_segments):
