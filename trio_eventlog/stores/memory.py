@@ -18,7 +18,7 @@ from trio_eventlog._numbers import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, check_query, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
-from trio_eventlog.stores._common._erasure import check_erase, is_erased, tombstone_of
+from trio_eventlog.stores._common._erasure import check_erase, has_nothing_to_erase, tombstone_of
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
 
 
@@ -208,7 +208,7 @@ class MemoryStore:
         events, erased = list(self._events), 0
         # As they are now: some may have been pruned meanwhile, or erased by another call.
         for index, event in enumerate(events):
-            if found.get(event.id) == event.seq and not is_erased(copy := reseal(event)):
+            if found.get(event.id) == event.seq and not has_nothing_to_erase(copy := reseal(event)):
                 events[index] = tombstone_of(copy, reason, at_ms, commitment)
                 erased += 1
         self._events = events

@@ -8,7 +8,12 @@ from typing import Final
 
 from trio_eventlog._model._events import PersistedEvent, wall_clock_ms
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog.stores._common._erasure import MAX_PAGE_BYTES, is_erased, next_query, tombstone_of
+from trio_eventlog.stores._common._erasure import (
+    MAX_PAGE_BYTES,
+    has_nothing_to_erase,
+    next_query,
+    tombstone_of,
+)
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS
 from trio_eventlog.stores.postgres import _select as queries
 from trio_eventlog.stores.postgres._reader import LogReader
@@ -38,7 +43,7 @@ async def erase(
                 del found[-1]
             if not found:
                 return erased
-            erasable = [event for event in found if not is_erased(event)]
+            erasable = [event for event in found if not has_nothing_to_erase(event)]
             seqs = Int8Array([event.seq for event in erasable])
             tombstones = [tombstone_of(event, reason, at_ms, commitment) for event in erasable]
             payloads = ByteaArray(encoded([payload_of(tombstone.event) for tombstone in tombstones]))

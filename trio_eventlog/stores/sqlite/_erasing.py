@@ -12,7 +12,12 @@ import attrs
 from trio_eventlog._model._errors import StoreError
 from trio_eventlog._model._events import PersistedEvent, wall_clock_ms
 from trio_eventlog._model._query import EventQuery
-from trio_eventlog.stores._common._erasure import MAX_PAGE_BYTES, is_erased, next_query, tombstone_of
+from trio_eventlog.stores._common._erasure import (
+    MAX_PAGE_BYTES,
+    has_nothing_to_erase,
+    next_query,
+    tombstone_of,
+)
 from trio_eventlog.stores._common._prune import CHUNK_EVENTS
 from trio_eventlog.stores.sqlite import _schema as schema
 from trio_eventlog.stores.sqlite import _select as queries
@@ -52,7 +57,7 @@ class Erasure:
             rows = [
                 row_of(tombstone_of(event, self.reason, self._at_ms, self.commitment), log.seed)
                 for event in found
-                if not is_erased(event)
+                if not has_nothing_to_erase(event)
             ]
             changes = ", ".join(f"{column} = ?" for column in _CHANGED)
             sql = f"UPDATE {log.table} SET {changes} WHERE seq = ?"  # noqa: S608 - no values
