@@ -250,6 +250,26 @@ async def test_what_is_appended_meanwhile_stays(tmp_path, small_segments):
     assert [event.seq for event in read(tmp_path)] == list(range(1, 9))
 
 
+async def test_what_is_appended_below_meanwhile_is_not_deleted(tmp_path, small_segments):
+    """Events of a spill file can come after others with higher seqs."""
+
+    class Store(MemoryStore):
+        async def prune(self, **arguments):
+            if late and "through_seq" in arguments:
+                await self.append_batch([late.pop()])
+            return await super().prune(**arguments)
+
+    store, late = Store(), [agent(3)]
+    await store.append_batch([agent(seq) for seq in (1, 2, 4, 5, 6)])
+
+    with pytest.raises(StoreError, match="appended below seq 5 while"):
+        await prune_to_archive(store, tmp_path, keep=0)
+
+    assert [event.seq for event in await store.query(EventQuery())] == [1, 2, 3, 4, 5, 6]
+    assert await prune_to_archive(store, tmp_path, keep=0) == 6
+    assert [event.seq for page in read_archive(tmp_path) for event in page] == [1, 2, 3, 4, 5, 6]
+
+
 async def test_cancelled_it_has_lost_nothing_and_goes_on(tmp_path, small_segments):
     store = await filled([agent(seq) for seq in range(1, 20)])
     with trio.CancelScope() as scope:

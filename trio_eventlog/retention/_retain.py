@@ -245,6 +245,15 @@ class _Mover:
                 writer.discard()
 
     async def _delete(self, segment: ArchiveSegment) -> None:
+        there = await self.pruned.prune(
+            through_seq=segment.last_seq, before_ms=segment.before_ms, dry_run=True
+        )
+        if there > segment.count:
+            # A spill file may be delivered late, for example. They are archived with the rest next time.
+            raise StoreError(
+                f"events were appended below seq {segment.last_seq} while those up to it were archived: none"
+                " of them is deleted until the next try"
+            )
         self.moved += await self.pruned.prune(through_seq=segment.last_seq, before_ms=segment.before_ms)
         if self.tell is not None:
             self.tell()
