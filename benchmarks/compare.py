@@ -174,8 +174,8 @@ RATIOS: Final = (
         "events a second into PostgreSQL, as a multiple of psycopg alone with batches made in advance",
         of_rates("bare_psycopg", "log_into_postgres"),
         at_most=False,
-        alarm=0.4,
-        pure_alarm=0.25,
+        alarm=0.5,
+        pure_alarm=0.4,
     ),
     Ratio(
         "events a second into JetStream, as a multiple of nats-py alone with messages made in advance",
@@ -194,15 +194,15 @@ RATIOS: Final = (
     Ratio(
         "lag added beside a busy program, 99th percentile",
         lambda m, form: m[f"log_beside_work{form}"]["lag_99_ms"],
-        alarm=20,
-        pure_alarm=20,
+        alarm=25,
+        pure_alarm=60,
         unit="ms",
     ),
     Ratio(
         "longest stall added there",
         lambda m, form: m[f"log_beside_work{form}"]["stall_ms"],
-        alarm=60,
-        pure_alarm=60,
+        alarm=80,
+        pure_alarm=200,
         unit="ms",
     ),
     Ratio(
@@ -217,7 +217,7 @@ RATIOS: Final = (
     Ratio(
         "indexed query that grows most, largest store as a multiple of smallest",
         grown("indexed_query"),
-        alarm=4,
+        alarm=6,
     ),
     Ratio("opening a log, largest store as a multiple of smallest", grown("open"), alarm=4),
     Ratio(
@@ -226,13 +226,13 @@ RATIOS: Final = (
         at_most=False,
         alarm=0.3,
     ),
-    Ratio("`ingest` when the oldest has to go, as a multiple of with few", grown("when_losing"), alarm=12),
+    Ratio("`ingest` when the oldest has to go, as a multiple of with few", grown("when_losing"), alarm=16),
     Ratio("memory of a waiting event", lambda m, _form: m["waiting"]["bytes"], alarm=950, unit="bytes"),
     Ratio("steps of an idle log in two seconds", lambda m, _form: m["idle"]["steps"], alarm=0, unit=""),
     Ratio(
         "import, as a multiple of what it stands on",
         lambda m, _form: m["importing"]["package"] / m["importing"]["foundation"],
-        alarm=1.5,
+        alarm=2,
     ),
 )
 
@@ -364,7 +364,7 @@ def main() -> None:
     if arguments.quick and arguments.write:
         parser.error("--write keeps the figures of a whole run, not of --quick")
     count, rounds = (
-        (EVENTS // 10, QUICK_ROUNDS) if arguments.quick else (EVENTS, dict.fromkeys(CONTENDERS, 5))
+        (EVENTS // 10, QUICK_ROUNDS) if arguments.quick else (EVENTS, dict.fromkeys(CONTENDERS, 3))
     )
     console = Console(width=140)
     found = measure_all(count, rounds)
