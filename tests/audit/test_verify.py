@@ -150,9 +150,10 @@ def test_damage_that_the_store_notices(place):
     assert any("cannot be read to its end" in line and "not what was stored" in line for line in found(place))
 
 
-def test_a_payload_that_is_no_json(place):
+@pytest.mark.parametrize("payload", ["{", str(2**64)])
+def test_a_payload_that_no_log_holds(place, payload):
     attacker = Attacker(place / "log.db")
-    attacker.change(7, payload="{")
+    attacker.change(7, payload=payload)
     attacker.close()
 
     assert any("cannot be read to its end: payload: not JSON" in line for line in found(place))
