@@ -343,6 +343,13 @@ def test_what_was_pruned_beyond_that_is_missing(place):
     ]
 
 
+def test_a_mistyped_seq_does_not_skip_the_whole_log(place):
+    assert found(place, pruned_through=EVENTS) == []
+    assert found(place, pruned_through=10 * EVENTS) == [
+        "events up to seq 430 are said to be pruned, but the log has only come to seq 43"
+    ]
+
+
 def test_a_kept_note_of_the_pruned_part(place):
     notes = notes_of(place)
     edit(place, lambda lines: lines[1:])
