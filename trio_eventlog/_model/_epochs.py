@@ -87,7 +87,7 @@ def epochs_after(cursor: int) -> EventQuery:
 
 
 def epoch_of(event: PersistedEvent) -> Epoch | None:
-    """The epoch that ``event`` began; None if it is an event of another kind.
+    """The epoch that ``event`` began; None if it is an event of another kind, or began one of another log.
 
     If the event was erased, the log counts as having had nothing then.
     """
@@ -96,6 +96,11 @@ def epoch_of(event: PersistedEvent) -> Epoch | None:
     found: object = event.event.payload
     payload = found if isinstance(found, dict) else {}
     after, reason = payload.get("after_seq"), payload.get("reason")
+    # Ingested into another log, it has the next seq there, and nothing is gone.
+    if event.seq // 1000 != event.timestamp_ms and not (
+        event.seq == FIRST_EPOCH_SEQ or type(after) is not int or event.seq == after + _STEP
+    ):
+        return None
     return Epoch(
         id=event.id,
         seq=event.seq,
