@@ -387,7 +387,8 @@ class ErasableStore(Protocol):
         stay valid, and an append of it is still a repeat. Its payload becomes a tombstone, an object with
         the one key ``"@erased"`` (:data:`ERASED`): the ``reason``, the time ``at_ms`` in milliseconds since
         1970-01-01 UTC, and the ``commitment``. It is in no scope any more. An event that has such a payload
-        already is left alone.
+        already is left alone, and so is one that begins an epoch: without its payload, cursors that are valid
+        would be stale.
 
         When this returns, nothing of what was erased is left where the store keeps its log; its documentation
         says what else is to be done. A call that failed, or was cancelled, may have erased some; another one

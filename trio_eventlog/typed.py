@@ -14,6 +14,7 @@ from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._event_converter import field_names, has_fields, make_event_converter, require_equal
 from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent
 from trio_eventlog._model._payload import encode_payload
+from trio_eventlog._model._tombstones import is_tombstone
 from trio_eventlog._model._wire import codec_error
 from trio_eventlog._numbers import check_integer
 from trio_eventlog._util import adopt_public_names
@@ -264,7 +265,8 @@ class EventTypes:
         """The instance that an event carries.
 
         An event of another type is returned as it is. So is one whose version has no upcaster, or is newer
-        than the class.
+        than the class, and one whose payload was erased
+        (:class:`ErasableStore <trio_eventlog.abc.ErasableStore>`).
 
         Args:
           event: an event, or an envelope or stored event that holds one.
@@ -283,6 +285,8 @@ class EventTypes:
             return instance
         expected = self._registered(cls)
         found = _inner(event)
+        if is_tombstone(found.payload):
+            raise CodecError("payload", f"expected that of {expected.name!r}, it was erased")
         version = self._version_of(found) if expected.name == found.event_type else None
         shown = f"{found.event_type!r}" + (f" version {version}" if version is not None else "")
         raise CodecError(
@@ -298,6 +302,8 @@ class EventTypes:
         if event_type is None:
             return event
         payload = inner.payload
+        if is_tombstone(payload):
+            return event
         if not isinstance(payload, dict):
             raise CodecError("payload", f"expected an object for {event_type.name!r}, got {payload!r:.50}")
         version = self._version_of(inner)

@@ -208,3 +208,16 @@ def test_ranges(seqs):
 
     assert [seq for first, last in ranges for seq in range(first, last + 1)] == sorted(seqs)
     assert all(after - before > 1 for (_, before), (after, _) in pairwise(ranges))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"important, and without a line end", b"no\0text\n\0", b'{"event": 1}', b"-----BEGIN", b"\xef\xbb\xbf"],
+)
+def test_a_file_of_something_else_is_not_written_over(tmp_path, content):
+    """What was named by mistake is not taken for a record that was not written to its end."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(AuditError, match=r"notes\.txt: its last line: not a record"):
+        CheckpointFile(str(path), a_signer().verifier)
+    assert path.read_bytes() == content

@@ -185,7 +185,10 @@ def test_a_commitment_needs_the_key_of_the_log():
     assert len({commitment_of(event.event, key) for key in keys}) == 201
 
 
-@pytest.mark.parametrize("text", ["", "{", "nul", '{"a": 1} x', b"\xff", '"\\ud800"', "[" * 10_000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "nul", '{"a": 1} x', b"\xff", '"\\ud800"', "[" * 10_000, str(2**64), f"[{-(2**63) - 1}]"],
+)
 def test_a_payload_that_is_no_json(text):
     event = attrs.evolve(persisted(1), event=sealed(AgentEvent, "a", "t", text))
 

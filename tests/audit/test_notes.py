@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import pickle
 import re
 import stat
@@ -144,6 +145,16 @@ def test_no_key_is_overwritten(tmp_path, name):
         a_signer().save(tmp_path / "key")
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AuditError, match="key: No space left"):
+        a_signer().save(tmp_path / "key")
+    assert not list(tmp_path.iterdir())
 
 
 def test_secrets_are_in_no_repr():

@@ -164,6 +164,22 @@ async def test_a_proof_from_a_pruned_log(tmp_path):
             await prove_consistency(store, *keys, notes(keys[0])[0])
 
 
+async def test_a_proof_from_the_first_interval_of_a_pruned_log(tmp_path):
+    """Who reads from the first event on is not told that there were others before it."""
+    keys = tmp_path / "checkpoints", a_signer().verifier, a_signer().commitment_key
+    async with SqliteStore.open(tmp_path / "log.db") as store:
+        async with open_event_log(store) as log:
+            for number in range(1, 11):
+                log.ingest(numbered(number))
+        await store.prune(keep=8)
+        await seal(store, a_signer(), keys[0])
+        # Pruned before it was sealed, it is not missing.
+        assert (await prove_inclusion(store, *keys, "event-7")).check(a_signer().verifier).size == 8
+        await store.prune(keep=5)
+        with pytest.raises(AuditError, match="events that the proof needs were pruned"):
+            await prove_inclusion(store, *keys, "event-7")
+
+
 @pytest.mark.parametrize(
     "text",
     [

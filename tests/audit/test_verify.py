@@ -150,9 +150,10 @@ def test_damage_that_the_store_notices(place):
     assert any("cannot be read to its end" in line and "not what was stored" in line for line in found(place))
 
 
-def test_a_payload_that_is_no_json(place):
+@pytest.mark.parametrize("payload", ["{", str(2**64)])
+def test_a_payload_that_no_log_holds(place, payload):
     attacker = Attacker(place / "log.db")
-    attacker.change(7, payload="{")
+    attacker.change(7, payload=payload)
     attacker.close()
 
     assert any("cannot be read to its end: payload: not JSON" in line for line in found(place))
@@ -339,6 +340,13 @@ def test_what_was_pruned_beyond_that_is_missing(place):
     assert [line.partition(",")[0] for line in found(place, pruned_through=10)] == [
         "seq 11: this and all up to seq 20 were removed",
         "seq 21: this and all up to seq 25 were removed",
+    ]
+
+
+def test_a_mistyped_seq_does_not_skip_the_whole_log(place):
+    assert found(place, pruned_through=EVENTS) == []
+    assert found(place, pruned_through=10 * EVENTS) == [
+        "events up to seq 430 are said to be pruned, but the log has only come to seq 43"
     ]
 
 

@@ -109,6 +109,16 @@ def test_it_is_interrupted_and_goes_on(cli, db, filled, tmp_path, monkeypatch):
     assert json.loads(cli("verify", "--archive", tmp_path / "a", "--json").out)["events"] == 2_500
 
 
+def test_a_segment_that_has_yet_to_get_its_name_is_ingested(cli, filled, tmp_path, small_segments):
+    cli("prune", "--store", filled, "--keep", 0, "--archive", tmp_path / "a")
+    last = tmp_path / "a" / "events-000003.jsonl.zst"
+    last.rename(f"{last}.part")
+
+    done = cli("ingest", tmp_path / "a", "--store", f"sqlite:{tmp_path / 'again.db'}")
+
+    assert (done.status, done.summary) == (0, "2,500 read, 2,500 stored, 0 already there, 0 rejected")
+
+
 def test_a_damaged_archive_is_a_problem(cli, filled, tmp_path, small_segments):
     cli("prune", "--store", filled, "--keep", 0, "--archive", tmp_path / "a")
     path = tmp_path / "a" / "events-000002.jsonl.zst"
@@ -143,13 +153,17 @@ def test_a_damaged_archive_is_a_problem(cli, filled, tmp_path, small_segments):
             ("--checkpoints: --public-key is missing", 2),
         ),
         (["prune", "--keep", 0, "--public-key", "k"], ("--public-key: --checkpoints is missing", 2)),
+        (["verify", "--archive", "empty", "--no-gaps"], ("--no-gaps: --store is missing", 2)),
         (["verify", "--archive", "missing"], ("--archive: missing: No such file or directory", 1)),
+        (["verify", "--archive", "empty"], ("--archive: empty: there are no segments in it", 1)),
         (["prune", "--keep", 0, "--archive", "a-file"], ("--archive: a-file: File exists", 1)),
+        (["prune", "--keep", 0, "--archive", ""], ("--archive: expected the path of a directory", 2)),
     ],
 )
 def test_what_cannot_be_done_is_said(cli, filled, tmp_path, arguments, expected):
     complaint, status = expected
     (tmp_path / "a-file").touch()
+    (tmp_path / "empty").mkdir()
     if arguments[0] == "prune":
         arguments = [*arguments, "--store", filled]
 

@@ -174,6 +174,20 @@ def test_files_that_are_not_there(cli, filled, keys, with_keys):
         assert why in done.err
 
 
+def test_what_is_no_note_is_named(cli, seal, keys, with_keys, tmp_path):
+    seal()
+    proof = tmp_path / "proof"
+    proof.write_text(cli("prove", *with_keys, "--id", "event-1").out)
+    for option, arguments in (
+        ("--note", ("verify", *with_keys)),
+        ("--old-note", ("prove", *with_keys)),
+        ("--note", ("check-proof", proof, "--public-key", f"{keys}.pub")),
+    ):
+        done = cli(*arguments, option, proof)
+        assert (done.status, done.out) == (1, "")
+        assert f"{option}: {proof}: not a signed note" in done.err
+
+
 def test_no_secret_is_printed(cli, seal, keys, with_keys, checkpoints):
     secrets = [
         line

@@ -61,6 +61,7 @@ def test_the_commitment_key_is_checked_first(cli, db, filled, tmp_path, use_stor
     assert "key.pub: not a commitment key" in cli(*erase, "--commitment-key", tmp_path / "key.pub").err
     assert cli(*erase, "--origin", "x").status == 2
     assert "--origin: 'a b' cannot name a log" in cli(*erase, *key, "--origin", "a b").err
+    assert "--origin: '' cannot name a log" in cli(*erase, *key, "--origin", "").err
     assert stored(db) == before
     use_store(MemoryStore())
     assert "name it with --origin" in cli(*erase, *key).err
@@ -71,6 +72,7 @@ def test_the_commitment_key_is_checked_first(cli, db, filled, tmp_path, use_stor
     [
         (["--reason", "x"], "specify which events"),
         (["--run-id", "r", "--reason", ""], "--reason: expected a few words"),
+        (["--run-id", "r", "--reason", "", "--dry-run"], "--reason: expected a few words"),
         (["--run-id", "r"], "--reason"),
     ],
 )

@@ -12,11 +12,13 @@ from trio_eventlog import (
     AgentEvent,
     CodecError,
     EventEnvelope,
+    EventQuery,
     ModuleEvent,
     PersistedEvent,
     UnifiedEvent,
     open_event_log,
 )
+from trio_eventlog.stores import MemoryStore
 
 
 async def test_what_it_returns_is_stored_and_nothing_else(autojump_clock: Clock) -> None:
@@ -36,6 +38,25 @@ async def test_what_it_returns_is_stored_and_nothing_else(autojump_clock: Clock)
     assert [type(event) for event in seen] == [AgentEvent, AgentEvent, ModuleEvent]
     assert [event.event.payload for event in store.held.values()] == ["kept"] * 3
     assert store.held["e-2"] == PersistedEvent("e-2", 2, 5, "w", AgentEvent("w", "y", "kept"))
+
+
+async def test_it_may_change_the_payload_that_it_is_given(autojump_clock: Clock) -> None:
+    """Also that of an event which another log has handed out, with its payload encoded."""
+
+    def transform(event: UnifiedEvent) -> UnifiedEvent:
+        event.payload["secret"] = None
+        return event
+
+    first, store = MemoryStore(), FakeStore()
+    async with open_event_log(first) as log:
+        log.ingest(AgentEvent("w", "x", {"secret": 1}))
+    (handed_out,) = await first.query(EventQuery())
+    async with open_event_log(store, transform=transform) as log:
+        log.ingest(AgentEvent("w", "x", {"secret": 1}))
+        log.ingest(handed_out.event)
+        log.ingest(EventEnvelope("e-3", "agent", 5, handed_out.event))
+
+    assert [event.event.payload for event in store.held.values()] == [{"secret": None}] * 3
 
 
 async def test_it_may_return_an_event_of_the_other_kind(autojump_clock: Clock) -> None:

@@ -1,5 +1,6 @@
 """Epochs: where they begin, and which cursors they make stale."""
 
+import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -63,3 +64,12 @@ def test_a_stale_cursor_says_why():
     assert (error.after_seq, error.last_seq, error.epoch_seq) == (9, 5, NOW_US)
     assert "restored to seq 5, and went on from seq 1784000000000000" in str(error)
     assert StaleCursor(9, 5).epoch_seq is None
+
+
+@given(last_seq=st.integers(0, 2**62), now_us=st.integers(FIRST_EPOCH_SEQ, 2**61))
+@example(last_seq=NOW_US, now_us=NOW_US)
+def test_ingested_into_another_log_it_begins_none(last_seq, now_us):
+    event = begun(last_seq, now_us)
+
+    assert epoch_of(attrs.evolve(event, seq=event.seq + 1_000_000)) is None
+    assert epoch_of(attrs.evolve(event, seq=7)) is None

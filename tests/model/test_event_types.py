@@ -256,6 +256,24 @@ def test_newer_versions() -> None:
     assert types.unwrap(newer) is newer
 
 
+def test_erased_payloads() -> None:
+    """Are no payloads of the class, not even if all of its fields have defaults; no upcaster sees them."""
+    types = EventTypes("m")
+
+    @types.event(version=2)
+    @attrs.frozen
+    class Moved:
+        to: str = "nowhere"
+
+    types.upcaster(Moved, 1)(lambda payload: {"to": payload["where"]})
+    payload = {"@erased": {"reason": "why", "at_ms": 1, "commitment": None}}
+    erased = PersistedEvent("e", 1, 1, None, ModuleEvent("m", "moved", payload))
+
+    assert types.unwrap(erased) is erased
+    with pytest.raises(CodecError, match="payload: expected that of 'moved', it was erased"):
+        types.unwrap(erased, Moved)
+
+
 def test_what_an_upcaster_does_wrong() -> None:
     """Is its own error."""
     types, moved = versioned()

@@ -189,3 +189,20 @@ async def test_bad_arguments():
         await begin_epoch(MemoryStore(), reason=1)
     with pytest.raises(ValueError, match="surrogate"):
         await begin_epoch(MemoryStore(), reason="\ud800")
+
+
+async def test_the_epoch_of_another_log_makes_no_cursor_stale() -> None:
+    """Its event may be ingested, from an export for example."""
+    other, store = MemoryStore(), MemoryStore()
+    epoch = await begin_epoch(other)
+    foreign = (await other.query(EventQuery()))[0]
+    await begin_epoch(store)
+    await add(store, "e", 1_500)
+    cursor = await store.last_seq()
+    await store.append_batch([attrs.evolve(foreign, seq=cursor + 1)])
+
+    assert [event.id async for event in iter_events(store, EventQuery(after_seq=cursor - 1))] == [
+        "e-1499",
+        epoch.id,
+    ]
+    assert len(await list_epochs(store)) == 1

@@ -18,6 +18,7 @@ from trio_eventlog import EventQuery, StoreError
 from trio_eventlog.retention import (
     ArchiveError,
     prune_to_archive,
+    read_archive,
     segments_of,
     verify_archive,
 )
@@ -216,6 +217,21 @@ async def test_events_of_a_store_that_went_back_are_not_taken_for_archived(tmp_p
     assert [event.id for event in read(tmp_path)][-3:] == ["new-1", "new-2", "new-3"]
 
 
+async def test_what_was_moved_twice_is_read_once(tmp_path, small_segments):
+    """The store was restored from a backup in between. Two events with one seq are both read."""
+    events = [agent(seq) for seq in range(1, 10)]
+    await prune_to_archive(await filled(events), tmp_path, keep=2)
+    other = [*events[:4], agent(5, payload="another"), *events[5:]]
+    await prune_to_archive(await filled(other), tmp_path, keep=1)
+
+    found = [event for page in read_archive(tmp_path) for event in page]
+
+    assert [event.seq for event in found] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert {event.event.payload for event in found if event.seq == 5} == {events[4].event.payload, "another"}
+    assert [event.seq for page in read_archive(tmp_path, after_seq=6) for event in page] == [7, 8]
+    assert len(read(tmp_path)) == 7 + 8
+
+
 async def test_what_is_appended_meanwhile_stays(tmp_path, small_segments):
     """Also if it is from a time that was to go."""
     store = await filled([agent(seq, time_ms=5) for seq in range(1, 9)])
@@ -232,6 +248,26 @@ async def test_what_is_appended_meanwhile_stays(tmp_path, small_segments):
 
     assert {event.seq for event in await store.query(EventQuery())} == {9, 10}
     assert [event.seq for event in read(tmp_path)] == list(range(1, 9))
+
+
+async def test_what_is_appended_below_meanwhile_is_not_deleted(tmp_path, small_segments):
+    """Events of a spill file can come after others with higher seqs."""
+
+    class Store(MemoryStore):
+        async def prune(self, **arguments):
+            if late and "through_seq" in arguments:
+                await self.append_batch([late.pop()])
+            return await super().prune(**arguments)
+
+    store, late = Store(), [agent(3)]
+    await store.append_batch([agent(seq) for seq in (1, 2, 4, 5, 6)])
+
+    with pytest.raises(StoreError, match="appended below seq 5 while"):
+        await prune_to_archive(store, tmp_path, keep=0)
+
+    assert [event.seq for event in await store.query(EventQuery())] == [1, 2, 3, 4, 5, 6]
+    assert await prune_to_archive(store, tmp_path, keep=0) == 6
+    assert [event.seq for page in read_archive(tmp_path) for event in page] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_cancelled_it_has_lost_nothing_and_goes_on(tmp_path, small_segments):
@@ -269,6 +305,24 @@ async def test_the_archive_of_another_log_is_refused(tmp_path):
     assert await prune_to_archive(first, tmp_path, keep=0) == 2
 
 
+async def test_a_segment_without_its_manifest_is_not_written_over(tmp_path, small_segments):
+    store = await filled([agent(seq) for seq in range(1, 10)])
+    await prune_to_archive(store, tmp_path, keep=3)
+    lost = tmp_path / "events-000002.json"
+    kept = (tmp_path / "events-000002.jsonl.zst").read_bytes()
+    manifest = lost.read_bytes()
+    lost.unlink()
+
+    with pytest.raises(ArchiveError, match=r"events-000002\.jsonl\.zst: there is no manifest of it"):
+        await prune_to_archive(store, tmp_path, keep=0)
+
+    assert (tmp_path / "events-000002.jsonl.zst").read_bytes() == kept
+    assert [event.seq for event in await store.query(EventQuery())] == [7, 8, 9]
+    lost.write_bytes(manifest)
+    assert await prune_to_archive(store, tmp_path, keep=0) == 3
+    assert [event.seq for event in read(tmp_path)] == list(range(1, 10))
+
+
 async def test_one_at_a_time(tmp_path):
     store = await filled([agent(1)])
     with archives.Archive(tmp_path, None), pytest.raises(ArchiveError, match="is writing to this archive"):
@@ -281,6 +335,11 @@ async def test_one_at_a_time(tmp_path):
 
 def rewrite(path, change):
     path.write_bytes(change(path.read_bytes()))
+
+
+def make_unreadable(path):
+    path.unlink()
+    path.mkdir()
 
 
 @pytest.mark.parametrize(
@@ -333,6 +392,14 @@ def rewrite(path, change):
             ),
             "of version 2, this library knows 1",
         ),
+        (
+            lambda place: make_unreadable(place / "events-000001.json"),
+            "000001.json: Is a directory",
+        ),
+        (
+            lambda place: make_unreadable(place / "events-000001.jsonl.zst"),
+            "000001.jsonl.zst: Is a directory",
+        ),
     ],
 )
 async def test_damage_is_found(tmp_path, monkeypatch, damage, problem):
@@ -344,8 +411,10 @@ async def test_damage_is_found(tmp_path, monkeypatch, damage, problem):
 
     damage(tmp_path)
 
-    found = verify_archive(tmp_path).problems
-    assert found
+    verified = verify_archive(tmp_path)
+    found = verified.problems
+    # One that is damaged does not keep the others from being read.
+    assert verified.events >= 3
     with pytest.raises(AssertionError, match=problem):
         raise AssertionError("; ".join(found))
 

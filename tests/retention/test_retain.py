@@ -15,6 +15,7 @@ from tests._helpers.events import agent
 from tests._helpers.examples import few
 from trio_eventlog import EventQuery, StoreError, StoreUnusable, to_json
 from trio_eventlog.retention import RetentionPolicy, retain, verify_archive
+from trio_eventlog.retention._archive import Archive
 from trio_eventlog.retention._retain import apply_policy
 from trio_eventlog.stores import MemoryStore
 
@@ -111,6 +112,20 @@ async def test_a_failure_in_passing_is_told_and_the_next_round_tries_again(autoj
         "retention: trying again in 2 seconds: down",
         "retention: trying again in 2 seconds: [Errno 28] No space left on device",
     ]
+
+
+async def test_it_waits_while_another_one_writes_to_the_archive(caplog, tmp_path):
+    """A prune by hand, for example, must not end the program."""
+    store = MemoryStore()
+    await store.append_batch([agent(seq) for seq in range(1, 4)])
+    policy = RetentionPolicy(most_events=1, archive=tmp_path)
+    with Archive(tmp_path, None), trio.move_on_after(0.05), caplog.at_level(logging.WARNING):
+        await retain(store, policy, every=0.01)
+
+    assert await seqs(store) == [1, 2, 3]
+    assert "is writing to this archive" in caplog.records[0].getMessage()
+    await apply_policy(store, store, policy)
+    assert await seqs(store) == [3]
 
 
 async def test_a_store_that_is_unusable_ends_it():

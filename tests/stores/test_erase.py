@@ -15,8 +15,10 @@ from tests._helpers.events import agent
 from tests._helpers.examples import few
 from tests._helpers.stores import KINDS
 from trio_eventlog import AgentEvent, EventQuery, ModuleEvent, PersistedEvent, open_event_log
+from trio_eventlog._model._epochs import EPOCH_TYPE
 from trio_eventlog.abc import ErasableStore
-from trio_eventlog.stores import MemoryStore, NullStore
+from trio_eventlog.reading import iter_events, list_epochs
+from trio_eventlog.stores import MemoryStore, NullStore, begin_epoch
 from trio_eventlog.testing import queries
 
 NAMES = st.sampled_from(["ann", "bob"])
@@ -95,6 +97,41 @@ async def test_what_is_erased_is_not_erased_again(store):
 
     found = await store.query(EventQuery())
     assert [event.event.payload["@erased"]["reason"] for event in found] == ["first", "first", "second"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"@erased": "ann"},
+        {"@erased": {"identity": "ann"}},
+        {"@erased": {"reason": ["ann"], "at_ms": 1, "commitment": None}},
+        {"@erased": {"reason": "why", "at_ms": 1, "commitment": {"identity": "ann"}}},
+        {"@erased": {"reason": "why", "at_ms": 1, "commitment": None, "identity": "ann"}},
+    ],
+)
+async def test_what_only_looks_like_a_tombstone_is_erased(store, payload):
+    await store.append_batch([agent(1, payload=payload)])
+
+    assert await store.erase(EventQuery(), reason="request 17") == 1
+
+    (found,) = await store.query(EventQuery())
+    assert found.event.payload["@erased"]["reason"] == "request 17"
+    assert await store.erase(EventQuery(), reason="another") == 0
+
+
+async def test_the_beginning_of_an_epoch_stays_and_cursors_stay_valid(store):
+    await store.append_batch([agent(seq, payload={"run_id": "r"}) for seq in (1, 2, 3)])
+    epoch = await begin_epoch(store, reason="restored")
+
+    assert await store.erase(EventQuery(), reason="everything") == 3
+
+    assert await list_epochs(store) == [epoch]
+    assert [event.seq async for event in iter_events(store, EventQuery(after_seq=2))] == [3, epoch.seq]
+    disguised = {"after_seq": 3, "reason": "x", "name": "ann"}
+    await store.append_batch(
+        [PersistedEvent("e", epoch.seq + 1, 1, None, ModuleEvent("trio_eventlog", EPOCH_TYPE, disguised))]
+    )
+    assert await store.erase(EventQuery(), reason="everything") == 1
 
 
 async def test_many_events_are_erased_and_a_limit_holds(store):

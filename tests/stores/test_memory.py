@@ -1,5 +1,6 @@
 """MemoryStore and NullStore."""
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -39,6 +40,30 @@ async def test_a_long_scan_of_memory_is_a_snapshot(monkeypatch):
 
     assert [event.seq for event in results[0]] == list(range(2, 6_000, 2))
     assert len(await store.query(EventQuery())) == 3_001
+
+
+async def test_two_calls_of_erase_do_not_undo_each_other(monkeypatch):
+    """The commitment of the first would be lost. Nor is an event taken for one that had its id."""
+    store, erased = MemoryStore(), []
+    await store.append_batch([agent(seq) for seq in range(1, 101)])
+    monkeypatch.setattr(_incoming, "_SLICE_SECONDS", 0)
+
+    async def erase(reason):
+        erased.append(await store.erase(EventQuery(), reason=reason))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(erase, "one")
+        nursery.start_soon(erase, "two")
+        for _ in range(50):
+            await trio.lowlevel.checkpoint()
+        await store.prune(through_seq=1)
+        await store.append_batch([attrs.evolve(agent(1), seq=200)])
+
+    assert sorted(erased) == [0, 99]
+    found = await store.query(EventQuery())
+    assert [event.seq for event in found] == [*range(2, 101), 200]
+    assert len({event.event.payload["@erased"]["reason"] for event in found[:-1]}) == 1
+    assert found[-1].event.payload is None
 
 
 @pytest.mark.parametrize("calls", ["query", "describe"])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, Protocol, TypeAlias, cast
 
+import attrs
 import trio
 
 from trio_eventlog._log._settings import Filter, Settings
@@ -189,6 +190,10 @@ class _Checks:
             return None
         if self._transform is None:
             return event
+        if event._text is not None:
+            # An event that a log has handed out, whose text would stay what it is: a transform may also
+            # change the payload that it is given.
+            event = attrs.evolve(event)
         kept: object = self._transform(event)
         if kept is None or isinstance(kept, AgentEvent | ModuleEvent):
             return kept

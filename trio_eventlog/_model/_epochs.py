@@ -87,15 +87,20 @@ def epochs_after(cursor: int) -> EventQuery:
 
 
 def epoch_of(event: PersistedEvent) -> Epoch | None:
-    """The epoch that ``event`` began; None if it is an event of another kind.
+    """The epoch that ``event`` began; None if it is an event of another kind, or began one of another log.
 
     If the event was erased, the log counts as having had nothing then.
     """
-    inner = event.event
-    if inner.event_type != EPOCH_TYPE or not isinstance(inner, ModuleEvent) or inner.module != _MODULE:
+    if not _is_of_epochs(event):
         return None
-    payload = inner.payload if isinstance(inner.payload, dict) else {}
+    found: object = event.event.payload
+    payload = found if isinstance(found, dict) else {}
     after, reason = payload.get("after_seq"), payload.get("reason")
+    # Ingested into another log, it has the next seq there, and nothing is gone.
+    if event.seq // 1000 != event.timestamp_ms and not (
+        event.seq == FIRST_EPOCH_SEQ or type(after) is not int or event.seq == after + _STEP
+    ):
+        return None
     return Epoch(
         id=event.id,
         seq=event.seq,
@@ -103,3 +108,21 @@ def epoch_of(event: PersistedEvent) -> Epoch | None:
         timestamp_ms=event.timestamp_ms,
         reason=reason if isinstance(reason, str) else "",
     )
+
+
+def is_epoch(event: PersistedEvent) -> bool:
+    """Whether ``event`` began an epoch, and has nothing in it but what that takes."""
+    if not _is_of_epochs(event):
+        return False
+    payload: object = event.event.payload
+    return (
+        isinstance(payload, dict)
+        and set(payload) == {"after_seq", "reason"}
+        and type(payload["after_seq"]) is int
+        and isinstance(payload["reason"], str)
+    )
+
+
+def _is_of_epochs(event: PersistedEvent) -> bool:
+    inner = event.event
+    return inner.event_type == EPOCH_TYPE and isinstance(inner, ModuleEvent) and inner.module == _MODULE

@@ -9,5 +9,14 @@ ERASED: Final = "@erased"
 
 
 def is_tombstone(payload: Any) -> bool:
-    """Whether a payload stands in place of one that was erased."""
-    return type(payload) is dict and len(payload) == 1 and ERASED in payload
+    """Whether a payload stands in place of one that was erased, and not only looks as if it did."""
+    if type(payload) is not dict or len(payload) != 1:
+        return False
+    found = payload.get(ERASED)
+    return (
+        type(found) is dict
+        and set(found) == {"reason", "at_ms", "commitment"}
+        and type(found["reason"]) is str
+        and type(found["at_ms"]) is int
+        and (found["commitment"] is None or type(found["commitment"]) is str)
+    )

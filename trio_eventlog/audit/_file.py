@@ -16,7 +16,7 @@ from typing import Final
 
 from trio_eventlog.audit._errors import AuditError
 from trio_eventlog.audit._keys import Verifier
-from trio_eventlog.audit._records import Record, parse_record
+from trio_eventlog.audit._records import RECORD_BEGIN, Record, parse_record
 
 if sys.platform != "win32":  # pragma: no branch
     import fcntl
@@ -107,8 +107,10 @@ class CheckpointFile:
 
 
 def is_torn(line: bytes) -> bool:
-    """Whether a line at the end of the file was not written to its end."""
-    return not line.endswith(b"\n") or b"\0" in line
+    """Whether a line at the end of the file is a record that was not written to its end."""
+    # Of anything else, such as a file that was named by mistake, nothing may be written over.
+    begins = all(found in (0, wanted) for found, wanted in zip(line, RECORD_BEGIN, strict=False))
+    return begins and (not line.endswith(b"\n") or b"\0" in line)
 
 
 def read_lines(path: str) -> list[bytes]:

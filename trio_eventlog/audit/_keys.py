@@ -255,7 +255,8 @@ class Signer:
         except OSError as exc:
             for name in written:
                 Path(name).unlink()
-            raise AuditError(f"{exc.filename}: {exc.strerror}") from exc
+            # Only what cannot be opened has a name.
+            raise AuditError(f"{exc.filename or written[-1]}: {exc.strerror}") from exc
 
     def sign(self, checkpoint: Checkpoint) -> str:
         """The note of a checkpoint.

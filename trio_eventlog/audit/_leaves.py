@@ -55,7 +55,7 @@ def canonical_payload(event: UnifiedEvent) -> bytes:
     try:
         # Not `event.payload`, which keeps what it has decoded, and takes four times as long.
         return _encode(_decode(payload_json(event)))
-    except (ValueError, RecursionError) as exc:
+    except (ValueError, OverflowError, RecursionError) as exc:
         raise _damaged(exc) from exc
 
 
@@ -173,7 +173,7 @@ class LeafHasher:
                 end = first + _KEYS_AT_ONCE
             try:
                 payload = _encode(_decode(payload_json(inner)))
-            except (ValueError, RecursionError) as exc:
+            except (ValueError, OverflowError, RecursionError) as exc:
                 raise _damaged(exc) from exc
             # Written out: nearly every event is none, and a call would cost more than the rest of the line.
             kept = kept_commitment(payload) if payload.startswith(_TOMBSTONE) else None

@@ -185,4 +185,7 @@ async def _read(
 
 def _require_root(tree: ProofTree, record: Record) -> None:
     if tree.size != record.checkpoint.size or tree.root() != record.checkpoint.root:
-        raise AuditError("the log is not what was sealed, or the commitment key is another one: run verify")
+        raise AuditError(
+            "the log is not what was sealed, or events that the proof needs were pruned, or the commitment"
+            " key is another one: run verify"
+        )

@@ -22,6 +22,9 @@ from trio_eventlog.audit._tree import HASH_BYTES, MerkleTree
 
 FORMAT: Final = 1
 
+RECORD_BEGIN: Final = b'{"format":'
+"""What each line begins with."""
+
 PRINT_BYTES: Final = 4
 """Bytes of a leaf that are kept, to tell which event was changed."""
 

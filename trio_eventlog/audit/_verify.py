@@ -91,7 +91,7 @@ async def verify_checkpoints(
       notes: notes that were kept where the owner of the log cannot change them. Only they can show that the
         file itself was cut off or written anew with the private key.
       pruned_through: events up to this seq were pruned on purpose, 0 or more. The comparison begins after the
-        first checkpoint that covers them all.
+        first checkpoint that covers them all. It is a problem if the log has not even come so far.
       most_findings: how many problems to name at most, 0 or more. All are counted.
       on_progress: called with a seq every now and then; all events up to it were read.
 
@@ -111,6 +111,12 @@ async def verify_checkpoints(
     if origin is None:
         findings.add(None, f"{os.fspath(path)} has no valid checkpoint: nothing vouches for the log")
         return _result(records, findings, None, 0, 0)
+    if pruned_through and store is not None and pruned_through > (end := await store.last_seq()):
+        findings.add(
+            None,
+            f"events up to seq {pruned_through} are said to be pruned, but the log has only come to seq"
+            f" {end}",
+        )
     start = _first_compared(records, pruned_through)
     judge = Judge(records, kept, start, findings)
     skipped = records[start - 1].last_seq if start else 0

@@ -28,6 +28,7 @@ from trio_eventlog.cli._audit_options import (
     MaybeFile,
     load_commitment_key,
     load_verifier,
+    read_note,
     read_text,
 )
 from trio_eventlog.cli._options import USAGE_STATUS, Count, StoreUrl, opened_store
@@ -165,7 +166,7 @@ async def prove(
         if event_id is not None:
             proof = await prove_inclusion(opened, checkpoints, verifier, key, event_id)
         else:
-            note = await read_text("--old-note", old_note or "")
+            note = await read_note("--old-note", old_note or "", verifier)
             proof = await prove_consistency(opened, checkpoints, verifier, key, note)
     line = proof.to_json()
     await write(visible_json(line.decode().rstrip("\n")) + "\n" if is_terminal(sys.stdout) else line)
@@ -193,7 +194,7 @@ async def check_proof(
         raise AuditError(f"{file}: {exc}") from exc
     words, notes = _checked(proof, verifier)
     if note is not None:
-        kept = verifier.verify(await read_text("--note", note))
+        kept = verifier.verify(await read_note("--note", note, verifier))
         if kept not in notes:
             raise AuditError(f"{note}: the proof is not about this note of {counted(kept.size, 'event')}")
     await write(f"{words}\n")

@@ -44,6 +44,20 @@ async def read_text(option: str, path: str) -> str:
     return data.decode(errors="replace")
 
 
+async def read_note(option: str, path: str, verifier: Verifier) -> str:
+    """The note in a file that an option names.
+
+    Raises:
+      CommandError: it cannot be read, or is no note that is signed by this key.
+    """
+    note = await read_text(option, path)
+    try:
+        verifier.verify(note)
+    except AuditError as exc:
+        raise CommandError(f"{option}: {path}: {exc}") from exc
+    return note
+
+
 def _read(path: str) -> bytes:
     with Path(path).open("rb") as file:
         return file.read(_MAX_NOTE)
@@ -147,5 +161,5 @@ class CheckpointOptions:
             raise CommandError("--checkpoints: --public-key is missing", USAGE_STATUS)
         verifier = await load_verifier(self.public_key)
         key = await load_commitment_key(self.public_key, self.commitment_key)
-        notes = [await read_text("--note", path) for path in self.note]
+        notes = [await read_note("--note", path, verifier) for path in self.note]
         return Seal(self.checkpoints, verifier, key, tuple(notes), self.pruned_through)

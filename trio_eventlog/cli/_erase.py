@@ -47,13 +47,17 @@ async def erase(
       filters: Which events; at least one filter is required.
       reason: Why. It is kept, so do not repeat what is to be erased.
       commitment_key: The commitment key that the log is sealed with: its checkpoints hold for what is left.
-        Without it, those that cover erased events do not hold any more.
+        Without it, or with another one, those that cover erased events do not hold any more: `verify` with
+        this key first.
       origin: The id of the log in its checkpoints; by default that of the log.
-      dry_run: Only print how many events would be erased.
+      dry_run: Only print how many events would be erased, those that were erased before included.
     """
     query = filters.query()
     if query == EventQuery():
         raise CommandError("specify which events: at least one of --identity, --member-id, …", USAGE_STATUS)
+    if not reason:
+        # A dry run must not accept what the erasure would refuse.
+        raise CommandError("--reason: expected a few words, got ''", USAGE_STATUS)
     async with opened_store(store, read_only=True) as opened:
         url = without_secrets(store)
         commitment = await _commitment(opened, url, commitment_key, origin)
@@ -75,7 +79,8 @@ async def _commitment(
             raise CommandError("--origin: --commitment-key is missing", USAGE_STATUS)
         return None
     key = await trio.to_thread.run_sync(CommitmentKey.load, commitment_key)
-    origin = origin or (store.log_id if isinstance(store, IdentifiedStore) else None)
+    if origin is None and isinstance(store, IdentifiedStore):
+        origin = store.log_id
     if origin is None:
         raise CommandError(f"{url}: the store does not know the id of its log; name it with --origin")
     try:

@@ -97,7 +97,7 @@ def _files_of(names: Sequence[str]) -> list[str]:
         except OSError as exc:
             raise CommandError(f"{name}: {exc.strerror}") from exc
         # Of any other directory, opening it says what it is.
-        found += [os.path.join(name, segment.file) for segment in segments] or [name]  # noqa: PTH118 - as above
+        found += [str(segment.path_in(name)) for segment in segments] or [name]
     return found
 
 

@@ -207,6 +207,10 @@ async def verify(
         )
     if store is None:
         assert archive is not None, "one of them is given"
+        if no_gaps:
+            raise CommandError(
+                "--no-gaps: --store is missing: in an archive, gaps are not looked for", USAGE_STATUS
+            )
         return await print_archive(archive, max_shown=show, as_json=as_json, seal=seal)
     async with opened_store(store, read_only=True) as opened:
         return await print_verification(
@@ -342,11 +346,15 @@ async def _verified_archive(directory: str, seal: Seal | None) -> ArchiveVerific
     """
     checkpoints = None if seal is None else await trio.to_thread.run_sync(seal.read)
     try:
-        return await trio.to_thread.run_sync(verify_archive, directory, checkpoints, abandon_on_cancel=True)
+        found = await trio.to_thread.run_sync(verify_archive, directory, checkpoints, abandon_on_cancel=True)
     except ArchiveError as exc:
         raise CommandError(f"--archive: {exc}") from exc
     except OSError as exc:
         raise CommandError(f"--archive: {directory}: {exc.strerror}") from exc
+    if not found.segments and not found.problems:
+        # That nothing is wrong would be a strange answer for a directory that was named by mistake.
+        raise CommandError(f"--archive: {directory}: there are no segments in it")
+    return found
 
 
 def _archive_facts(directory: str, found: ArchiveVerification, max_shown: int) -> Facts:

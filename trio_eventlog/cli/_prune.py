@@ -158,5 +158,7 @@ async def _move(
         )
     except ArchiveError as exc:
         raise CommandError(f"--archive: {exc}") from exc
+    except ValueError as exc:
+        raise CommandError(f"--{exc}", USAGE_STATUS) from exc
     except OSError as exc:
         raise CommandError(f"--archive: {archive}: {exc.strerror}") from exc

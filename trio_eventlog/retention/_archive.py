@@ -15,7 +15,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -26,9 +26,8 @@ import attrs
 from trio_eventlog import CodecError, EventLogError, PersistedEvent, from_json, to_json
 from trio_eventlog._util import how_to_install
 from trio_eventlog.audit import Checkpoints
-from trio_eventlog.retention._manifest import ArchiveSegment, ManifestError, data_name, manifest_name
+from trio_eventlog.retention._manifest import PART, ArchiveSegment, ManifestError, data_name, manifest_name
 
-_PART: Final = ".part"
 _MANIFEST: Final = re.compile(r"events-(\d{6,18})\.json")
 _DATA: Final = re.compile(r"events-\d{6,18}\.jsonl\.zst")
 
@@ -45,6 +44,10 @@ _MAX_BYTES: Final = 64 * 2**20
 
 class ArchiveError(EventLogError):
     """An archive is damaged, is in use, or belongs to another log; or what it needs is not installed."""
+
+
+class ArchiveInUse(ArchiveError):
+    """Another process or task is writing to an archive."""
 
 
 def zstd() -> Any:
@@ -203,17 +206,15 @@ def verify_archive(
             segment = _read_manifest(place, number)
             logs.add(segment.log_id)
             problems += _misnamed(place, segment, checkpoints)
-            events += sum(map(len, read_segment(data_path(place, segment), segment)))
+            events += sum(map(len, read_segment(segment.path_in(place), segment)))
         except ArchiveError as exc:
             problems.append(str(exc))
+        except OSError as exc:
+            # An error while reading has no name of a file. The other segments may be whole.
+            problems.append(f"{exc.filename or place / data_name(number)}: {exc.strerror}")
     if numbers != list(range(1, len(numbers) + 1)):
         problems.append(f"{place}: manifests are missing: there are {len(numbers)}, up to {numbers[-1]}")
-    known = {data_name(number) for number in numbers}
-    problems += [
-        f"{path}: there is no manifest of it"
-        for path in sorted(place.iterdir())
-        if _DATA.fullmatch(path.name) and path.name not in known
-    ]
+    problems += [f"{path}: there is no manifest of it" for path in _without_manifest(place, numbers)]
     if len(logs - {None}) > 1:
         problems.append(f"{place}: it has segments of {len(logs - {None})} logs")
     return ArchiveVerification(segments=len(numbers), events=events, problems=tuple(problems))
@@ -226,11 +227,12 @@ def _misnamed(directory: Path, segment: ArchiveSegment, checkpoints: Checkpoints
     return [f"{path}: the checkpoint that it names is not the one that covers its events"]
 
 
-def data_path(directory: Path, segment: ArchiveSegment) -> Path:
-    """Where the file is: under its own name, or under that of a part if a process was killed just then."""
-    path = directory / segment.file
-    part = directory / (segment.file + _PART)
-    return part if not path.exists() and part.exists() else path
+def _without_manifest(directory: Path, numbers: Iterable[int]) -> list[Path]:
+    """The files of segments that have lost their manifests."""
+    known = {data_name(number) for number in numbers}
+    return sorted(
+        path for path in directory.iterdir() if _DATA.fullmatch(path.name) and path.name not in known
+    )
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -251,6 +253,7 @@ class Archive:
         try:
             self.segments = segments_of(directory)
             self._check_log()
+            self._check_manifests()
             self._tidy_up()
         except BaseException:
             self.close()
@@ -261,14 +264,19 @@ class Archive:
         if others and self._log_id is not None:
             raise ArchiveError(f"{self.directory}: it has events of another log, {others.pop()}")
 
+    def _check_manifests(self) -> None:
+        # The next segment could get the name of such a file, and take the place of what is in it.
+        for path in _without_manifest(self.directory, [segment.number for segment in self.segments]):
+            raise ArchiveError(f"{path}: there is no manifest of it; put it back, or move the file away")
+
     def _tidy_up(self) -> None:
         for segment in self.segments:
-            if (path := data_path(self.directory, segment)).suffix == _PART:
+            if (path := segment.path_in(self.directory)).suffix == PART:
                 for _ in read_segment(path, segment):
                     pass
                 path.rename(self.directory / segment.file)
                 _sync_directory(self.directory)
-        for path in self.directory.glob(f"events-*{_PART}"):
+        for path in self.directory.glob(f"events-*{PART}"):
             path.unlink()
 
     def begin(self, before_ms: int | None) -> SegmentWriter:
@@ -299,7 +307,7 @@ def _locked(directory: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise ArchiveError(f"{directory}: another process, or task, is writing to this archive") from None
+        raise ArchiveInUse(f"{directory}: another process, or task, is writing to this archive") from None
     except BaseException:
         os.close(descriptor)
         raise
@@ -314,7 +322,7 @@ class SegmentWriter:
         self._number = number
         self._log_id = log_id
         self._before_ms = before_ms
-        self._path = archive.directory / (data_name(number) + _PART)
+        self._path = archive.directory / (data_name(number) + PART)
         self._compressor = zstd().ZstdCompressor()
         self._digest = hashlib.sha256()
         self._text_digest = hashlib.sha256()
@@ -385,7 +393,7 @@ class SegmentWriter:
     def _publish(self, segment: ArchiveSegment) -> None:
         directory = self._archive.directory
         manifest = directory / manifest_name(self._number)
-        part = directory / (manifest.name + _PART)
+        part = directory / (manifest.name + PART)
         descriptor = _create(part)
         try:
             _write_all(descriptor, segment.manifest())

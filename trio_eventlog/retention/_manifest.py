@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any, Final
 
 import attrs
+
+PART: Final = ".part"
+"""Ends the name of a file until it is whole."""
 
 _FORMAT: Final = "archive"
 _VERSION: Final = 1
@@ -48,6 +53,16 @@ class ArchiveSegment:
     log_id: str | None
     before_ms: int | None
     checkpoint: str | None
+
+    def path_in(self, directory: str | os.PathLike[str]) -> Path:
+        """Where the file is: under its own name, or under that of a part if a process was killed just then.
+
+        Args:
+          directory: the archive.
+        """
+        path = Path(directory) / self.file
+        part = path.with_name(self.file + PART)
+        return part if not path.exists() and part.exists() else path
 
     def manifest(self) -> bytes:
         """The content of the manifest."""

@@ -10,8 +10,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
-from trio_eventlog import PersistedEvent
-from trio_eventlog.retention._archive import data_path, read_segment, segments_of
+from trio_eventlog import PersistedEvent, to_json
+from trio_eventlog.retention._archive import read_segment, segments_of
 from trio_eventlog.retention._manifest import ArchiveSegment
 
 _PAGE: Final = 1_000
@@ -20,8 +20,9 @@ _PAGE: Final = 1_000
 def read_archive(directory: str | os.PathLike[str], *, after_seq: int = 0) -> Iterator[list[PersistedEvent]]:
     """The events of an archive, in pages, in ascending order of seq. Each step blocks.
 
-    Segments that overlap, because their events were deleted by different criteria, are merged. What is
-    yielded is certain once no error was raised before the end.
+    Segments that overlap, because their events were deleted by different criteria, are merged. An event that
+    was moved twice, because the store went back to an older state in between, is yielded once; but two events
+    with one seq are both yielded. What is yielded is certain once no error was raised before the end.
 
     Args:
       directory: the archive.
@@ -34,7 +35,7 @@ def read_archive(directory: str | os.PathLike[str], *, after_seq: int = 0) -> It
     place = Path(directory)
     found = [segment for segment in segments_of(place) if segment.last_seq > after_seq]
     for overlapping in _overlapping(sorted(found, key=attrgetter("first_seq"))):
-        pages = (read_segment(data_path(place, segment), segment) for segment in overlapping)
+        pages = (read_segment(segment.path_in(place), segment) for segment in overlapping)
         for page in _merged(list(pages)):
             if kept := [event for event in page if event.seq > after_seq]:
                 yield kept
@@ -59,7 +60,11 @@ def _merged(segments: list[Iterator[list[PersistedEvent]]]) -> Iterator[list[Per
         yield from segments[0]
         return
     page: list[PersistedEvent] = []
+    last: PersistedEvent | None = None
     for event in heapq.merge(*map(chain.from_iterable, segments), key=attrgetter("seq")):
+        if last is not None and event.seq == last.seq and to_json(event) == to_json(last):
+            continue
+        last = event
         page.append(event)
         if len(page) == _PAGE:
             yield page

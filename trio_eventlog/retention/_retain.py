@@ -19,7 +19,7 @@ from trio_eventlog._threads import run_sync
 from trio_eventlog.abc import IdentifiedStore, PrunableStore
 from trio_eventlog.audit import CheckpointReader
 from trio_eventlog.reading import EventStream, iter_events
-from trio_eventlog.retention._archive import Archive, SegmentWriter
+from trio_eventlog.retention._archive import Archive, ArchiveInUse, SegmentWriter
 from trio_eventlog.retention._manifest import ArchiveSegment
 from trio_eventlog.retention._policy import (
     RetentionPolicy,
@@ -45,8 +45,9 @@ async def retain(store: EventStore, policy: RetentionPolicy, *, every: float = 3
         nursery.start_soon(retain, store, policy)
 
     A log may append to the store meanwhile. With an archive, events are deleted only once they are in a
-    segment that was synced and read back. A store or a disk that fails in passing is not an error: the logger
-    ``trio_eventlog`` gets a warning, and the next round tries again.
+    segment that was synced and read back. A store or a disk that fails in passing is not an error, nor is an
+    archive that another process is writing to just then: the logger ``trio_eventlog`` gets a warning, and the
+    next round tries again.
 
     Runs until it is cancelled, which takes effect once the step on the disk that is running has ended.
     Whatever was archived, or deleted, by then stays so, and the next run goes on.
@@ -60,7 +61,7 @@ async def retain(store: EventStore, policy: RetentionPolicy, *, every: float = 3
       TypeError: an argument is of the wrong type, or the store cannot be pruned.
       ValueError: ``every`` is out of range.
       StoreUnusable: the store will not answer any more.
-      ArchiveError: the archive is damaged, in use, or belongs to another log; or the extra ``archive`` is not
+      ArchiveError: the archive is damaged, or belongs to another log; or the extra ``archive`` is not
         installed.
       AuditError: the checkpoints cannot be read.
     """
@@ -76,7 +77,7 @@ async def retain(store: EventStore, policy: RetentionPolicy, *, every: float = 3
             await apply_policy(store, pruned, policy)
         except StoreUnusable:
             raise
-        except (StoreError, OSError) as exc:
+        except (StoreError, OSError, ArchiveInUse) as exc:
             _logger.warning("retention: trying again in %g seconds: %s", every, exc)
         await trio.sleep(every)
 
@@ -114,7 +115,8 @@ async def prune_to_archive(
       ValueError: not exactly one of ``before_ms`` and ``keep`` is given, or it is not 0 to 2**63 - 1.
       StoreError: the store failed; another call may succeed.
       StoreUnusable: the store will never do it.
-      ArchiveError, AuditError: as for :func:`retain`.
+      ArchiveError: as for :func:`retain`, and if another process or task is writing to the archive.
+      AuditError: the checkpoints cannot be read.
       OSError: the archive cannot be written to.
     """
     pruned = _checked_store(store)
@@ -243,6 +245,15 @@ class _Mover:
                 writer.discard()
 
     async def _delete(self, segment: ArchiveSegment) -> None:
+        there = await self.pruned.prune(
+            through_seq=segment.last_seq, before_ms=segment.before_ms, dry_run=True
+        )
+        if there > segment.count:
+            # A spill file may be delivered late, for example. They are archived with the rest next time.
+            raise StoreError(
+                f"events were appended below seq {segment.last_seq} while those up to it were archived: none"
+                " of them is deleted until the next try"
+            )
         self.moved += await self.pruned.prune(through_seq=segment.last_seq, before_ms=segment.before_ms)
         if self.tell is not None:
             self.tell()

@@ -121,8 +121,8 @@ async def restore_backup(
       TypeError, ValueError: an argument is not as described; or the URL is not of a SQLite file, or names one
         log of it.
       LogBusy: ``replace``, and a program has one of the logs open for writing.
-      StoreUnusable: there is a file already, or the one to replace is damaged, or the backup itself; or there
-        is no backup, or it has no log, or problems.
+      StoreUnusable: there is a file already, or the one to replace is damaged, of another program, or the
+        backup itself; or there is no backup, or it has no log, or problems.
       StoreError: a file cannot be read or written now; or a reader has the one to replace open.
     """
     parsed = parse_url(url)

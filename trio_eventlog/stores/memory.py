@@ -20,7 +20,7 @@ from trio_eventlog._numbers import check_integer
 from trio_eventlog.stores._common._arguments import check_prune, check_query, checked_top
 from trio_eventlog.stores._common._batches import TimeSlice, sealed_batch
 from trio_eventlog.stores._common._conflicts import conflicting_seqs, duplicate_seqs, new_seqs
-from trio_eventlog.stores._common._erasure import check_erase, is_erased, tombstone_of
+from trio_eventlog.stores._common._erasure import check_erase, has_nothing_to_erase, tombstone_of
 from trio_eventlog.stores._common._statistics import EventCounter, SeqGaps
 from trio_eventlog.stores._common._summaries import (
     HistogramCounter,
@@ -262,16 +262,16 @@ class MemoryStore:
         All of them in one step. If it is cancelled, nothing was erased.
         """
         check_erase(query, reason, commitment)
-        found = await self.query(query)
+        found = {event.id: event.seq for event in await self.query(query)}
         at_ms = wall_clock_ms()
-        erased = {
-            event.id: tombstone_of(event, reason, at_ms, commitment)
-            for event in found
-            if not is_erased(event)
-        }
-        # Some may have been pruned meanwhile.
-        self._events = [erased.get(event.id, event) for event in self._events]
-        return sum(event.id in self._seq_of for event in erased.values())
+        events, erased = list(self._events), 0
+        # As they are now: some may have been pruned meanwhile, or erased by another call.
+        for index, event in enumerate(events):
+            if found.get(event.id) == event.seq and not has_nothing_to_erase(copy := reseal(event)):
+                events[index] = tombstone_of(copy, reason, at_ms, commitment)
+                erased += 1
+        self._events = events
+        return erased
 
     async def pruned_seq(self) -> int:
         """The highest seq of all events that were ever pruned, 0 if none was. A checkpoint."""

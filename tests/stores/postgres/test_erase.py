@@ -8,7 +8,7 @@ import pytest
 
 from tests._helpers.pages import ROOT
 from tests._helpers.postgres_logs import event, seqs, url
-from trio_eventlog import EventQuery, open_event_log
+from trio_eventlog import AgentEvent, EventQuery, PersistedEvent, open_event_log
 from trio_eventlog.audit import (
     Signer,
     commitment_with,
@@ -74,6 +74,40 @@ async def test_nothing_is_left_after_the_statements_of_the_guide(log, read_only)
         with psycopg.connect(url(), autocommit=True) as admin:
             for statement in statements():
                 admin.execute(statement)
+
+
+async def test_what_another_call_erases_meanwhile_stays_as_that_one_left_it(log):
+    """Its commitment would be lost."""
+    async with PostgresStore.open(url(), log=log) as store:
+        await store.append_batch([stored(seq) for seq in range(1, 12)])
+        tombstone = b'{"@erased":{"reason":"other","at_ms":1,"commitment":"other"}}'
+
+        def commit(event):
+            # The events have been read by now.
+            if event.seq == 11:
+                with psycopg.connect(url(), autocommit=True) as other:
+                    ((number,),) = other.execute(
+                        "select log from trio_eventlog.logs where name = %s", (log.encode(),)
+                    )
+                    other.execute(
+                        "update trio_eventlog.events set payload = %s where log = %s and seq = 3",
+                        (tombstone, number),
+                    )
+                    other.execute("delete from trio_eventlog.events where log = %s and seq = 7", (number,))
+            return "mine"
+
+        assert await store.erase(EventQuery(), reason="why", commitment=commit) == 9
+
+        left = [found.event.payload["@erased"]["commitment"] for found in await store.query(EventQuery())]
+        assert left == ["mine", "mine", "other"] + ["mine"] * 7
+
+
+async def test_an_event_without_a_payload_is_erased_once(log):
+    bare = PersistedEvent("e-1", 1, 1, "w", AgentEvent("w", "t"))
+    async with PostgresStore.open(url(), log=log) as store:
+        await store.append_batch([bare])
+        assert await store.erase(EventQuery(), reason="why") == 1
+        assert await store.erase(EventQuery(), reason="why") == 0
 
 
 async def test_checkpoints_hold_over_an_erase(log, tmp_path):

@@ -1,6 +1,7 @@
 """Nothing of what was erased is left in any file: not in indexes, free pages, or the write-ahead log."""
 
 import threading
+from functools import partial
 
 import apsw
 import pytest
@@ -107,6 +108,25 @@ async def test_a_reader_that_stays_is_told_of(tmp_path, monkeypatch):
         other.close()
         assert await store.erase(EventQuery(identity=ANN), reason="why") == 0
         assert traces(tmp_path) == []
+
+
+async def test_while_it_waits_for_a_reader_others_append_and_it_can_be_cancelled(tmp_path, monkeypatch):
+    path = tmp_path / "events.db"
+    await fill(path)
+    monkeypatch.setattr(_erasing, "_PATIENCE", 30.0)
+    other = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    async with SqliteStore.open(path) as store, trio.open_nursery() as nursery:
+        other.execute("BEGIN; SELECT count(*) FROM logs")
+        nursery.start_soon(partial(store.erase, EventQuery(identity=ANN), reason="why"))
+        while await store.query(EventQuery(identity=ANN)):
+            await trio.lowlevel.checkpoint()
+        with trio.fail_after(10):
+            for seq in range(1_000, 1_010):
+                await store.append_batch([event(seq)])
+        nursery.cancel_scope.cancel()
+        cancelled_at = trio.current_time()
+    assert trio.current_time() - cancelled_at < 5
+    other.close()
 
 
 async def test_cancelled_it_has_erased_whole_steps(tmp_path, monkeypatch):

@@ -203,6 +203,18 @@ async def test_a_damaged_file_is_not_replaced(tmp_path, backup):
     assert path.read_bytes().startswith(b"no database")
 
 
+async def test_a_database_of_another_program_is_not_replaced(tmp_path, backup):
+    """Its path may have been mistyped."""
+    path = tmp_path / "accounts.db"
+    db = apsw.Connection(str(path))
+    db.execute("CREATE TABLE accounts (name)")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreUnusable, match=r"accounts\.db: a SQLite database of another program"):
+        await restore_backup(backup, f"sqlite:{path}", replace=True)
+    assert path.read_bytes() == before
+
+
 async def test_cancelled_nothing_has_changed(tmp_path, backup, monkeypatch):
     monkeypatch.setattr(_backup, "_PAGES", 1)
     url = f"sqlite:{tmp_path / 'events.db'}"

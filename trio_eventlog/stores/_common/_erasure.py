@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from trio_eventlog._model._epochs import is_epoch
 from trio_eventlog._model._events import AgentEvent, ModuleEvent, PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import seal_persisted
@@ -34,9 +35,9 @@ def check_erase(query: object, reason: object, commitment: object) -> None:
         raise TypeError(f"commitment: expected a function or None, got {type(commitment).__name__}")
 
 
-def is_erased(event: PersistedEvent) -> bool:
-    """Whether the payload of an event was erased."""
-    return is_tombstone(event.event.payload)
+def has_nothing_to_erase(event: PersistedEvent) -> bool:
+    """Whether an event is left alone: its payload was erased, or tells readers where an epoch began."""
+    return is_tombstone(event.event.payload) or is_epoch(event)
 
 
 def tombstone_of(

@@ -104,6 +104,8 @@ def _settle(path: str) -> None:
         db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             schema.harden(db)
+            # Named by mistake, it may be of another program.
+            schema.is_initialised(db)
             # While another connection is open, this is refused.
             mode = schema.first_row(db, "PRAGMA journal_mode = DELETE")
         finally:

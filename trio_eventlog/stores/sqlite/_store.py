@@ -406,6 +406,8 @@ class SqliteStore(Summaries, metaclass=NoPublicConstructor):
             while await worker.run(job.erase_some):
                 pass
             await worker.run(job.clean)
+            while not await worker.run(job.empty_wal):
+                pass
             return job.erased
         finally:
             await parts.aclose()  # noqa: ASYNC102 - shielded, with a bound, inside
