@@ -9,7 +9,7 @@ from playwright.sync_api import expect, sync_playwright
 from tests._helpers.console_site import WIDE, ConsoleSite, kept
 from trio_eventlog.stores import MemoryStore
 
-expect.set_options(timeout=10_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="session")
