@@ -86,10 +86,14 @@ def test_what_is_missing_is_said(cli, db, filled, arguments, complaint):
     assert stored(db) == before
 
 
-def test_a_store_that_cannot_erase_says_so(cli, use_store):
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_store_that_cannot_erase_says_so(cli, use_store, tmp_path, is_sealed):
     use_store(NullStore())
+    key = tmp_path / "key"
+    cli("keygen", key)
+    more = ["--commitment-key", f"{key}.commitment"] if is_sealed else []
 
-    done = cli("erase", "--store", "x:y", "--run-id", "r", "--reason", "why")
+    done = cli("erase", "--store", "x:y", "--run-id", "r", "--reason", "why", *more)
 
     assert done.status == 1
     assert "stores of this kind cannot erase" in done.err

@@ -60,8 +60,10 @@ async def erase(
         raise CommandError("--reason: expected a few words, got ''", USAGE_STATUS)
     async with opened_store(store, read_only=True) as opened:
         url = without_secrets(store)
+        if not isinstance(opened, ErasableStore):
+            raise CommandError(f"{url}: stores of this kind cannot erase what they have stored")
         commitment = await _commitment(opened, url, commitment_key, origin)
-        return await erase_events(opened, url, query, reason=reason, commitment=commitment, dry_run=dry_run)
+        return await _erase(opened, opened, query, reason=reason, commitment=commitment, dry_run=dry_run)
 
 
 async def _commitment(
@@ -89,9 +91,9 @@ async def _commitment(
         raise CommandError(f"--{exc}", USAGE_STATUS) from exc
 
 
-async def erase_events(
+async def _erase(
     store: EventStore,
-    url: str,
+    erasable: ErasableStore,
     query: EventQuery,
     *,
     reason: str,
@@ -102,10 +104,8 @@ async def erase_events(
 
     Raises:
       StoreError: the store failed.
-      CommandError: the store cannot erase, or the reason is no reason.
+      CommandError: the reason is no reason.
     """
-    if not isinstance(store, ErasableStore):
-        raise CommandError(f"{url}: stores of this kind cannot erase what they have stored")
     if dry_run:
         count = 0
         async for page in iter_events(store, query).pages():
@@ -113,7 +113,7 @@ async def erase_events(
         return 0 if await write_summary(f"{counted(count, 'event')} would be erased") else 1
     async with progress_bar(error_console(), None, lambda: (0, "erasing")):
         try:
-            count = await store.erase(query, reason=reason, commitment=commitment)
+            count = await erasable.erase(query, reason=reason, commitment=commitment)
         except ValueError as exc:
             raise CommandError(f"--{exc}", USAGE_STATUS) from exc
     return 0 if await write_summary(f"{counted(count, 'event')} erased") else 1
