@@ -232,6 +232,29 @@ async def test_a_run_begins_with_the_last_note(path):
     assert notes == [record.note for record in kept(path)]
 
 
+async def test_an_anchor_that_hangs_is_not_waited_for_on_leaving(path, autojump_clock, caplog):
+    """The checkpoint is in the file, and the next run hands it over."""
+
+    async def hang(note):
+        await trio.sleep_forever()
+
+    start = trio.current_time()
+    async with open_event_log(Store()) as log:
+        with pytest.raises(AuditError, match="did not take the last note within 2 seconds"):
+            async with record_checkpoints(log, a_signer(), path, anchor=hang, grace_period=2):
+                await ingest(log, 1, 3)
+    assert 2 <= trio.current_time() - start < 2.1
+    assert sizes(path) == [3]
+    # Sealing is shielded from the deadline of the caller; the anchor is not.
+    with trio.move_on_after(1) as scope:
+        async with open_event_log(Store()) as log:
+            async with record_checkpoints(log, a_signer(), anchor=hang, grace_period=2):
+                await ingest(log, 1, 3)
+    assert scope.cancelled_caught
+    assert trio.current_time() - start < 3.2
+    assert not caplog.messages
+
+
 async def test_an_anchor_that_fails_ends_the_block(path):
     """The events are sealed all the same."""
     error = OSError("no network")

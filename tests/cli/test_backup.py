@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import apsw
+import pytest
 import trio
 
 from tests._helpers.cli import interrupt_at, stored
@@ -202,3 +203,11 @@ def test_checkpoints_hold_up_to_where_the_log_was_restored(cli, filled, db, tmp_
     done = cli("verify", "--store", filled, "--checkpoints", before, "--public-key", f"{key}.pub")
     assert done.status == 0
     assert "covers 2,501 events" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize("command", ["stats", "verify"])
+def test_an_epoch_is_shown_that_has_nothing_before_it(cli, filled, command):
+    assert cli("prune", "--store", filled, "--keep", 0).status == 0
+    assert cli("adopt", "--store", filled, "--reason", "a test").status == 0
+
+    assert "a test" in cli(command, "--store", filled).out

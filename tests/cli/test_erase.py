@@ -86,10 +86,36 @@ def test_what_is_missing_is_said(cli, db, filled, arguments, complaint):
     assert stored(db) == before
 
 
-def test_a_store_that_cannot_erase_says_so(cli, use_store):
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_store_that_cannot_erase_says_so(cli, use_store, tmp_path, is_sealed):
     use_store(NullStore())
+    key = tmp_path / "key"
+    cli("keygen", key)
+    more = ["--commitment-key", f"{key}.commitment"] if is_sealed else []
 
-    done = cli("erase", "--store", "x:y", "--run-id", "r", "--reason", "why")
+    done = cli("erase", "--store", "x:y", "--run-id", "r", "--reason", "why", *more)
 
     assert done.status == 1
     assert "stores of this kind cannot erase" in done.err
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_cursor_of_a_state_that_is_gone_erases_nothing(cli, db, filled, more):
+    """What follows it are other events than those that were meant."""
+    beyond = stored(db)[-1].seq + 7
+    assert cli("adopt", "--store", filled).status == 0
+    before = stored(db)
+
+    done = cli("erase", "--store", filled, "--after-seq", beyond, "--reason", "why", *more)
+
+    assert done.status == 1
+    assert f"cursor {beyond} is of a state that is gone" in " ".join(done.err.split())
+    assert stored(db) == before
+
+
+def test_events_that_were_pruned_need_not_be_erased(cli, filled):
+    assert cli("prune", "--store", filled, "--keep", 20).status == 0
+    where = ("--store", filled, "--after-seq", 3, "--reason", "why")
+
+    assert cli("erase", *where, "--dry-run").out == "20 events would be erased\n"
+    assert cli("erase", *where).out == "20 events erased\n"

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests._helpers.events import agent
-from trio_eventlog import AgentEvent, EventQuery, StaleCursor, open_event_log
+from trio_eventlog import AgentEvent, EventQuery, EventsPruned, StaleCursor, open_event_log
 from trio_eventlog._model import _epochs
 from trio_eventlog.reading import iter_events, list_epochs, merge_events, tail
 from trio_eventlog.stores import MemoryStore, begin_epoch
@@ -47,6 +47,33 @@ async def outcome(store, reader, query):
             return found
     except StaleCursor:
         return "stale"
+
+
+class PrunesFromTheFront(MemoryStore):
+    """Can only tell that everything before its first event may have been pruned, as JetStream does."""
+
+    async def pruned_seq(self):
+        found = await self.query(EventQuery(limit=1))
+        return found[0].seq - 1 if found else await self.last_seq()
+
+
+@pytest.mark.parametrize("reader", ["iter", "tail", "subscribe"])
+@pytest.mark.parametrize("kind", sorted(FILTERS))
+async def test_seqs_that_an_epoch_has_skipped_were_not_pruned(reader, kind, autojump_clock):
+    store = PrunesFromTheFront()
+    await add(store, "old", 5)
+    await store.prune(keep=0)
+    await begin_epoch(store, reason="a test")
+    await begin_epoch(store, reason="another test")
+    await add(store, "new", 2)
+    query = attrs.evolve(FILTERS[kind], after_seq=5)
+
+    found = await outcome(store, reader, query)
+
+    assert found[-2:] == ["new-0", "new-1"]
+    with pytest.raises(EventsPruned) as caught:
+        await outcome(store, reader, attrs.evolve(query, after_seq=3))
+    assert (caught.value.first_seq, caught.value.last_seq) == (4, 5)
 
 
 @given(

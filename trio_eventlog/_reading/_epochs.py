@@ -6,7 +6,7 @@ import attrs
 
 from trio_eventlog._answers import ask_query
 from trio_eventlog._declared import check_store
-from trio_eventlog._model._epochs import FIRST_EPOCH_SEQ, Epoch, epoch_of, epochs_after
+from trio_eventlog._model._epochs import FIRST_EPOCH_SEQ, Epoch, epoch_of, epochs_after, is_epoch
 from trio_eventlog._model._errors import StaleCursor
 from trio_eventlog.abc import EventStore
 
@@ -25,6 +25,19 @@ async def list_epochs(store: EventStore) -> list[Epoch]:
     check_store(store)
     found = map(epoch_of, await ask_query(store, epochs_after(0)))
     return [epoch for epoch in found if epoch is not None]
+
+
+async def skipped_seqs(store: EventStore, cursor: int) -> list[tuple[int, int]]:
+    """Ranges of seqs, first and last, that no event has had because an epoch began after ``cursor``.
+
+    A checkpoint; can be cancelled.
+
+    Raises:
+      StoreError: the store could not be asked.
+    """
+    # What an erased one has skipped is not known.
+    found = map(epoch_of, filter(is_epoch, await ask_query(store, epochs_after(cursor))))
+    return [(epoch.after_seq + 1, epoch.seq - 1) for epoch in found if epoch is not None]
 
 
 async def check_cursor(store: EventStore, cursor: int, end: int) -> None:

@@ -7,11 +7,12 @@ from typing import Final, Protocol
 import attrs
 
 from trio_eventlog._answers import ask_page, ask_pruned_seq, ask_query
+from trio_eventlog._model._epochs import FIRST_EPOCH_SEQ
 from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._sealed import size_of
-from trio_eventlog._reading._epochs import check_cursor
+from trio_eventlog._reading._epochs import check_cursor, skipped_seqs
 from trio_eventlog.abc import EventStore, PagedStore, PrunedStore
 
 _MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -120,7 +121,11 @@ class PageReader:
         pruned = self.pruned_seq = await ask_pruned_seq(self.store)
         if self._is_from_first and not after:
             return []
-        return _gaps_between(found, after, pruned if through is None else min(pruned, through))
+        gaps = _gaps_between(found, after, pruned if through is None else min(pruned, through))
+        if gaps and gaps[-1].last >= FIRST_EPOCH_SEQ:
+            for first, last in await skipped_seqs(self.store, after):
+                gaps = _without(gaps, first, last)
+        return gaps
 
 
 def _gaps_between(events: list[PersistedEvent], after: int, end: int) -> list[Gap]:
@@ -134,6 +139,15 @@ def _gaps_between(events: list[PersistedEvent], after: int, end: int) -> list[Ga
     if after < end:
         gaps.append(Gap(after + 1, end))
     return gaps
+
+
+def _without(gaps: list[Gap], first: int, last: int) -> list[Gap]:
+    parts = [
+        part
+        for gap in gaps
+        for part in ((gap.first, min(gap.last, first - 1)), (max(gap.first, last + 1), gap.last))
+    ]
+    return [Gap(*part) for part in parts if part[0] <= part[1]]
 
 
 def _size_of(event: PersistedEvent) -> int:

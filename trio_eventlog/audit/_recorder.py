@@ -202,17 +202,17 @@ async def record_checkpoints(
       anchor: an async function that is called with each note, after it was written, to leave a copy where the
         owner of the log cannot change it. The next checkpoint waits for it. A run begins with the last note
         of the file, which an earlier run may not have handed over. If the block is left meanwhile, it is
-        cancelled, and called again with the last note. What it raises ends the block: let it catch, and try
-        again, what may pass.
+        cancelled; and unless the block failed, called again with the last note. What it raises ends the
+        block: let it catch, and try again, what may pass.
       origin: the id of the log in the notes, without white space and plus signs; by default the ``log_id`` of
         its store.
-      grace_period: seconds that sealing may take when the block is left, 0 or more.
+      grace_period: seconds that sealing, and ``anchor`` after it, may take when the block is left, 0 or more.
 
     Raises:
       TypeError, ValueError: an argument is not as described, or the store has no id and ``origin`` is None.
       AuditError: on entering, the file is in use, does not end in a checkpoint of this log and key, or the
         log no longer has the event that was sealed last. On leaving, if the block succeeded, the last
-        checkpoint could not be written, or not within ``grace_period``.
+        checkpoint could not be written, or not within ``grace_period``, or ``anchor`` took longer.
       StoreError: the store failed on entering; or on leaving, if the block succeeded, it has become unusable.
       CodecError: on leaving, if the block succeeded: the store is damaged, a payload is no JSON.
       Exception: what ``anchor`` raises.
@@ -297,6 +297,7 @@ def _without_cancelled(error: BaseException | None) -> BaseException | None:
 
 
 async def _finish(follower: _Follower, grace_period: float, *, has_failed: bool) -> None:
+    unfinished = "the last checkpoint was not made"
     with trio.move_on_after(grace_period, shield=True) as scope:  # noqa: ASYNC912 - if there is work
         try:
             await follower.finish()
@@ -305,9 +306,13 @@ async def _finish(follower: _Follower, grace_period: float, *, has_failed: bool)
                 raise
             logger.error("the last checkpoint could not be made: %s", exc)
             return
-    if scope.cancelled_caught:
+        unfinished = "the anchor did not take the last note"
         if not has_failed:
-            raise AuditError(f"the last checkpoint was not made within {grace_period:g} seconds")
-        logger.error("the last checkpoint was not made within %g seconds", grace_period)
-    elif not has_failed:
-        await follower.hand_over()
+            # It is code of the caller, who may cancel it as ever.
+            scope.shield = False
+            await follower.hand_over()
+    if scope.cancelled_caught:
+        message = f"{unfinished} within {grace_period:g} seconds"
+        if not has_failed:
+            raise AuditError(message)
+        logger.error("%s", message)

@@ -21,8 +21,7 @@ async def without_skipped(store: EventStore, found: Found) -> tuple[Found, list[
     Raises:
       StoreError: the store failed.
     """
-    # Where an epoch begins, there is a gap.
-    epochs = await list_epochs(store) if found.gaps else []
+    epochs = await list_epochs(store)
     gaps, missing, first_gaps = found.gaps, found.missing, list(found.first_gaps)
     for epoch in epochs:
         skipped = (epoch.after_seq + 1, epoch.seq - 1)

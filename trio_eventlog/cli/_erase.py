@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Final, TypeAlias
 
+import attrs
 import trio
 from cyclopts import Parameter
 
-from trio_eventlog import EventQuery, EventStore, PersistedEvent
+from trio_eventlog import EventQuery, EventsPruned, EventStore, PersistedEvent
 from trio_eventlog.abc import ErasableStore, IdentifiedStore
 from trio_eventlog.audit import CommitmentKey, commitment_with
 from trio_eventlog.cli._audit_options import MaybeFile
 from trio_eventlog.cli._options import USAGE_STATUS, Filters, Flag, StoreUrl, opened_store
 from trio_eventlog.cli._running import progress_bar
 from trio_eventlog.cli._terminal import CommandError, counted, error_console, write_summary
-from trio_eventlog.reading import iter_events
+from trio_eventlog.reading import EventStream, iter_events
 from trio_eventlog.stores import without_secrets
 
 EXAMPLES: Final = """
@@ -60,8 +61,10 @@ async def erase(
         raise CommandError("--reason: expected a few words, got ''", USAGE_STATUS)
     async with opened_store(store, read_only=True) as opened:
         url = without_secrets(store)
+        if not isinstance(opened, ErasableStore):
+            raise CommandError(f"{url}: stores of this kind cannot erase what they have stored")
         commitment = await _commitment(opened, url, commitment_key, origin)
-        return await erase_events(opened, url, query, reason=reason, commitment=commitment, dry_run=dry_run)
+        return await _erase(opened, opened, query, reason=reason, commitment=commitment, dry_run=dry_run)
 
 
 async def _commitment(
@@ -89,9 +92,9 @@ async def _commitment(
         raise CommandError(f"--{exc}", USAGE_STATUS) from exc
 
 
-async def erase_events(
+async def _erase(
     store: EventStore,
-    url: str,
+    erasable: ErasableStore,
     query: EventQuery,
     *,
     reason: str,
@@ -102,18 +105,27 @@ async def erase_events(
 
     Raises:
       StoreError: the store failed.
-      CommandError: the store cannot erase, or the reason is no reason.
+      StaleCursor: the log has gone on from a state before ``after_seq``.
+      CommandError: the reason is no reason.
     """
-    if not isinstance(store, ErasableStore):
-        raise CommandError(f"{url}: stores of this kind cannot erase what they have stored")
     if dry_run:
-        count = 0
-        async for page in iter_events(store, query).pages():
+        count, events = 0, iter_events(store, query)
+        while page := await _next_page(events):
             count += len(page)
         return 0 if await write_summary(f"{counted(count, 'event')} would be erased") else 1
+    # A cursor of a state that is gone is followed by other events than those that were meant.
+    await _next_page(iter_events(store, attrs.evolve(query, limit=1)))
     async with progress_bar(error_console(), None, lambda: (0, "erasing")):
         try:
-            count = await store.erase(query, reason=reason, commitment=commitment)
+            count = await erasable.erase(query, reason=reason, commitment=commitment)
         except ValueError as exc:
             raise CommandError(f"--{exc}", USAGE_STATUS) from exc
     return 0 if await write_summary(f"{counted(count, 'event')} erased") else 1
+
+
+async def _next_page(events: EventStream) -> list[PersistedEvent]:
+    while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
+        try:
+            return await anext(events.pages(), [])
+        except EventsPruned:
+            continue  # nothing is left of them that could be erased
