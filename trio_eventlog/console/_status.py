@@ -88,7 +88,7 @@ async def get_tasks(console: Console, request: Request) -> ASGIApp:
     await trio.lowlevel.checkpoint()
     if console.tasks is None:
         raise no_live_log()
-    tasks, is_complete = console.tasks.read()
+    tasks, is_complete = await console.tasks.read()
     return json_answer({"now_ms": now_ms(), "tasks": tasks, "is_complete": is_complete})
 
 
