@@ -252,6 +252,11 @@ async def test_what_is_no_call(app, body, code):
     assert "result" not in error
 
 
+async def test_parameters_in_the_url_are_refused(app):
+    answer = await post(app, "/rpc", {}, parameters={"after_seq": 1})
+    assert (answer.status, answer.error["field"]) == (400, "after_seq")
+
+
 async def test_batches_and_notifications(app):
     one = {"jsonrpc": "2.0", "id": "a", "method": "mobkit/capabilities"}
     told = {"jsonrpc": "2.0", "method": "mobkit/capabilities"}

@@ -348,3 +348,14 @@ async def test_a_store_that_hangs_begins_no_stream(path, autojump_clock):
     answer = await ask(app_of(HangingStore(), request_timeout=30), path)
     assert trio.current_time() == 30
     assert (answer.status, answer.error["code"]) == (504, "timeout")
+
+
+async def test_comments_leave_time_for_events_however_often_they_come(live, autojump_clock):
+    shown, add = live
+    async with streaming(app_of(shown, keep_alive=0.01), PATH) as stream:
+        for expected in (1, 2, 3):
+            await trio.sleep(1)
+            await add(1)
+            with trio.move_on_after(60):
+                await stream.wait_for(lambda s, n=expected: s.seqs == [*range(1, n + 1)])
+        assert stream.seqs == [1, 2, 3]

@@ -26,6 +26,7 @@ from trio_eventlog.console._encoding import encode, joined
 from trio_eventlog.console._errors import ApiError, answer_for
 from trio_eventlog.console._http import json_answer, logger
 from trio_eventlog.console._mob import MAX_BYTES, find_mob_events
+from trio_eventlog.console._parameters import Parameters
 from trio_eventlog.console._state import Console
 
 MAX_BODY: Final = 2**16
@@ -72,6 +73,7 @@ def stale_data(after_cursor: int, latest_cursor: int) -> dict[str, Any]:
 
 async def post_rpc(console: Console, request: Request) -> ASGIApp:
     """``POST rpc``."""
+    Parameters(request.scope["query_string"], ())
     body = await read_json(request, MAX_BODY)
     try:
         content = msgspec.json.decode(body)

@@ -133,9 +133,11 @@ class EventStream:
             if (target := await self._jump(sender, events)) is not None:
                 return target
             message = b""
-            # Not from here on: pages of which nothing is sent may come again and again.
-            silent_until = sender.sent_at + self.console.limits.keep_alive
-            with trio.move_on_at(silent_until) as waiting:  # noqa: ASYNC912 - as above
+            # Pages of which nothing is sent may come again and again, and a pause may have taken the time.
+            keep_alive = self.console.limits.keep_alive
+            if trio.current_time() >= sender.sent_at + keep_alive:
+                await sender.send(self._comment(events))
+            with trio.move_on_at(sender.sent_at + keep_alive) as waiting:  # noqa: ASYNC912 - as above
                 try:
                     page = await anext(pages)
                 except EventsPruned as exc:
@@ -148,13 +150,16 @@ class EventStream:
                     message = b"".join(map(self.form.encode_event, page))
                     sender.cost += time.thread_time() - began
             if waiting.cancelled_caught:
-                # An id of its own moves the cursor past what did not match.
-                moved = self.form.event_id(events.cursor) if self.form.has_markers else None
-                message = sse_comment("keep-alive", event_id=moved)
+                message = self._comment(events)
             sender.cursor = events.cursor
             if not await self._send(sender, message):
                 return None
             await self._pause(sender)
+
+    def _comment(self, events: Subscription) -> bytes:
+        # An id of its own moves the cursor past what did not match.
+        moved = self.form.event_id(events.cursor) if self.form.has_markers else None
+        return sse_comment("keep-alive", event_id=moved)
 
     def _gap(self, pruned: EventsPruned) -> bytes:
         if not self.form.has_markers:
