@@ -15,10 +15,12 @@ from trio.testing import wait_all_tasks_blocked
 import trio_eventlog.console
 from tests._helpers.console import ask, request_scope
 from tests._helpers.uncovered import uncovered
-from trio_eventlog import EventQuery, StoreUnusable
+from trio_eventlog import AgentEvent, EventQuery, StoreError, StoreUnusable, open_event_log
 from trio_eventlog.console import ConsoleLimits, create_app
-from trio_eventlog.console._app import _HANDLERS
+from trio_eventlog.console._app import _HANDLERS, make_app, sources_of
+from trio_eventlog.console._guard import Sessions
 from trio_eventlog.console._openapi import describe
+from trio_eventlog.console._state import Console
 from trio_eventlog.stores import MemoryStore
 
 STATIC = Path(trio_eventlog.console.__file__).parent / "static"
@@ -242,6 +244,39 @@ async def test_the_statistics_of_a_store(app):
     assert answer["store"] == {"kind": "MemoryStore", "last_seq": "9", "pruned_seq": "0"}
     assert answer["live"] is None
     assert answer["console"] == {"requests": 0, "streams": 0, "max_streams": 64}
+
+
+class SilentStore(MemoryStore):
+    """Fails, or does not answer, once the log is open."""
+
+    answer = None
+
+    async def last_seq(self):
+        return await super().last_seq() if self.answer is None else await self.answer()
+
+
+async def fail():
+    raise StoreError("the server is gone")
+
+
+@pytest.mark.parametrize("answer", [fail, trio.sleep_forever])
+async def test_how_a_log_is_doing_can_be_asked_while_its_store_fails(answer, autojump_clock):
+    store = SilentStore()
+    async with open_event_log(store, flush_interval=0.01) as log:
+        log.ingest(AgentEvent("w", "t"))
+        await log.flush()
+        store.answer = answer
+        console = Console(
+            sources=sources_of(log),
+            limits=ConsoleLimits(),
+            sessions=Sessions(None),
+            allowed_hosts=frozenset(),
+        )
+        found = (await ask(make_app(console, {}), "/api/statistics")).json()
+        assert trio.current_time() < 5
+        assert (found["store"]["last_seq"], found["store"]["pruned_seq"]) == ("1", None)
+        assert found["live"]["persisted"] == 1
+        store.answer = None
 
 
 def test_what_is_no_store():

@@ -254,6 +254,16 @@ async def test_a_store_that_cannot_read_backwards_is_searched_for_a_while_only(m
     assert 2 < len(pages) < 6
 
 
+async def test_a_place_beyond_the_end_is_the_end_with_every_store():
+    memory = MemoryStore()
+    await memory.append_batch([agent(seq) for seq in range(1, 11)])
+    for store in (memory, PlainStore(memory)):
+        for beyond in (11, 1000, 2**62):
+            page = (await ask(create_app(store), "/api/events", {"before_seq": beyond, "limit": 2})).json()
+            assert seqs(page) == [10, 9]
+            assert await Source("default", store).count(EventQuery(), beyond, 100) == (10, True)
+
+
 async def test_counting_says_whether_it_is_exact(monkeypatch):
     memory = MemoryStore()
     await memory.append_batch([agent(seq) for seq in range(1, 101)])

@@ -160,6 +160,15 @@ async def test_a_browser_exchanges_the_token_for_a_cookie(closed):
     assert (await ask(closed, "/api/logs", headers=mine)).status == 401
 
 
+@pytest.mark.parametrize("other", ['prefs={"a":1}', 'x=a b"', "=", "é=ü", "x", f"{COOKIE}x=1"])
+async def test_cookies_of_other_servers_on_the_host_may_be_malformed(closed, other):
+    """Browsers keep those of several ports together."""
+    answer = await post(closed, "/api/session", {"token": TOKEN})
+    mine = answer.headers["set-cookie"].partition(";")[0]
+    for cookies in (f"{other}; {mine}", f"{mine}; {other}"):
+        assert (await ask(closed, "/api/logs", headers={"cookie": cookies})).status == 200
+
+
 async def test_a_cookie_is_for_the_place_of_the_console_and_for_https_alone_if_it_came_so(store):
     app = create_app(store, token=TOKEN)
     more = {"root_path": "/log", "scheme": "https"}

@@ -55,6 +55,12 @@ async def test_a_histogram_of_nothing(app, parameters):
     assert (answer["buckets"], answer["total"], answer["event_types"]) == ([], 0, [])
 
 
+@pytest.mark.parametrize("until_ms", [2**63, 2**64 - 1])
+async def test_a_histogram_of_all_of_time(app, until_ms):
+    answer = await ask(app, "/api/histogram", {"since_ms": 0, "until_ms": until_ms, "buckets": 1})
+    assert (answer.status, answer.json()["total"]) == (200, 7)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [{"bucket_ms": 0}, {"bucket_ms": 1, "until_ms": 5000}, {"buckets": 0}, {"buckets": 5, "bucket_ms": 5}],

@@ -7,7 +7,7 @@ import pytest
 from tests._helpers.console import ask, call, post
 from tests._helpers.events import agent
 from trio_eventlog import EventQuery, PersistedEvent, StoreError, from_json
-from trio_eventlog.console import create_app
+from trio_eventlog.console import _mob, create_app
 from trio_eventlog.console._rpc import MAX_BATCH, MAX_BODY, subscribe_url
 from trio_eventlog.mobkit import MobEvent
 from trio_eventlog.stores import MemoryStore
@@ -108,6 +108,23 @@ async def test_the_default_is_256():
     result = (await call(app, "mobkit/mob_events/query", {"after_seq": 0}))["result"]
     assert [event["cursor"] for event in result["events"]] == [*range(1, 257)]
     assert result["next_after_seq"] == 256
+
+
+@pytest.mark.parametrize(
+    ("params", "expected", "resume_after"),
+    [({}, [7, 8, 9], 9), ({"after_seq": 0}, [1, 2, 3], 3), ({"after_seq": 3}, [4, 5, 6], 6)],
+)
+async def test_mob_events_are_bounded_in_bytes(params, expected, resume_after, monkeypatch):
+    monkeypatch.setattr(_mob, "MAX_BYTES", 3500)
+    store = MemoryStore()
+    await store.append_batch([agent(seq, payload="x" * 1000) for seq in range(1, 10)])
+    result = (await call(create_app(store), "mobkit/mob_events/query", params))["result"]
+    assert [event["cursor"] for event in result["events"]] == expected
+    assert result["next_after_seq"] == resume_after
+    # One comes however large it is.
+    monkeypatch.setattr(_mob, "MAX_BYTES", 10)
+    result = (await call(create_app(store), "mobkit/mob_events/query", params))["result"]
+    assert len(result["events"]) == 1
 
 
 async def test_a_cursor_walks_through_all_of_them(app):
@@ -233,6 +250,11 @@ async def test_what_is_no_call(app, body, code):
     assert error["error"]["code"] == code
     assert error["jsonrpc"] == "2.0"
     assert "result" not in error
+
+
+async def test_parameters_in_the_url_are_refused(app):
+    answer = await post(app, "/rpc", {}, parameters={"after_seq": 1})
+    assert (answer.status, answer.error["field"]) == (400, "after_seq")
 
 
 async def test_batches_and_notifications(app):

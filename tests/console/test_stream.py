@@ -324,3 +324,38 @@ async def test_a_type_with_a_line_break_breaks_no_stream(autojump_clock):
         assert [message.last_event_id for message in stream.messages] == ["mob-evt-1", "mob-evt-2"]
         assert [message.event for message in stream.messages] == ["message", "message"]
         assert json.loads(stream.messages[0].data)["kind"] == "a\nid: 99\r\n\r\ndata: x"
+
+
+async def test_what_never_matches_keeps_a_stream_of_mob_events_open_all_the_same(live, autojump_clock):
+    """A store cannot tell the identity of an agent: every page of the log comes, and none is sent."""
+    shown, add = live
+    async with streaming(app_of(shown), "/mobkit/mob_events/stream", {"identity": "nobody"}) as stream:
+        for _ in range(100):
+            await add(1)
+            await trio.sleep(1)
+        assert stream.sent.count(b": keep-alive\n\n") == 6
+
+
+class HangingStore(MemoryStore):
+    """Does not say where it ends."""
+
+    async def last_seq(self):
+        return await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("path", [PATH, "/mobkit/mob_events/stream"])
+async def test_a_store_that_hangs_begins_no_stream(path, autojump_clock):
+    answer = await ask(app_of(HangingStore(), request_timeout=30), path)
+    assert trio.current_time() == 30
+    assert (answer.status, answer.error["code"]) == (504, "timeout")
+
+
+async def test_comments_leave_time_for_events_however_often_they_come(live, autojump_clock):
+    shown, add = live
+    async with streaming(app_of(shown, keep_alive=0.01), PATH) as stream:
+        for expected in (1, 2, 3):
+            await trio.sleep(1)
+            await add(1)
+            with trio.move_on_after(60):
+                await stream.wait_for(lambda s, n=expected: s.seqs == [*range(1, n + 1)])
+        assert stream.seqs == [1, 2, 3]

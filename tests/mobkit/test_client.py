@@ -219,6 +219,24 @@ async def test_from_a_console_into_a_log_and_never_twice(caplog):
     assert MobEvent.of(first).data == {"mob_id": "home", "n": 1}
 
 
+async def test_an_event_that_the_log_does_not_take_is_left_out(caplog):
+    source = MemoryStore()
+    await source.append_batch([agent(1), agent(2, payload="x" * 5000), agent(3)])
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(serve_console, source, port=0))
+        with trio.fail_after(20):
+            async with (
+                open_event_log(MemoryStore(), flush_interval=0.01, max_event_bytes=2000) as copy,
+                trio.open_nursery() as inner,
+            ):
+                inner.start_soon(partial(ingest_mob_events, copy, f"{url}{PATH}", after_seq=0))
+                async with copy.subscribe(after_seq=0) as events:
+                    assert [(await anext(events)).id for _ in range(2)] == ["mob-evt-1", "mob-evt-3"]
+                inner.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+    assert "left out" in caplog.text
+
+
 async def test_without_the_extra(monkeypatch):
     monkeypatch.setattr("trio_eventlog.mobkit._client.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'h11>=0.14'"):

@@ -14,7 +14,7 @@ from trio_eventlog.console._encoding import encode_event, joined
 from trio_eventlog.console._errors import invalid, not_found
 from trio_eventlog.console._http import json_answer
 from trio_eventlog.console._parameters import FILTERS, Parameters, read_integer
-from trio_eventlog.console._source import MAX_PAGE_BYTES, Found, Source, gaps_in
+from trio_eventlog.console._source import MAX_PAGE_BYTES, Found, Source, gaps_in, without_skipped
 from trio_eventlog.console._state import Console
 
 MAX_SEQ: Final = 2**63 - 1
@@ -111,7 +111,10 @@ class _PageWanted:
         else:
             first = after + 1
             last = seqs[-1] if seqs else last_seq
-        return gaps_in(seqs, first, max(last, seqs[-1] if seqs else 0), pruned_seq)
+        last = max(last, seqs[-1] if seqs else 0)
+        gaps = gaps_in(seqs, first, last, pruned_seq)
+        # Where an epoch begins, there is a gap.
+        return without_skipped(gaps, await source.epochs()) if gaps else gaps
 
 
 def _is_unfiltered(query: EventQuery) -> bool:

@@ -9,7 +9,6 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from trio_eventlog.console._errors import ApiError
@@ -137,14 +136,16 @@ def _digest(secret: str) -> bytes:
 
 
 def cookie_value(header: str | None, name: str) -> str | None:
-    """The value of a cookie; None if there is none."""
-    if header is None:
-        return None
-    try:
-        morsel = SimpleCookie(header).get(name)
-    except CookieError:
-        return None
-    return None if morsel is None else morsel.value
+    """The value of a cookie; None if there is none.
+
+    Whatever else is in the header is of other servers on this host, and may be malformed. Of several, the
+    first is for the longest path.
+    """
+    for pair in (header or "").split(";"):
+        key, _, value = pair.partition("=")
+        if key.strip() == name:
+            return value.strip()
+    return None
 
 
 def cookie_for(name: str, secret: str, path: str, *, is_secure: bool) -> str:

@@ -13,7 +13,11 @@ from trio_eventlog.mobkit import MobEvent
 
 DEFAULT_LIMIT: Final = 256
 MAX_LIMIT: Final = 10_000
-_PAGE: Final = 1000
+MAX_BYTES: Final = 16 * 2**20
+"""Bytes of the JSON of an answer, which has one event at least."""
+
+_PAGE: Final = 100
+"""Events that are read at a time, since all may be large, and since encoding them takes a moment."""
 
 
 def store_query(query: EventQuery) -> EventQuery:
@@ -28,9 +32,11 @@ def store_query(query: EventQuery) -> EventQuery:
 
 @attrs.frozen
 class MobPage:
-    """Mob events, in ascending order of cursor."""
+    """Mob events."""
 
-    events: list[MobEvent]
+    events: list[bytes]
+    """In JSON, in ascending order of cursor."""
+
     resume_after: int
     """The cursor to go on from."""
 
@@ -39,7 +45,7 @@ async def find_mob_events(source: Source, query: EventQuery) -> MobPage:
     """Mob events that match: after the cursor of ``query``, or else the latest.
 
     Raises:
-      StaleCursor: the cursor is beyond the end of the log.
+      StaleCursor: the cursor is beyond the end of the log, or from before it was restored.
     """
     limit = min(DEFAULT_LIMIT if query.limit is None else query.limit, MAX_LIMIT)
     last_seq = await source.last_seq()
@@ -49,19 +55,28 @@ async def find_mob_events(source: Source, query: EventQuery) -> MobPage:
         return MobPage(await _latest(source, query, limit), last_seq)
     if query.after_seq > last_seq:
         raise StaleCursor(query.after_seq, last_seq)
+    if 0 < query.after_seq < last_seq:
+        for epoch in await source.epochs():
+            if epoch.is_stale(query.after_seq):
+                raise StaleCursor(query.after_seq, epoch.after_seq, epoch.seq)
     return await _after(source, query, query.after_seq, limit, last_seq)
 
 
 async def _after(source: Source, query: EventQuery, after: int, limit: int, last_seq: int) -> MobPage:
-    events: list[MobEvent] = []
+    events: list[bytes] = []
     if not limit:
         return MobPage(events, after)
-    scanned = 0
+    scanned = size = 0
     while scanned < MAX_SCAN:
         found = await source.oldest(attrs.evolve(store_query(query), after_seq=after), _PAGE)
         for event in found.events:
+            text = _encoded(event, query)
+            size += len(text)
+            if events and size > MAX_BYTES:
+                return MobPage(events, after)
             after = event.seq
-            _add(events, event, query)
+            if text:
+                events.append(text)
             if len(events) == limit:
                 return MobPage(events, after)
         if not found.events:
@@ -70,24 +85,29 @@ async def _after(source: Source, query: EventQuery, after: int, limit: int, last
     return MobPage(events, after)
 
 
-async def _latest(source: Source, query: EventQuery, limit: int) -> list[MobEvent]:
-    events: deque[MobEvent] = deque()
+async def _latest(source: Source, query: EventQuery, limit: int) -> list[bytes]:
+    events: deque[bytes] = deque()
     before: int | None = None
-    scanned = 0
+    scanned = size = 0
     while scanned < MAX_SCAN:
         found = await source.newest(store_query(query), before, min(limit, _PAGE))
-        part: list[MobEvent] = []
         for event in found.events:
-            _add(part, event, query)
-        events.extendleft(part[: limit - len(events)])
-        if len(events) == limit or found.next is None:
+            text = _encoded(event, query)
+            size += len(text)
+            if events and size > MAX_BYTES:
+                return list(events)
+            if text:
+                events.appendleft(text)
+            if len(events) == limit:
+                return list(events)
+        if found.next is None:
             break
         scanned += max(len(found.events), 1)
         before = found.next
     return list(events)
 
 
-def _add(events: list[MobEvent], event: PersistedEvent, query: EventQuery) -> None:
+def _encoded(event: PersistedEvent, query: EventQuery) -> bytes:
+    """The mob event in JSON; empty if it does not match."""
     mob_event = MobEvent.of(event)
-    if mob_event.matches(query):
-        events.append(mob_event)
+    return mob_event.to_json() if mob_event.matches(query) else b""

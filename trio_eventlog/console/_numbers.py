@@ -75,7 +75,8 @@ async def get_histogram(console: Console, request: Request) -> ASGIApp:
         if span is None:
             return json_answer(_shaped(Histogram({}, None), bucket_ms or _ROUND_WIDTHS[0], None))
         if bucket_ms is None:
-            bucket_ms = round_width(span[1] - span[0], buckets)
+            # A store takes no wider ones.
+            bucket_ms = min(round_width(span[1] - span[0], buckets), MAX_SEQ)
         elif (span[1] - 1) // bucket_ms - span[0] // bucket_ms >= MAX_BUCKETS:
             raise invalid("bucket_ms", f"that would be more than {MAX_BUCKETS} buckets")
         within = attrs.evolve(query, since_ms=span[0], until_ms=span[1])

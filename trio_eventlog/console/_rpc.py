@@ -25,14 +25,14 @@ from trio_eventlog import (
 from trio_eventlog.console._encoding import encode, joined
 from trio_eventlog.console._errors import ApiError, answer_for
 from trio_eventlog.console._http import json_answer, logger
-from trio_eventlog.console._mob import find_mob_events
+from trio_eventlog.console._mob import MAX_BYTES, find_mob_events
+from trio_eventlog.console._parameters import Parameters
 from trio_eventlog.console._state import Console
-from trio_eventlog.mobkit import MobEvent
 
 MAX_BODY: Final = 2**16
 MAX_BATCH: Final = 16
 MAX_EVENTS: Final = 10_000
-MAX_BYTES: Final = 16 * 2**20
+_PAGE: Final = 100
 _BODY_TIMEOUT: Final = 10.0
 
 CONTRACT_VERSION: Final = "0.4.0"
@@ -73,6 +73,7 @@ def stale_data(after_cursor: int, latest_cursor: int) -> dict[str, Any]:
 
 async def post_rpc(console: Console, request: Request) -> ASGIApp:
     """``POST rpc``."""
+    Parameters(request.scope["query_string"], ())
     body = await read_json(request, MAX_BODY)
     try:
         content = msgspec.json.decode(body)
@@ -176,7 +177,9 @@ async def _query_events(console: Console, query: EventQuery) -> Any:
     after, size = query.after_seq or 0, 0
     while len(encoded) < limit:
         async with console.at_the_store():
-            found = await source.oldest(attrs.evolve(query, after_seq=after), min(limit - len(encoded), 1000))
+            found = await source.oldest(
+                attrs.evolve(query, after_seq=after), min(limit - len(encoded), _PAGE)
+            )
         for event in found.events:
             text = to_json(event)
             size += len(text)
@@ -192,7 +195,7 @@ async def _query_events(console: Console, query: EventQuery) -> Any:
 async def _query_mob_events(console: Console, query: EventQuery) -> Any:
     async with console.at_the_store():
         page = await find_mob_events(console.source(None), query)
-    return {"events": _encoded(page.events), "next_after_seq": page.resume_after}
+    return {"events": joined(page.events), "next_after_seq": page.resume_after}
 
 
 async def _subscribe_mob_events(console: Console, query: EventQuery) -> Any:
@@ -200,15 +203,11 @@ async def _subscribe_mob_events(console: Console, query: EventQuery) -> Any:
         page = await find_mob_events(console.source(None), query)
     return {
         "stream": "mob_events",
-        "events": _encoded(page.events),
+        "events": joined(page.events),
         "next_after_seq": page.resume_after,
         "subscribe_url": subscribe_url(query, page.resume_after),
         "keep_alive": KEEP_ALIVE,
     }
-
-
-def _encoded(events: list[MobEvent]) -> msgspec.Raw:
-    return joined(event.to_json() for event in events)
 
 
 def subscribe_url(query: EventQuery, after_seq: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +11,15 @@ from typing import Final
 import attrs
 import trio
 
-from trio_eventlog import EventLog, EventQuery, EventsPruned, ModuleEvent, PersistedEvent, Subscription
+from trio_eventlog import (
+    EventLog,
+    EventQuery,
+    EventsPruned,
+    ModuleEvent,
+    PersistedEvent,
+    StaleCursor,
+    Subscription,
+)
 from trio_eventlog.abc import (
     CountingStore,
     EventStore,
@@ -20,7 +29,7 @@ from trio_eventlog.abc import (
     PagedStore,
     PrunedStore,
 )
-from trio_eventlog.reading import iter_events, tail
+from trio_eventlog.reading import Epoch, iter_events, list_epochs, tail
 
 MAX_PAGE_BYTES: Final = 4 * 2**20
 """Bytes of a page from the store."""
@@ -98,6 +107,15 @@ class Source:
             return self.log.statistics().last_durable_seq  # noqa: ASYNC910 - at hand
         return await self.last_seq()
 
+    async def _end_before(self, before_seq: int | None) -> int:
+        """The highest seq that there can be below ``before_seq``."""
+        last_seq = await self.last_seq()
+        return last_seq if before_seq is None else min(before_seq - 1, last_seq)
+
+    async def epochs(self) -> list[Epoch]:
+        """The epochs of the log but its first."""
+        return await list_epochs(self.store)
+
     async def pruned_seq(self) -> int | None:
         """The highest seq that was ever pruned; None if the store does not say."""
         return await self.store.pruned_seq() if isinstance(self.store, PrunedStore) else None
@@ -122,8 +140,7 @@ class Source:
             # Complete is what ends with the limit, too.
             events, is_last = page.events, page.is_complete and len(page.events) < limit
         else:
-            stream = iter_events(self.store, attrs.evolve(query, limit=limit), page_size=limit)
-            events = await _skipping_pruned(stream.pages())
+            events = await _Range(self.store, query, after, None, page_size=limit).next_page()
             is_last = not events
         return Found(events, events[-1].seq if events else after, is_last=is_last)
 
@@ -134,7 +151,7 @@ class Source:
             is_last = len(events) < limit
             return Found(events, None if is_last else events[-1].seq, is_last=is_last)
         after = query.after_seq or 0
-        end = await self.last_seq() if before_seq is None else before_seq - 1
+        end = await self._end_before(before_seq)
         found: list[PersistedEvent] = []
         window, scanned = max(_FIRST_WINDOW, limit), 0
         while len(found) < limit and end > after and scanned < MAX_SCAN:
@@ -146,7 +163,7 @@ class Source:
                 last.extend(page)
             found += reversed(last)
             scanned += end - start
-            end, window = start, window * _WINDOW_GROWTH
+            end, window = part.start, window * _WINDOW_GROWTH
         if len(found) == limit:
             return Found(found, found[-1].seq)
         is_last = end <= after
@@ -164,7 +181,7 @@ class Source:
         if isinstance(self.store, CountingStore) and before_seq is None:
             count = await self.store.count(query, at_most=at_most + 1)
             return min(count, at_most), count <= at_most
-        end = await self.last_seq() if before_seq is None else before_seq - 1
+        end = await self._end_before(before_seq)
         start = query.after_seq or 0
         part = _Range(self.store, query, start, min(end, start + MAX_SCAN))
         count = 0
@@ -206,30 +223,56 @@ class Source:
 
 
 class _Range:
-    """The events that match with seqs above ``start``, up to ``end``, page by page."""
+    """The events that match with seqs above ``start``, up to ``end``, page by page.
 
-    def __init__(self, store: EventStore, query: EventQuery, start: int, end: int) -> None:
-        self.end = end
-        wanted = attrs.evolve(query, after_seq=start, limit=None)
-        self._pages = iter_events(store, wanted, page_size=_FIRST_WINDOW).pages()
-        self._is_over = start >= end
+    A start is a place, and no cursor of anybody: there need not have been an event, and it cannot be stale.
+
+    Args:
+      end: the last seq; None for no end.
+      page_size: most events of a page.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        query: EventQuery,
+        start: int,
+        end: int | None,
+        *,
+        page_size: int = _FIRST_WINDOW,
+    ) -> None:
+        self.start = start
+        """No event has a seq above this, up to the start that was asked for."""
+        self.end = math.inf if end is None else end
+        self._store, self._query, self._page_size = store, query, page_size
+        self._pages = self._pages_from(start)
+        self._is_over = start >= self.end
+
+    def _pages_from(self, start: int) -> AsyncIterator[list[PersistedEvent]]:
+        wanted = attrs.evolve(self._query, after_seq=start, limit=None)
+        return iter_events(self._store, wanted, page_size=self._page_size).pages()
 
     async def next_page(self) -> list[PersistedEvent]:
         """The next events; none at the end. A checkpoint."""
         if self._is_over:
             await trio.lowlevel.checkpoint()
             return []
-        page = await _skipping_pruned(self._pages)
+        page = await self._read()
         self._is_over = not page or page[-1].seq >= self.end
         return page if not page or page[-1].seq <= self.end else [e for e in page if e.seq <= self.end]
 
-
-async def _skipping_pruned(pages: AsyncIterator[list[PersistedEvent]]) -> list[PersistedEvent]:
-    while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
-        try:
-            return await anext(pages, [])
-        except EventsPruned:
-            continue
+    async def _read(self) -> list[PersistedEvent]:
+        while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
+            try:
+                return await anext(self._pages, [])
+            except EventsPruned:
+                continue
+            except StaleCursor as exc:
+                if exc.epoch_seq is None:
+                    return []
+                # The seqs from here to the beginning of an epoch were skipped.
+                self.start = exc.last_seq
+                self._pages = self._pages_from(exc.last_seq)
 
 
 def _value_of(event: PersistedEvent, field: str) -> str | None:
@@ -265,3 +308,19 @@ def _gap(first: int, last: int, reason: str) -> list[dict[str, str]]:
     if first > last:
         return []
     return [{"first_seq": str(first), "last_seq": str(last), "reason": reason}]
+
+
+def without_skipped(gaps: Sequence[dict[str, str]], epochs: Iterable[Epoch]) -> list[dict[str, str]]:
+    """The gaps without the seqs that were skipped where epochs begin, which no event ever had. Pure."""
+    kept = list(gaps)
+    for epoch in epochs:
+        kept = [part for gap in kept for part in _split(gap, epoch)]
+    return kept
+
+
+def _split(gap: dict[str, str], epoch: Epoch) -> list[dict[str, str]]:
+    first, last = int(gap["first_seq"]), int(gap["last_seq"])
+    if last <= epoch.after_seq or first >= epoch.seq:
+        return [gap]
+    reason = gap["reason"]
+    return _gap(first, epoch.after_seq, reason) + _gap(epoch.seq, last, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -12,15 +13,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from trio_eventlog import EventLog
-from trio_eventlog.console._errors import ApiError
+from trio_eventlog.console._errors import ApiError, answer_for
 from trio_eventlog.console._guard import cookie_for, cookie_value
 from trio_eventlog.console._http import json_answer
 from trio_eventlog.console._parameters import Parameters
 from trio_eventlog.console._rpc import read_json
 from trio_eventlog.console._sampler import INTERVAL_MS, Sampler, now_ms
+from trio_eventlog.console._source import Source
 from trio_eventlog.console._state import Console, no_live_log
 
 _MAX_BODY: Final = 4096
+
+_PATIENCE: Final = 2.0
+"""Seconds to wait for the store of a live log."""
 
 _COUNTERS: Final = (
     *("ingested", "persisted", "duplicate", "filtered", "pending", "pending_bytes"),
@@ -48,8 +53,7 @@ async def get_statistics(console: Console, request: Request) -> ASGIApp:
     """``GET api/statistics``."""
     parameters = Parameters(request.scope["query_string"], ("log",))
     source = console.source(parameters.text("log"))
-    async with console.at_the_store():
-        last_seq, pruned_seq = await source.last_seq(), await source.pruned_seq()
+    last_seq, pruned_seq = await _ends(console, source)
     return json_answer(
         {
             "now_ms": now_ms(),
@@ -66,6 +70,21 @@ async def get_statistics(console: Console, request: Request) -> ASGIApp:
             },
         }
     )
+
+
+async def _ends(console: Console, source: Source) -> tuple[int, int | None]:
+    """The last seq and the last one that was pruned, of which a live log knows the first without its store.
+
+    How a log is doing is asked for most of all while its store fails.
+    """
+    with trio.move_on_after(_PATIENCE if source.log is not None else math.inf):
+        try:
+            async with console.at_the_store():
+                return await source.last_seq(), await source.pruned_seq()
+        except Exception as exc:
+            if source.log is None or answer_for(exc) is None:
+                raise
+    return await source.end_seq(), None
 
 
 def _live(log: EventLog, sampler: Sampler | None) -> dict[str, Any]:
@@ -88,7 +107,7 @@ async def get_tasks(console: Console, request: Request) -> ASGIApp:
     await trio.lowlevel.checkpoint()
     if console.tasks is None:
         raise no_live_log()
-    tasks, is_complete = console.tasks.read()
+    tasks, is_complete = await console.tasks.read()
     return json_answer({"now_ms": now_ms(), "tasks": tasks, "is_complete": is_complete})
 
 

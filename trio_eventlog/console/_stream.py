@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -104,11 +105,14 @@ class EventStream:
     async def _run(self, sender: _Sender) -> None:
         after = self.after_seq
         while True:
-            async with self.source.follow(self.query, after) as events:
-                if not sender.has_begun:
-                    await sender.begin()
-                    await self._send_ready(sender, events)
-                after = await self._follow(sender, events)
+            # Until the stream runs, it is a request like any other.
+            with trio.fail_after(self.console.limits.request_timeout) as starting:
+                async with self.source.follow(self.query, after) as events:
+                    if not sender.has_begun:
+                        await sender.begin()
+                        await self._send_ready(sender, events)
+                    starting.deadline = math.inf
+                    after = await self._follow(sender, events)
             if after is None:
                 await sender.end()
                 return
@@ -129,7 +133,11 @@ class EventStream:
             if (target := await self._jump(sender, events)) is not None:
                 return target
             message = b""
-            with trio.move_on_after(self.console.limits.keep_alive) as waiting:  # noqa: ASYNC912 - as above
+            # Pages of which nothing is sent may come again and again, and a pause may have taken the time.
+            keep_alive = self.console.limits.keep_alive
+            if trio.current_time() >= sender.sent_at + keep_alive:
+                await sender.send(self._comment(events))
+            with trio.move_on_at(sender.sent_at + keep_alive) as waiting:  # noqa: ASYNC912 - as above
                 try:
                     page = await anext(pages)
                 except EventsPruned as exc:
@@ -142,13 +150,16 @@ class EventStream:
                     message = b"".join(map(self.form.encode_event, page))
                     sender.cost += time.thread_time() - began
             if waiting.cancelled_caught:
-                # An id of its own moves the cursor past what did not match.
-                moved = self.form.event_id(events.cursor) if self.form.has_markers else None
-                message = sse_comment("keep-alive", event_id=moved)
+                message = self._comment(events)
             sender.cursor = events.cursor
             if not await self._send(sender, message):
                 return None
             await self._pause(sender)
+
+    def _comment(self, events: Subscription) -> bytes:
+        # An id of its own moves the cursor past what did not match.
+        moved = self.form.event_id(events.cursor) if self.form.has_markers else None
+        return sse_comment("keep-alive", event_id=moved)
 
     def _gap(self, pruned: EventsPruned) -> bytes:
         if not self.form.has_markers:
@@ -204,6 +215,8 @@ class _Sender:
         """The seq up to which all was sent."""
         self.cost = 0.0
         """Seconds of the program's time that were taken since the last pause, about."""
+        self.sent_at = -math.inf
+        """When something was sent last, by Trio's clock."""
         self._send = send
 
     async def begin(self) -> None:
@@ -214,12 +227,14 @@ class _Sender:
         headers["cache-control"] = "no-store"
         headers["x-accel-buffering"] = "no"
         self.has_begun = True
+        self.sent_at = trio.current_time()
         await self._send(start)
 
     async def send(self, message: bytes) -> None:
         """Send part of the body, unless it is empty."""
         if message:
             self.cost += _MESSAGE_COST
+            self.sent_at = trio.current_time()
             await self._send({"type": "http.response.body", "body": message, "more_body": True})
 
     async def end(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import islice
 from types import CodeType, FrameType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -12,6 +15,13 @@ import trio
 
 MAX_TASKS: Final = 2000
 MAX_FRAMES: Final = 20
+
+_SLICE: Final = 0.002
+"""Seconds to read at a stretch, about."""
+
+_SHARE: Final = 0.2
+"""How much of the program's time reading may take."""
+
 _MAX_NAME: Final = 200
 
 
@@ -25,6 +35,7 @@ class TaskTree:
     def __init__(self, is_log: Callable[[trio.lowlevel.Task], bool]) -> None:
         self._is_log = is_log
         self._own: trio.Nursery | None = None
+        self._turn = trio.Lock()
         self._task_numbers: WeakKeyDictionary[trio.lowlevel.Task, int] = WeakKeyDictionary()
         self._nursery_numbers: WeakKeyDictionary[trio.Nursery, int] = WeakKeyDictionary()
         self._last_task = self._last_nursery = 0
@@ -33,8 +44,16 @@ class TaskTree:
         """The console works in this nursery."""
         self._own = nursery
 
-    def read(self) -> tuple[list[dict[str, Any]], bool]:
-        """All tasks, parents before their children; and whether these are all. Not a checkpoint."""
+    async def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """All tasks, parents before their children; and whether these are all. A checkpoint.
+
+        Reading thousands of stacks takes a while, in which the program goes on: tasks are not all seen at the
+        same moment. However many ask, they take a share of the program's time together.
+        """
+        async with self._turn:
+            return await self._read()
+
+    async def _read(self) -> tuple[list[dict[str, Any]], bool]:
         root = trio.lowlevel.current_root_task()
         assert root is not None, "there is one in every run"
         tasks: list[dict[str, Any]] = []
@@ -45,15 +64,23 @@ class TaskTree:
             for task in nursery.child_tasks
             if not task.name.startswith("<")
         ]
+        is_complete = True
+        began = time.perf_counter()
         while waiting and len(tasks) < MAX_TASKS:
             task, parent, is_own = waiting.pop()
             number = self._number_of(task)
             is_own = is_own or (self._own is not None and task.parent_nursery is self._own)
             tasks.append(self._describe(task, number, parent, is_own=is_own))
             for nursery in reversed(task.child_nurseries):
-                children = sorted(nursery.child_tasks, key=self._number_of, reverse=True)
+                # Of a hundred thousand tasks, it would take long to number all.
+                children = list(islice(nursery.child_tasks, MAX_TASKS))
+                is_complete = is_complete and len(children) == len(nursery.child_tasks)
+                children.sort(key=self._number_of, reverse=True)
                 waiting += [(child, number, is_own) for child in children]
-        return tasks, not waiting
+            if time.perf_counter() - began > _SLICE:
+                await trio.sleep(_SLICE / _SHARE - _SLICE)
+                began = time.perf_counter()
+        return tasks, is_complete and not waiting
 
     def _describe(
         self, task: trio.lowlevel.Task, number: int, parent: int | None, *, is_own: bool
@@ -85,15 +112,20 @@ class TaskTree:
 
 def _where(task: trio.lowlevel.Task) -> list[dict[str, Any]]:
     """The frames that a task is in, the innermost first, without those within Trio."""
+    if getattr(task.coro, "cr_frame", task.coro) is None:
+        return []  # it has ended since
     frames: list[tuple[FrameType, int]] = list(task.iter_await_frames())
-    places = [_place(frame.f_code, line) for frame, line in frames if not _is_of_trio(frame)]
-    return places[: -MAX_FRAMES - 1 : -1]
+    own = (
+        _place(frame.f_code) | {"line": line} for frame, line in reversed(frames) if not _is_of_trio(frame)
+    )
+    return list(islice(own, MAX_FRAMES))
 
 
-def _place(code: CodeType, line: int) -> dict[str, Any]:
+@lru_cache(maxsize=4096)
+def _place(code: CodeType) -> dict[str, Any]:
     return {
         "file": _text(os.path.basename(code.co_filename)),  # noqa: PTH119 - it may be no path
-        "line": line,
+        "line": 0,
         "function": _text(code.co_qualname),
     }
 

@@ -271,7 +271,7 @@ def _refuse(status: int, body: bytes) -> None:
     if status == _GONE:
         try:
             cursors = msgspec.json.decode(body, type=_Stale)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise MobStreamError("the server says that the stream is gone", status) from None
         raise StaleCursor(cursors.after_cursor, cursors.latest_cursor)
     raise MobStreamError(f"the server refuses to give the stream: {status}", status)
@@ -342,7 +342,7 @@ async def ingest_mob_events(
 
     Each becomes the event that :meth:`MobEvent.envelope` describes. Its id is ``"mob-evt-"`` and the cursor,
     so that a log stores it once, however often it comes. If the log is full, this waits. Events that are
-    malformed are left out, and logged to the logger ``trio_eventlog``.
+    malformed, or larger than the log takes, are left out, and logged to the logger ``trio_eventlog``.
 
     Args:
       log: where they go.
@@ -360,10 +360,9 @@ async def ingest_mob_events(
         while True:  # noqa: ASYNC913 - every step of the iteration is a checkpoint
             try:
                 event = await anext(events)
-            except CodecError as exc:
-                _logger.warning("a mob event is malformed, and left out: %s", exc)
-            else:
                 await log.ingest_wait(event.envelope())
+            except CodecError as exc:
+                _logger.warning("a mob event is malformed or too large, and left out: %s", exc)
 
 
 def _require_h11() -> None:
