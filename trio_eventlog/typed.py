@@ -14,6 +14,7 @@ from trio_eventlog._model._errors import CodecError
 from trio_eventlog._model._event_converter import field_names, has_fields, make_event_converter, require_equal
 from trio_eventlog._model._events import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent
 from trio_eventlog._model._payload import encode_payload
+from trio_eventlog._model._tombstones import is_tombstone
 from trio_eventlog._model._wire import codec_error
 from trio_eventlog._numbers import check_integer
 from trio_eventlog._util import adopt_public_names
@@ -248,7 +249,7 @@ class EventTypes:
         encode_payload(payload)
         if self._check:
             require_equal(self._structured(payload, event_type), instance, event_type.cls)
-        member = _member_of(payload, event_type) if member is None else member
+        member = _member_of(instance, payload, event_type, self._converter) if member is None else member
         if event_type.version > 1:
             payload[_VERSION] = event_type.version
         if member is None:
@@ -264,7 +265,7 @@ class EventTypes:
         """The instance that an event carries.
 
         An event of another type is returned as it is. So is one whose version has no upcaster, or is newer
-        than the class.
+        than the class, and one whose payload was erased.
 
         Args:
           event: an event, or an envelope or stored event that holds one.
@@ -285,6 +286,8 @@ class EventTypes:
         found = _inner(event)
         version = self._version_of(found) if expected.name == found.event_type else None
         shown = f"{found.event_type!r}" + (f" version {version}" if version is not None else "")
+        if is_tombstone(found.payload):
+            shown = f"{found.event_type!r}, erased"
         raise CodecError(
             "event_type",
             f"expected {expected.name!r} version {expected.version} of {self._module!r}, got {shown}",
@@ -295,9 +298,10 @@ class EventTypes:
         if _module_of(inner) != self._module:
             return event
         event_type = self._by_name.get(inner.event_type)
-        if event_type is None:
-            return event
         payload = inner.payload
+        # What is left of an erased one would be an instance that never was, if all fields have defaults.
+        if event_type is None or is_tombstone(payload):
+            return event
         if not isinstance(payload, dict):
             raise CodecError("payload", f"expected an object for {event_type.name!r}, got {payload!r:.50}")
         version = self._version_of(inner)
@@ -362,15 +366,16 @@ def _module_of(event: AgentEvent | ModuleEvent) -> object:
     return event.payload.get(_MODULE) if isinstance(event.payload, dict) else None
 
 
-def _member_of(payload: dict[str, Any], event_type: _EventType) -> str | None:
-    if event_type.member is None:
+def _member_of(
+    instance: object, payload: dict[str, Any], event_type: _EventType, converter: cattrs.Converter
+) -> str | None:
+    name = event_type.member
+    if name is None:
         return None
-    # A converter may leave out what is the default.
-    member = payload.get(event_type.member)
+    # A converter may leave out what is the default, or write it under another key.
+    member = payload[name] if name in payload else converter.unstructure(getattr(instance, name))
     if member is not None and type(member) is not str:
-        raise CodecError(
-            f"payload.{event_type.member}", f"names the member: expected a string, got {member!r:.50}"
-        )
+        raise CodecError(f"payload.{name}", f"names the member: expected a string, got {member!r:.50}")
     return member
 
 
