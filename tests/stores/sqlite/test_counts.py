@@ -135,6 +135,27 @@ async def test_what_is_pruned_is_counted_no_more(path: Path) -> None:
         assert await total(store) == 900 + 400 + 700
 
 
+async def test_counts_of_long_strings_are_not_kept(path: Path) -> None:
+    """All strings of a chunk can be longer than SQLite's longest one, though each event is short enough."""
+
+    def limit(db: apsw.Connection) -> None:
+        db.limit(apsw.SQLITE_LIMIT_LENGTH, 2**20)
+
+    long = [event(seq, f"{seq}-{'t' * 4_000}") for seq in range(1, 513)]
+    async with SqliteStore.open(path, synchronous="off") as store:
+        assert store._writer is not None
+        await store._writer.run(limit)
+        await store.append_batch(long)
+        await store.append_batch(events(513, 1_024))
+        assert await chunks(store) == [(513, 1_024, 512)]
+        buckets = await store.histogram(EventQuery(), bucket_ms=2**40)
+        assert sum(bucket.events for bucket in buckets) == 1_024
+        assert (await store.verify()).problems == 0
+    async with SqliteStore.open(path, synchronous="off") as store:
+        assert await chunks(store) == [(513, 1_024, 512)]
+        assert (await store.facets(EventQuery(), "event_type")).distinct == 513
+
+
 async def test_a_log_that_has_no_counts_gets_them(path: Path) -> None:
     """As a file of an earlier version; a reader counts all events meanwhile."""
     async with SqliteStore.open(path, synchronous="off") as store:

@@ -34,6 +34,10 @@ from trio_eventlog.stores.sqlite._schema import Log, damaged, roll_back, same_lo
 CHUNK_EVENTS: Final = 256
 """Events of a chunk: with more, the table is smaller, and more must be counted where a chunk is cut."""
 
+_MOST_TEXT: Final = 64 * 1024
+"""Characters of what a chunk has counted. Longer ones are not kept: they take longer to read than the events
+to count, and 256 long strings could be more than SQLite can hold."""
+
 _MOST_CAUGHT_UP: Final = 20_000
 """Events to count when a log is opened; some 30 ms."""
 
@@ -204,8 +208,9 @@ def _add(db: apsw.Connection, log: Log, chunks: Iterable[Chunk]) -> None:
     sql = f"INSERT INTO {counts_of(log.number)} VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - no values
     seed = log.seed
     for chunk in chunks:
-        row = attrs.astuple(chunk)
-        db.execute(sql, (*row, checksum(row, seed)))
+        if len(chunk.text) <= _MOST_TEXT:
+            row = attrs.astuple(chunk)
+            db.execute(sql, (*row, checksum(row, seed)))
 
 
 def forget(db: apsw.Connection, log: Log, first_seq: int, last_seq: int) -> None:
