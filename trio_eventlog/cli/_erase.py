@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import trio
 from cyclopts import Parameter
 
 from trio_eventlog import EventQuery, EventStore, PersistedEvent
-from trio_eventlog.abc import ErasableStore, IdentifiedStore
+from trio_eventlog.abc import ERASED, ErasableStore, IdentifiedStore
 from trio_eventlog.audit import CommitmentKey, commitment_with
 from trio_eventlog.cli._audit_options import MaybeFile
 from trio_eventlog.cli._options import USAGE_STATUS, Filters, Flag, StoreUrl, opened_store
@@ -104,7 +104,8 @@ async def erase_events(
     if dry_run:
         count = 0
         async for page in iter_events(store, query).pages():
-            count += len(page)
+            # What was erased before is left alone.
+            count += sum(not _is_erased(event.event.payload) for event in page)
         return 0 if await write_summary(f"{counted(count, 'event')} would be erased") else 1
     async with progress_bar(error_console(), None, lambda: (0, "erasing")):
         try:
@@ -112,3 +113,7 @@ async def erase_events(
         except ValueError as exc:
             raise CommandError(f"--{exc}", USAGE_STATUS) from exc
     return 0 if await write_summary(f"{counted(count, 'event')} erased") else 1
+
+
+def _is_erased(payload: Any) -> bool:
+    return isinstance(payload, dict) and payload.keys() == {ERASED}
