@@ -135,6 +135,27 @@ async def test_what_is_pruned_is_counted_no_more(path: Path) -> None:
         assert await total(store) == 900 + 400 + 700
 
 
+async def test_what_lies_between_what_is_changed_stays_counted(path: Path) -> None:
+    """By pruning events of long ago that came late, and by an old event among new ones."""
+    late, changed = {1, 400, 1_400, 3_100}, {2_000, 3_000, 4_000}
+    async with SqliteStore.open(path, synchronous="off") as store:
+        await store.append_batch(
+            [event(seq, timestamp_ms=0 if seq in late else seq) for seq in range(1, 4_097) if seq != 3_000]
+        )
+        counted = await chunks(store)
+        assert await store.prune(before_ms=1) == len(late)
+        left = [(first, last, n) for first, last, n in counted if not late & {*range(first, last + 1)}]
+        assert len(left) == len(counted) - 3
+        assert await chunks(store) == left
+        assert await total(store) == 4_091
+
+        await store.append_batch([event(4_000), event(3_000), event(2_000)])
+        assert await chunks(store) == [
+            (first, last, n) for first, last, n in left if not changed & {*range(first, last + 1)}
+        ]
+        assert await total(store) == 4_092
+
+
 async def test_counts_of_long_strings_are_not_kept(path: Path) -> None:
     """All strings of a chunk can be longer than SQLite's longest one, though each event is short enough."""
 

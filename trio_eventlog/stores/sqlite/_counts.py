@@ -213,15 +213,18 @@ def _add(db: apsw.Connection, log: Log, chunks: Iterable[Chunk]) -> None:
             db.execute(sql, (*row, checksum(row, seed)))
 
 
-def forget(db: apsw.Connection, log: Log, first_seq: int, last_seq: int) -> None:
+def forget(db: apsw.Connection, log: Log, seqs: Iterable[int]) -> None:
     """Remove the chunks that have counted any of these seqs; within the transaction that changes them.
 
     For whatever deletes events, or changes the time, the type, the member or the module of one. The appender
     also keeps a tally of what it has appended last, which it drops when it finds that a seq in it was pruned.
     """
     if has_counts(db, log):
-        sql = f"DELETE FROM {counts_of(log.number)} WHERE first_seq <= ? AND last_seq >= ?"  # noqa: S608 - no values
-        db.execute(sql, (last_seq, first_seq))
+        # Not all between the lowest and the highest: what is pruned by time can be anywhere.
+        table = counts_of(log.number)
+        of_seq = f"first_seq = (SELECT max(first_seq) FROM {table} WHERE first_seq <= ?)"  # noqa: S608 - no values
+        sql = f"DELETE FROM {table} WHERE {of_seq} AND last_seq >= ?"  # noqa: S608 - as above
+        db.executemany(sql, ((seq, seq) for seq in seqs))
 
 
 def uncounted(chunks: Sequence[Chunk], first_seq: int, last_seq: int) -> list[tuple[int, int]]:
@@ -281,8 +284,7 @@ class CountKeeper:
             chunks, self._next = split(tally, new)
             _add(db, log, chunks)
         else:
-            others = [event.seq for event in batch if event.seq <= log.last_seq]
-            forget(db, log, min(others), max(others))
+            forget(db, log, (event.seq for event in batch if event.seq <= log.last_seq))
             self._next = None
 
     def keep(self) -> None:
