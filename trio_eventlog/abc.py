@@ -44,7 +44,7 @@ from trio_eventlog._abilities._summaries import (
 from trio_eventlog._model._events import PersistedEvent
 from trio_eventlog._model._query import EventQuery
 from trio_eventlog._model._reports import Finding, StoreDescription, StoreVerification
-from trio_eventlog._model._tombstones import ERASED
+from trio_eventlog._model._tombstones import ERASED, is_tombstone
 from trio_eventlog._util import adopt_public_names as _adopt_public_names
 
 __all__ = [
@@ -79,6 +79,7 @@ __all__ = [
     "SyncableStore",
     "VerifiableStore",
     "WatchableStore",
+    "is_tombstone",
 ]
 
 

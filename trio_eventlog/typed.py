@@ -249,7 +249,7 @@ class EventTypes:
         encode_payload(payload)
         if self._check:
             require_equal(self._structured(payload, event_type), instance, event_type.cls)
-        member = _member_of(payload, event_type) if member is None else member
+        member = _member_of(instance, payload, event_type, self._converter) if member is None else member
         if event_type.version > 1:
             payload[_VERSION] = event_type.version
         if member is None:
@@ -299,10 +299,9 @@ class EventTypes:
         if _module_of(inner) != self._module:
             return event
         event_type = self._by_name.get(inner.event_type)
-        if event_type is None:
-            return event
         payload = inner.payload
-        if is_tombstone(payload):
+        # What is left of an erased one would be an instance that never was, if all fields have defaults.
+        if event_type is None or is_tombstone(payload):
             return event
         if not isinstance(payload, dict):
             raise CodecError("payload", f"expected an object for {event_type.name!r}, got {payload!r:.50}")
@@ -368,15 +367,16 @@ def _module_of(event: AgentEvent | ModuleEvent) -> object:
     return event.payload.get(_MODULE) if isinstance(event.payload, dict) else None
 
 
-def _member_of(payload: dict[str, Any], event_type: _EventType) -> str | None:
-    if event_type.member is None:
+def _member_of(
+    instance: object, payload: dict[str, Any], event_type: _EventType, converter: cattrs.Converter
+) -> str | None:
+    name = event_type.member
+    if name is None:
         return None
-    # A converter may leave out what is the default.
-    member = payload.get(event_type.member)
+    # A converter may leave out what is the default, or write it under another key.
+    member = payload[name] if name in payload else converter.unstructure(getattr(instance, name))
     if member is not None and type(member) is not str:
-        raise CodecError(
-            f"payload.{event_type.member}", f"names the member: expected a string, got {member!r:.50}"
-        )
+        raise CodecError(f"payload.{name}", f"names the member: expected a string, got {member!r:.50}")
     return member
 
 

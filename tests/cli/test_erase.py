@@ -26,6 +26,16 @@ def test_erase(cli, db, filled):
     assert cli("verify", "--store", filled).status == 0
 
 
+def test_what_was_erased_before_is_not_counted(cli, filled):
+    """By what an erased event still has."""
+    where = ("--store", filled, "--reason", "request 17")
+    erased = int(cli("erase", *where, "--run-id", "run-3").out.split()[0])
+    left = cli("erase", *where, "--after-seq", "0", "--dry-run").out
+    assert left == cli("erase", *where, "--after-seq", "0").out.replace("erased", "would be erased")
+    assert int(left.split()[0].replace(",", "")) > erased
+    assert cli("erase", *where, "--after-seq", "0", "--dry-run").out == "0 events would be erased\n"
+
+
 def test_checkpoints_hold_for_what_is_left(cli, filled, tmp_path):
     key, checkpoints = tmp_path / "key", tmp_path / "checkpoints"
     seal = ("seal", "--store", filled, "--key", key, "--checkpoints", checkpoints)

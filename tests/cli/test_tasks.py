@@ -58,6 +58,12 @@ def test_tasks(cli, recorded):
     assert cli("tasks", "--store", recorded, "--run-id", "first").out.startswith("first")
 
 
+def test_the_last_run_that_was_not_erased(cli, recorded):
+    done = cli("erase", "--store", recorded, "--run-id", "second", "--reason", "asked for")
+    assert done.status == 0, done.err
+    assert cli("tasks", "--store", recorded).out.startswith("first")
+
+
 def test_tasks_as_json(cli, recorded):
     done = cli("tasks", "--store", recorded, "--json")
     found = [json.loads(line) for line in done.out.splitlines()]

@@ -32,6 +32,7 @@ from trio_eventlog import (
     open_event_log,
     to_json,
 )
+from trio_eventlog.abc import ERASED
 from trio_eventlog.stores import MemoryStore
 from trio_eventlog.typed import EventTypes, make_event_converter
 
@@ -760,3 +761,33 @@ def test_who_a_member_can_be():
         types.event(member=7)
     with pytest.raises(ValueError, match=r"^member: Done has no field 'who'"):
         EventTypes(module="n").event(member="who")(Done)
+
+
+def test_a_member_that_is_not_in_the_payload():
+    """A converter that leaves out defaults says nothing about who it was."""
+    types = EventTypes("m", converter=cattrs.Converter(omit_if_default=True))
+
+    @types.event(member="by")
+    @attrs.frozen
+    class Done:
+        by: str = "w1"
+
+    assert types.wrap(Done()) == AgentEvent("w1", "done", {"@module": "m"})
+    assert types.unwrap(types.wrap(Done())) == Done()
+
+
+# --- erased events --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event_type", ["note", "thing", "others"])
+@pytest.mark.parametrize("make", [ModuleEvent, AgentEvent])
+def test_an_erased_event_is_no_instance(make, event_type):
+    """Not even of a class whose fields all have defaults, nor for an upcaster."""
+    types = EventTypes("m")
+    note = types.event(attrs.make_class("Note", {"text": attrs.field(type=str, default="")}))
+    types.event(version=2)(attrs.make_class("Thing", {"size": attrs.field(type=int)}))
+    types.upcaster("thing", 1)(lambda payload: {"size": payload["length"]})
+    event = make("m", event_type, {ERASED: {"reason": "asked for", "at_ms": 1, "commitment": None}})
+    assert types.unwrap(event) is event
+    with pytest.raises(CodecError, match="payload: expected that of 'note', it was erased"):
+        types.unwrap(event, note)

@@ -9,7 +9,10 @@ ERASED: Final = "@erased"
 
 
 def is_tombstone(payload: Any) -> bool:
-    """Whether a payload stands in place of one that was erased, and not only looks as if it did."""
+    """Whether a payload stands in place of one that was erased, and not only looks as if it did.
+
+    For stores that can erase, which leave such events alone, and for readers.
+    """
     if type(payload) is not dict or len(payload) != 1:
         return False
     found = payload.get(ERASED)

@@ -10,7 +10,7 @@ import trio
 from cyclopts import Parameter
 
 from trio_eventlog import EventQuery, EventsPruned, EventStore, PersistedEvent
-from trio_eventlog.abc import ErasableStore, IdentifiedStore
+from trio_eventlog.abc import ErasableStore, IdentifiedStore, is_tombstone
 from trio_eventlog.audit import CommitmentKey, commitment_with
 from trio_eventlog.cli._audit_options import MaybeFile
 from trio_eventlog.cli._options import USAGE_STATUS, Filters, Flag, StoreUrl, opened_store
@@ -111,7 +111,8 @@ async def _erase(
     if dry_run:
         count, events = 0, iter_events(store, query)
         while page := await _next_page(events):
-            count += len(page)
+            # What was erased before is left alone.
+            count += sum(not is_tombstone(event.event.payload) for event in page)
         return 0 if await write_summary(f"{counted(count, 'event')} would be erased") else 1
     # A cursor of a state that is gone is followed by other events than those that were meant.
     await _next_page(iter_events(store, attrs.evolve(query, limit=1)))

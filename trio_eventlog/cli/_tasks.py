@@ -149,12 +149,12 @@ def _is_record(event: PersistedEvent) -> bool:
 
 
 async def _last_run(store: EventStore) -> str:
-    last: PersistedEvent | None = None
+    run_id: str | None = None
     async for event in iter_events(store, EventQuery(event_types=("recording_started",))):
-        if _is_record(event):
-            last = event
-    run_id = None if last is None else last.event.payload.get("run_id")
-    if not isinstance(run_id, str):
+        # What was erased is of no run any more.
+        if _is_record(event) and isinstance(found := event.event.payload.get("run_id"), str):
+            run_id = found
+    if run_id is None:
         raise CommandError("no run is recorded in this log; trio_eventlog.recorder.record_tasks records one")
     return run_id
 

@@ -90,6 +90,16 @@ class AscendingPage(Summarizing):
         return (await super().latest(query, before_seq=before_seq, limit=limit))[::-1]
 
 
+class LatestWithoutPayloads(Summarizing):
+    """What a table of the latest events has room for."""
+
+    async def latest(
+        self, query: EventQuery, *, before_seq: int | None = None, limit: int
+    ) -> list[PersistedEvent]:
+        found = await super().latest(query, before_seq=before_seq, limit=limit)
+        return [attrs.evolve(event, event=attrs.evolve(event.event, payload=None)) for event in found]
+
+
 class InclusiveBefore(Summarizing):
     def _is_before(self, seq: int, before_seq: int | None) -> bool:
         return before_seq is None or seq <= before_seq
@@ -225,6 +235,7 @@ def _broken(name: str, cls: type[Summarizing]) -> Broken:
 BROKEN: tuple[Broken, ...] = (
     _broken("the oldest of the latest", OldestOfThePage),
     _broken("the latest in ascending order", AscendingPage),
+    _broken("the latest without payloads", LatestWithoutPayloads),
     _broken("inclusive before_seq", InclusiveBefore),
     _broken("before_seq 0 is no bound", FalsyBefore),
     _broken("filters only the last page", LimitBeforeFilters),

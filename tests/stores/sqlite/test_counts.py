@@ -135,6 +135,48 @@ async def test_what_is_pruned_is_counted_no_more(path: Path) -> None:
         assert await total(store) == 900 + 400 + 700
 
 
+async def test_what_lies_between_what_is_changed_stays_counted(path: Path) -> None:
+    """By pruning events of long ago that came late, and by an old event among new ones."""
+    late, changed = {1, 400, 1_400, 3_100}, {2_000, 3_000, 4_000}
+    async with SqliteStore.open(path, synchronous="off") as store:
+        await store.append_batch(
+            [event(seq, timestamp_ms=0 if seq in late else seq) for seq in range(1, 4_097) if seq != 3_000]
+        )
+        counted = await chunks(store)
+        assert await store.prune(before_ms=1) == len(late)
+        left = [(first, last, n) for first, last, n in counted if not late & {*range(first, last + 1)}]
+        assert len(left) == len(counted) - 3
+        assert await chunks(store) == left
+        assert await total(store) == 4_091
+
+        await store.append_batch([event(4_000), event(3_000), event(2_000)])
+        assert await chunks(store) == [
+            (first, last, n) for first, last, n in left if not changed & {*range(first, last + 1)}
+        ]
+        assert await total(store) == 4_092
+
+
+async def test_counts_of_long_strings_are_not_kept(path: Path) -> None:
+    """All strings of a chunk can be longer than SQLite's longest one, though each event is short enough."""
+
+    def limit(db: apsw.Connection) -> None:
+        db.limit(apsw.SQLITE_LIMIT_LENGTH, 2**20)
+
+    long = [event(seq, f"{seq}-{'t' * 4_000}") for seq in range(1, 513)]
+    async with SqliteStore.open(path, synchronous="off") as store:
+        assert store._writer is not None
+        await store._writer.run(limit)
+        await store.append_batch(long)
+        await store.append_batch(events(513, 1_024))
+        assert await chunks(store) == [(513, 1_024, 512)]
+        buckets = await store.histogram(EventQuery(), bucket_ms=2**40)
+        assert sum(bucket.events for bucket in buckets) == 1_024
+        assert (await store.verify()).problems == 0
+    async with SqliteStore.open(path, synchronous="off") as store:
+        assert await chunks(store) == [(513, 1_024, 512)]
+        assert (await store.facets(EventQuery(), "event_type")).distinct == 513
+
+
 async def test_a_log_that_has_no_counts_gets_them(path: Path) -> None:
     """As a file of an earlier version; a reader counts all events meanwhile."""
     async with SqliteStore.open(path, synchronous="off") as store:

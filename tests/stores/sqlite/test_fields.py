@@ -12,6 +12,7 @@ import trio
 from tests._helpers.field_queries import KEY, assert_finds_as_memory_does, events_with_fields, field_queries
 from trio_eventlog import EventQuery, ModuleEvent, PersistedEvent, StoreUnusable
 from trio_eventlog.stores import SqliteStore
+from trio_eventlog.stores._common import _columns as columns
 from trio_eventlog.stores.sqlite import _select as queries
 from trio_eventlog.stores.sqlite._field_index import index_name, index_sql, indexed_keys
 
@@ -46,6 +47,32 @@ async def test_an_index_of_a_log_that_is_there(path: Path) -> None:
         assert plan == ["MERGE (UNION ALL)", "LEFT", search, "RIGHT", search]
         await assert_finds_as_memory_does(store, events[30:], field_queries(30, 200))
         assert (await store.verify()).problems == 0
+
+
+@pytest.mark.parametrize("page_bytes", [1, 10**6])
+async def test_what_is_counted_is_no_more_than_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch, page_bytes: int
+) -> None:
+    """Not a page of events, of which only some are counted; over pages it is the same."""
+    looked_at: list[object] = []
+
+    def event_of(values: Any) -> PersistedEvent:
+        looked_at.append(values)
+        return columns.event_of(values)
+
+    monkeypatch.setattr(queries, "event_of", event_of)
+    monkeypatch.setattr("trio_eventlog.stores.sqlite._summaries._PAGE_BYTES", page_bytes)
+    async with SqliteStore.open(path, synchronous="off") as store:
+        await store.append_batch(
+            [
+                PersistedEvent(f"id-{seq}", seq, seq, None, ModuleEvent("m", "t", {"k": 1}))
+                for seq in range(1, 101)
+            ]
+        )
+        assert await store.count(EventQuery(fields={"k": 1}), at_most=3) == 3
+        # The last one of a page is one too many, and is read again.
+        assert len(looked_at) <= 2 * 3
+        assert await store.count(EventQuery(fields={"k": 1}), at_most=100) == 100
 
 
 async def plan_of(store: SqliteStore, query: EventQuery) -> list[str]:

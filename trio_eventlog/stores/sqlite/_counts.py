@@ -34,6 +34,10 @@ from trio_eventlog.stores.sqlite._schema import Log, damaged, roll_back, same_lo
 CHUNK_EVENTS: Final = 256
 """Events of a chunk: with more, the table is smaller, and more must be counted where a chunk is cut."""
 
+_MOST_TEXT: Final = 64 * 1024
+"""Characters of what a chunk has counted. Longer ones are not kept: they take longer to read than the events
+to count, and 256 long strings could be more than SQLite can hold."""
+
 _MOST_CAUGHT_UP: Final = 20_000
 """Events to count when a log is opened; some 30 ms."""
 
@@ -204,19 +208,23 @@ def _add(db: apsw.Connection, log: Log, chunks: Iterable[Chunk]) -> None:
     sql = f"INSERT INTO {counts_of(log.number)} VALUES (?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - no values
     seed = log.seed
     for chunk in chunks:
-        row = attrs.astuple(chunk)
-        db.execute(sql, (*row, checksum(row, seed)))
+        if len(chunk.text) <= _MOST_TEXT:
+            row = attrs.astuple(chunk)
+            db.execute(sql, (*row, checksum(row, seed)))
 
 
-def forget(db: apsw.Connection, log: Log, first_seq: int, last_seq: int) -> None:
+def forget(db: apsw.Connection, log: Log, seqs: Iterable[int]) -> None:
     """Remove the chunks that have counted any of these seqs; within the transaction that changes them.
 
     For whatever deletes events, or changes the time, the type, the member or the module of one. The appender
     also keeps a tally of what it has appended last, which it drops when it finds that a seq in it was pruned.
     """
     if has_counts(db, log):
-        sql = f"DELETE FROM {counts_of(log.number)} WHERE first_seq <= ? AND last_seq >= ?"  # noqa: S608 - no values
-        db.execute(sql, (last_seq, first_seq))
+        # Not all between the lowest and the highest: what is pruned by time can be anywhere.
+        table = counts_of(log.number)
+        of_seq = f"first_seq = (SELECT max(first_seq) FROM {table} WHERE first_seq <= ?)"  # noqa: S608 - no values
+        sql = f"DELETE FROM {table} WHERE {of_seq} AND last_seq >= ?"  # noqa: S608 - as above
+        db.executemany(sql, ((seq, seq) for seq in seqs))
 
 
 def uncounted(chunks: Sequence[Chunk], first_seq: int, last_seq: int) -> list[tuple[int, int]]:
@@ -276,8 +284,7 @@ class CountKeeper:
             chunks, self._next = split(tally, new)
             _add(db, log, chunks)
         else:
-            others = [event.seq for event in batch if event.seq <= log.last_seq]
-            forget(db, log, min(others), max(others))
+            forget(db, log, (event.seq for event in batch if event.seq <= log.last_seq))
             self._next = None
 
     def keep(self) -> None:

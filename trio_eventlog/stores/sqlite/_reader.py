@@ -281,7 +281,7 @@ def prune_some(
         gone = [seq for (seq,) in db.execute(sql, bindings)]
         if gone:
             found.note(db, pruned_seq=max(gone))
-            forget(db, found, min(gone), max(gone))
+            forget(db, found, gone)
     # Counted here, because the caller may have been cancelled.
     progress.add(len(gone))
     wal.keep_small(db)

@@ -306,7 +306,7 @@ def count_events(db: apsw.Connection, log: Log, query: EventQuery, at_most: int)
     if found is None:
         return 0
     if found.checked is not None:
-        return sum(1 for _, _ in zip(range(at_most), _matches(db, log, query), strict=False))
+        return sum(1 for _ in _matches(db, log, attrs.evolve(query, limit=at_most)))
     sql = f"SELECT count(*) FROM (SELECT 1 {found.sql} LIMIT ?)"  # noqa: S608 - no values
     ((events,),) = db.execute(sql, (*found.bindings, at_most))
     return int(events)
@@ -353,11 +353,12 @@ def _counted(rows: Iterable[Any]) -> list[tuple[str, int]]:
 
 
 def _matches(db: apsw.Connection, log: Log, query: EventQuery) -> Iterable[PersistedEvent]:
-    """All events that match, read page by page."""
+    """The events that a query finds, read page by page."""
     is_complete = False
     while not is_complete:
         page = queries.read_page(db, log, query, _PAGE_BYTES)
         yield from page.events
         is_complete = page.is_complete
         if page.events:
-            query = attrs.evolve(query, after_seq=page.events[-1].seq)
+            left = None if query.limit is None else query.limit - len(page.events)
+            query = attrs.evolve(query, after_seq=page.events[-1].seq, limit=left)

@@ -50,9 +50,11 @@ class Asked:
 # --- what should be answered ------------------------------------------------------------------------
 
 
-def _latest(model: Model, query: EventQuery, before_seq: int | None = None, limit: int = 0) -> list[int]:
-    seqs = [event.seq for event in model.query(query) if before_seq is None or event.seq < before_seq]
-    return seqs[::-1][:limit]
+def _latest(
+    model: Model, query: EventQuery, before_seq: int | None = None, limit: int = 0
+) -> list[PersistedEvent]:
+    events = [event for event in model.query(query) if before_seq is None or event.seq < before_seq]
+    return events[::-1][:limit]
 
 
 def _count(model: Model, query: EventQuery, at_most: int) -> int:
@@ -119,11 +121,13 @@ async def _ask(store: OpenStore, method: str, ask: Ask) -> None:
             "isinstance(found, list) and all(isinstance(event, PersistedEvent) for event in found)",
             f"{shown} returned {type(found).__name__}, expected a list of PersistedEvent",
         )
+        seqs = [event.seq for event in expected]
         example.check(
             "[event.seq for event in found] == $0",
-            lambda: f"{shown} found seqs {[event.seq for event in found]}, expected {expected}",
-            expected,
+            lambda: f"{shown} found seqs {[event.seq for event in found]}, expected {seqs}",
+            seqs,
         )
+        example.perform("assert_same_events(found, $0)", expected, failure=lambda exc: f"{shown}: {exc}")
     else:
         example.check("found == $0", f"{shown} returned {found!r:.500}, expected {expected!r:.500}", expected)
 
