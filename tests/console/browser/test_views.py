@@ -204,7 +204,8 @@ def test_long_names_of_runs_leave_the_numbers_in_sight(make_site, open_page):
 def test_the_focus_stays_while_a_run_goes_on(make_site, open_page):
     site = make_site(events=run_events())
     page = open_page(f"{site.url}?view=runs&run=r")
-    for focused in (page.get_by_role("button", name="Show its events"), page.locator(".bar", has_text="plan")):
+    button = page.get_by_role("button", name="Show its events")
+    for focused in (button, page.locator(".bar", has_text="plan")):
         focused.focus()
         expect(focused).to_be_focused()
         number = page.locator(".card strong").nth(2)
