@@ -424,3 +424,61 @@ def test_only_module_events_have_modules(make_site, open_page):
 
     expect(total(page)).to_have_text("1 event")
     expect(rows(page)).to_have_count(1)
+
+
+def test_the_timeline_can_be_used_while_events_come(make_site, open_page):
+    site = make_site(events=work(100))
+    page = open_page(site.url)
+    expect(page.locator(".bars path").first).to_be_attached()
+    timeline = page.get_by_label("Events over time")
+    timeline.focus()
+    timeline.press("ArrowRight")
+    timeline.press("Shift+ArrowRight")
+    expect(page.locator(".tip")).to_be_visible()
+
+    site.ingest(AgentEvent("w-1", "new"))
+    expect(page.locator(".toolbar .total")).to_have_text("101 events")
+
+    expect(page.locator(".tip")).to_be_visible()
+    timeline.press("Enter")
+    expect(page.locator(".time")).to_contain_text("2026-07-14")
+
+
+def test_another_year_is_said(make_site, open_page):
+    long_ago = agent(1, time_ms=1_343_000_000_000)
+    page = open_page(make_site(events=[long_ago, agent(2, time_ms=1_353_000_000_000)]).url)
+
+    expect(row_of(page, 1).locator("time")).to_contain_text("2012-07-2")
+    expect(page.locator(".axes")).to_contain_text("2012-")
+    # Nothing of it is cut off.
+    assert row_of(page, 1).locator(".cell-time").evaluate("each => each.scrollWidth <= each.clientWidth")
+
+
+def test_a_rare_value_that_is_filtered_by_has_no_false_count(make_site, open_page):
+    types = [f"often_{number}" for number in range(50)] * 2
+    events = [agent(seq, time_ms=START, event_type=kind) for seq, kind in enumerate([*types, "rare"], 1)]
+    page = open_page(f"{make_site(events=events).url}?event_type=rare")
+
+    expect(page.locator(".toolbar .total")).to_have_text("1 event")
+    chosen = page.locator("[data-facet='event_type=rare']")
+    expect(chosen).to_have_attribute("aria-pressed", "true")
+    expect(chosen.locator(".facet-count")).to_have_text("")
+
+
+def test_one_event_is_a_bar(make_site, open_page):
+    page = open_page(make_site(events=[agent(1, time_ms=START)]).url)
+
+    bar = page.locator(".bars path")
+    expect(bar).to_have_count(1)
+    assert bar.bounding_box()["width"] < 100
+    expect(page.locator(".axes")).to_contain_text(".000")
+
+
+def test_the_form_of_the_range_of_time_is_not_cut_off(make_site, open_page):
+    for viewport in ({"width": 1400, "height": 900}, {"width": 400, "height": 800}):
+        site = make_site(events=work(3))
+        page = open_page(f"{site.url}?since_ms={START}&until_ms={START + HOUR}", viewport=viewport)
+        page.get_by_role("button", name="Range of time").click()
+        panel = page.get_by_role("dialog", name="Range of time")
+        box, inner = panel.bounding_box(), panel.get_by_label("From").bounding_box()
+        assert inner["x"] + inner["width"] < box["x"] + box["width"] - 8

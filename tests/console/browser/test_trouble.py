@@ -293,3 +293,74 @@ def test_a_burst(make_site, open_page):
     page.locator(".table").focus()
     page.locator(".table").press("End")
     expect(page.locator(".rows > .row[data-key=e1]")).to_be_visible()
+
+
+def test_counts_are_asked_for_again(site_in_file, open_page):
+    """Though no event has come since, so that nothing else asks for them."""
+    site = site_in_file
+    site.ingest(AgentEvent("w-1", "there"))
+    page = open_page(f"{site.url}?view=health", may_complain=True)
+    expect(page.locator(".cards")).to_be_visible()
+
+    site.stop()
+    page.get_by_role("link", name="Events").click()
+    expect(page.locator(".side .notice")).to_be_visible()
+    site.start()
+
+    expect(page.locator(".toolbar .total")).to_have_text("1 event")
+    expect(page.locator("[data-facet='event_type=there']")).to_be_visible()
+
+
+def test_a_run_that_cannot_be_loaded_for_a_while(site_in_file, open_page):
+    site = site_in_file
+    site.ingest(AgentEvent("w-1", "step_done", {"run_id": "r", "step_id": "s"}))
+    page = open_page(f"{site.url}?view=runs&run=r", may_complain=True)
+    expect(page.locator(".lane")).to_have_count(1)
+
+    site.stop()
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("does not answer")
+    # A screen reader says it once, not each time that it is tried.
+    alert.evaluate("alert => { alert.dataset.seen = 'yes'; }")
+    page.wait_for_event("requestfailed", lambda request: "api/events" in request.url)
+    page.wait_for_event("requestfailed", lambda request: "api/statistics" in request.url)
+    expect(alert).to_have_attribute("data-seen", "yes")
+    site.start()
+
+    expect(alert).to_have_count(0)
+    expect(page.locator(".lane")).to_have_count(1)
+
+
+def test_a_link_to_an_event_that_is_not_there(make_site, open_page):
+    page = open_page(f"{make_site(events=[agent(1), agent(2)]).url}?open=99", may_complain=True)
+
+    expect(page.get_by_role("alert")).to_contain_text("Event 99 is not in this log")
+    expect(rows(page)).to_have_count(2)
+    expect(page.locator(".empty")).to_be_hidden()
+
+
+def test_a_link_to_a_log_that_is_not_there(make_site, open_page):
+    site = make_site(events=[agent(1)])
+    page = open_page(f"{site.url}?log=elsewhere", may_complain=True)
+
+    expect(page.locator("#main")).to_contain_text("There is no log named")
+    expect(page.locator("#header .status")).to_have_text("No such log")
+    page.locator("#main a").click()
+    expect(rows(page)).to_have_count(1)
+
+
+def test_what_comes_between_two_counts_is_not_outside(make_site, open_page):
+    site = make_site(events=[agent(1, time_ms=START)])
+    page = open_page(f"{site.url}?view=health")
+
+    def more_come_meanwhile(route):
+        answer = route.fetch()
+        site.ingest(AgentEvent("w-1", "meanwhile"))
+        route.fulfill(response=answer)
+
+    page.route("**/api/histogram*", more_come_meanwhile, times=1)
+    page.get_by_role("link", name="Events").click()
+
+    expect(page.locator(".toolbar .total")).to_have_text("1 event")
+    expect(page.locator(".timeline-note")).to_be_hidden()
+    expect(page.locator(".toolbar .total")).to_have_text("2 events")

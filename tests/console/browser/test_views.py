@@ -187,3 +187,45 @@ def test_the_theme_is_switched_and_kept(make_site, open_page):
 
     assert light != dark
     assert page.evaluate(background) == dark
+
+
+def test_long_names_of_runs_leave_the_numbers_in_sight(make_site, open_page):
+    events = [
+        agent(1, event_type="T" * 300, agent_id="m" * 300, payload={"run_id": "R" * 300}),
+        agent(2, event_type="done", payload={"run_id": "short"}),
+    ]
+    page = open_page(f"{make_site(events=events).url}?view=runs")
+
+    expect(page.locator(".scrolls")).to_have_count(2)
+    for scrolls in page.locator(".scrolls").all():
+        assert scrolls.evaluate("each => each.scrollWidth <= each.clientWidth")
+
+
+def test_the_focus_stays_while_a_run_goes_on(make_site, open_page):
+    site = make_site(events=run_events())
+    page = open_page(f"{site.url}?view=runs&run=r")
+    button = page.get_by_role("button", name="Show its events")
+    for focused in (button, page.locator(".bar", has_text="plan")):
+        focused.focus()
+        expect(focused).to_be_focused()
+        number = page.locator(".card strong").nth(2)
+        count = int(number.inner_text())
+        site.ingest(AgentEvent("w-1", "more", {"run_id": "r"}))
+        expect(number).to_have_text(str(count + 1))
+        expect(focused).to_be_focused()
+
+
+def test_all_is_not_well_when_events_were_lost(make_site, open_page):
+    page = open_page(make_site().url)
+
+    def with_losses(route):
+        answer = route.fetch()
+        value = answer.json()
+        value["live"] |= {"lost_total": 3, "lost": {"overflow": 3}}
+        route.fulfill(response=answer, json=value)
+
+    page.route("**/api/statistics*", with_losses)
+    page.get_by_role("link", name="Health").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("Events were lost")
+    expect(page.locator(".card.is-failure")).to_contain_text("3 overflow")

@@ -1,6 +1,6 @@
 // The view of events: the timeline, the facets and the table, kept together.
 
-import { Latest, ask, isAbort } from "./api.js";
+import { ApiError, Latest, ask, isAbort } from "./api.js";
 import { button, h, icon } from "./dom.js";
 import { Facets } from "./facets.js";
 import { FilterBar } from "./filterbar.js";
@@ -145,6 +145,7 @@ export class EventsView {
   close() {
     clearTimeout(this.#countTimer);
     clearTimeout(this.#retryTimer);
+    this.#counting = null;
     this.#histogram.stop();
     this.#count.stop();
     this.#window.close();
@@ -228,8 +229,8 @@ export class EventsView {
   #failToLoad(error, fill, toBottom) {
     this.#busy.clear();
     this.element.classList.remove("is-loading");
-    this.#tellEnd();
     this.#fail(error.message, () => this.#load(fill, toBottom));
+    this.#tellEnd();
     if (error.isPassing) this.#retryTimer = setTimeout(() => this.#load(fill, toBottom), RETRY_MS);
   }
 
@@ -354,31 +355,35 @@ export class EventsView {
     this.#countedThrough = this.#follower?.last ?? this.#countedThrough;
     const begun = performance.now();
     const facets = this.facets.load(this.app.logParameters, this.#place.filters);
+    let mayWorkLater = false;
     try {
-      const parameters = /** @type {[string, string][]} */ ([...this.#parameters, ["buckets", String(this.timeline.buckets)]]);
-      this.#histogramData = await this.#histogram.ask("api/histogram", parameters);
-      this.timeline.setData(this.#histogramData);
-      await this.#countOutside();
-      this.#tellTotal();
+      await this.#countBuckets();
     } catch (error) {
       if (!isAbort(error)) this.total.textContent = "";
+      mayWorkLater = error instanceof ApiError && error.isPassing;
     }
-    await facets;
+    mayWorkLater = (await facets) || mayWorkLater;
     if (own !== this.#counting) return;
     this.#counting = null;
     this.#recountAfter = Math.max(RECOUNT_MS, RECOUNT_FACTOR * (performance.now() - begun));
-    this.#recountLater();
+    if (mayWorkLater) this.#countTimer = setTimeout(() => this.#recount(), RETRY_MS);
+    else this.#recountLater();
   }
 
   /** The timeline reaches from the first event to the last: if a clock was set back, some lie outside. */
-  async #countOutside() {
+  async #countBuckets() {
     const { since, until } = this.#place.filters;
-    if (since !== null && until !== null) return;
-    const data = this.#histogramData;
-    const { count: all, is_exact: isExact } = await this.#count.ask("api/count", this.#parameters);
-    if (!isExact || !data.is_complete || all <= data.total) return;
-    this.timeline.tell(`${counted(all - data.total, "event")} more, at times outside of this range.`);
-    data.total = all;
+    const mayLieOutside = since === null || until === null;
+    // First: an event that comes between the two is then in the timeline, and not taken for one outside.
+    const all = mayLieOutside ? await this.#count.ask("api/count", this.#parameters) : null;
+    const parameters = /** @type {[string, string][]} */ ([...this.#parameters, ["buckets", String(this.timeline.buckets)]]);
+    const data = (this.#histogramData = await this.#histogram.ask("api/histogram", parameters));
+    this.timeline.setData(data);
+    if (all?.is_exact && data.is_complete && all.count > data.total) {
+      this.timeline.tell(`${counted(all.count - data.total, "event")} more, at times outside of this range.`);
+      data.total = all.count;
+    }
+    this.#tellTotal();
   }
 
   #tellTotal() {

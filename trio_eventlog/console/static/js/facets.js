@@ -1,6 +1,6 @@
 // The most frequent values of the fields, to filter by.
 
-import { ask, isAbort } from "./api.js";
+import { ApiError, ask, isAbort } from "./api.js";
 import { button, h } from "./dom.js";
 import { toneOf } from "./palette.js";
 import { FIELD_NAMES, copyOf, filterParameters } from "./query.js";
@@ -44,6 +44,7 @@ export class Facets {
    *
    * @param {[string, string][]} log parameter for the log
    * @param {Filters} filters
+   * @returns {Promise<boolean>} whether it failed and may work later
    */
   async load(log, filters) {
     this.#controller.abort();
@@ -59,8 +60,10 @@ export class Facets {
       );
       this.#found = new Map(answers.flatMap((answer) => answer.facets).map((facet) => [facet.field, facet]));
       this.#render();
+      return false;
     } catch (error) {
       if (!isAbort(error)) this.#fail(error);
+      return error instanceof ApiError && error.isPassing;
     }
   }
 
@@ -85,7 +88,8 @@ export class Facets {
     const values = facet?.values ?? [];
     // One that is filtered by stays, though nothing may match.
     const missing = chosen.filter((value) => !values.some((/** @type {any} */ each) => each.value === value));
-    const all = [...values, ...missing.map((value) => ({ value, count: 0 }))];
+    const areAllKnown = Boolean(facet?.is_complete) && values.length === facet.distinct;
+    const all = [...values, ...missing.map((value) => ({ value, count: areAllKnown ? 0 : null }))];
     if (all.length === 0) return null;
     const isLong = this.#long.has(field);
     const shown = all.filter((each, index) => isLong || index < FEW || chosen.includes(each.value));
@@ -127,14 +131,14 @@ export class Facets {
 
   /**
    * @param {string} field
-   * @param {{value: string, count: number}} each
+   * @param {{value: string, count: number|null}} each null: it was not counted, since others are more frequent
    * @param {boolean} isOn
    * @param {number} most
    */
   #valueElement(field, each, isOn, most) {
     const text = visible(each.value, 120);
     const bar = h("span", { class: "facet-bar" });
-    bar.style.setProperty("--share", String(each.count / most));
+    bar.style.setProperty("--share", String((each.count ?? 0) / most));
     const element = h(
       "button",
       {
@@ -142,13 +146,13 @@ export class Facets {
         class: "facet-value",
         "aria-pressed": String(isOn),
         "data-facet": `${field}=${each.value.slice(0, 200)}`,
-        title: `${text}: ${count(each.count)}`,
+        title: each.count === null ? text : `${text}: ${count(each.count)}`,
         onclick: () => this.onFilter(field, each.value, !isOn),
       },
       bar,
       field === "event_type" ? h("span", { class: `dot ${toneOf(each.value)}` }) : null,
       h("bdi", {}, text === "" ? "(empty)" : text),
-      h("span", { class: "facet-count" }, compact(each.count)),
+      h("span", { class: "facet-count" }, each.count === null ? "" : compact(each.count)),
     );
     return h("li", {}, element);
   }

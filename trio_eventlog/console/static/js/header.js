@@ -100,6 +100,8 @@ export class Header {
 function statusText(condition, latest) {
   const live = latest?.live;
   switch (condition) {
+    case "missing":
+      return "No such log";
     case "unreachable":
       return "No answer";
     case "failing":

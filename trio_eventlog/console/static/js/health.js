@@ -7,12 +7,15 @@ import { count, counted, dateTime, duration, size, visible } from "./text.js";
 
 const HEADLINES = /** @type {Record<string, [string, string]>} */ ({
   unknown: ["Asking…", ""],
+  missing: ["There is no such log", ""],
   unreachable: ["The console does not answer", "It is asked again every second."],
   stored: ["A stored log", "No program of this console writes to it, so there is no state but that of the store."],
   failing: ["The store is failing", "Events are kept and retried. None is lost while there is room."],
   closed: ["The log is closed", "It takes no more events."],
   open: ["All is well", "Events are stored as they come."],
 });
+
+const LOSSY = ["Events were lost", "Events are stored as they come again. What was lost stays lost; the reasons are below."];
 
 /** The view. */
 export class HealthView {
@@ -46,8 +49,9 @@ export class HealthView {
   #update() {
     const { latest, error } = this.app.status;
     const condition = conditionOf(latest, error);
-    const [title, lead] = HEADLINES[condition];
-    this.banner.dataset.condition = condition;
+    const isLossy = condition === "open" && latest.live.lost_total > 0;
+    const [title, lead] = isLossy ? LOSSY : HEADLINES[condition];
+    this.banner.dataset.condition = isLossy ? "lossy" : condition;
     setText(this.title, title);
     const since = condition === "failing" ? ` Since ${dateTime(latest.live.failing_since_ms).slice(0, 19)}.` : "";
     setText(this.lead, error ? `${error.message} ${lead}` : lead + since);

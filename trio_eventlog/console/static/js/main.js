@@ -10,6 +10,7 @@ import { RunsView } from "./runs.js";
 import { askForToken, openSession } from "./session.js";
 import { Status } from "./status.js";
 import { TasksView } from "./tasks.js";
+import { visible } from "./text.js";
 
 /** @typedef {import("./query.js").Place} Place */
 
@@ -49,6 +50,24 @@ export class App {
   /** The log that is shown; undefined if there is none. */
   get log() {
     return this.logs.find((log) => log.name === this.place.log) ?? this.logs[0];
+  }
+
+  get isLogKnown() {
+    return this.place.log === null || this.logs.some((log) => log.name === this.place.log);
+  }
+
+  #noSuchLog() {
+    const links = this.logs.slice(0, 20).map(({ name }) => {
+      const place = { ...this.place, log: name, open: null, run: null };
+      return h("a", { href: this.link(place) }, h("bdi", {}, visible(name, 80)));
+    });
+    return h(
+      "div",
+      { class: "empty" },
+      h("p", { class: "empty-title" }, "There is no log named “", h("bdi", {}, visible(this.place.log ?? "", 80)), "” here"),
+      h("p", {}, "This console shows:"),
+      ...links,
+    );
   }
 
   /** @returns {[string, string][]} */
@@ -104,6 +123,7 @@ export class App {
     }
     this.header.show();
     if (this.logs.length === 0) this.main.replaceChildren(noLogs());
+    else if (!this.isLogKnown) this.main.replaceChildren(this.#noSuchLog());
     else this.#view.show(this.place);
   }
 }

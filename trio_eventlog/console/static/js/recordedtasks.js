@@ -19,6 +19,7 @@ export class RecordedTasks {
   #recording = new Recording();
   #next = "0";
   #isComplete = true;
+  #hasFailed = false;
   #controller = new AbortController();
 
   /** @param {import("./main.js").App} app */
@@ -65,8 +66,12 @@ export class RecordedTasks {
     try {
       await this.#loadRecordings();
       if (this.#run !== null) await this.#loadRecords(this.#run);
+      if (this.#hasFailed && this.#run !== null) this.#draw();
+      this.#hasFailed = false;
     } catch (error) {
-      if (!isAbort(error)) this.#tell([/** @type {Error} */ (error).message]);
+      if (isAbort(error)) return;
+      this.#hasFailed = true;
+      this.#tell([/** @type {Error} */ (error).message]);
     }
   }
 

@@ -3,7 +3,7 @@
 import { button, h, icon } from "./dom.js";
 import { payloadPreview } from "./payload.js";
 import { isFailure, toneOf } from "./palette.js";
-import { counted, count, dateTime, localDay, size, timeOfDay, utc, visible } from "./text.js";
+import { counted, count, dateTime, isThisYear, localDay, size, timeOfDay, utc, visible } from "./text.js";
 
 /** @typedef {import("./window.js").Row} Row */
 
@@ -24,7 +24,7 @@ function timeElement(ms) {
   return h(
     "time",
     { datetime: utc(ms) || null, title: dateTime(ms) },
-    isToday ? null : h("span", { class: "day" }, `${day.slice(5)} `),
+    isToday ? null : h("span", { class: "day" }, `${isThisYear(ms) ? day.slice(5) : day} `),
     timeOfDay(ms),
   );
 }

@@ -54,10 +54,12 @@ export class RunChart {
     const room = Math.max(1, (until - since) * 0.02);
     this.#since = since - room;
     this.#span = until - since + 2 * room;
+    const focused = /** @type {HTMLElement|null} */ (this.plot.querySelector(":focus"))?.dataset.key;
     this.plot.replaceChildren(
       this.#axis(since),
       h("div", { class: "lanes" }, this.#bands(events, gaps), ...lanes.map((lane) => this.#lane(lane))),
     );
+    if (focused !== undefined) this.plot.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   }
 
   /** @param {number} since */
@@ -127,6 +129,7 @@ export class RunChart {
         class: names.filter(Boolean).join(" "),
         title: `${visible(span.label, 200)} · ${took}${notes ? ` · ${notes}` : ""}`,
         "aria-pressed": String(this.#chosen === key),
+        "data-key": key,
         onclick: () => this.#choose(bar, key, span, notes),
       },
       span.isFailed ? icon("warning") : null,

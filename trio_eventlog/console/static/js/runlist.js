@@ -72,7 +72,7 @@ function recentRow(recent, app) {
     h("td", { class: "number" }, count(events)),
     h("td", { class: `number ${failures > 0 ? "is-failure" : ""}` }, count(failures)),
     h("td", { class: "number" }, duration(until - since)),
-    h("td", { class: "wide" }, visible([...members].join(", "), 80)),
+    h("td", { class: "wide" }, h("bdi", {}, visible([...members].join(", "), 80))),
     h("td", { class: "wide" }, dateTime(until).slice(0, 19)),
   );
 }

@@ -20,16 +20,21 @@ export class RunsView {
   #events = [];
   #next = "0";
   #isComplete = true;
+  #isToDraw = false;
   /** @type {Poll|null} */
   #poll = null;
   #controller = new AbortController();
   /** @type {Awaited<ReturnType<typeof missingBetween>>|null} */
   #missing = null;
+  /** Numbers of the run that is shown. @type {HTMLElement|null} */
+  facts = null;
 
   /** @param {import("./main.js").App} app */
   constructor(app) {
     this.app = app;
     this.element = h("div", { class: "page runs" });
+    this.failure = h("p", { class: "notice is-error", role: "alert" });
+    this.notes = h("div", { class: "notes" });
     this.chart = new RunChart(app);
   }
 
@@ -41,6 +46,7 @@ export class RunsView {
     this.#events = [];
     this.#next = "0";
     this.#missing = null;
+    this.facts = null;
     this.element.replaceChildren(h("p", { class: "muted loading" }, h("span", { class: "spinner" }), " Loading…"));
     const load = place.run === null ? () => this.#loadList() : () => this.#loadRun();
     this.#poll = new Poll(() => this.#attempt(load), INTERVAL_MS);
@@ -59,6 +65,7 @@ export class RunsView {
   async #attempt(load) {
     try {
       await load();
+      this.failure.remove();
     } catch (error) {
       if (!isAbort(error)) this.#fail(/** @type {Error} */ (error));
     }
@@ -66,8 +73,10 @@ export class RunsView {
 
   /** @param {Error} error */
   #fail(error) {
-    this.element.querySelector(".notice")?.remove();
-    this.element.prepend(h("p", { class: "notice is-error", role: "alert" }, icon("warning"), error.message));
+    // Once: a screen reader would say it each time.
+    if (this.failure.isConnected && this.failure.textContent === error.message) return;
+    this.failure.replaceChildren(icon("warning"), error.message);
+    this.element.prepend(this.failure);
   }
 
   async #loadList() {
@@ -102,9 +111,11 @@ export class RunsView {
     this.#next = next;
     this.#isComplete = isComplete;
     this.#events.push(...events);
-    if (!isFirst && events.length === 0) return;
+    if (isFirst || events.length > 0) this.#isToDraw = true;
+    if (!this.#isToDraw) return;
     if (this.#events.length > 0) await this.#lookForGaps(signal);
     this.#render(run);
+    this.#isToDraw = false;
   }
 
   /** @param {AbortSignal} signal */
@@ -122,7 +133,12 @@ export class RunsView {
     }
     const layout = layOut(this.#events);
     this.chart.setData(layout, this.#events, this.#missing?.gaps ?? []);
-    this.element.replaceChildren(back, this.#title(run), this.#facts(layout), ...this.#notes(), this.chart.element);
+    const facts = this.#facts(layout);
+    this.notes.replaceChildren(...this.#notes());
+    // What has the focus, or is scrolled, stays.
+    if (this.facts) this.facts.replaceWith(facts);
+    else this.element.replaceChildren(back, this.#title(run), facts, this.notes, this.chart.element);
+    this.facts = facts;
   }
 
   /** @param {Event} event */

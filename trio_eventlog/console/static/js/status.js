@@ -1,6 +1,6 @@
 // The state of the log, asked for again and again.
 
-import { Poll, ask } from "./api.js";
+import { ApiError, Poll, ask } from "./api.js";
 
 const INTERVAL_MS = 1000;
 
@@ -52,9 +52,10 @@ export class Status extends EventTarget {
  *
  * @param {any} latest
  * @param {Error|null} error
- * @returns {"unknown"|"unreachable"|"stored"|"failing"|"closed"|"open"}
+ * @returns {"missing"|"unknown"|"unreachable"|"stored"|"failing"|"closed"|"open"}
  */
 export function conditionOf(latest, error) {
+  if (error instanceof ApiError && error.status === 404) return "missing";
   if (error) return "unreachable";
   if (!latest) return "unknown";
   if (!latest.live) return "stored";

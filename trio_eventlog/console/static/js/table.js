@@ -4,6 +4,7 @@ import { detailElement } from "./detail.js";
 import { h } from "./dom.js";
 import { VirtualRows } from "./rows.js";
 import { endElement, rowElement } from "./rowview.js";
+import { isThisYear } from "./text.js";
 import { EventWindow } from "./window.js";
 
 const NEAR = 60;
@@ -85,6 +86,8 @@ export class EventTable {
     const element = rowElement(row, this.handlers.onAround);
     element.id = `row-${row.key}`;
     element.dataset.key = row.key;
+    // They need room; it is kept, so that nothing moves when they are out of sight.
+    if (row.event && !isThisYear(row.event.timestamp_ms)) this.element.classList.add("has-years");
     if (row.key === this.#active) element.classList.add("is-active");
     if (this.#open.has(row.key)) this.#addDetail(element, row);
     return element;
@@ -136,6 +139,7 @@ export class EventTable {
     this.#heights.clear();
     this.#active = null;
     this.element.removeAttribute("aria-activedescendant");
+    this.element.classList.remove("has-years");
     this.list.forget();
     this.refresh(true);
   }

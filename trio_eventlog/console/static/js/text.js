@@ -117,6 +117,11 @@ export function localDay(ms) {
   return date ? day(date) : "";
 }
 
+/** @param {number|import("./exact.js").ExactNumber} ms since 1970 */
+export function isThisYear(ms) {
+  return dateOf(ms)?.getFullYear() === new Date().getFullYear();
+}
+
 /**
  * A moment for the label of an axis, as exact as the distance of its ticks asks for.
  *
@@ -126,9 +131,10 @@ export function localDay(ms) {
 export function tickLabel(ms, step) {
   const date = dateOf(ms);
   if (!date) return String(ms);
-  if (step >= 86_400_000) return day(date).slice(5);
+  const shortDay = isThisYear(ms) ? day(date).slice(5) : day(date);
+  if (step >= 86_400_000) return shortDay;
   if (step < 1000) return `${clock(date)}.${padded(date.getMilliseconds(), 3)}`;
-  if (date.getHours() === 0 && date.getMinutes() === 0 && date.getSeconds() === 0) return day(date).slice(5);
+  if (date.getHours() === 0 && date.getMinutes() === 0 && date.getSeconds() === 0) return shortDay;
   return step < 60_000 ? clock(date) : clock(date).slice(0, 5);
 }
 

@@ -9,6 +9,8 @@ const LEFT = 38;
 const TOP = 8;
 const BOTTOM = 20;
 const MOST_SHOWN = 8;
+/** A single event is a bar like others. */
+const FEWEST_BUCKETS = 24;
 
 /**
  * @typedef {object} TimelineHandlers
@@ -27,6 +29,8 @@ export class Timeline {
   #brush = null;
   /** The bucket that the keyboard is at. @type {number|null} */
   #cursor = null;
+  /** Where the pointer is. @type {number|null} */
+  #pointerX = null;
   /** @type {[number, number]|null} */
   #visible = null;
 
@@ -65,7 +69,10 @@ export class Timeline {
     element.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.#move(event));
     element.addEventListener("pointerup", () => this.#up());
     element.addEventListener("pointercancel", () => this.#end());
-    element.addEventListener("pointerleave", () => this.#leave());
+    element.addEventListener("pointerleave", () => {
+      this.#pointerX = null;
+      this.#leave();
+    });
     element.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.#key(event));
     element.addEventListener("blur", () => this.#end());
   }
@@ -76,8 +83,23 @@ export class Timeline {
     // The most frequent types get their colours first.
     data?.event_types.forEach(toneOf);
     this.tell(!data || data.is_complete ? "" : `Only the events from number ${count(BigInt(data.from_seq ?? 0))} on were counted.`);
-    this.#cursor = null;
+    if (this.#data === null) this.#end();
     this.#draw();
+    this.#pointAgain();
+  }
+
+  /** Who looks at a bar, or selects some, goes on with it when there are new ones. */
+  #pointAgain() {
+    if (!this.#data) return;
+    if (this.#brush) this.#drawBrush();
+    if (this.#cursor !== null) this.#point((this.#cursor = this.#within(this.#startOf(this.#cursor))));
+    else if (this.#pointerX !== null && !this.#brush) this.#point(this.#within(this.#startOf(this.#ms(this.#pointerX))));
+  }
+
+  /** @param {number} start of a bucket, or of none */
+  #within(start) {
+    const { from, to } = this.#range;
+    return Math.max(from, Math.min(start, to - this.#data.bucket_ms));
   }
 
   /** @param {string} note about what is not shown */
@@ -111,11 +133,14 @@ export class Timeline {
     return Math.max(20, Math.min(240, Math.round((this.element.clientWidth - LEFT) / 7)));
   }
 
-  /** The range that is drawn: whole buckets. */
+  /** The range that is drawn: whole buckets, and some room around a few. */
   get #range() {
     const { since_ms: since, until_ms: until, bucket_ms: width } = this.#data;
     const from = Math.floor(since / width) * width;
-    return { from, to: Math.max(Math.ceil(until / width) * width, from + width) };
+    const to = Math.max(Math.ceil(until / width) * width, from + width);
+    const lacking = Math.max(0, FEWEST_BUCKETS - (to - from) / width);
+    const start = Math.max(0, from - Math.floor(lacking / 2) * width);
+    return { from: start, to: Math.max(to, start + FEWEST_BUCKETS * width) };
   }
 
   get #plotHeight() {
@@ -282,9 +307,10 @@ export class Timeline {
       this.#brush.to = ms;
       this.#drawBrush();
     } else if (this.#xOf(event) >= LEFT) {
-      const { from, to } = this.#range;
-      this.#point(Math.max(from, Math.min(this.#startOf(ms), to - this.#data.bucket_ms)));
+      this.#pointerX = this.#xOf(event);
+      this.#point(this.#within(this.#startOf(ms)));
     } else {
+      this.#pointerX = null;
       this.#leave();
     }
   }

@@ -1,6 +1,6 @@
 // The part of the log that the table holds: some thousand rows around what is seen, newest first.
 
-import { ask } from "./api.js";
+import { ApiError, ask } from "./api.js";
 
 const PAGE = 200;
 const MOST_ROWS = 3000;
@@ -116,10 +116,20 @@ export class EventWindow {
    */
   async loadAround(seq) {
     const older = await this.#page("newest", String(BigInt(seq) + 1n));
-    const newer = await this.#page("oldest", seq);
+    const newer = await this.#newerThan(seq);
     this.rows = [...rowsOf(newer), ...rowsOf(older)];
     this.below = older.next;
     this.above = newer.is_complete ? null : newer.next;
+  }
+
+  /** @param {string} seq it may lie beyond the end of the log */
+  async #newerThan(seq) {
+    try {
+      return await this.#page("oldest", seq);
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 410) return { events: [], gaps: [], next: null, is_complete: true };
+      throw error;
+    }
   }
 
   /** Add older rows; forget the newest ones if there are many. */
