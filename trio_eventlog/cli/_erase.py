@@ -51,7 +51,7 @@ async def erase(
         Without it, or with another one, those that cover erased events do not hold any more: `verify` with
         this key first.
       origin: The id of the log in its checkpoints; by default that of the log.
-      dry_run: Only print how many events would be erased, those that were erased before included.
+      dry_run: Only print how many events would be erased.
     """
     query = filters.query()
     if query == EventQuery():
