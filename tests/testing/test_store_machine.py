@@ -74,7 +74,7 @@ class LosesOnAKill(StoreStateMachine):
 
 def test_the_writer_is_killed():
     with pytest.raises(ClauseViolation) as caught:
-        run_state_machine_as_test(LosesOnAKill, settings=settings(SETTINGS, max_examples=20))
+        run_state_machine_as_test(LosesOnAKill, settings=SETTINGS)
 
     assert caught.value.clause == "S10"
     assert "os.kill(os.getpid(), signal.SIGKILL)" in caught.value.program
