@@ -2,10 +2,13 @@
 
 import json
 import re
+import signal
+import subprocess
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import expect
 
+from tests._helpers.cli import PROGRAM, add, start
 from tests._helpers.events import agent, module
 from trio_eventlog import AgentEvent, EventEnvelope, ModuleEvent, PersistedEvent
 
@@ -482,3 +485,18 @@ def test_the_form_of_the_range_of_time_is_not_cut_off(make_site, open_page):
         panel = page.get_by_role("dialog", name="Range of time")
         box, inner = panel.bounding_box(), panel.get_by_label("From").bounding_box()
         assert inner["x"] + inner["width"] < box["x"] + box["width"] - 8
+
+
+def test_an_epoch_that_begins_meanwhile_is_no_loss(open_page, tmp_path):
+    """Numbers are skipped there, which no event ever had."""
+    db = tmp_path / "events.db"
+    add(db, 1, 3)
+    with start("serve", "--store", f"sqlite:{db}", "--port", 0, cwd=tmp_path) as child:
+        try:
+            page = open_page(child.stdout.readline().decode().strip(), may_complain=True)
+            expect(page.locator(".rows > .row[data-key^=e]")).to_have_count(3)
+            subprocess.run([*PROGRAM, "adopt", "--store", f"sqlite:{db}"], check=True, cwd=tmp_path)
+            expect(page.locator(".rows > .row", has_text="epoch_began")).to_have_count(1)
+            expect(page.locator(".row-gap")).to_have_count(0)
+        finally:
+            child.send_signal(signal.SIGINT)

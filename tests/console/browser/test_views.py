@@ -9,7 +9,7 @@ from tests._helpers.console_site import OutageStore
 from tests._helpers.events import agent
 from trio_eventlog import AgentEvent, StoreError
 from trio_eventlog.recorder import record_tasks
-from trio_eventlog.stores import MemoryStore
+from trio_eventlog.stores import MemoryStore, begin_epoch
 
 START = 1_784_019_600_000
 
@@ -34,6 +34,27 @@ def run_events():
         if entry is not None
         for member, kind, at, payload in [entry]
     ]
+
+
+def test_a_run_that_goes_on_after_a_restore_lacks_nothing(make_site, open_page):
+    """Where an epoch begins, numbers were skipped, and no event is lost."""
+    store = MemoryStore()
+
+    async def fill():
+        await store.append_batch(run_events()[:5])
+        seq = (await begin_epoch(store, reason="restored")).seq + 1
+        last = agent(
+            seq, time_ms=START + 600, agent_id="w-1", event_type="run_completed", payload={"run_id": "r"}
+        )
+        await store.append_batch([last])
+
+    trio.run(fill)
+    page = open_page(make_site(store).url + "?view=runs&run=r")
+
+    expect(page.locator(".lane")).to_have_count(2)
+    expect(page.get_by_text("run_completed").first).to_be_visible()
+    assert page.locator(".notice").all_inner_texts() == []
+    expect(page.locator(".band")).to_have_count(0)
 
 
 def test_a_run_as_bars_across_members(make_site, open_page):

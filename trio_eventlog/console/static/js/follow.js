@@ -15,6 +15,19 @@ const MOST_KEPT = 1000;
  * @property {() => void} onChange the count, or the state, has changed
  */
 
+/**
+ * The last number before an event that one had: where an epoch begins, numbers were skipped.
+ *
+ * @param {import("./window.js").Row} row
+ * @returns {bigint}
+ */
+function lastBefore(row) {
+  const { event_type: type, module, payload } = row.event.event;
+  const isEpoch = module === "trio_eventlog" && type === "trio_eventlog.epoch_began";
+  const after = String(payload?.after_seq);
+  return isEpoch && /^\d+$/.test(after) && BigInt(after) < row.seq ? BigInt(after) : row.seq - 1n;
+}
+
 /** Follows the end of a log. */
 export class Follower {
   isPaused = false;
@@ -60,8 +73,9 @@ export class Follower {
     const row = eventRow(event);
     // After connecting again, one may come twice.
     if (row.seq <= this.last) return;
-    if (this.showsGaps && row.seq > this.last + 1n) {
-      const gap = { first_seq: String(this.last + 1n), last_seq: String(row.seq - 1n), reason: "missing" };
+    const end = lastBefore(row);
+    if (this.showsGaps && end > this.last) {
+      const gap = { first_seq: String(this.last + 1n), last_seq: String(end), reason: "missing" };
       this.#keep(gapRow(gap), 0n);
     }
     this.last = row.seq;

@@ -27,6 +27,11 @@ export async function readAll(parameters, after, most, signal) {
   }
 }
 
+/** @param {bigint} one @param {bigint} other @returns {bigint} */
+function lesser(one, other) {
+  return one < other ? one : other;
+}
+
 /**
  * The numbers without an event between two, or just how many they are.
  *
@@ -41,20 +46,28 @@ export async function missingBetween(log, first, last, signal) {
   const bounds = [["after_seq", String(first - 1n)], ["before_seq", String(last + 1n)]];
   const parameters = /** @type {[string, string][]} */ ([...log, ...bounds]);
   const { count, is_exact: isExact } = await ask("api/count", parameters, { signal });
-  const missing = span - BigInt(count);
-  if (!isExact || missing <= 0n) return { missing: 0n, gaps: [], isKnown: isExact };
+  const absent = span - BigInt(count);
+  if (isExact && absent <= 0n) return { missing: 0n, gaps: [], isKnown: true };
+  // The log may be long between the two, or only its numbers, which an epoch skips.
+  const most = isExact ? 20 : 5;
   /** @type {any[]} */
   const gaps = [];
   let next = String(first - 1n);
-  for (let pages = 0; pages < 20 && BigInt(next) < last; pages++) {
+  for (let pages = 0; pages < most && BigInt(next) < last; pages++) {
     const page = await ask(
       "api/events",
       [...log, ["order", "oldest"], ["after_seq", next], ["limit", "1000"], ["max_payload", "0"]],
       { signal },
     );
     gaps.push(...(page.gaps ?? []).filter((/** @type {any} */ gap) => BigInt(gap.first_seq) <= last));
-    if (page.is_complete || page.next === next) break;
+    if (page.is_complete || page.next === next) {
+      next = String(last);
+      break;
+    }
     next = page.next;
   }
-  return { missing, gaps, isKnown: true };
+  // Not all that is absent is missing: where an epoch begins, numbers were skipped.
+  const inGaps = gaps.reduce((sum, gap) => sum + lesser(BigInt(gap.last_seq), last) - BigInt(gap.first_seq) + 1n, 0n);
+  if (BigInt(next) >= last) return { missing: inGaps, gaps, isKnown: true };
+  return isExact ? { missing: absent, gaps, isKnown: true } : { missing: 0n, gaps: [], isKnown: false };
 }
