@@ -74,7 +74,7 @@ class SseParser:
     """
 
     def __init__(self, *, max_bytes: int = 16 * 2**20) -> None:
-        self.last_event_id = ""
+        self.last_event_id: str = ""
         """The id to resume after, also between messages."""
         self.retry_ms: int | None = None
         """Milliseconds to wait before connecting again, if the stream said so."""
