@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -99,9 +98,11 @@ class ConsoleSite:
             self.url = await nursery.start(self._serve)
             self._port = int(self.url.rstrip("/").rpartition(":")[2])
             self._is_ready.set()
-            await trio.sleep(math.inf)
+            await trio.sleep_forever()
 
-    async def _serve(self, task_status: trio.TaskStatus[str]) -> None:
+    async def _serve(  # noqa: ASYNC114, ASYNC128 - serve_console calls started(); no manager starts it
+        self, task_status: trio.TaskStatus[str]
+    ) -> None:
         await serve_console(self.log, port=self._port, task_status=task_status, **self._options)
 
 

@@ -77,7 +77,8 @@ async def _ends(console: Console, source: Source) -> tuple[int, int | None]:
 
     How a log is doing is asked for most of all while its store fails.
     """
-    with trio.move_on_after(_PATIENCE if source.log is not None else math.inf):
+    patience = _PATIENCE if source.log is not None else math.inf
+    with trio.move_on_after(patience):  # noqa: ASYNC912 - asking a store is a checkpoint
         try:
             async with console.at_the_store():
                 return await source.last_seq(), await source.pruned_seq()

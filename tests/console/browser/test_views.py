@@ -124,7 +124,7 @@ async def _record(log):
 
 async def _outer(nursery):
     with trio.move_on_after(0.05):
-        async with trio.open_nursery() as inner:
+        async with trio.open_nursery() as inner:  # noqa: ASYNC112 - its task is to be seen
             inner.start_soon(trio.sleep_forever, name="cancelled one")
 
 

@@ -118,7 +118,7 @@ async def test_while_it_waits_for_a_reader_others_append_and_it_can_be_cancelled
     async with SqliteStore.open(path) as store, trio.open_nursery() as nursery:
         other.execute("BEGIN; SELECT count(*) FROM logs")
         nursery.start_soon(partial(store.erase, EventQuery(identity=ANN), reason="why"))
-        while await store.query(EventQuery(identity=ANN)):
+        while await store.query(EventQuery(identity=ANN)):  # noqa: ASYNC110 - nobody tells
             await trio.lowlevel.checkpoint()
         with trio.fail_after(10):
             for seq in range(1_000, 1_010):
