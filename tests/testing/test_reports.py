@@ -129,7 +129,7 @@ async def open_forgetful(location):
 
 @pytest.mark.usefixtures("_hardly_shrunk")
 def test_a_finding_with_thousands_of_seqs_is_short():
-    (failure,) = check_store(open_forgetful, durable=False, clauses=["S5"], budget=10, seed=1).failures
+    (failure,) = check_store(open_forgetful, durable=False, clauses=["S5"], budget=60, seed=1).failures
 
     assert isinstance(failure, ClauseFailure)
     assert len(failure.message) < 200
@@ -150,7 +150,7 @@ async def open_talkative(location):
 
 @pytest.mark.usefixtures("_hardly_shrunk")
 def test_a_message_with_thousands_of_seqs_names_the_first_five():
-    (failure,) = check_store(open_talkative, durable=False, clauses=["S1"], budget=10, seed=1).failures
+    (failure,) = check_store(open_talkative, durable=False, clauses=["S1"], budget=60, seed=1).failures
 
     assert "append_batch returned [0, 1, 2, 3, 4 and 2,995 more], expected []" in failure.message
     assert "2999" not in failure.example
