@@ -187,7 +187,8 @@ def test_an_example_is_small(name):
 def test_an_example_runs_and_shows_the_failure(name, tmp_path):
     """As an implementer would: paste it into a file, and run it. `conformance` runs all."""
     broken = BY_NAME[name]
-    (failure,) = check(broken.open_store, broken.clause, durable=broken.durable, op_timeout=1.0).failures
+    settings = {"durable": broken.durable, "op_timeout": 1.0, "budget": 60.0}
+    (failure,) = check(broken.open_store, broken.clause, **settings).failures
     path = tmp_path / "example.py"
     path.write_text(failure.example)
 
@@ -208,7 +209,7 @@ def test_an_example_runs_and_shows_the_failure(name, tmp_path):
 def test_the_same_seed_finds_the_same_example():
     broken = BY_NAME["prefixes match"]
 
-    examples = {check(broken.open_store, "S6", seed=7).failures[0].example for _ in range(2)}
+    examples = {check(broken.open_store, "S6", seed=7, budget=60.0).failures[0].example for _ in range(2)}
 
     assert len(examples) == 1
 
