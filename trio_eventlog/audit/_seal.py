@@ -30,7 +30,7 @@ async def seal(
       store: the store of the log.
       signer: the keys.
       path: the file that checkpoints are appended to; created if it does not exist.
-      every_events: make a checkpoint after each so many events, 1 or more, and after the last one. The
+      every_events: make a checkpoint after this many events each time, 1 or more, and after the last one. The
         smaller the intervals, the less a proof has to read, and the larger the file.
       origin: the id of the log in the notes; by default the ``log_id`` of the store, and if it has
         none, that in the file.

@@ -98,7 +98,7 @@ async def seal(
       store: The log.
       key: The private key, as `keygen` writes it.
       checkpoints: The file of checkpoints; created if it does not exist.
-      every: Make a checkpoint after each so many events, and after the last one.
+      every: Make a checkpoint after every N events, and after the last one.
     """
     signer = await trio.to_thread.run_sync(Signer.load, key)
     # A log that does not exist would be created by what comes next.
@@ -146,7 +146,7 @@ async def prove(
 ) -> int:
     """Print a proof that an event is in a log, or that the log continues an older note.
 
-    Whoever has the public key can check it with `check-proof`, without the log. The proof of an event has the
+    Anyone with the public key can check it with `check-proof`, without the log. The proof of an event has the
     event in it, and lets its payload be checked, but no other.
 
     Args:
